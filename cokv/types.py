@@ -46,7 +46,7 @@ class HeadScores:
         bad = int(np.count_nonzero(~np.isfinite(values)))
         if bad:
             raise CokvError(
-                f"head scores: {bad} of {values.size} values are NaN or infinite, expected finite ones; compute them again"
+                f"head scores: {bad} of {values.size} values are NaN or infinite, expected finite ones; recompute them"
             )
         object.__setattr__(self, "values", values)
         try:
