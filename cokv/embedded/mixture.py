@@ -1,0 +1,152 @@
+"""Training data of the embedded model: token sequences with the loss on answers only. Endless, seeded, made on the fly.
+
+Three kinds: *copy* (random tokens, a part of which comes again: this is what makes the induction circuit form), *recall* (one context,
+then as many questions as fit: the dense signal, and practice in answering questions that arrive late), and the RULER tasks of the
+`mini` preset. Seeds are strings that no benchmark sample uses.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from ruler import haystack, niah
+from ruler.errors import RulerError
+from ruler.generate import draft, fit, wording
+from ruler.tasks import TASKS
+
+IGNORED = -100  # label of a token without loss
+WEIGHTS = {
+    "copy": 0.06,
+    "recall": 0.24,
+    "niah_single_1": 0.03,
+    "niah_single_2": 0.03,
+    "niah_single_3": 0.05,
+    "niah_multikey_1": 0.07,
+    "niah_multikey_2": 0.08,
+    "niah_multikey_3": 0.03,
+    "niah_multivalue": 0.11,
+    "niah_multiquery": 0.10,
+    "vt": 0.08,
+    "qa_1": 0.04,
+    "qa_2": 0.05,
+    "cwe": 0.02,
+    "fwe": 0.01,
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """`ids` and `labels` have equal length; a label is the token itself where it is to be predicted."""
+
+    kind: str
+    ids: list[int]
+    labels: list[int]
+
+
+class Plain:
+    """A `tokenizers` tokenizer in the shape the ruler room asks for."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
+
+class Mixture:
+    """Examples of at most `length` tokens. `kinds` limits the mixture (stage 1: copy alone)."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int, seed: str, kinds: tuple[str, ...] | None = None) -> None:
+        self.plain, self.length, self.rng = Plain(tokenizer), length, random.Random(f"train/{seed}/{length}")
+        self.arrays = np.random.default_rng(self.rng.getrandbits(63))
+        self.bos, self.eos = tokenizer.token_to_id("<bos>"), tokenizer.token_to_id("<eos>")
+        self.vocabulary = tokenizer.get_vocab_size()
+        self.sizes: dict[str, int] = {}
+        for name, task in TASKS["mini"].items():
+            try:
+                self.sizes[name] = fit(task, self.plain, length - 1)
+            except RulerError:  # too long for this length: it joins when the context has grown
+                continue
+        names = [k for k in WEIGHTS if (k in self.sizes or k in ("copy", "recall")) and (kinds is None or k in kinds)]
+        self.names, self.weights = names, [WEIGHTS[k] for k in names]
+
+    def __iter__(self) -> Iterator[Example]:
+        while True:
+            kind = self.rng.choices(self.names, self.weights)[0]
+            made = self.copy() if kind == "copy" else self.recall() if kind == "recall" else self.task(kind)
+            if len(made.ids) <= self.length:
+                yield made
+
+    def copy(self) -> Example:
+        """Random tokens; one or more stretches come again later, with the loss on their second coming (but its first token)."""
+        ids = self.arrays.integers(3, self.vocabulary, self.length)
+        labels = np.full(self.length, IGNORED)
+        half = self.length // 2
+        for _ in range(1 if self.rng.random() < 0.5 else 3):
+            span = self.rng.randrange(8, half + 1)
+            source = self.rng.randrange(0, half - span + 1)
+            target = self.rng.randrange(half, self.length - span + 1)
+            ids[target : target + span] = ids[source : source + span]
+            labels[:] = IGNORED
+            labels[target + 1 : target + span] = ids[target + 1 : target + span]
+        ids[0] = self.bos
+        return Example("copy", ids.tolist(), labels.tolist())
+
+    def task(self, name: str) -> Example:
+        """A RULER prompt, three quarters to the whole of the length, and its gold answer."""
+        size = int(self.sizes[name] * self.rng.uniform(0.7, 1.0))
+        made = draft(TASKS["mini"][name], size, self.rng)
+        prompt, gold = self.plain.encode(made.prompt), self.plain.encode(made.gold)
+        ids = [self.bos, *prompt, *gold, self.eos]
+        return Example(name, ids, [IGNORED] * (1 + len(prompt)) + [*gold, self.eos])
+
+    def recall(self) -> Example:
+        """Needles among essay sentences, then questions about one, about several, or about all of one key's values."""
+        rng, text = self.rng, wording()["niah"]
+        kind = text["kinds"]["numbers"]
+        room = self.length - 20
+        questions = max(2, int(room * rng.uniform(0.2, 0.5)) // 26)
+        needles = max(questions, int(room * rng.uniform(0.2, 0.5)) // 12)
+        keys = niah.distinct(lambda r: niah.key("word", r), min(needles, 120), rng, set())
+        facts = {k: niah.value("numbers", rng) for k in keys}
+        sentences = [text["needle"].format(kind=kind, key=k, value=v) for k, v in facts.items()]
+        filler = max(0, (room - 12 * len(keys) - 26 * questions) // 9)
+        sentences += haystack.generated_essay(filler, rng) if rng.random() < 0.7 else haystack.noise(filler)
+        rng.shuffle(sentences)
+        ids = [self.bos, *self.plain.encode(text["intro"].format(kind=kind) + " ".join(sentences))]
+        labels = [IGNORED] * len(ids)
+        for key in rng.sample(keys, min(questions, len(keys))):
+            asked = text["question"].format(kind=kind, query=key) + text["prefix"].format(kind=kind, query=key)
+            prompt, gold = self.plain.encode(asked), self.plain.encode(text["gold"].format(value=facts[key]))
+            if len(ids) + len(prompt) + len(gold) + 1 > self.length:
+                break
+            ids += prompt + gold
+            labels += [IGNORED] * len(prompt) + gold
+        return Example("recall", [*ids, self.eos], [*labels, self.eos])
+
+
+def batch(
+    examples: Iterator[Example], rows: int, length: int, rng: np.random.Generator, reach: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
+    """`rows` examples, right-padded: ids, labels, positions (each [rows, length]) and kinds.
+
+    Half of the rows shorter than `reach` get gaps in their positions, between stretches of text, so that rotary distances of the long
+    contexts to come are seen early (randomized positions, arXiv 2305.16843).
+    """
+    ids, labels = np.zeros((rows, length), np.int64), np.full((rows, length), IGNORED, np.int64)
+    positions, kinds = np.tile(np.arange(length), (rows, 1)), []
+    for row in range(rows):
+        made = next(examples)
+        n = len(made.ids)
+        ids[row, :n], labels[row, :n] = made.ids, made.labels
+        kinds.append(made.kind)
+        if length < reach and rng.random() < 0.5:
+            cuts = rng.choice(np.arange(1, length), size=rng.integers(1, 8), replace=False)
+            gaps = np.zeros(length, np.int64)
+            gaps[cuts] = rng.multinomial(rng.integers(0, reach - length + 1), np.full(len(cuts), 1 / len(cuts)))
+            positions[row] += gaps.cumsum()
+    return torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(positions), kinds

@@ -1,0 +1,1 @@
+"""RULER (arXiv 2404.06654): thirteen synthetic long-context tasks, generators and official metrics. Never imports torch."""

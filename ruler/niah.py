@@ -1,0 +1,91 @@
+"""Needles in a haystack: RULER's eight niah tasks (arXiv 2404.06654, section 3.1). One builder, told by parameters.
+
+Facts follow NVIDIA/RULER `scripts/data/synthetic/niah.py`; the wording is ours (wording.toml).
+"""
+
+import random
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from ruler import haystack, words
+from ruler.sample import Draft
+
+
+def value(kind: str, rng: random.Random) -> str:
+    """A number of seven digits, a word, or a uuid (random, version 4)."""
+    if kind == "numbers":
+        return str(rng.randint(1_000_000, 9_999_999))
+    if kind == "uuids":
+        return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+    return key("words", rng)
+
+
+def key(kind: str, rng: random.Random) -> str:
+    """`word`: one word (mini); `words`: adjective-noun, as the official generator; `uuids`: a uuid."""
+    if kind == "word":
+        return rng.choice(words.KEYS)
+    if kind == "words":
+        return f"{rng.choice(words.ADJECTIVES)}-{rng.choice(words.KEYS)}"
+    return value("uuids", rng)
+
+
+def distinct(make: Any, count: int, rng: random.Random, taken: set[str]) -> list[str]:
+    """`count` values of `make(rng)` that differ from each other and from `taken`, which is extended."""
+    found: list[str] = []
+    while len(found) < count:
+        item = make(rng)
+        if item not in taken:
+            taken.add(item)
+            found.append(item)
+    return found
+
+
+def build(
+    params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], essays: Sequence[str] | None
+) -> Draft:
+    """`size` counts haystack sentences. Needles go to distinct random places between them, in random order."""
+    text = wording["niah"]
+    key_kind, value_kind = params["type_needle_k"], params["type_needle_v"]
+    num_k = max(params["num_needle_k"], params["num_needle_q"])
+    num_v, num_q = params["num_needle_v"], params["num_needle_q"]
+    kind = text["kinds"][value_kind]
+
+    taken: set[str] = set()
+    keys = distinct(lambda r: key(key_kind, r), num_k, rng, taken)
+    values = [distinct(lambda r: value(value_kind, r), num_v, rng, taken) for _ in keys]
+    needles = [
+        (i, v, text["needle"].format(kind=kind, key=keys[i], value=v)) for i in range(num_k) for v in values[i]
+    ]
+    rng.shuffle(needles)
+
+    if params["type_haystack"] == "noise":
+        sentences = haystack.noise(size)
+    elif params["type_haystack"] == "essay":
+        sentences = haystack.essay(size, rng, essays)
+    else:
+        others = distinct(lambda r: key(key_kind, r), size, rng, taken) if size else []
+        sentences = [
+            text["needle"].format(kind=kind, key=k, value=distinct(lambda r: value(value_kind, r), 1, rng, taken)[0])
+            for k in others
+        ]
+    places = sorted(rng.randrange(len(sentences) + 1) for _ in needles)
+    order: list[tuple[int, str]] = []
+    for place, (i, v, sentence) in reversed(list(zip(places, needles, strict=True))):
+        sentences.insert(place, sentence)
+        order.insert(0, (i, v))
+
+    queries = rng.sample(range(num_k), num_q)
+    context = text["intro"].format(kind=kind) + " ".join(sentences)
+    answers = [(keys[i], v) for i in queries for j, v in order if j == i]  # per query, in order of appearance
+    outputs = tuple(v for _, v in answers)
+    if len(answers) == 1:
+        query = keys[queries[0]]
+        question = text["question"].format(kind=kind, query=query)
+        return Draft(context, question, text["prefix"].format(kind=kind, query=query), outputs, text["gold"].format(value=outputs[0]))
+    names = [keys[i] for i in queries]
+    query = names[0] if num_q == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    items = [text["golds_item"].format(query=k, value=v) for k, v in answers]
+    gold = text["golds_join"].join(items) + text["golds_end"]
+    question = text["questions"].format(kind=kind, query=query)
+    return Draft(context, question, text["prefixes"].format(kind=kind), outputs, gold)
