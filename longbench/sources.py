@@ -1,0 +1,128 @@
+"""Where LongBench's files come from: a folder, the official `data.zip`, or the hub at a pinned revision.
+
+The hub's data set is a script that current `datasets` refuses to run, so its `data.zip` is fetched and read as it is.
+An archive is never unpacked: the one member asked for is streamed, and an archive that names paths outside itself is
+refused whole.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from longbench.data import DataSet, parse_dataset, read_dataset
+from longbench.errors import LongBenchError
+from longbench.records import FILE_LIMIT, LINE_LIMIT
+from longbench.tasks import V2, get_task
+
+HUB_REPO = "THUDM/LongBench"
+HUB_REVISION = "313939aaa70997a6fb4e5033ff431e0f5744569f"
+"""A commit of the data set's repository; its `data.zip` has not changed since 2023."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def load_dataset(source: Path | str, name: str, *, partial: bool = False, line_limit: int = LINE_LIMIT) -> DataSet:
+    """The data set `name` from a folder, a `data.zip` or a single `.jsonl` file."""
+    get_task(name)
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path, name, partial, line_limit)
+    if not path.is_file():
+        raise LongBenchError(
+            f"got the source {str(path)!r}, which is neither a file nor a folder; expected the official data.zip, "
+            f"the folder it unpacks to, or {name}.jsonl"
+        )
+    if path.suffix == ".jsonl":
+        return read_dataset(path, name, partial=partial, line_limit=line_limit)
+    return _from_zip(path, name, partial, line_limit)
+
+
+def _from_folder(folder: Path, name: str, partial: bool, line_limit: int) -> DataSet:
+    tried = [folder / f"{name}.jsonl", folder / "data" / f"{name}.jsonl"]
+    for path in tried:
+        if path.is_file():
+            return read_dataset(path, name, partial=partial, line_limit=line_limit)
+    if (folder / "data.zip").is_file():
+        return _from_zip(folder / "data.zip", name, partial, line_limit)
+    present = sorted(path.stem for path in folder.glob("*.jsonl")) or ["no .jsonl file"]
+    raise LongBenchError(
+        f"{folder}: no {name}.jsonl there or in data/, and no data.zip; got {', '.join(present[:25])}; "
+        "give the folder that data.zip unpacks to"
+    )
+
+
+def _from_zip(path: Path, name: str, partial: bool, line_limit: int, revision: str | None = None) -> DataSet:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = _member(archive, path, name)
+            with archive.open(member) as stream:
+                source = f"{path}!{member.filename}"
+                return parse_dataset(stream, name, source, partial=partial, revision=revision, line_limit=line_limit)
+    except zipfile.BadZipFile as error:
+        raise LongBenchError(f"{path}: not a whole zip archive ({error}); fetch data.zip again") from None
+    except (zlib.error, EOFError) as error:
+        raise LongBenchError(f"{path}: damaged inside ({error or 'it ends early'}); fetch data.zip again") from None
+    except (RuntimeError, NotImplementedError) as error:
+        raise LongBenchError(f"{path}: cannot be unpacked here ({error}); expected the official data.zip") from None
+    except OSError as error:
+        raise LongBenchError(f"cannot read {path} ({error.strerror}); expected the official data.zip") from None
+
+
+def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
+    """The archive's `<name>.jsonl`, once, and only from an archive whose every name stays inside it."""
+    found = []
+    for member in archive.infolist():
+        inside = PurePosixPath(member.filename.replace("\\", "/"))
+        if inside.is_absolute() or ".." in inside.parts or re.match(r"[A-Za-z]:", member.filename):
+            raise LongBenchError(
+                f"{path}: names {member.filename!r}, outside the archive; this is not the official data.zip, do not use it"
+            )
+        if inside.name == f"{name}.jsonl" and not member.is_dir():
+            found.append(member)
+    if len(found) != 1:
+        raise LongBenchError(
+            f"{path}: holds {len(found)} files named {name}.jsonl, expected one; fetch the official data.zip again"
+        )
+    if found[0].file_size > FILE_LIMIT:
+        raise LongBenchError(
+            f"{path}: {found[0].filename} unpacks to {found[0].file_size} bytes, expected at most {FILE_LIMIT}; "
+            "this is not the official data.zip"
+        )
+    return found[0]
+
+
+def load_from_hub(
+    name: str,
+    *,
+    revision: str = HUB_REVISION,
+    repo: str = HUB_REPO,
+    cache_dir: Path | str | None = None,
+    endpoint: str | None = None,
+    partial: bool = False,
+) -> DataSet:
+    """The data set `name` out of the hub's `data.zip` at one commit. `endpoint` names a mirror."""
+    if get_task(name) is V2:
+        raise LongBenchError("LongBench v2 is not in data.zip; download its data.json and convert it to JSON lines")
+    if not _COMMIT.fullmatch(revision):
+        raise LongBenchError(
+            f"got the revision {revision!r}, expected the 40 hex digits of a commit (branches move): "
+            f"git ls-remote https://huggingface.co/datasets/{repo}"
+        )
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise LongBenchError("reading from the hub needs huggingface_hub: pip install huggingface_hub") from None
+    try:
+        archive = hf_hub_download(
+            repo, "data.zip", repo_type="dataset", revision=revision, cache_dir=cache_dir, endpoint=endpoint
+        )
+    except Exception as error:  # the client raises dozens of types: network, access, missing file, disk
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise LongBenchError(
+            f"cannot fetch data.zip of {repo} at {revision} ({type(error).__name__}: {first}); "
+            "download it yourself and give its path"
+        ) from error
+    return _from_zip(Path(archive), name, partial, LINE_LIMIT, revision)

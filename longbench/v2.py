@@ -1,0 +1,50 @@
+"""LongBench v2: four-option questions, how the chosen letter is read, and accuracy.
+
+Paper: LongBench v2, arXiv 2412.15204. Released code: THUDM/LongBench, `pred.py` and `result.py` at the top level.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_WITH_BRACKETS = re.compile(r"The correct answer is \(([A-D])\)")
+_WITHOUT = re.compile(r"The correct answer is ([A-D])")
+
+GROUPS = {
+    "overall": (None, None),
+    "easy": ("difficulty", "easy"),
+    "hard": ("difficulty", "hard"),
+    "short": ("length", "short"),
+    "medium": ("length", "medium"),
+    "long": ("length", "long"),
+}
+"""Column -> (field, value) of the official result table."""
+
+
+def extract_answer(response: str) -> str | None:
+    """The letter the response commits to, asterisks aside: the bracketed wording anywhere first, then the bare one."""
+    plain = response.replace("*", "")
+    found = _WITH_BRACKETS.search(plain) or _WITHOUT.search(plain)
+    return found.group(1) if found else None
+
+
+def judge(response: str, answer: str) -> bool:
+    """Did the response commit to the gold letter?"""
+    return extract_answer(response) == answer
+
+
+def accuracy(records: Sequence[Mapping[str, Any]], *, compensated: bool = False) -> dict[str, float]:
+    """Percent right, one decimal, overall and per group; a group without records is absent.
+
+    A record holds `pred` (letter or None), `judge` (bool), `difficulty` and `length`. `compensated` counts an
+    unreadable response as a quarter, the official option for guessing.
+    """
+    table: dict[str, float] = {}
+    for column, (field, value) in GROUPS.items():
+        group = [record for record in records if field is None or record[field] == value]
+        if group:
+            points = [0.25 if compensated and record["pred"] is None else int(record["judge"]) for record in group]
+            table[column] = round(100 * sum(points) / len(group), 1)
+    return table
