@@ -1,0 +1,126 @@
+"""One record = one (sample, method, kv_budget): what it must hold, and which records belong together.
+
+A missing score is missing: it is null and carries its reason. Sentinels (-1, NaN) are refused, so that no mean can ever
+swallow one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+from reports.errors import ReportError
+
+Record = Mapping[str, Any]
+BYTE_FIELDS = ("kept_tokens", "kept_bytes", "slack_bytes", "full_bytes")
+FULL = "full"
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """What one row of a table is: a method, how it was set, and the two protocol choices that move every score."""
+
+    method: str
+    preset: str
+    query_aware: bool
+    first_token: str
+
+    def fields(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def variant_of(row: Record) -> Variant:
+    """The variant of a record, or of any row of the metrics."""
+    return Variant(row["method"], row["preset"], row["query_aware"], row["first_token"])
+
+
+def budget_order(kv_budget: int | None) -> int:
+    """Sort key of budgets: the full cache (null) first, then ascending."""
+    return -1 if kv_budget is None else kv_budget
+
+
+def sample_key(record: Record) -> tuple[int, str]:
+    return (record["seed"], record["sample_id"])
+
+
+def record_key(record: Record) -> tuple[Any, ...]:
+    """Identity of a record; a run holds each at most once."""
+    return (
+        record["benchmark"],
+        record["task"],
+        variant_of(record),
+        budget_order(record["kv_budget"]),
+        *sample_key(record),
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_record(record: object, where: str) -> None:
+    """Raise ReportError unless `record` can be aggregated. `where` names the place, for the message."""
+    if not isinstance(record, Mapping):
+        raise ReportError(f"{where}: expected one JSON object per record, got {type(record).__name__}")
+    for name in ("benchmark", "task", "sample_id", "method", "preset", "first_token"):
+        if not isinstance(record.get(name), str) or not record[name]:
+            raise ReportError(f"{where}: field {name!r} must be a non-empty string, got {record.get(name)!r}")
+    if not isinstance(record.get("query_aware"), bool):
+        raise ReportError(f"{where}: field 'query_aware' must be true or false, got {record.get('query_aware')!r}")
+    if not _is_int(record.get("seed")):
+        raise ReportError(f"{where}: field 'seed' must be an integer, got {record.get('seed')!r}")
+    if "kv_budget" not in record:
+        raise ReportError(
+            f"{where}: field 'kv_budget' is missing; expected an integer >= 1, or null for the full cache"
+        )
+    budget = record["kv_budget"]
+    if budget is not None and (not _is_int(budget) or budget < 1):
+        raise ReportError(
+            f"{where}: field 'kv_budget' must be an integer >= 1, or null for the full cache, got {budget!r}"
+        )
+    score, reason = record.get("score"), record.get("infeasible")
+    if score is None:
+        if not isinstance(reason, str) or not reason:
+            raise ReportError(f"{where}: score is null, so field 'infeasible' must say why, got {reason!r}")
+        return
+    if not _is_number(score) or not 0 <= score <= 100:
+        raise ReportError(f"{where}: score must be a percentage in 0..100, or null with a reason, got {score!r}")
+    if reason is not None:
+        raise ReportError(f"{where}: a record with a score cannot be infeasible, got score {score!r} and {reason!r}")
+    for name in (*BYTE_FIELDS, "prompt_tokens"):
+        if record.get(name) is not None and (not _is_number(record[name]) or record[name] < 0):
+            raise ReportError(f"{where}: field {name!r} must be a number >= 0, got {record[name]!r}")
+
+
+def sorted_records(records: Iterable[Record]) -> list[Record]:
+    """Checked, each identity once, in the one order everything here uses."""
+    listed = list(records)
+    for number, record in enumerate(listed, start=1):
+        check_record(record, f"record {number}")
+    listed.sort(key=record_key)
+    for first, second in pairwise(listed):
+        if record_key(first) == record_key(second):
+            raise ReportError(
+                f"sample {first['sample_id']!r} of {first['benchmark']}/{first['task']} is recorded twice for method "
+                f"{first['method']!r} at kv_budget {first['kv_budget']}; expected once: remove one of the lines"
+            )
+    return listed
+
+
+def digest(records: Iterable[Record]) -> str:
+    """Fingerprint of everything `aggregate` reads; ties a metrics file to the records it was made from."""
+    names = ("benchmark", "task", "method", "preset", "query_aware", "first_token", "kv_budget", "seed", "sample_id")
+    state = hashlib.sha256()
+    for record in sorted_records(records):
+        kept = {name: record.get(name) for name in (*names, "score", "infeasible", "prompt_tokens", *BYTE_FIELDS)}
+        state.update(json.dumps(kept, sort_keys=True).encode() + b"\n")
+    return state.hexdigest()[:16]

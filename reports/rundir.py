@@ -1,0 +1,132 @@
+"""A run folder as plain data. Whatever is wrong with the folder is said here, in one line, before anything is drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reports.aggregate import SCHEMA, aggregate
+from reports.errors import ReportError
+from reports.records import check_record, digest
+
+REMEDY = "run the same command again to complete it"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `stability` and `measurements` are None where the run made none."""
+
+    path: Path
+    spec: Mapping[str, Any]
+    records: list[dict[str, Any]]
+    metrics: Mapping[str, Any]
+    stability: Mapping[str, Any] | None
+    measurements: Mapping[str, Any] | None
+    finished: bool
+
+
+def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
+    """Read and check a run folder.
+
+    The numbers are those of metrics.json, which must have been made from the predictions beside it. With
+    `allow_unfinished` a run that is still going, or was killed, is read as far as it got: a torn last line is left out
+    and the metrics are aggregated here.
+    """
+    path = Path(run_dir)
+    if not path.is_dir():
+        raise ReportError(f"no run folder at {str(path)!r}; expected a folder such as runs/<name>-<hash>")
+    finished = (path / "done.json").is_file()
+    if not (path / "spec.json").is_file():
+        raise ReportError(f"{str(path)!r} is not a run folder: it holds no spec.json")
+    if not finished and not allow_unfinished:
+        raise ReportError(f"run {path.name!r} is not finished: it holds no done.json; {REMEDY}")
+    spec = _read_object(path / "spec.json")
+    records = _read_records(path / "predictions.jsonl", torn_ok=not finished)
+    if not records:
+        raise ReportError(f"run {path.name!r} holds no predictions yet; {REMEDY}")
+    metrics: Mapping[str, Any]
+    if finished:
+        metrics = _read_object(path / "metrics.json")
+        _check_metrics(metrics, records, path)
+    else:
+        metrics = aggregate(records)
+    return Run(
+        path=path,
+        spec=spec,
+        records=records,
+        metrics=metrics,
+        stability=_read_optional(path / "stability.json"),
+        measurements=_read_optional(path / "measurements.json"),
+        finished=finished,
+    )
+
+
+def _check_metrics(metrics: Mapping[str, Any], records: list[dict[str, Any]], path: Path) -> None:
+    if metrics.get("schema") != SCHEMA:
+        raise ReportError(
+            f"run {path.name!r}: metrics.json has schema {metrics.get('schema')!r}, expected {SCHEMA}; "
+            f"delete it and done.json, then {REMEDY}"
+        )
+    if metrics.get("records_digest") != digest(records):
+        raise ReportError(
+            f"run {path.name!r}: metrics.json was not made from the predictions.jsonl beside it; "
+            f"delete metrics.json and done.json, then {REMEDY}"
+        )
+    for name in ("cells", "averages", "memory", "differences", "differences_all_tasks"):
+        if not isinstance(metrics.get(name), list):
+            raise ReportError(
+                f"run {path.name!r}: metrics.json holds no list {name!r}; delete it and done.json, then {REMEDY}"
+            )
+
+
+def _read_records(path: Path, torn_ok: bool) -> list[dict[str, Any]]:
+    lines = _read_bytes(path).split(b"\n")
+    tail = lines.pop()
+    if tail and not torn_ok:
+        raise ReportError(f"{path.parent.name}/{path.name}: the last line is torn (it has no line end); {REMEDY}")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        where = f"{path.parent.name}/{path.name} line {number}"
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ReportError(f"{where}: not UTF-8 text (byte {error.start}); remove the line, then {REMEDY}") from None
+        except json.JSONDecodeError as error:
+            raise ReportError(
+                f"{where}: not JSON ({error.msg} at column {error.colno}); remove the line, then {REMEDY}"
+            ) from None
+        check_record(record, where)
+        records.append(record)
+    return records
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ReportError(f"run {path.parent.name!r} holds no {path.name}; {REMEDY}") from None
+    except OSError as error:
+        raise ReportError(f"{path.parent.name}/{path.name}: cannot be read ({error.strerror})") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read_bytes(path).decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ReportError(
+            f"{path.parent.name}/{path.name}: not UTF-8 text (byte {error.start}); delete it, then {REMEDY}"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ReportError(
+            f"{path.parent.name}/{path.name}: not JSON ({error.msg} at line {error.lineno}); delete it, then {REMEDY}"
+        ) from None
+    if not isinstance(value, dict):
+        raise ReportError(f"{path.parent.name}/{path.name}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _read_optional(path: Path) -> dict[str, Any] | None:
+    return _read_object(path) if path.exists() else None

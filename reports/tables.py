@@ -1,0 +1,210 @@
+"""The tables of scores, of differences from the baseline and of memory, built from the metrics of `aggregate`.
+
+Missing stays missing: a dash where nothing was run, "(k)" with its reason below the table where a method could not
+meet the budget. Neither is ever best, and neither enters an average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from reports.labels import Labels, is_full, method_name, variant_order
+from reports.records import budget_order, variant_of
+from reports.table import MISSING, Cell, Table, group_starts
+
+Row = Mapping[str, Any]
+PARTIAL = "†"
+
+
+def score_tables(metrics: Row) -> list[Table]:
+    """Per benchmark: methods x tasks for every budget, the full cache on top, best of each budget in bold."""
+    return [_score_table(metrics, benchmark) for benchmark in sorted({row["benchmark"] for row in metrics["cells"]})]
+
+
+def _score_table(metrics: Row, benchmark: str) -> Table:
+    labels = Labels(metrics["cells"])
+    cells = [row for row in metrics["cells"] if row["benchmark"] == benchmark]
+    tasks = sorted({row["task"] for row in cells})
+    columns = {task: _with_partial([row for row in cells if row["task"] == task]) for task in tasks}
+    if len(tasks) > 1:
+        averages = [row for row in metrics["averages"] if row["benchmark"] == benchmark]
+        columns["Average"] = {
+            place: {**row, "partial": any(column[place]["partial"] for column in columns.values() if place in column)}
+            for place, row in ((_place(row), row) for row in averages)
+        }
+    places = sorted({_place(row) for row in cells}, key=lambda place: (place[0], variant_order(place[1])))
+    reasons: list[str] = []
+    rows = []
+    for place in places:
+        group = [other for other in places if other[0] == place[0] and not is_full(other[1])]
+        row = [Cell(labels.name(place[1])), Cell(budget_text(place[0]))]
+        for column in columns.values():
+            best = _best([column[other] for other in group if other in column])
+            row.append(_score_cell(column.get(place), best if place in group else None, reasons))
+        rows.append(tuple(row))
+    notes = [f"Score in percent with its {_interval_words(metrics)}; {_sample_words(cells)}."]
+    notes.append("Best of each budget in bold, ties within rounding alike; the full cache does not compete.")
+    if any(PARTIAL in cell.text for row in rows for cell in row):
+        notes.append(f"{PARTIAL} over fewer samples than the other methods of its column: not comparable, never bold.")
+    if any("low" in row and row["low"] == row["high"] for row in cells):
+        notes.append("No width: every sample scored the same. Events rarer than about 3/n go unseen with n samples.")
+    notes += [f"({number}) Infeasible: {reason}." for number, reason in enumerate(reasons, start=1)]
+    return Table(
+        name=f"scores_{benchmark}",
+        title=f"Scores on {benchmark}",
+        columns=("Method", "KV budget", *columns),
+        rows=tuple(rows),
+        notes=tuple(notes),
+        rules=group_starts([place[0] for place in places]),
+        left=2,
+    )
+
+
+def _place(row: Row) -> tuple[int, Any]:
+    return (budget_order(row["kv_budget"]), variant_of(row))
+
+
+def _with_partial(rows: Sequence[Row]) -> dict[Any, Row]:
+    """Rows by place, each told whether it rests on fewer samples than its column has."""
+    most = max(row["n"] for row in rows)
+    return {_place(row): {**row, "partial": row["feasible"] < most} for row in rows}
+
+
+def score_text(row: Row) -> str:
+    return f"{row['mean']:.1f}"
+
+
+def interval_text(row: Row, digits: int = 1, sign: bool = False) -> str:
+    if "low" not in row:
+        return ""
+    form = f"{'+' if sign else ''}.{digits}f"
+    return f"[{_signed(row['low'], form)}, {_signed(row['high'], form)}]"
+
+
+def _signed(value: float, form: str) -> str:
+    text = format(value, form)
+    return text[1:] if text[0] in "+-" and float(text) == 0 else text
+
+
+def budget_text(kv_budget: int | None) -> str:
+    return "full" if kv_budget is None or kv_budget < 0 else str(kv_budget)
+
+
+def _best(rows: Iterable[Row]) -> str | None:
+    """The best printed mean; None where fewer than two methods compete."""
+    means = [float(score_text(row)) for row in rows if "mean" in row and not row.get("partial")]
+    return f"{max(means):.1f}" if len(means) > 1 else None
+
+
+def _score_cell(row: Row | None, best: str | None, reasons: list[str]) -> Cell:
+    if row is None or ("mean" not in row and "infeasible" not in row):
+        return Cell(MISSING)
+    if "mean" not in row:
+        reason = "; ".join(row["infeasible"])
+        if reason not in reasons:
+            reasons.append(reason)
+        return Cell(f"({reasons.index(reason) + 1})")
+    text = score_text(row)
+    partial = bool(row.get("partial"))
+    return Cell(text + PARTIAL * partial, interval_text(row), bold=text == best and not partial)
+
+
+def _interval_words(metrics: Row) -> str:
+    return f"{metrics['confidence']:.0%} bootstrap interval over samples ({metrics['resamples']} resamples)"
+
+
+def _sample_words(cells: Sequence[Row]) -> str:
+    counts = {row["feasible"] for row in cells if row["feasible"]}
+    if not counts:
+        return "no feasible sample"
+    low, high = min(counts), max(counts)
+    return f"{low} samples per cell" if low == high else f"{low} to {high} samples per cell"
+
+
+def difference_tables(metrics: Row) -> list[Table]:
+    """Method minus baseline on the same samples, over all tasks and per task. Empty without the baseline."""
+    out = []
+    base = method_name(metrics["baseline"])
+    for name, key, title in (
+        ("differences", "differences_all_tasks", f"Difference from {base}, mean over all tasks"),
+        ("differences_by_task", "differences", f"Difference from {base}, per task"),
+    ):
+        rows = sorted(metrics[key], key=_order)
+        if rows:
+            out.append(_difference_table(metrics, name, title, rows))
+    return out
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    return (row["benchmark"], row.get("task", ""), budget_order(row["kv_budget"]), variant_order(variant_of(row)))
+
+
+def _difference_table(metrics: Row, name: str, title: str, rows: Sequence[Row]) -> Table:
+    labels = Labels(metrics["cells"])
+    per_task = "task" in rows[0]
+    body = []
+    for row in rows:
+        where = [
+            Cell(row["benchmark"]),
+            *([Cell(row["task"])] if per_task else []),
+            Cell(budget_text(row["kv_budget"])),
+        ]
+        if "mean" in row:
+            size = [Cell(_signed(row["mean"], "+.1f")), Cell(interval_text(row, sign=True) or MISSING)]
+            counts = [Cell(str(row["n"])), Cell(str(row["differing"]))]
+            word = Cell(row["verdict"], bold=row["verdict"] != "no difference shown")
+        else:
+            size, counts = [Cell(), Cell()], [Cell(str(row["n"])), Cell()]
+            word = Cell(f"no pairs in {len(row['missing'])} tasks" if row.get("missing") else "no pairs")
+        body.append((*where, Cell(labels.name(variant_of(row))), *size, *counts, word))
+    notes = [
+        f"Score minus the baseline's, in points, on the same samples; paired {_interval_words(metrics)}. 'better' and "
+        "'worse' only where the interval excludes 0 and at least 6 pairs differ."
+    ]
+    if len(rows) > 1:
+        chance = len(rows) * (1 - metrics["confidence"])
+        notes.append(f"Of {len(rows)} such intervals about {chance:.1f} exclude 0 by chance if no method differs.")
+    columns = ["Benchmark", *(["Task"] if per_task else []), "KV budget", "Method"]
+    return Table(
+        name=name,
+        title=title,
+        columns=(*columns, "Difference", "Interval", "Pairs", "Differing", "Shown"),
+        rows=tuple(body),
+        notes=tuple(notes),
+        rules=group_starts([_order(row)[:3] for row in rows]),
+        left=len(columns),
+    )
+
+
+_MEMORY: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("Nominal share", "nominal_share", lambda value: f"{value:.1%}"),
+    ("Kept tokens", "kept_tokens", lambda value: f"{value:,.0f}"),
+    ("Kept KiB", "kept_bytes", lambda value: f"{value / 1024:,.1f}"),
+    ("Kept share", "kept_share", lambda value: f"{value:.1%}"),
+    ("Slack KiB", "slack_bytes", lambda value: f"{value / 1024:,.1f}"),
+    ("Slack share", "slack_share", lambda value: f"{value:.1%}"),
+)
+
+
+def memory_table(metrics: Row) -> Table:
+    """Nominal budget beside the measured bytes of kept tokens; append slack apart."""
+    labels = Labels(metrics["cells"])
+    rows = sorted(metrics["memory"], key=_order)
+    body = []
+    for row in rows:
+        where = (Cell(row["benchmark"]), Cell(budget_text(row["kv_budget"])), Cell(labels.name(variant_of(row))))
+        sizes = (Cell(form(row[name])) if row.get(name) is not None else Cell() for _, name, form in _MEMORY)
+        body.append((*where, *sizes))
+    return Table(
+        name="memory",
+        title="Nominal and measured size",
+        columns=("Benchmark", "KV budget", "Method", *(column for column, _, _ in _MEMORY)),
+        rows=tuple(body),
+        notes=(
+            "Means per prompt over all tasks. Nominal: budget over prompt length. Kept: counted bytes of the tokens "
+            "that stay, and their share of the full cache. Slack: room for tokens still to come, beside them.",
+        ),
+        rules=group_starts([(row["benchmark"], row["kv_budget"]) for row in rows]),
+        left=3,
+    )
