@@ -6,6 +6,8 @@ nothing is written, unpacked or executed. Where the bytes come from is `sources.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +129,29 @@ def read_dataset(path: Path | str, name: str, *, partial: bool = False, line_lim
         ) from None
 
 
+def read_v2_array(path: Path | str, *, partial: bool = False) -> DataSet:
+    """LongBench v2 from its official `data.json`, one JSON array of records."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LongBenchError(f"cannot read {path} ({error.strerror}); expected v2's official data.json") from None
+    try:
+        records = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise LongBenchError(f"{path}: broken JSON ({error}); expected v2's data.json, fetch it again") from None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise LongBenchError(f"{path}: not an array of objects; expected v2's official data.json")
+    for number, record in enumerate(records, 1):
+        check_v2(record, f"{path} record {number}")
+    _check_whole(records, V2.name, V2, str(path), partial)
+    return DataSet(V2.name, V2, tuple(map(_sample, records)), str(path), hashlib.sha256(content).hexdigest())
+
+
 def _check_whole(records: list[dict[str, Any]], name: str, task: Task, source: str, partial: bool) -> None:
     twice = [key for key, times in Counter(record["_id"] for record in records).items() if times > 1]
     if twice:
-        raise LongBenchError(
-            f"{source}: {len(twice)} ids appear more than once, {twice[0]!r} first; expected unique ids"
-        )
+        raise LongBenchError(f"{source}: {len(twice)} ids appear twice, {twice[0]!r} first; expected unique ids")
     if task is not V2:
         foreign = {record["dataset"] for record in records if base_name(record["dataset"]) != task.name}
         if foreign:

@@ -24,10 +24,12 @@ from longbench.rouge_l import rouge_l, rouge_l_google
 
 __all__ = [
     "FIRST_LINE_DATASETS",
+    "bucket_scores",
     "classification_score",
     "code_sim_score",
     "count_score",
     "dataset2metric",
+    "dataset_score",
     "f1_score",
     "length_bucket",
     "normalize_answer",
@@ -191,6 +193,34 @@ def second_score(dataset: str, prediction: str, ground_truths: Sequence[str]) ->
     return max((rouge_l_google(prediction, truth, language) for truth in ground_truths), default=0.0)
 
 
+def dataset_score(scores: Sequence[float]) -> float:
+    """Sample scores in [0, 1] to the data set's, in percent with two decimals.
+
+    Added up one by one: Python 3.12's `sum` compensates and would differ from the official loop in the last digit.
+    """
+    total = 0.0
+    for score in scores:
+        total += score
+    return round(100 * total / len(scores), 2)
+
+
+def bucket_scores(scores: Sequence[float], lengths: Sequence[int]) -> dict[str, float]:
+    """Sample scores in [0, 1] to LongBench-E's three, in percent with two decimals; NaN for an empty bucket."""
+    import numpy as np
+
+    buckets: dict[str, list[float]] = {"0-4k": [], "4-8k": [], "8k+": []}
+    for score, length in zip(scores, lengths, strict=False):
+        buckets[length_bucket(length)].append(score)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of an empty bucket
+        return {bucket: float(round(100 * np.mean(values), 2)) for bucket, values in buckets.items()}
+
+
+def length_bucket(length: int) -> str:
+    """LongBench-E's bucket of a sample, by its length in words (characters for Chinese)."""
+    return "0-4k" if length < 4000 else "4-8k" if length < 8000 else "8k+"
+
+
 def scorer(
     dataset: str,
     predictions: Sequence[str],
@@ -198,15 +228,10 @@ def scorer(
     all_classes: Sequence[str] | None,
 ) -> float:
     """Score of a data set in percent, two decimals. No predictions is a ZeroDivisionError, as officially."""
-    total = 0.0
-    for prediction, ground_truths in zip(predictions, answers, strict=False):
-        total += sample_score(dataset, prediction, ground_truths, all_classes)
-    return round(100 * total / len(predictions), 2)
-
-
-def length_bucket(length: int) -> str:
-    """LongBench-E's bucket of a sample, by its length in words (characters for Chinese)."""
-    return "0-4k" if length < 4000 else "4-8k" if length < 8000 else "8k+"
+    pairs = list(zip(predictions, answers, strict=False))
+    scores = [sample_score(dataset, prediction, truths, all_classes) for prediction, truths in pairs]
+    scores += [0.0] * (len(predictions) - len(pairs))  # a prediction without answers counts, as officially
+    return dataset_score(scores)
 
 
 def scorer_e(
@@ -217,11 +242,6 @@ def scorer_e(
     all_classes: Sequence[str] | None,
 ) -> dict[str, float]:
     """LongBench-E: the score of each length bucket in percent, two decimals; NaN for an empty bucket."""
-    import numpy as np
-
-    buckets: dict[str, list[float]] = {"0-4k": [], "4-8k": [], "8k+": []}
-    for prediction, ground_truths, length in zip(predictions, answers, lengths, strict=False):
-        buckets[length_bucket(length)].append(sample_score(dataset, prediction, ground_truths, all_classes))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of an empty bucket
-        return {bucket: float(round(100 * np.mean(scores), 2)) for bucket, scores in buckets.items()}
+    triples = list(zip(predictions, answers, lengths, strict=False))
+    scores = [sample_score(dataset, prediction, truths, all_classes) for prediction, truths, _ in triples]
+    return bucket_scores(scores, [length for _, _, length in triples])

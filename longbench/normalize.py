@@ -55,7 +55,7 @@ def normalize_zh_answer(s: str) -> str:
 @lru_cache(maxsize=1)
 def _segmenter() -> Any:
     """A jieba tokenizer over jieba's own dictionary, built from the dictionary itself (about a second, once)."""
-    import jieba
+    import jieba  # type: ignore[import-untyped]
 
     tokenizer = jieba.Tokenizer()
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())

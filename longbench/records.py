@@ -13,7 +13,7 @@ from typing import IO, Any
 from longbench.errors import LongBenchError
 
 LINE_LIMIT = 64 * 2**20
-"""Bytes one line may have. The longest official v1 line is below 1 MiB, the longest of v2 below 32 MiB."""
+"""Bytes one line may have. The longest contexts, of v2, have two million words."""
 
 FILE_LIMIT = 4 * 2**30
 """Bytes one file may have once unpacked."""

@@ -12,14 +12,14 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from longbench.data import DataSet, parse_dataset, read_dataset
+from longbench.data import DataSet, parse_dataset, read_dataset, read_v2_array
 from longbench.errors import LongBenchError
 from longbench.records import FILE_LIMIT, LINE_LIMIT
 from longbench.tasks import V2, get_task
 
 HUB_REPO = "THUDM/LongBench"
 HUB_REVISION = "313939aaa70997a6fb4e5033ff431e0f5744569f"
-"""A commit of the data set's repository; its `data.zip` has not changed since 2023."""
+"""A commit of the data set's repository, named in every record."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -35,6 +35,8 @@ def load_dataset(source: Path | str, name: str, *, partial: bool = False, line_l
             f"got the source {str(path)!r}, which is neither a file nor a folder; expected the official data.zip, "
             f"the folder it unpacks to, or {name}.jsonl"
         )
+    if get_task(name) is V2 and path.suffix == ".json":
+        return read_v2_array(path, partial=partial)
     if path.suffix == ".jsonl":
         return read_dataset(path, name, partial=partial, line_limit=line_limit)
     return _from_zip(path, name, partial, line_limit)
@@ -78,7 +80,7 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
         inside = PurePosixPath(member.filename.replace("\\", "/"))
         if inside.is_absolute() or ".." in inside.parts or re.match(r"[A-Za-z]:", member.filename):
             raise LongBenchError(
-                f"{path}: names {member.filename!r}, outside the archive; this is not the official data.zip, do not use it"
+                f"{path}: names {member.filename!r}, outside the archive; expected the official data.zip"
             )
         if inside.name == f"{name}.jsonl" and not member.is_dir():
             found.append(member)
@@ -105,7 +107,7 @@ def load_from_hub(
 ) -> DataSet:
     """The data set `name` out of the hub's `data.zip` at one commit. `endpoint` names a mirror."""
     if get_task(name) is V2:
-        raise LongBenchError("LongBench v2 is not in data.zip; download its data.json and convert it to JSON lines")
+        raise LongBenchError("LongBench v2 is not in data.zip; download data.json of THUDM/LongBench-v2, give its path")
     if not _COMMIT.fullmatch(revision):
         raise LongBenchError(
             f"got the revision {revision!r}, expected the 40 hex digits of a commit (branches move): "

@@ -1,7 +1,7 @@
 """The one table of LongBench v1's 21 data sets (13 of them also in LongBench-E), and v2's one task.
 
-Papers: LongBench, arXiv 2308.14508; LongBench v2, arXiv 2412.15204. Released code: THUDM/LongBench, `eval.py` (metrics),
-`pred.py` (chat template, stop and first-line rules), `config/dataset2maxlen.json` (generation lengths).
+Papers: LongBench, arXiv 2308.14508; LongBench v2, arXiv 2412.15204. Released code: THUDM/LongBench, `eval.py`
+(metrics), `pred.py` (chat template, stop and first-line rules), `config/dataset2maxlen.json` (generation lengths).
 
 Wordings of prompts are not here: they are read from the official file (`templates.py`).
 """

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from longbench.errors import LongBenchError
+
 _WITH_BRACKETS = re.compile(r"The correct answer is \(([A-D])\)")
 _WITHOUT = re.compile(r"The correct answer is ([A-D])")
 
@@ -48,3 +50,20 @@ def accuracy(records: Sequence[Mapping[str, Any]], *, compensated: bool = False)
             points = [0.25 if compensated and record["pred"] is None else int(record["judge"]) for record in group]
             table[column] = round(100 * sum(points) / len(group), 1)
     return table
+
+
+def build_prompt(template: str, record: Mapping[str, Any]) -> str:
+    """The official zero-shot template (`prompts/0shot.txt`) with the record's stripped texts in place of its marks."""
+    marks = {
+        "$DOC$": "context",
+        "$Q$": "question",
+        "$C_A$": "choice_A",
+        "$C_B$": "choice_B",
+        "$C_C$": "choice_C",
+        "$C_D$": "choice_D",
+    }
+    for mark, field in marks.items():
+        if mark not in template:
+            raise LongBenchError(f"the v2 template has no {mark}, expected prompts/0shot.txt of THUDM/LongBench")
+        template = template.replace(mark, record[field].strip())
+    return template

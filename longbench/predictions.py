@@ -1,0 +1,205 @@
+"""Predictions that other tools wrote, read into one shape.
+
+Read: LongBench's own `pred/<model>/<data set>.jsonl` (KVCache-Factory's and HeadKV's result files have the same
+fields), kvpress's `predictions.csv`, lm-evaluation-harness's `samples_<task>_<date>.jsonl`.
+
+A file without the gold answers cannot be scored and is refused; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longbench.errors import LongBenchError
+from longbench.records import FILE_LIMIT, LINE_LIMIT, read_records, require_fields, require_text, require_texts
+from longbench.tasks import TASKS, base_name
+
+FORMATS = ("longbench", "kvpress", "lm-eval")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer of some model. `task` is the other tool's name of the data set, cleaned of its decoration."""
+
+    task: str
+    sample_id: str
+    prediction: str
+    references: tuple[str, ...]
+    all_classes: tuple[str, ...] | None
+    length: int | None
+
+
+def read_predictions(path: Path | str, *, form: str | None = None, dataset: str | None = None) -> list[Prediction]:
+    """All predictions of one file. `form` is one of FORMATS (default: by name and content), `dataset` overrides."""
+    path = Path(path)
+    if not path.is_file():
+        raise LongBenchError(
+            f"got {str(path)!r}, which is no file; expected predictions in one of {', '.join(FORMATS)}"
+        )
+    form = form or _guess(path)
+    if form == "longbench":
+        return _longbench(path, dataset)
+    if form == "kvpress":
+        return _kvpress(path, dataset)
+    if form == "lm-eval":
+        return _lm_eval(path, dataset)
+    raise LongBenchError(f"got the format {form!r}, expected one of {', '.join(FORMATS)}")
+
+
+def _guess(path: Path) -> str:
+    if path.suffix == ".csv":
+        return "kvpress"
+    return "lm-eval" if path.name.startswith("samples_") else "longbench"
+
+
+def clean_task(name: str) -> str:
+    """`longbench_samsum`, `samsum-e` -> the names used here; an unknown name is left as it is."""
+    name = name.removeprefix("longbench_")
+    return f"{name[:-2]}_e" if name.endswith("-e") else name
+
+
+def _prediction(task: str, sample_id: Any, text: Any, row: dict[str, Any], answers: Any, place: str) -> Prediction:
+    require_text(text, "prediction", place)
+    if isinstance(answers, str):
+        answers = [answers]
+    require_texts(answers, "answers", place)
+    classes = row.get("all_classes") or None
+    if classes is not None:
+        require_texts(classes, "all_classes", place)
+    length = row.get("length")
+    known = isinstance(length, int) and not isinstance(length, bool)
+    return Prediction(
+        clean_task(task),
+        str(sample_id),
+        text,
+        tuple(answers),
+        tuple(classes) if classes else None,
+        length if known else None,
+    )
+
+
+def _longbench(path: Path, dataset: str | None) -> list[Prediction]:
+    """The data set is the file's name, else its folder's (KVCache-Factory), else each line's `dataset`."""
+
+    def check(record: dict[str, Any], place: str) -> None:
+        require_fields(record, ("pred", "answers", "all_classes"), place)
+
+    with path.open("rb") as stream:
+        rows, _ = read_records(stream, str(path), check)
+    names = [base_name(clean_task(name)) for name in (path.stem, path.parent.name)]
+    named = next((name for name in names if name in TASKS), None)
+    out = []
+    for number, row in enumerate(rows):
+        task = dataset or named or row.get("dataset")
+        place = f"{path} record {number + 1}"
+        if not isinstance(task, str):
+            raise LongBenchError(f"{place}: cannot tell the data set; name the file after it, or give the data set")
+        out.append(_prediction(task, row.get("_id", number), row["pred"], row, row["answers"], place))
+    return out
+
+
+def _lm_eval(path: Path, dataset: str | None) -> list[Prediction]:
+    """The first filtered response of each document; a log with several filters is refused as ambiguous."""
+
+    def check(record: dict[str, Any], place: str) -> None:
+        require_fields(record, ("doc_id", "doc", "filtered_resps"), place)
+        if not isinstance(record["doc"], dict) or not isinstance(record["filtered_resps"], list):
+            raise LongBenchError(
+                f"{place}: 'doc' or 'filtered_resps' has another shape; expected an lm-eval sample log"
+            )
+        if len(record["filtered_resps"]) != 1:
+            raise LongBenchError(f"{place}: {len(record['filtered_resps'])} responses, expected one greedy response")
+
+    with path.open("rb") as stream:
+        rows, _ = read_records(stream, str(path), check)
+    filters = sorted({str(row.get("filter", "none")) for row in rows})
+    if len(filters) > 1:
+        raise LongBenchError(f"{path}: holds the filters {', '.join(filters)}; expected one, keep only its lines")
+    match = re.fullmatch(r"samples_(.+)_\d{4}-\d{2}-\d{2}T[\d.\-]+", path.stem)
+    named = match.group(1) if match else None
+    out = []
+    for number, row in enumerate(rows):
+        doc, place = row["doc"], f"{path} record {number + 1}"
+        task = dataset or named or doc.get("dataset") or doc.get("task")
+        if not isinstance(task, str):
+            raise LongBenchError(f"{place}: cannot tell the data set; keep lm-eval's file name, or give the data set")
+        answers = doc.get("answers", doc.get("outputs", doc.get("answer", row.get("target"))))
+        sample_id = doc.get("_id", row["doc_id"])
+        out.append(_prediction(task, sample_id, row["filtered_resps"][0], doc, answers, place))
+    return out
+
+
+def _kvpress(path: Path, dataset: str | None) -> list[Prediction]:
+    """Rows of `predictions.csv`: `predicted_answer`, `answers` or `answer`, `task`, `all_classes`, `length`."""
+    raw = path.read_bytes() if path.stat().st_size <= FILE_LIMIT else None
+    if raw is None:
+        raise LongBenchError(f"{path}: larger than {FILE_LIMIT} bytes, expected kvpress's predictions.csv")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise LongBenchError(f"{path}: not UTF-8 at byte {error.start}; expected kvpress's predictions.csv") from None
+    out = []
+    for number, row in enumerate(_csv_rows(text, path)):
+        place = f"{path} row {number + 1}"
+        if None in row or None in row.values():
+            raise LongBenchError(
+                f"{place}: has more or fewer cells than the header; expected kvpress's predictions.csv"
+            )
+        if "predicted_answer" not in row or not ({"answers", "answer"} & row.keys()):
+            raise LongBenchError(
+                f"{place}: got the columns {', '.join(map(str, row))}; expected predicted_answer, answers, task (older "
+                "versions of kvpress left the answers out: run it again with a current one)"
+            )
+        task = dataset or row.get("task")
+        if not task:
+            raise LongBenchError(f"{place}: no task column; give the data set")
+        answers = parse_cell_list(row.get("answers") or row["answer"], place)
+        length = row.get("length") or ""
+        values: dict[str, Any] = {"length": int(float(length)) if re.fullmatch(r"\d+(\.0)?", length) else None}
+        if classes := row.get("all_classes"):
+            values["all_classes"] = parse_cell_list(classes, place)
+        sample_id = row.get("_id") or row.get("id") or row.get("index") or number
+        out.append(_prediction(task, sample_id, row["predicted_answer"], values, answers, place))
+    return out
+
+
+def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
+    before = csv.field_size_limit(LINE_LIMIT)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        return list(reader)
+    except csv.Error as error:
+        raise LongBenchError(f"{path}: broken CSV ({error}); expected kvpress's predictions.csv") from None
+    finally:
+        csv.field_size_limit(before)
+
+
+_STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+
+
+def parse_cell_list(cell: str, place: str) -> list[str]:
+    """A list of strings as pandas wrote it into one CSV cell.
+
+    Lists come as Python wrote them, arrays as numpy did: without commas, which Python would read as one long string.
+    A cell that is no list is one string.
+    """
+    cell = cell.strip()
+    if cell in ("", "nan", "None"):
+        return []
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return [cell]
+    literals = _STRING.findall(cell[1:-1])
+    if _STRING.sub("", cell[1:-1]).replace(",", "").strip():
+        raise LongBenchError(
+            f"{place}: cannot read the list {cell[:60]!r}; expected quoted strings (was it shortened?)"
+        )
+    try:
+        return [str(ast.literal_eval(literal)) for literal in literals]
+    except (ValueError, SyntaxError):
+        raise LongBenchError(f"{place}: cannot read the list {cell[:60]!r}; expected quoted strings") from None

@@ -1,0 +1,201 @@
+"""From a record to the tokens a model is asked with, and when it stops: every choice of a protocol is a named field.
+
+Released code: THUDM/LongBench, `pred.py`. The presets of published protocols are in `presets.py`.
+
+A tokenizer is any object with `encode(text, add_special_tokens=...)` and `decode(ids, skip_special_tokens=...)`, plus
+`apply_chat_template` where a chat template is used; nothing here imports one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from typing import Protocol as Interface
+
+from longbench.errors import LongBenchError
+from longbench.tasks import Task, get_task
+from longbench.templates import Templates
+
+
+class Tokenizer(Interface):
+    """The part of a Hugging Face tokenizer that is used here."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Any: ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to run LongBench.
+
+    max_length: prompt tokens kept before the chat template, None for all; max_lengths: the same by part of a model's
+    name, the last match wins. truncation: `middle` keeps both ends, `head` the beginning. chat: `task` wraps the
+    prompts of tasks that allow it in the tokenizer's own chat template, `always` wraps all, `never` none.
+    newline_stop: data sets whose generation ends at a newline, after one token at least. min_new_tokens: of every
+    data set. extra_new_tokens: added to the official generation length. eos: which end tokens count, the model's
+    `generation_config` or the `tokenizer`'s one. query_aware: is the question in the prompt while tokens are chosen.
+    tail_tokens: last prompt tokens that are decoded one by one on the compressed cache. first_token: see design.
+    cut_at: the prediction ends before the first of these; strip: then it is stripped.
+    """
+
+    name: str
+    paper: str
+    released: str
+    max_length: int | None = None
+    max_lengths: tuple[tuple[str, int], ...] = ()
+    truncation: Literal["middle", "head"] = "middle"
+    chat: Literal["task", "always", "never"] = "task"
+    chat_arguments: tuple[tuple[str, bool | int | str], ...] = ()
+    newline_stop: tuple[str, ...] = ("samsum",)
+    min_new_tokens: int = 0
+    extra_new_tokens: int = 0
+    eos: Literal["generation_config", "tokenizer"] = "tokenizer"
+    query_aware: bool = True
+    tail_tokens: int = 0
+    first_token: Literal["prefill", "compressed"] = "prefill"
+    cut_at: tuple[str, ...] = ()
+    strip: bool = False
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for length in (self.max_length, *(length for _, length in self.max_lengths)):
+            if length is not None and length < 2:
+                raise LongBenchError(f"got max_length {length}, expected at least 2: half of it is kept at each end")
+
+    def length_for(self, model: str) -> int | None:
+        """Prompt tokens kept for a model of this name."""
+        length = self.max_length
+        for part, value in self.max_lengths:
+            if part.lower() in model.lower():
+                length = value
+        return length
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """text: after truncation and chat template. input_ids: its tokens. context_tokens: the first so many are the part
+    that is compressed before the question is seen; None when the question is there from the start."""
+
+    text: str
+    input_ids: tuple[int, ...]
+    truncated: bool
+    chat: bool
+    context_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Greedy decoding ends at one of `token_ids` (not before `min_new_tokens`) or after `max_new_tokens`."""
+
+    token_ids: tuple[int, ...]
+    min_new_tokens: int
+    max_new_tokens: int
+
+
+def encode(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
+    ids = tokenizer.encode(text, add_special_tokens=special)
+    return list(getattr(ids, "ids", ids))
+
+
+def truncate(tokenizer: Tokenizer, text: str, max_length: int | None, how: str = "middle") -> tuple[str, bool]:
+    """(text, was it cut). Middle: half of `max_length` tokens from each end, each decoded alone without specials."""
+    if max_length is None:
+        return text, False
+    if max_length < 2:
+        raise LongBenchError(f"got max_length {max_length}, expected at least 2: half of it is kept at each end")
+    ids = encode(tokenizer, text, special=True)
+    if len(ids) <= max_length:
+        return text, False
+    if how == "head":
+        return tokenizer.decode(ids[:max_length], skip_special_tokens=True), True
+    half = int(max_length / 2)
+    first, last = ids[:half], ids[-half:]
+    return tokenizer.decode(first, skip_special_tokens=True) + tokenizer.decode(last, skip_special_tokens=True), True
+
+
+def format_prompt(template: str, record: Mapping[str, Any]) -> str:
+    """`template.format(**record)`, byte for byte."""
+    return template.format(**record)
+
+
+def build_prompt(
+    protocol: Protocol,
+    dataset: str,
+    template: str,
+    record: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    model: str = "",
+) -> Prompt:
+    """The prompt of one record: format, truncate, wrap in the chat template, tokenize again."""
+    task = get_task(dataset)
+    length = protocol.length_for(model)
+    chat = protocol.chat == "always" or (protocol.chat == "task" and task.chat_template)
+    if protocol.query_aware:
+        text, truncated = truncate(tokenizer, format_prompt(template, record), length, protocol.truncation)
+        if chat:
+            text = _chat(tokenizer, text, protocol)
+        ids = encode(tokenizer, text, special=not chat)
+        return Prompt(text, tuple(ids), truncated, chat, None)
+
+    context, question = split_question(template, record)
+    context, truncated = truncate(tokenizer, context, length, protocol.truncation)
+    if chat:
+        context, question = _chat_around(tokenizer, context, question, protocol)
+    context_ids = encode(tokenizer, context, special=not chat)
+    ids = context_ids + encode(tokenizer, question, special=False)
+    return Prompt(context + question, tuple(ids), truncated, chat, len(context_ids))
+
+
+def split_question(template: str, record: Mapping[str, Any]) -> tuple[str, str]:
+    """The prompt up to the end of the context, and the rest: what a question-agnostic method does not see."""
+    end = template.index("{context}") + len("{context}")
+    return format_prompt(template[:end], record), format_prompt(template[end:], record)
+
+
+def _chat(tokenizer: Tokenizer, text: str, protocol: Protocol) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise LongBenchError(
+            f"protocol {protocol.name!r} wraps prompts in the tokenizer's chat template, but this tokenizer has none; "
+            "use a chat model's tokenizer or set chat = 'never'"
+        )
+    wrapped: str = tokenizer.apply_chat_template(  # type: ignore[attr-defined]
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, **dict(protocol.chat_arguments)
+    )
+    return wrapped
+
+
+def _chat_around(tokenizer: Tokenizer, context: str, question: str, protocol: Protocol) -> tuple[str, str]:
+    """The chat text of context + question, cut between the two."""
+    mark = "#" * (len(context) + len(question) + 10)  # longer than any run of # in either
+    before, after = _chat(tokenizer, context + mark, protocol).split(mark)
+    return before, question + after
+
+
+def stop_rule(
+    protocol: Protocol, dataset: str, templates: Templates, tokenizer: Any, eos_token_ids: Sequence[int] = ()
+) -> Stop:
+    """When generation ends. `eos_token_ids` are the model's own, from its generation config.
+
+    A newline stop replaces them by the tokenizer's end token and the last token of an encoded newline.
+    """
+    task: Task = get_task(dataset)
+    own = getattr(tokenizer, "eos_token_id", None)
+    own_ids = () if own is None else (int(own),)
+    least = protocol.min_new_tokens
+    if task.name in protocol.newline_stop:
+        ids = (*own_ids, encode(tokenizer, "\n", special=False)[-1])
+        least = max(least, 1)
+    elif protocol.eos == "generation_config" and eos_token_ids:
+        ids = tuple(eos_token_ids)
+    else:
+        ids = own_ids
+    return Stop(tuple(dict.fromkeys(ids)), least, templates.max_new_tokens(dataset) + protocol.extra_new_tokens)
+
+
+def finish_prediction(protocol: Protocol, text: str) -> str:
+    """What the protocol's released code does to the generated text before it is stored."""
+    for marker in protocol.cut_at:
+        text = text.split(marker)[0]
+    return text.strip() if protocol.strip else text
