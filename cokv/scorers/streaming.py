@@ -1,0 +1,46 @@
+"""Recency with attention sinks: the first few tokens always, then the newest.
+
+StreamingLLM, arXiv 2309.17453; released in mit-han-lab/streaming-llm, streaming_llm/kv_cache.py (start_size 4, the
+rest recent). Looks at no attention at all: the scores depend on the prompt's length only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from cokv.types import CokvError
+
+if TYPE_CHECKING:
+    from cokv.prefill import PrefillLayer
+
+
+@dataclass(frozen=True)
+class Streaming:
+    num_sinks: int = 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.num_sinks, bool) or not isinstance(self.num_sinks, int) or self.num_sinks < 0:
+            raise CokvError(f"num_sinks is {self.num_sinks!r}, expected a whole number, 0 or more")
+
+    @property
+    def window_size(self) -> int:
+        return 0
+
+    def reserved(self, seq_len: int) -> int:
+        return min(self.num_sinks, seq_len)
+
+    def check_budget(self, kv_budget: int) -> None:
+        if kv_budget <= self.num_sinks:
+            raise CokvError(
+                f"kv_budget {kv_budget} leaves no slot beside the {self.num_sinks} sinks; set kv_budget to at least "
+                f"{self.num_sinks + 1}, or num_sinks to at most {max(kv_budget - 1, 0)}"
+            )
+
+    def scores(self, layer: PrefillLayer) -> torch.Tensor:
+        num_kv_heads, seq_len = layer.keys.shape[:2]
+        recency = torch.arange(seq_len, dtype=torch.float32, device=layer.keys.device)
+        recency[: self.reserved(seq_len)] = torch.inf
+        return recency.expand(num_kv_heads, seq_len)

@@ -1,0 +1,109 @@
+"""Window attention: how much the last prompt tokens look at each earlier one.
+
+For the last w = window_size prompt tokens: softmax(q k^T * scaling) over all N keys, causal inside the w x w corner;
+mean over the w queries and over the query heads that share the KV head; the window's own columns dropped; pooled
+along the prompt with an odd kernel, so that neighbours of a looked-at token are kept with it. The window itself
+scores +inf. Shared by SnapKV, PyramidKV, AdaKV and CoKV, which differ in how many tokens each head keeps.
+
+SnapKV, arXiv 2404.14469; released in FasterDecoding/SnapKV, snapkv/monkeypatch/snapkv_utils.py. The mean over the
+group before pooling is the grouped-query form of FFY0/AdaKV, adaptive_snapkv/monkeypatch/snapkv_utils.py
+(gqa_support).
+Differs: the released code multiplies in the model's dtype and rounds the probabilities to it before averaging; here
+everything is float32 unless score_dtype = "model". It sums over the window instead of averaging, which ranks tokens
+alike.
+
+Knows the prompt's keys and window queries only: memory grows as window_size * seq_len, never as seq_len squared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+
+from cokv.types import CokvError
+
+if TYPE_CHECKING:
+    from cokv.prefill import PrefillLayer
+
+Pooling = Literal["max", "avg"]
+Reduce = Literal["group_mean", "per_query_head"]
+ScoreDtype = Literal["float32", "model"]
+
+CHUNK = 2**25  # logits held at once (128 MiB of float32): KV heads are taken in groups that fit
+
+
+@dataclass(frozen=True)
+class WindowAttention:
+    window_size: int = 32
+    kernel_size: int = 7
+    pooling: Pooling = "max"
+    reduce: Reduce = "group_mean"  # "per_query_head" has no meaning where query heads share a KV head, and says so
+    score_dtype: ScoreDtype = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("window_size", "kernel_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise CokvError(f"{name} is {value!r}, expected a positive whole number")
+        if self.kernel_size % 2 == 0:
+            raise CokvError(f"kernel_size is {self.kernel_size}, expected an odd number (same padding has a centre)")
+        for name, valid in (("pooling", Pooling), ("reduce", Reduce), ("score_dtype", ScoreDtype)):
+            if getattr(self, name) not in get_args(valid):
+                raise CokvError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(get_args(valid))}")
+
+    def reserved(self, seq_len: int) -> int:
+        return min(self.window_size, seq_len)
+
+    def check_budget(self, kv_budget: int) -> None:
+        if kv_budget < 2 * self.window_size:
+            raise CokvError(
+                f"kv_budget {kv_budget} is below {2 * self.window_size}, twice the window of {self.window_size}; "
+                f"set kv_budget to at least {2 * self.window_size}, or window_size to at most {kv_budget // 2}"
+            )
+
+    def scores(self, layer: PrefillLayer) -> torch.Tensor:
+        num_kv_heads, seq_len = layer.keys.shape[:2]
+        window = self.reserved(seq_len)
+        num_heads, held = layer.window_queries.shape[:2]
+        if held < window:
+            raise CokvError(
+                f"the prefill holds {held} window queries, {window} are needed; prefill with window_size={window}"
+            )
+        group_size = num_heads // num_kv_heads
+        if self.reduce == "per_query_head" and group_size > 1:
+            raise CokvError(
+                f"reduce='per_query_head' picks tokens for each query head alone, but {group_size} query heads share "
+                "a KV head in this model and a selection keeps tokens per KV head; use reduce='group_mean'"
+            )
+        queries = layer.window_queries[:, held - window :].reshape(num_kv_heads, group_size, window, -1)
+        step = max(1, CHUNK // (group_size * window * seq_len))
+        pooled = [
+            self._attention(queries[h : h + step], layer.keys[h : h + step], layer.scaling)
+            for h in range(0, num_kv_heads, step)
+        ]
+        scores = torch.full((num_kv_heads, seq_len), torch.inf, dtype=torch.float32, device=layer.keys.device)
+        scores[:, : seq_len - window] = self._pool(torch.cat(pooled))
+        return scores
+
+    def _attention(self, queries: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
+        """[heads, group_size, window, head_dim], [heads, seq_len, head_dim] -> [heads, seq_len - window]"""
+        dtype = torch.float32 if self.score_dtype == "float32" else keys.dtype
+        heads, group_size, window, head_dim = queries.shape
+        seq_len = keys.shape[1]
+        rows = queries.to(dtype).reshape(heads, group_size * window, head_dim)
+        logits = (rows @ keys.to(dtype).transpose(1, 2) * scaling).view(heads, group_size, window, seq_len)
+        future = torch.ones(window, window, dtype=torch.bool, device=keys.device).triu(1)
+        logits[..., seq_len - window :].masked_fill_(future, -torch.inf)
+        weights = logits.softmax(dim=-1, dtype=torch.float32).to(dtype)[..., : seq_len - window]
+        return weights.mean(dim=2).mean(dim=1)
+
+    def _pool(self, scores: torch.Tensor) -> torch.Tensor:
+        """[num_kv_heads, columns] -> the same, float32; averages count the zeros beyond the ends, as released."""
+        if scores.shape[1] == 0 or self.kernel_size == 1:
+            return scores.float()
+        pool = F.max_pool1d if self.pooling == "max" else F.avg_pool1d
+        pooled = pool(scores.float(), self.kernel_size, stride=1, padding=self.kernel_size // 2)
+        return pooled.to(scores.dtype).float()
