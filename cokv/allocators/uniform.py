@@ -1,0 +1,25 @@
+"""Every KV head the same number of slots (StreamingLLM, SnapKV). Knows the total only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cokv.allocators.integerize import integerize
+from cokv.types import Budgets, HeadScores
+
+
+@dataclass(frozen=True)
+class Uniform:
+    @property
+    def exact(self) -> bool:
+        return True
+
+    def budgets(
+        self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None = None
+    ) -> Budgets:
+        shape = (len(scores), scores[0].shape[0])
+        return integerize(np.full(shape, total / (shape[0] * shape[1])), total, seq_len, reserved)
