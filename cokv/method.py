@@ -1,0 +1,142 @@
+"""One method: a scorer, an allocator and a budget make a Selection.
+
+The total is kv_budget * num_layers * num_kv_heads slots; the allocator splits it over the heads; each head keeps its
+best-scored tokens, those that must stay first, ties to the earlier position. A prompt no longer than kv_budget is kept
+whole by every method.
+
+Knows nothing of which methods there are, nor of tasks, models or decoding: `policy` is a name that the engine gives a
+meaning to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from cokv.allocators import Allocator
+from cokv.scorers import Scorer
+from cokv.types import JSON, Budgets, CokvError, HeadScores, Selection
+
+if TYPE_CHECKING:
+    from cokv.prefill import Prefill
+
+Policy = Literal["grow", "evict_oldest"]
+ScoreCache: TypeAlias = "dict[Scorer, tuple[Prefill, list[torch.Tensor]]]"
+
+SET_BY_PRESET = frozenset({"exact"})  # what makes a preset a preset is not a parameter
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its hyper-parameters settled; `get_method` makes one from the table."""
+
+    name: str
+    title: str
+    preset: str
+    scorer: Scorer | None
+    allocator: Allocator | None
+    policy: Policy
+    needs_profile: bool
+    paper: str
+    note: str
+
+    @property
+    def window_size(self) -> int:
+        """How many of the last prompt queries the prefill must hold: 0 for none."""
+        return self.scorer.window_size if self.scorer else 0
+
+    @property
+    def exact(self) -> bool:
+        """True: the selection holds the whole total on every prompt."""
+        return self.allocator is None or self.allocator.exact
+
+    @property
+    def parameters(self) -> dict[str, JSON]:
+        return parameters(self.scorer, self.allocator)
+
+    def spec(self) -> dict[str, JSON]:
+        """All that decides what is kept, for a run's record and hash."""
+        return {"method": self.name, "preset": self.preset, "policy": self.policy, "parameters": self.parameters}
+
+    def select(
+        self,
+        prefill: Prefill,
+        kv_budget: int | None,
+        profile: HeadScores | None = None,
+        score_cache: ScoreCache | None = None,
+    ) -> Selection:
+        """Which prompt positions stay. Full takes any kv_budget and keeps all.
+
+        score_cache: a dict the caller owns. Methods whose scorers are equal then score a prefill once; scores found in
+        it that belong to another prefill are replaced, never used.
+        """
+        num_layers, num_kv_heads, seq_len = _shape(prefill)
+        if self.scorer is None or self.allocator is None:
+            return Selection.full(num_layers, num_kv_heads, seq_len)
+        if isinstance(kv_budget, bool) or not isinstance(kv_budget, (int, np.integer)) or kv_budget < 1:
+            raise CokvError(
+                f"{self.name}: kv_budget is {kv_budget!r}, expected a positive whole number of KV slots per head"
+            )
+        total = int(kv_budget) * num_layers * num_kv_heads
+        try:
+            if self.needs_profile:
+                if profile is None:
+                    raise CokvError("needs head scores and got none; compute them on this model or load a file")
+                profile.require_shape(num_layers, num_kv_heads)
+            if kv_budget >= seq_len:
+                return Selection.full(num_layers, num_kv_heads, seq_len)
+            self.scorer.check_budget(int(kv_budget))
+            scores = self._scores(prefill, score_cache)
+            budgets = self.allocator.budgets(scores, total, seq_len, self.scorer.reserved(seq_len), profile)
+        except CokvError as error:
+            raise CokvError(f"{self.name}: {error}") from None
+        assert not self.exact or budgets.total == total, (self.name, budgets.total, total)
+        return _keep_best(scores, budgets, seq_len)
+
+    def _scores(self, prefill: Prefill, score_cache: ScoreCache | None) -> list[torch.Tensor]:
+        assert self.scorer is not None
+        if score_cache is not None and self.scorer in score_cache and score_cache[self.scorer][0] is prefill:
+            return score_cache[self.scorer][1]
+        scores = [self.scorer.scores(layer) for layer in prefill.layers]
+        for index, layer in enumerate(scores):
+            if torch.isnan(layer).any():
+                raise CokvError(
+                    f"token scores of layer {index} hold NaN; look at the model's keys and queries, or try float32"
+                )
+        if score_cache is not None:
+            score_cache[self.scorer] = (prefill, scores)
+        return scores
+
+
+def _keep_best(scores: list[torch.Tensor], budgets: Budgets, seq_len: int) -> Selection:
+    """Each head's best-scored tokens, ties to the lower position (a stable sort: the same on every device)."""
+    positions = []
+    for layer, counts in zip(scores, budgets.values, strict=True):
+        order = layer.sort(dim=-1, descending=True, stable=True).indices
+        rank = torch.arange(seq_len, device=layer.device)
+        kept = rank < torch.tensor(counts, device=layer.device)[:, None]
+        mask = torch.zeros_like(kept).scatter_(-1, order, kept)
+        positions.append(mask.nonzero()[:, 1].cpu())
+    return Selection(torch.cat(positions), budgets.values, seq_len)
+
+
+def _shape(prefill: Prefill) -> tuple[int, int, int]:
+    """num_layers, num_kv_heads, seq_len"""
+    heads = {layer.keys.shape[0] for layer in prefill.layers}
+    if len(heads) != 1:
+        raise CokvError(f"layers have {sorted(heads)} KV heads, expected one number, the same in every layer")
+    return len(prefill.layers), heads.pop(), prefill.seq_len
+
+
+def parameters(scorer: Scorer | None, allocator: Allocator | None) -> dict[str, JSON]:
+    """Hyper-parameters by name, those a preset settles left out."""
+    parts = [part for part in (scorer, allocator) if part is not None]
+    return {
+        field.name: getattr(part, field.name)
+        for part in parts
+        for field in fields(part)  # type: ignore[arg-type]  # every scorer and allocator is a dataclass
+        if field.name not in SET_BY_PRESET
+    }
