@@ -82,18 +82,25 @@ class Mixture:
                 yield made
 
     def copy(self) -> Example:
-        """Random tokens; one or more stretches come again later, with the loss on their second coming (but its first token)."""
+        """Random tokens that come again, with the loss on what can be known.
+
+        Mostly a short stretch repeated to the end (dense: nearly every token is predictable), else a stretch that comes again once, far
+        away. The first makes the circuit form, the second makes it reach.
+        """
         ids = self.arrays.integers(3, self.vocabulary, self.length)
         labels = np.full(self.length, IGNORED)
-        half = self.length // 2
-        for _ in range(1 if self.rng.random() < 0.5 else 3):
+        if self.rng.random() < 0.7:
+            period = self.rng.randrange(6, max(8, min(48, self.length // 2)))
+            ids = np.resize(ids[:period], self.length)
+            labels[period:] = ids[period:]
+        else:
+            half = self.length // 2
             span = self.rng.randrange(8, half + 1)
             source = self.rng.randrange(0, half - span + 1)
             target = self.rng.randrange(half, self.length - span + 1)
             ids[target : target + span] = ids[source : source + span]
-            labels[:] = IGNORED
             labels[target + 1 : target + span] = ids[target + 1 : target + span]
-        ids[0] = self.bos
+            ids[0], labels[0] = self.bos, IGNORED
         return Example("copy", ids.tolist(), labels.tolist())
 
     def task(self, name: str) -> Example:

@@ -1,0 +1,32 @@
+"""The obvious way: one softmax attention per segment, in a Python loop. Every other backend is tested against it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def attend(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    starts: torch.Tensor,
+    lengths: torch.Tensor,
+    scaling: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of each segment's queries over its own stretch of flat storage; no mask inside a segment.
+
+    queries [segments, rows, head_dim]; keys, values [slots, head_dim]; starts, lengths int64 [segments].
+    Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp [segments, rows] in float32
+    (float64 for float64). A segment of length zero gives zeros and a log-sum-exp of -inf.
+    """
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    out = torch.zeros_like(queries)
+    lse = torch.full(queries.shape[:2], -torch.inf, dtype=wide, device=queries.device)
+    for segment, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        if length == 0:
+            continue
+        k, v = keys[start : start + length], values[start : start + length]
+        logits = (queries[segment] @ k.T).to(wide) * scaling
+        lse[segment] = logits.logsumexp(-1)
+        out[segment] = logits.softmax(-1).to(v.dtype) @ v
+    return out, lse

@@ -1,0 +1,63 @@
+"""The one place that knows transformers' less public sides, and how they changed from 5.2 (oldest supported) to 5.23.
+
+5.2 passes `cache_position` where later versions pass the number of new tokens, and calls the capacity `get_max_cache_shape`. Neither
+version can take an attention function back, and masks are only made for names in the interface's class-wide mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
+from transformers.masking_utils import AttentionMaskInterface
+
+
+def token_count(query: int | torch.Tensor) -> int:
+    """The number of new tokens, whichever way it is told."""
+    return query if isinstance(query, int) else int(query.shape[0])
+
+
+class Layer(CacheLayerMixin):  # type: ignore[misc]
+    """A cache layer that reports absolute positions: what it has *seen*, never what it stores. RoPE and masks then stay right."""
+
+    is_sliding = False
+    is_compileable = False
+    is_croppable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+
+    def get_seq_length(self, *args: Any) -> int:
+        return self.seen
+
+    def get_mask_sizes(self, query: int | torch.Tensor) -> tuple[int, int]:
+        return self.seen + token_count(query), 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+
+def sliding_layer(window: int) -> DynamicSlidingWindowLayer:
+    """transformers' own layer for sliding-window attention."""
+    return DynamicSlidingWindowLayer(sliding_window=window)
+
+
+def register_attention(name: str, attention: Callable[..., Any]) -> None:
+    """Makes `name` an attention implementation, with the masks of SDPA."""
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, AttentionMaskInterface()["sdpa"])
+
+
+def unregister_attention(name: str) -> None:
+    for interface in (AttentionInterface, AttentionMaskInterface):
+        interface._global_mapping.pop(name, None)

@@ -1,0 +1,169 @@
+"""Models: loading them (pinned revision, safetensors only, no remote code) and what the engine must know of one.
+
+Works on any decoder whose attention goes through transformers' attention interface with standard K/V (Llama, Mistral, Qwen2, Qwen3 are
+tested). Knows nothing of caches or methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from cokv.types import CokvError
+
+EMBEDDED = "embedded"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a model that the engine and the budgets need."""
+
+    num_hidden_layers: int
+    full_layers: tuple[int, ...]  # indices of full-attention layers: the layers that have a budget
+    sliding_window: int | None
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context_length: int
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that take part in the budget."""
+        return len(self.full_layers)
+
+    @property
+    def group_size(self) -> int:
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a record must say about this model."""
+        sliding = self.num_hidden_layers - self.num_layers
+        if not sliding:
+            return ()
+        return (f"{sliding} sliding-window layers of {self.sliding_window} tokens keep their own cache, outside the budget",)
+
+
+def model_shape(config: Any) -> Shape:
+    """Reads a transformers config. Raises for attention this engine cannot hold (chunked, linear, all layers sliding)."""
+    config = config.get_text_config(decoder=True)
+    count = config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        types = ["sliding_attention" if window is not None else "full_attention"] * count
+    known = {"full_attention", "sliding_attention"}
+    if unknown := sorted(set(types) - known):
+        raise CokvError(f"this model has layers of type {', '.join(unknown)}; expected only {', '.join(sorted(known))}")
+    full = tuple(i for i, kind in enumerate(types) if kind == "full_attention")
+    if not full:
+        raise CokvError(f"all {count} layers of this model use a sliding window of {window} tokens: there is no KV cache to budget")
+    heads = config.num_attention_heads
+    return Shape(
+        num_hidden_layers=count,
+        full_layers=full,
+        sliding_window=window if len(full) < count else None,
+        num_heads=heads,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        context_length=config.max_position_embeddings,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model with its tokenizer and its identity. `digest` covers the bytes of weights, config and tokenizer."""
+
+    name: str
+    revision: str | None
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    digest: str
+
+    @cached_property
+    def shape(self) -> Shape:
+        return model_shape(self.model.config)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every token that ends generation: the model's generation config first, then the tokenizer's."""
+        eos = getattr(self.model.generation_config, "eos_token_id", None)
+        eos = eos if eos is not None else self.tokenizer.eos_token_id
+        return tuple(eos) if isinstance(eos, (list, tuple)) else () if eos is None else (eos,)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "revision": self.revision,
+            "digest": self.digest,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "attention": self.model.config._attn_implementation,
+        }
+
+
+def load_model(
+    name: str = EMBEDDED, revision: str | None = None, device: str = "cpu", dtype: str = "float32"
+) -> LoadedModel:
+    """Loads `embedded`, a local folder, or a hub model at a pinned revision. Only safetensors; remote code is never run."""
+    if dtype not in DTYPES:
+        raise CokvError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CokvError(f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device; use device 'cpu'")
+    if name == EMBEDDED:
+        with as_file(files("cokv.embedded") / "weights") as folder:
+            return _load(EMBEDDED, folder, None, device, dtype)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _load(name, folder, None, device, dtype)
+    if revision is None:
+        raise CokvError(
+            f"model {name!r} is no local folder, and a hub model needs a pinned revision (a commit hash); add `revision` or fix the path"
+        )
+    return _load(name, None, revision, device, dtype)
+
+
+def _load(name: str, folder: Path | None, revision: str | None, device: str, dtype: str) -> LoadedModel:
+    source = str(folder) if folder else name
+    where: dict[str, Any] = {"local_files_only": True} if folder else {"revision": revision}
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
+        model_shape(config)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False, **where
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+    except CokvError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise CokvError(
+            f"cannot load model {name!r}" + (f" at revision {revision!r}" if revision else "") + f": {' '.join(str(error).split())[:300]}"
+        ) from None
+    model.requires_grad_(False).eval().to(device)
+    return LoadedModel(name, revision, model, tokenizer, _digest(folder, config))
+
+
+def _digest(folder: Path | None, config: Any) -> str:
+    """sha256 over a local folder's files; for a hub model its resolved commit, which pins them."""
+    if folder is None:
+        return str(getattr(config, "_commit_hash", None))
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in {".safetensors", ".json"}:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""What happens to a row's cache while it decodes."""

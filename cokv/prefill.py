@@ -1,0 +1,116 @@
+"""Prompt in, Prefill out: the full KV cache of one prompt, the window's queries, and the first answer token's logits.
+
+Done once per prompt; every selection on that prompt, of whatever method or coalition, is decoded from it. Knows no method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
+
+from cokv.attention.interface import engine, tagged
+from cokv.compat import Layer, sliding_layer
+from cokv.model import Shape, model_shape
+from cokv.types import CokvError
+
+
+@dataclass(frozen=True, eq=False)
+class PrefillLayer:
+    """One full-attention layer after prefill. Keys and queries are post-RoPE (and post-norm where the model has one)."""
+
+    layer_idx: int  # in the model, sliding layers counted
+    keys: torch.Tensor  # [num_kv_heads, seq_len, head_dim]
+    values: torch.Tensor  # [num_kv_heads, seq_len, head_dim]
+    window_queries: torch.Tensor  # [num_heads, min(window, seq_len), head_dim], of the last prompt tokens
+    scaling: float  # of the attention logits
+
+
+@dataclass(frozen=True, eq=False)
+class Prefill:
+    """A prompt's full cache. `sliding` holds transformers' own layers for the layers outside the budget."""
+
+    shape: Shape
+    input_ids: torch.Tensor  # int64 [seq_len], on the CPU
+    layers: list[PrefillLayer]  # full-attention layers, bottom first
+    sliding: dict[int, DynamicSlidingWindowLayer]
+    first_logits: torch.Tensor  # [vocab_size], of the token after the prompt
+
+    @property
+    def seq_len(self) -> int:
+        return int(self.input_ids.shape[0])
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's K and V in one (layer, KV head)."""
+        return 2 * self.shape.head_dim * self.layers[0].keys.element_size()
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of the full cache over all layers that have a budget."""
+        return self.shape.num_layers * self.shape.num_kv_heads * self.seq_len * self.token_bytes
+
+
+class _Recorder(Layer):
+    """Keeps everything: K and V as they come, and the queries of the last `window` tokens."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window, self.queries, self.scaling = window, None, 0.0
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+        else:
+            self.keys = torch.cat([self.keys, key_states], dim=-2)
+            self.values = torch.cat([self.values, value_states], dim=-2)
+        self.seen += key_states.shape[-2]
+        return tagged(self.keys, self), self.values
+
+    def attends(self) -> bool:
+        return False
+
+    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
+        known = queries if self.queries is None else torch.cat([self.queries, queries], dim=2)
+        self.queries, self.scaling = known[:, :, -self.window :].clone(), scaling
+
+
+def check_prompt(input_ids: torch.Tensor, context_length: int, new_tokens: int = 0) -> None:
+    """A prompt must be one non-empty row of ids that, with what is to be generated, the model has positions for."""
+    if input_ids.ndim != 1 or input_ids.numel() == 0:
+        raise CokvError(f"prompt ids have shape {list(input_ids.shape)}, expected one non-empty row [seq_len]")
+    needed = input_ids.numel() + new_tokens
+    if needed > context_length:
+        raise CokvError(
+            f"prompt of {input_ids.numel()} tokens plus {new_tokens} to generate is longer than the model's {context_length} positions; "
+            "shorten the prompt (`length` of the task) or use a model with a longer context"
+        )
+
+
+@torch.no_grad()
+def prefill(model: PreTrainedModel, input_ids: torch.Tensor, window: int = 32) -> Prefill:
+    """Runs the prompt (int64 [seq_len]) once with full attention. `window`: how many of its last queries to keep."""
+    shape = model_shape(model.config)
+    check_prompt(input_ids, shape.context_length)
+    full = set(shape.full_layers)
+    layers = [_Recorder(window) if i in full else sliding_layer(shape.sliding_window or 0) for i in range(shape.num_hidden_layers)]
+    cache = Cache(layers=layers)
+    ids = input_ids.to(model.device)[None]
+    with engine(model):
+        logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    made = []
+    for i in shape.full_layers:
+        layer = layers[i]
+        assert layer.queries is not None, "attention never reached the recorder"
+        made.append(PrefillLayer(i, layer.keys[0], layer.values[0], layer.queries[0], layer.scaling))
+    return Prefill(
+        shape=shape,
+        input_ids=input_ids.cpu(),
+        layers=made,
+        sliding={i: layers[i] for i in range(len(layers)) if i not in full},
+        first_logits=logits[0, -1].float(),
+    )
