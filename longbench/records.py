@@ -15,7 +15,7 @@ from longbench.errors import LongBenchError
 LINE_LIMIT = 64 * 2**20
 """Bytes one line may have. The longest contexts, of v2, have two million words."""
 
-FILE_LIMIT = 4 * 2**30
+FILE_LIMIT = 2 * 2**30
 """Bytes one file may have once unpacked."""
 
 

@@ -13,35 +13,54 @@ import pytest
 from longbench.tasks import TASKS, base_name, official_count
 
 
-def make_record(index: int, dataset: str = "qasper", **changes: Any) -> dict[str, Any]:
-    """One valid record with known answers, in the official schema."""
-    task = TASKS[base_name(dataset)]
-    answers = {
-        "retrieval_score": [f"Paragraph {index + 1}"],
-        "retrieval_zh_score": [f"段落{index + 1}"],
-        "count_score": [str(index + 1)],
-        "classification_score": ["Planet"],
-        "code_sim_score": [f"    total = total + step_{index}"],
-    }.get(task.metric, [f"the lantern number {index} is green.", "a green lantern"])
-    record = {
-        "input": f"Which lantern is number {index}?",
-        "context": f"On shelf {index} stands a lantern. It is green.",
-        "answers": answers,
-        "length": 1000 * (index % 12),
-        "dataset": dataset,
-        "language": task.language,
-        "all_classes": ["Planet", "River", "Dwarf Planet"] if task.metric == "classification_score" else None,
-        "_id": f"{dataset}-{index:04d}",
-    }
-    return record | changes
+class World:
+    """Makes valid records with known answers, in the official schema, and their bytes."""
+
+    @staticmethod
+    def record(index: int, dataset: str = "qasper", **changes: Any) -> dict[str, Any]:
+        """One valid record."""
+        task = TASKS[base_name(dataset)]
+        answers = {
+            "retrieval_score": [f"Paragraph {index + 1}"],
+            "retrieval_zh_score": [f"段落{index + 1}"],
+            "count_score": [str(index + 1)],
+            "classification_score": ["Planet"],
+            "code_sim_score": [f"    total = total + step_{index}"],
+        }.get(task.metric, [f"the lantern number {index} is green.", "a green lantern"])
+        record = {
+            "input": f"Which lantern is number {index}?",
+            "context": f"On shelf {index} stands a lantern. It is green.",
+            "answers": answers,
+            "length": 1000 * (index % 12),
+            "dataset": dataset,
+            "language": task.language,
+            "all_classes": ["Planet", "River", "Dwarf Planet"] if task.metric == "classification_score" else None,
+            "_id": f"{dataset}-{index:04d}",
+        }
+        return record | changes
+
+    @staticmethod
+    def records(dataset: str = "qasper", count: int | None = None) -> list[dict[str, Any]]:
+        return [World.record(index, dataset) for index in range(official_count(dataset) if count is None else count)]
+
+    @staticmethod
+    def to_bytes(records: list[dict[str, Any]]) -> bytes:
+        return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+
+    @classmethod
+    def good(cls) -> bytes:
+        """One valid line."""
+        return cls.to_bytes([cls.record(0)])
+
+    @classmethod
+    def changed(cls, **changes: Any) -> bytes:
+        """Three lines, the second with these fields changed."""
+        return cls.to_bytes([cls.record(0), cls.record(1, **changes), cls.record(2)])
 
 
-def make_lines(dataset: str = "qasper", count: int | None = None) -> list[dict[str, Any]]:
-    return [make_record(index, dataset) for index in range(official_count(dataset) if count is None else count)]
-
-
-def to_bytes(records: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+@pytest.fixture
+def world() -> type[World]:
+    return World
 
 
 @pytest.fixture
@@ -84,8 +103,8 @@ class WordTokenizer:
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         return "".join(self.pieces[token] for token in token_ids if not (skip_special_tokens and token < 2))
 
-    def apply_chat_template(self, messages: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool) -> str:
-        assert not tokenize and add_generation_prompt
+    def apply_chat_template(self, messages: list[dict[str, str]], **how: bool) -> str:
+        assert how == {"tokenize": False, "add_generation_prompt": True}
         return self.chat_template.format(text=messages[0]["content"])
 
     def _id(self, piece: str) -> int:
