@@ -119,7 +119,8 @@ def bootstrap_interval(
 ) -> FloatArray:
     """Percentile interval per player [n, 2], from resampling draws with replacement within each stratum.
 
-    A resample that leaves a player without any draw is not counted for that player.
+    A resample that leaves a player without any draw is not counted for that player. Too wide, by 1 / sqrt(1 - f), where
+    the draws are a large share f of all coalitions of a size: drawing without repetition errs less than resampling.
     """
     if not 0.0 < level < 1.0 or resamples < 1:
         raise CokvError(
