@@ -76,7 +76,7 @@ class _Recorder(Layer):
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
         known = queries if self.queries is None else torch.cat([self.queries, queries], dim=2)
-        self.queries, self.scaling = known[:, :, -self.window :].clone(), scaling
+        self.queries, self.scaling = known[:, :, -max(self.window, 1) :].clone(), scaling
 
 
 def check_prompt(input_ids: torch.Tensor, context_length: int, new_tokens: int = 0) -> None:

@@ -82,10 +82,18 @@ class Trainer:
         self.device = torch.device(args.device)
         self.config = config(args, self.tokenizer)
         self.model = LlamaForCausalLM._from_config(self.config, attn_implementation="eager").to(self.device)
-        decay = [p for p in self.model.parameters() if p.ndim > 1]
+        # Tied embeddings of length one, moved slowly: random directions are already good names for tokens, and with Adam at the full
+        # rate a thousand rarely seen rows would wander faster than copying circuits can follow.
+        embedding = self.model.get_input_embeddings().weight
+        torch.nn.init.normal_(embedding, std=args.width**-0.5)
+        matrices = [p for p in self.model.parameters() if p.ndim > 1 and p is not embedding]
         plain = [p for p in self.model.parameters() if p.ndim == 1]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decay, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [
+                {"params": [embedding], "weight_decay": 0.0, "share": args.embedding_rate},
+                {"params": matrices, "weight_decay": args.weight_decay, "share": 1.0},
+                {"params": plain, "weight_decay": 0.0, "share": 1.0},
+            ],
             lr=args.rate,
             betas=(0.9, 0.98),
         )
@@ -160,7 +168,7 @@ class Trainer:
             self.state["skipped"] += 1
             return None
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate()
+            group["lr"] = self.rate() * group["share"]
         self.optimizer.step()
         for kind, (share, whole) in zip(kinds, exact_match(logits.detach(), wanted, rows, len(kinds)).tolist(), strict=True):
             self.recent[kind].append((share, whole))
@@ -228,6 +236,7 @@ def main() -> None:
     add("--max-length", type=int, default=1024, help="longest context of the curriculum, tokens")
     add("--tokens", type=int, default=8192, help="tokens of a batch")
     add("--rate", type=float, default=3e-3)
+    add("--embedding-rate", type=float, default=0.1, help="the embedding's share of the learning rate")
     add("--weight-decay", type=float, default=0.05)
     add("--warmup", type=int, default=50, help="steps, at the start of each stage")
     add("--cool", type=float, default=0.35, help="last share of the time over which the rate falls to nothing")
