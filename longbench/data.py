@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import IO, Any
 
 from longbench.errors import LongBenchError
-from longbench.records import LINE_LIMIT, read_records, require_fields, require_text, require_texts
+from longbench.records import FILE_LIMIT, LINE_LIMIT, read_records, require_fields, require_text, require_texts
 from longbench.tasks import V2, Task, base_name, get_task, official_count
 
 FIELDS = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
@@ -133,9 +133,12 @@ def read_v2_array(path: Path | str, *, partial: bool = False) -> DataSet:
     """LongBench v2 from its official `data.json`, one JSON array of records."""
     path = Path(path)
     try:
-        content = path.read_bytes()
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= FILE_LIMIT else b""
     except OSError as error:
         raise LongBenchError(f"cannot read {path} ({error.strerror}); expected v2's official data.json") from None
+    if size > FILE_LIMIT:
+        raise LongBenchError(f"{path}: larger than {FILE_LIMIT} bytes; expected v2's official data.json")
     try:
         records = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import string
 import threading
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -55,7 +56,9 @@ def normalize_zh_answer(s: str) -> str:
 @lru_cache(maxsize=1)
 def _segmenter() -> Any:
     """A jieba tokenizer over jieba's own dictionary, built from the dictionary itself (about a second, once)."""
-    import jieba  # type: ignore[import-untyped]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jieba's own: old escapes in its regular expressions, pkg_resources
+        import jieba  # type: ignore[import-untyped]
 
     tokenizer = jieba.Tokenizer()
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any, Literal
 from typing import Protocol as Interface
 
@@ -150,8 +151,14 @@ def build_prompt(
 
 def split_question(template: str, record: Mapping[str, Any]) -> tuple[str, str]:
     """The prompt up to the end of the context, and the rest: what a question-agnostic method does not see."""
-    end = template.index("{context}") + len("{context}")
-    return format_prompt(template[:end], record), format_prompt(template[end:], record)
+    parts: tuple[list[str], list[str]] = ([], [])
+    seen = False
+    for literal, field, _, _ in Formatter().parse(template):
+        parts[seen].append(literal)
+        if field is not None:
+            parts[seen].append(str(record[field]))
+            seen = seen or field == "context"
+    return "".join(parts[0]), "".join(parts[1])
 
 
 def _chat(tokenizer: Tokenizer, text: str, protocol: Protocol) -> str:

@@ -47,6 +47,8 @@ def _from_folder(folder: Path, name: str, partial: bool, line_limit: int) -> Dat
     for path in tried:
         if path.is_file():
             return read_dataset(path, name, partial=partial, line_limit=line_limit)
+    if get_task(name) is V2 and (folder / "data.json").is_file():
+        return read_v2_array(folder / "data.json", partial=partial)
     if (folder / "data.zip").is_file():
         return _from_zip(folder / "data.zip", name, partial, line_limit)
     present = sorted(path.stem for path in folder.glob("*.jsonl")) or ["no .jsonl file"]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import string
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -134,12 +134,13 @@ def _check_template(template: Any, place: str) -> None:
     if not isinstance(template, str):
         raise LongBenchError(f"{place}: the template is a {type(template).__name__}, expected a string")
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise LongBenchError(f"{place}: the template cannot be formatted ({error}); double literal braces") from None
-    if "context" not in fields or fields - {"context", "input"}:
+    fields = {str(field) for _, field, _, _ in parts}
+    if "context" not in fields or fields - {"context", "input"} or any(spec or how for _, _, spec, how in parts):
         raise LongBenchError(
-            f"{place}: the template uses {', '.join(sorted(fields)) or 'no field'}; expected {{context}} and {{input}}"
+            f"{place}: the template uses {', '.join(sorted(fields)) or 'no field'}; expected {{context}}, {{input}}"
         )
 
 

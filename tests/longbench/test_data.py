@@ -77,7 +77,9 @@ def test_v2_is_read_from_its_json_array_and_from_lines(world: Any, tmp_path: Pat
     records = [v2_record(index) for index in range(503)]
     array = write(tmp_path / "data.json", json.dumps(records).encode())
     lines = write(tmp_path / "longbench_v2.jsonl", world.to_bytes(records))
-    for source in (array, lines, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "data.json").write_bytes(array.read_bytes())
+    for source in (array, lines, tmp_path / "folder"):
         data = load_dataset(source, "longbench_v2")
         assert len(data.samples) == 503 and data.samples[0].answers == ("B",)
 

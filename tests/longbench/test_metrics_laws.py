@@ -34,17 +34,20 @@ def test_any_chinese_summary_scores_between_zero_and_one(prediction: str, truth:
     assert 0.0 <= metrics.rouge_zh_score(prediction, truth) <= 1.0
 
 
+@settings(deadline=None)
 @given(prediction=TEXT, truth=st.text(max_size=8), classes=CLASSES)
 def test_any_classification_scores_between_zero_and_one(prediction: str, truth: str, classes: list[str]) -> None:
     assert 0.0 <= metrics.classification_score(prediction, truth, all_classes=classes) <= 1.0
 
 
+@settings(deadline=None)
 @given(prediction=TEXT, number=st.integers(0, 99), around=st.text(max_size=5))
 def test_any_retrieval_scores_between_zero_and_one(prediction: str, number: int, around: str) -> None:
     assert 0.0 <= metrics.retrieval_score(prediction, f"{around}Paragraph {number}") <= 1.0
     assert 0.0 <= metrics.retrieval_zh_score(prediction, f"{around}段落{number}") <= 1.0
 
 
+@settings(deadline=None)
 @given(TEXT)
 def test_any_response_gives_a_letter_or_nothing(response: str) -> None:
     assert v2.extract_answer(response) in {None, "A", "B", "C", "D"}

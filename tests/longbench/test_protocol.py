@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longbench.errors import LongBenchError
@@ -56,6 +56,7 @@ def test_halves_are_decoded_apart() -> None:
     assert truncate(Joining(), "1 2 3 4 5 6 7", 4) == ("<1 2><6 7>", True)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab \n", max_size=60), st.integers(2, 12))
 def test_a_truncated_prompt_is_made_of_its_ends(text: str, length: int) -> None:
     class Letters:
@@ -140,7 +141,8 @@ def test_a_question_agnostic_prompt_ends_its_context_before_the_question(world: 
 
 def test_the_two_parts_of_a_prompt_are_the_prompt(world: Any) -> None:
     record = world.record(3)
-    assert "".join(split_question(TEMPLATE, record)) == format_prompt(TEMPLATE, record) == TEMPLATE.format(**record)
+    for template in (TEMPLATE, "{{context}} {context}{input}", "{input}{context}", "no end {context}"):
+        assert "".join(split_question(template, record)) == format_prompt(template, record) == template.format(**record)
 
 
 def test_samsum_stops_at_a_newline_after_one_token(tokenizer: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longbench.errors import LongBenchError
@@ -122,6 +122,7 @@ def test_tasks_of_other_benchmarks_are_read_but_not_scored_here(world: Any, tmp_
         score_predictions(predictions)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
 def test_lists_survive_a_csv_cell_with_and_without_commas(words: list[str]) -> None:
     assert parse_cell_list(str(words), "here") == words

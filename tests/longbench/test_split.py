@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longbench.errors import LongBenchError
@@ -34,6 +34,7 @@ def test_a_published_split_can_be_reproduced() -> None:
 SEED_7 = ("id-3", "id-5")
 
 
+@settings(deadline=None)
 @given(st.sets(st.text(min_size=1), min_size=2, max_size=30), st.floats(0.01, 0.99), st.integers())
 def test_both_parts_hold_something(ids: set[str], share: float, seed: int) -> None:
     split = split_ids("qasper", ids, seed=seed, validation_share=share)

@@ -58,6 +58,8 @@ def test_missing_files_are_answered_with_the_exact_command(tmp_path: Path) -> No
         ({"qasper": "{input}"}, {"qasper": 1}, "expected {context}"),
         ({"qasper": "{context} {answers}"}, {"qasper": 1}, "answers, context"),
         ({"qasper": "{context} {"}, {"qasper": 1}, "cannot be formatted"),
+        ({"qasper": "{context:>99999}"}, {"qasper": 1}, "expected {context}"),
+        ({"qasper": "{context.__class__}"}, {"qasper": 1}, "expected {context}"),
         ({"qasper": "{context}"}, {"qasper": "64"}, "got '64'"),
         ({"qasper": "{context}"}, {"qasper": 0}, "got 0"),
     ],

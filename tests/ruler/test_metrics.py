@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ruler.metrics import evaluate_task, postprocess_pred, string_match_all, string_match_part
@@ -72,12 +72,14 @@ def test_no_predictions_is_an_error_not_a_zero(metric) -> None:
         metric([], [])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.lists(st.text(), min_size=1, max_size=4)), min_size=1, max_size=6))
 def test_scores_are_percentages_for_any_text(pairs: list[tuple[str, list[str]]]) -> None:
     preds, refs = [postprocess_pred(pred) for pred, _ in pairs], [references for _, references in pairs]
     assert 0.0 <= string_match_all(preds, refs) <= string_match_part(preds, refs) <= 100.0
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_postprocessing_leaves_no_control_character_but_newline(text: str) -> None:
     cleaned = postprocess_pred(text)
