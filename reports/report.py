@@ -198,7 +198,7 @@ def _starred(table: Table, star: str) -> Table:
 
 
 def _blocks(table: Table, width: int) -> Iterator[Table]:
-    """The table cut by columns so that each part fits; only the last column (the average), put first, shows intervals."""
+    """The table cut by columns to fit; the last column (the average) comes first and alone shows intervals."""
     last = len(table.columns) - 1
     cells = [[c if place == last else replace(c, detail="") for place, c in enumerate(row)] for row in table.rows]
 

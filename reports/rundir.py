@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from reports.aggregate import SCHEMA, aggregate
 from reports.errors import ReportError
 from reports.records import check_record, digest
+from reports.shapes import check_measurements, check_stability
 
 REMEDY = "run the same command again to complete it"
 
@@ -58,8 +59,8 @@ def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
         spec=spec,
         records=records,
         metrics=metrics,
-        stability=_read_optional(path / "stability.json"),
-        measurements=_read_optional(path / "measurements.json"),
+        stability=_read_optional(path / "stability.json", check_stability),
+        measurements=_read_optional(path / "measurements.json", check_measurements),
         finished=finished,
     )
 
@@ -128,5 +129,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_optional(path: Path) -> dict[str, Any] | None:
-    return _read_object(path) if path.exists() else None
+def _read_optional(path: Path, check: Callable[[Mapping[str, Any], str], None]) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    value = _read_object(path)
+    check(value, f"{path.parent.name}/{path.name}")
+    return value

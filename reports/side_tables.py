@@ -53,8 +53,8 @@ def stability_table(stability: Row) -> Table | None:
         f"{stability['num_players']} players ({players}); utility: {stability.get('utility', 'not stated')}; coalition "
         f"sizes: {sizes or 'not stated'}; coalitions per size and run: "
         f"{stability.get('coalitions_per_size', 'not stated')}.",
-        "MAE: mean absolute difference of the two runs, against the stop rule MAE < 1/n. Spread: standard deviation over "
-        "the players; where it is near or below the MAE, the rule says little and the rank correlation more.",
+        "MAE: mean absolute difference of the two runs, against the stop rule MAE < 1/n. Spread: standard deviation "
+        "over the players; where it is near or below the MAE, the rule says little and the rank correlation more.",
     ]
     columns = ("Task", "MAE", "1/n", "MAE < 1/n", "Spread", "Spearman", "Median interval width")
     return Table("stability", "Stability of the head scores between two runs", columns, tuple(body), tuple(notes))

@@ -31,7 +31,6 @@ _LATEX = str.maketrans(
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
         '"': r"\textquotedbl{}",
-        "\n": " ",
         "—": "---",
         "\N{EN DASH}": "--",
         "\N{MINUS SIGN}": "$-$",
@@ -77,12 +76,12 @@ def group_starts(keys: Sequence[object]) -> frozenset[int]:
 
 
 def escape_latex(text: str) -> str:
-    return text.translate(_LATEX)
+    return re.sub(r"\s", " ", text).translate(_LATEX)
 
 
 def escape_markdown(text: str) -> str:
     """Underscores inside a word are no emphasis in CommonMark and stay readable as they are."""
-    text = re.sub(r"([\\|*`]|<(?=[A-Za-z/!?]))", r"\\\1", text.replace("\n", " "))
+    text = re.sub(r"([\\|*`]|<(?=[A-Za-z/!?]))", r"\\\1", re.sub(r"\s", " ", text))
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 

@@ -1,0 +1,87 @@
+"""What stability.json and measurements.json must look like before anything is read from them.
+
+Every number may be absent (it was not measured); one that is there must be a finite number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from reports.errors import ReportError
+
+SUMMARY = ("median", "min", "max")
+DECODE_NUMBERS = ("batch", "prompt_tokens", "generated_tokens", "prefill_ms", "decode_ms_per_token", "cache_bytes")
+
+
+def check_stability(value: Mapping[str, Any], where: str) -> None:
+    players: list[Any] = [value.get(name) for name in ("num_players", "num_layers", "num_kv_heads")]
+    if not all(isinstance(number, int) and number > 0 for number in players):
+        raise ReportError(f"{where}: num_players, num_layers and num_kv_heads must be integers >= 1, got {players}")
+    for task, entry in _mapping(value, "tasks", where).items():
+        place = f"{where}: task {task!r}"
+        if not isinstance(entry, Mapping):
+            raise ReportError(f"{place}: expected an object, got {type(entry).__name__}")
+        for run in entry.get("runs") or []:
+            if not _is_matrix(run, players[1], players[2]):
+                raise ReportError(f"{place}: every run must be {players[1]} x {players[2]} finite numbers")
+        if entry.get("mae") is not None and (not entry.get("runs") or entry.get("threshold") is None):
+            raise ReportError(f"{place}: a mae needs its runs and its threshold beside it")
+        _check_numbers(entry, ("mae", "threshold", "spearman"), place)
+        if entry.get("interval") and not _is_matrix(entry["interval"], players[0], 2):
+            raise ReportError(f"{place}: interval must be a pair of numbers for each of the {players[0]} players")
+        for row in entry.get("head_removal") or []:
+            if (
+                not isinstance(row, Mapping)
+                or not isinstance(row.get("cut"), str)
+                or not isinstance(row.get("heads"), int)
+            ):
+                raise ReportError(
+                    f"{place}: every head_removal needs a cut (text) and heads (integer), got {row!r:.80}"
+                )
+            _check_numbers(row, ("score", "low", "high", "full_score"), place)
+
+
+def check_measurements(value: Mapping[str, Any], where: str) -> None:
+    rows = value.get("decode", [])
+    if not isinstance(rows, list):
+        raise ReportError(f"{where}: decode must be a list, got {type(rows).__name__}")
+    for number, row in enumerate(rows, start=1):
+        place = f"{where}: decode entry {number}"
+        if not isinstance(row, Mapping) or not isinstance(row.get("method"), str):
+            raise ReportError(f"{place}: expected an object with a method, got {row!r:.80}")
+        _check_numbers(row, (*DECODE_NUMBERS, "kv_budget", "energy_mj_per_token"), place)
+        for part in ("ratio_to", "peak_bytes"):
+            if part in row:
+                inner = _mapping(row, part, place)
+                _check_numbers(inner, tuple(inner), f"{place}, {part}")
+
+
+def _mapping(value: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    inner = value.get(name)
+    if not isinstance(inner, Mapping):
+        raise ReportError(f"{where}: {name} must be an object, got {type(inner).__name__}")
+    return inner
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_matrix(value: object, rows: int, columns: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == rows
+        and all(isinstance(row, list) and len(row) == columns and all(map(_is_number, row)) for row in value)
+    )
+
+
+def _check_numbers(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+    """Each is absent, null, a finite number, or the median, min and max of several runs."""
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, Mapping) and all(_is_number(value.get(part)) for part in SUMMARY):
+            continue
+        if value is not None and not _is_number(value):
+            raise ReportError(f"{where}: {name} must be a finite number or absent, got {value!r:.80}")
