@@ -82,8 +82,8 @@ def _panels(count: int, height: float, xlabel: str, ylabel: str) -> tuple[Figure
 
 
 def _legend(figure: Figure, handles: Mapping[str, Any], order: Sequence[str]) -> None:
-    names = [name for name in order if name in handles]
-    across = max(2, int(figure.get_figwidth() / 1.1))
+    names = [name for name in dict.fromkeys(order) if name in handles]
+    across = max(3, int(figure.get_figwidth() / 1.1))
     figure.legend(
         [handles[name] for name in names], names, loc="outside lower center", frameon=False, handlelength=2.2,
         columnspacing=1.4, ncols=math.ceil(len(names) / math.ceil(len(names) / across)),
@@ -240,26 +240,26 @@ def _removal_panel(axis: Axes, points: Sequence[Row], handles: dict[str, Any]) -
 
 
 def _removal_bars(by_task: Mapping[str, Sequence[Row]], stability: Row) -> Figure:
-    figure = Figure(figsize=(min(PAGE_WIDTH, 1.6 + 0.85 * len(by_task)), 2.1), layout="constrained")
+    figure = Figure(figsize=(min(PAGE_WIDTH, 2.4 + 0.75 * len(by_task)), 2.1), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     cuts = [cut for cut in CUTS if any(row["cut"] == cut for points in by_task.values() for row in points)]
     width = 0.8 / len(cuts)
+    handles: dict[str, Any] = {}
     heads = sorted({row["heads"] for points in by_task.values() for row in points})
     for number, cut in enumerate(cuts):
         found = [(place, row) for place, points in enumerate(by_task.values()) for row in points if row["cut"] == cut]
         mine = [row for _, row in found]
         left = [task - 0.4 + width * (number + 0.5) for task, _ in found]
-        axis.bar(
+        handles[f"{cut} heads"] = axis.bar(
             left, [row["score"] for row in mine], width=0.92 * width, yerr=_errors(mine), error_kw={"elinewidth": 0.7},
-            color=CUT_STYLE[cut]["color"], label=f"{cut} heads removed",
+            color=CUT_STYLE[cut]["color"],
         )  # fmt: skip
     for place, points in enumerate(by_task.values()):
         full = next((row["full_score"] for row in points if row.get("full_score") is not None), None)
         if full is not None:
-            label = "Full" if place == 0 else "_"
-            axis.hlines(
-                full, place - 0.45, place + 0.45, color="black", linestyle=(0, (4, 2)), linewidth=0.9, label=label
+            handles["Full"] = axis.hlines(
+                full, place - 0.45, place + 0.45, color="black", linestyle=(0, (4, 2)), lw=0.9
             )
     axis.set_xticks(range(len(by_task)), [task.replace("_", "\n") for task in by_task])
     axis.grid(axis="x", visible=False)
@@ -267,5 +267,5 @@ def _removal_bars(by_task: Mapping[str, Sequence[Row]], stability: Row) -> Figur
     axis.set_ylabel("Score (%)")
     count = str(heads[0]) if len(heads) == 1 else f"{heads[0]} to {heads[-1]}"
     axis.set_title(f"{count} of {stability['num_players']} heads removed")
-    figure.legend(loc="outside lower center", ncols=min(len(cuts) + 1, 4), frameon=False)
+    _legend(figure, handles, ["Full", *handles])
     return figure

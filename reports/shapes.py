@@ -6,13 +6,14 @@ Every number may be absent (it was not measured); one that is there must be a fi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reports.errors import ReportError
 
 SUMMARY = ("median", "min", "max")
-DECODE_NUMBERS = ("batch", "prompt_tokens", "generated_tokens", "prefill_ms", "decode_ms_per_token", "cache_bytes")
+NUMBERS = ("kv_budget", "batch", "prompt_tokens", "generated_tokens", "cache_bytes")
+TIMES = ("prefill_ms", "decode_ms_per_token", "energy_mj_per_token")
 
 
 def check_stability(value: Mapping[str, Any], where: str) -> None:
@@ -51,11 +52,12 @@ def check_measurements(value: Mapping[str, Any], where: str) -> None:
         place = f"{where}: decode entry {number}"
         if not isinstance(row, Mapping) or not isinstance(row.get("method"), str):
             raise ReportError(f"{place}: expected an object with a method, got {row!r:.80}")
-        _check_numbers(row, (*DECODE_NUMBERS, "kv_budget", "energy_mj_per_token"), place)
-        for part in ("ratio_to", "peak_bytes"):
+        _check_numbers(row, NUMBERS, place)
+        _check_times(row, TIMES, place)
+        for part, check in (("ratio_to", _check_times), ("peak_bytes", _check_numbers)):
             if part in row:
                 inner = _mapping(row, part, place)
-                _check_numbers(inner, tuple(inner), f"{place}, {part}")
+                check(inner, inner, f"{place}, {part}")
 
 
 def _mapping(value: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
@@ -77,11 +79,15 @@ def _is_matrix(value: object, rows: int, columns: int) -> bool:
     )
 
 
-def _check_numbers(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
-    """Each is absent, null, a finite number, or the median, min and max of several runs."""
+def _check_numbers(row: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    for name in names:
+        if row.get(name) is not None and not _is_number(row[name]):
+            raise ReportError(f"{where}: {name} must be a finite number or absent, got {row[name]!r:.80}")
+
+
+def _check_times(row: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Numbers, or the median, min and max of several runs."""
     for name in names:
         value = row.get(name)
-        if isinstance(value, Mapping) and all(_is_number(value.get(part)) for part in SUMMARY):
-            continue
-        if value is not None and not _is_number(value):
-            raise ReportError(f"{where}: {name} must be a finite number or absent, got {value!r:.80}")
+        if not (isinstance(value, Mapping) and all(_is_number(value.get(part)) for part in SUMMARY)):
+            _check_numbers(row, [name], where)

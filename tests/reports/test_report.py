@@ -204,6 +204,7 @@ def test_a_broken_run_is_one_clear_line_and_exit_code_2(
         ("stability.json", {"tasks": {"vt": {"head_removal": [{"cut": "top"}]}}}),
         ("stability.json", {"tasks": {"vt": {"interval": [[0.0, 1.0]]}}}),
         ("stability.json", {"tasks": {"vt": {"mae": 0.1}}}),
+        ("stability.json", {"tasks": {"vt": {"mae": {"median": 1.0, "min": 1.0, "max": 1.0}}}}),
         ("measurements.json", {"decode": {}}),
         ("measurements.json", {"decode": [{"runtime": "ragged"}]}),
         ("measurements.json", {"decode": [{"method": "cokv", "cache_bytes": float("nan")}]}),
