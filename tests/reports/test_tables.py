@@ -84,13 +84,14 @@ def test_what_was_not_run_is_a_dash(record: Make) -> None:
     assert not bold(table)
 
 
-def test_fewer_samples_are_marked_and_not_bold(record: Make) -> None:
+@pytest.mark.parametrize("score", [50.0, 99.0])
+def test_fewer_samples_are_marked_and_not_bold(record: Make, score: float) -> None:
     made = [record(score=50.0, sample=i) for i in range(3)]
     made += [record("adakv", score=40.0, sample=i) for i in range(3)]
-    made += [record("cokv", score=99.0, sample=0), record("cokv", score=None, sample=1)]
+    made += [record("cokv", score=score, sample=0), record("cokv", score=None, sample=1)]
     table = score_tables(aggregate(made))[0]
     shown = rows_of(table)["CoKV", "64"]["niah_single_1"]
-    assert shown.text == "99.0†" and not shown.bold and bold(table) == {"SnapKV"}
+    assert shown.text == f"{score}†" and not shown.bold and bold(table) == {"SnapKV"}
     assert any(note.startswith("†") for note in table.notes)
 
 
