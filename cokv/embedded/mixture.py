@@ -18,6 +18,7 @@ from ruler.errors import RulerError
 from ruler.generate import draft, fit, wording
 from ruler.tasks import TASKS
 
+HEX = "0123456789abcdef-"
 IGNORED = -100  # label of a token without loss
 WEIGHTS = {
     "copy": 0.06,
@@ -58,13 +59,18 @@ class Plain:
 
 
 class Mixture:
-    """Examples of at most `length` tokens. `kinds` limits the mixture (stage 1: copy alone)."""
+    """Examples of at most `length` tokens. `kinds` and `span` limit the mixture (stage 1: copy alone, of short spans)."""
 
-    def __init__(self, tokenizer: Tokenizer, length: int, seed: str, kinds: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, length: int, seed: str, kinds: tuple[str, ...] | None = None, span: int | None = None
+    ) -> None:
+        self.span = span or length // 2
         self.plain, self.length, self.rng = Plain(tokenizer), length, random.Random(f"train/{seed}/{length}")
         self.arrays = np.random.default_rng(self.rng.getrandbits(63))
         self.bos, self.eos = tokenizer.token_to_id("<bos>"), tokenizer.token_to_id("<eos>")
-        self.vocabulary = tokenizer.get_vocab_size()
+        # Tokens for random sequences: all but the specials and the bytes that hardly ever occur.
+        pieces = tokenizer.get_vocab()
+        self.live = np.array(sorted(i for piece, i in pieces.items() if i > self.eos and (len(piece) > 1 or piece in HEX)))
         self.sizes: dict[str, int] = {}
         for name, task in TASKS["mini"].items():
             try:
@@ -84,13 +90,13 @@ class Mixture:
     def copy(self) -> Example:
         """Random tokens that come again, with the loss on what can be known.
 
-        Mostly a short stretch repeated to the end (dense: nearly every token is predictable), else a stretch that comes again once, far
-        away. The first makes the circuit form, the second makes it reach.
+        Mostly a stretch of at most `span` tokens repeated to the end, else a stretch that comes again once, far away. Short spans first:
+        with few candidates the circuit forms within minutes, and then it reaches as far as it is shown.
         """
-        ids = self.arrays.integers(3, self.vocabulary, self.length)
+        ids = self.arrays.choice(self.live, self.length)
         labels = np.full(self.length, IGNORED)
-        if self.rng.random() < 0.7:
-            period = self.rng.randrange(6, max(8, min(48, self.length // 2)))
+        if self.rng.random() < 0.7 or self.span < self.length // 2:
+            period = self.rng.randrange(3, self.span + 1)
             ids = np.resize(ids[:period], self.length)
             labels[period:] = ids[period:]
         else:

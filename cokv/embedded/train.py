@@ -50,15 +50,15 @@ def config(args: argparse.Namespace, tokenizer: Tokenizer) -> LlamaConfig:
 class Feed(IterableDataset):  # type: ignore[type-arg]
     """Batches of one stage, made in a worker process."""
 
-    def __init__(self, tokenizer: str, length: int, tokens: int, seed: str, kinds: tuple[str, ...] | None, reach: int):
-        self.args = (tokenizer, length, tokens, seed, kinds, reach)
+    def __init__(self, tokenizer: str, length: int, tokens: int, seed: str, kinds: tuple[str, ...] | None, span: int, reach: int):
+        self.args = (tokenizer, length, tokens, seed, kinds, span, reach)
 
     def __iter__(self):
-        tokenizer, length, tokens, seed, kinds, reach = self.args
+        tokenizer, length, tokens, seed, kinds, span, reach = self.args
         torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
         seed = f"{seed}/{worker.id if worker else 0}"
-        mixture = Mixture(Tokenizer.from_str(tokenizer), length, seed, kinds)
+        mixture = Mixture(Tokenizer.from_str(tokenizer), length, seed, kinds, span)
         examples, rng = iter(mixture), np.random.default_rng(mixture.rng.getrandbits(63))
         while True:
             yield batch(examples, max(1, tokens // length), length, rng, reach)
@@ -82,10 +82,7 @@ class Trainer:
         self.device = torch.device(args.device)
         self.config = config(args, self.tokenizer)
         self.model = LlamaForCausalLM._from_config(self.config, attn_implementation="eager").to(self.device)
-        # Tied embeddings of length one, moved slowly: random directions are already good names for tokens, and with Adam at the full
-        # rate a thousand rarely seen rows would wander faster than copying circuits can follow.
         embedding = self.model.get_input_embeddings().weight
-        torch.nn.init.normal_(embedding, std=args.width**-0.5)
         matrices = [p for p in self.model.parameters() if p.ndim > 1 and p is not embedding]
         plain = [p for p in self.model.parameters() if p.ndim == 1]
         self.optimizer = torch.optim.AdamW(
@@ -97,7 +94,7 @@ class Trainer:
             lr=args.rate,
             betas=(0.9, 0.98),
         )
-        self.state = {"step": 0, "stage": "copy", "length": LENGTHS[0], "minutes": 0.0, "tokens": 0, "skipped": 0, "since": 0}
+        self.state = {"step": 0, "stage": "copy", "length": LENGTHS[0], "minutes": 0.0, "tokens": 0, "skipped": 0, "since": 0, "span": 8}
         self.recent: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=args.memory))
         self.resume()
         self.body = torch.compile(self.model.model, dynamic=False) if args.compile else self.model.model
@@ -108,6 +105,7 @@ class Trainer:
             saved = torch.load(file, map_location=self.device, weights_only=True)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
+            self.optimizer.param_groups[0]["share"] = self.args.embedding_rate
             self.state = saved["state"]
 
     def save(self) -> None:
@@ -145,7 +143,7 @@ class Trainer:
         s, stage = self.state, self.state["stage"]
         kinds = ("copy",) if stage == "copy" else None
         seed = f"{self.args.seed}/{stage}/{s['step']}"
-        feed = Feed(self.tokenizer.to_str(), s["length"], self.tokens, seed, kinds, self.args.max_length)
+        feed = Feed(self.tokenizer.to_str(), s["length"], self.tokens, seed, kinds, s["span"], self.args.max_length)
         return iter(DataLoader(feed, batch_size=None, num_workers=self.args.workers, prefetch_factor=8))
 
     def step(self, loaded: tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]) -> float | None:
@@ -182,14 +180,19 @@ class Trainer:
         """Moves to the next stage or context length when this one is learned. True when it moved."""
         s = self.state
         if s["stage"] == "copy":
-            if scores.get("copy", 0) < self.args.copied or s["since"] < 100:
+            if s["span"] < s["length"] // 2:  # longer spans as soon as the circuit begins to work
+                if scores.get("copy", 0) < self.args.begun or s["since"] < 50:
+                    return False
+                s.update(span=s["span"] * 2, since=0)
+            elif scores.get("copy", 0) < self.args.copied or s["since"] < 100:
                 return False
-            s.update(stage="tasks", since=0)
+            else:
+                s.update(stage="tasks", since=0)
         else:
             core = [scores[k] for k in CORE if k in scores]
             if s["since"] < 150 or np.mean(core) < self.args.threshold or s["length"] * 2 > self.args.max_length:
                 return False
-            s.update(length=s["length"] * 2, since=0)
+            s.update(length=s["length"] * 2, span=s["length"], since=0)
         self.recent.clear()
         return True
 
@@ -236,10 +239,11 @@ def main() -> None:
     add("--max-length", type=int, default=1024, help="longest context of the curriculum, tokens")
     add("--tokens", type=int, default=8192, help="tokens of a batch")
     add("--rate", type=float, default=3e-3)
-    add("--embedding-rate", type=float, default=0.1, help="the embedding's share of the learning rate")
+    add("--embedding-rate", type=float, default=1.0, help="the embedding's share of the learning rate")
     add("--weight-decay", type=float, default=0.05)
     add("--warmup", type=int, default=50, help="steps, at the start of each stage")
     add("--cool", type=float, default=0.35, help="last share of the time over which the rate falls to nothing")
+    add("--begun", type=float, default=0.6, help="copy accuracy that doubles the span in stage 1")
     add("--copied", type=float, default=0.95, help="copy accuracy that ends stage 1")
     add("--threshold", type=float, default=0.8, help="mean exact match that doubles the context")
     add("--memory", type=int, default=100, help="recent examples per kind that count")

@@ -1,0 +1,148 @@
+"""The command line: `cokv reproduce`, `report`, `methods`, `tasks`. Every user's error is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from suite.errors import USER_ERRORS
+
+app = typer.Typer(
+    help="KV-cache compression under one budget rule: reproduce, compare, measure.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DEFAULT = Path("experiments/embedded.toml")
+ExperimentFile = Annotated[Path | None, typer.Option(help="Experiment file; the embedded one when left out.")]
+
+
+def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns every user's error of any room into one line and exit code 2."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except USER_ERRORS as error:
+            print(f"cokv: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("cokv: stopped; the same command goes on where it was", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _experiment(path: Path | None, limit: int | None) -> Any:
+    from suite.spec import read_experiment
+
+    if path is None:
+        path = DEFAULT if DEFAULT.exists() else Path(__file__).parents[1] / DEFAULT
+    return read_experiment(path, limit)
+
+
+@app.command()
+@_reported
+def reproduce(
+    experiment: ExperimentFile = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many samples per task and seed.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and about how long.")] = False,
+) -> None:
+    """Run an experiment, or go on with it, and write its report. A finished run is only reported."""
+    from reports import terminal_table, write_report
+    from suite.run import open_run, run_experiment
+
+    spec = _experiment(experiment, limit)
+    if dry_run:
+        from suite.plan import plan
+
+        folder, loaded = open_run(spec, runs)
+        _print_plan(plan(spec, loaded), str(folder.path), folder.done)
+        return
+    folder = run_experiment(spec, runs)
+    if not (folder.path / "report" / "report.md").exists():
+        write_report(folder.path)
+    terminal_table(folder.path)
+    print(folder.path / "report")
+
+
+def _print_plan(stages: Any, path: str, done: bool) -> None:
+    table = Table("stage", "prompts", "rows", "prefill tokens", "decode tokens (at most)", "about")
+    for stage in stages:
+        numbers = (stage.prompts, stage.rows, stage.prefill_tokens, stage.decode_tokens)
+        table.add_row(stage.name, *(f"{n:,}" for n in numbers), f"{stage.seconds / 60:.1f} min")
+    Console().print(table)
+    print(f"about {sum(s.seconds for s in stages) / 60:.0f} minutes at most on this machine")
+    print(f"{path} is finished: it would only be reported" if done else f"would write {path}")
+
+
+@app.command()
+@_reported
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Report what is there of a run that has not ended.")] = False,
+) -> None:
+    """Write a run's report again: tables, plots, and the table on the screen."""
+    from reports import terminal_table, write_report
+
+    folder = write_report(run, allow_unfinished=unfinished)
+    terminal_table(run, allow_unfinished=unfinished)
+    print(folder)
+
+
+@app.command()
+@_reported
+def methods(long: Annotated[bool, typer.Option("--long", help="Also parameters, code and notes.")] = False) -> None:
+    """List the methods: what each needs, its presets, its paper."""
+    from cokv.methods import describe_methods
+
+    columns = ["name", "preset", "scorer", "allocator", "policy", "needs", "paper"] + (["parameters", "code", "note"] if long else [])
+    _table(describe_methods(), columns)
+
+
+@app.command()
+@_reported
+def tasks() -> None:
+    """List the tasks: benchmark, metric, answer length, parameters."""
+    from ruler.tasks import TASKS
+
+    rows = [
+        {
+            "benchmark": "ruler",
+            "task": task.name,
+            "preset": preset,
+            "metric": f"string match ({task.metric})",
+            "tokens": str(task.tokens_to_generate),
+            "parameters": ", ".join(f"{k}={v}" for k, v in task.params.items()),
+        }
+        for preset, table in TASKS.items()
+        for task in table.values()
+    ]
+    _table(rows, list(rows[0]))
+
+
+def _table(rows: list[dict[str, str]], columns: list[str]) -> None:
+    console = Console()
+    table = Table(*columns, show_lines=len(columns) > 7)
+    for row in rows:
+        table.add_row(*(row[c] for c in columns))
+    if console.is_terminal:
+        console.print(table)
+    else:  # wide enough for a file or a pipe
+        Console(width=240).print(table)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What compression costs and saves: decode latency, prefill latency and memory of each method, against the full cache held two ways.
+
+Two baselines, because most of the gain over transformers' DynamicCache is not compression: DynamicCache itself (it concatenates every step)
+and our own runtime with the full budget. Fixed number of new tokens, no early stop, last-token logits in every arm; arms are interleaved and
+ratios are taken pair by pair. On random token ids: speed does not depend on the text. What cannot be measured is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from cokv import probes
+from cokv.attention.interface import engine
+from cokv.cache import RaggedCache
+from cokv.methods import get_method
+from cokv.model import LoadedModel
+from cokv.prefill import check_prompt, prefill
+from cokv.types import CokvError, HeadScores, Selection
+from suite.progress import progress
+from suite.spec import Experiment
+
+DYNAMIC, RAGGED = "dynamic_cache", "ragged"
+
+
+@torch.no_grad()
+def measure_decode(experiment: Experiment, loaded: LoadedModel, scores: HeadScores | None) -> dict[str, Any]:
+    """The content of measurements.json."""
+    spec = experiment.measure
+    assert spec is not None
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, loaded.model.config.vocab_size, (spec.prompt_tokens,), generator=generator)
+    check_prompt(ids, loaded.shape.context_length, spec.new_tokens)
+    device = str(loaded.device)
+    made = prefill(loaded.model, ids, 64)
+    full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, made.seq_len)
+
+    arms: dict[tuple[str, str], Selection] = {("full", RAGGED): full}
+    for method_spec in experiment.methods:
+        method = get_method(method_spec.name, method_spec.preset, **method_spec.params)
+        if method.scorer is None or method.policy != "grow":
+            continue
+        try:
+            arms[method.name, RAGGED] = method.select(made, spec.kv_budget, scores if method.needs_profile else None)
+        except CokvError:
+            continue  # infeasible at this budget: no row, as the score table says why
+
+    first = int(made.first_logits.argmax())
+    caches: dict[tuple[str, str], Callable[[], Any]] = {("full", DYNAMIC): lambda: _dynamic(loaded, made, spec.batch)}
+    for key, selection in arms.items():
+        caches[key] = lambda s=selection: RaggedCache.of(made, [s] * spec.batch)
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in caches}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    with progress("latency and memory", (spec.repeats + 1) * len(caches)) as report:
+        for repeat in range(spec.repeats + 1):
+            for key, build in caches.items():
+                cache = build()
+                with probes.measure(device) as probe:
+                    _generate(loaded, cache, first, made.seq_len, spec.batch, spec.new_tokens)
+                if repeat == 0:  # warm-up; bytes do not vary
+                    rows[key] = {"cache_bytes": _bytes(cache)}
+                else:
+                    seconds[key].append(probe.result["seconds"])
+                    rows[key].setdefault("peak_bytes", _peaks(probe.result))
+                report.advance()
+    prefill_seconds = probes.interleaved({"prefill": lambda: prefill(loaded.model, ids, 64)}, spec.repeats, device=device)["prefill"]
+    prefill_ms = 1000 * sorted(prefill_seconds)[len(prefill_seconds) // 2]
+    named = {"/".join(key): times for key, times in seconds.items()}
+    table = []
+    for key, row in rows.items():
+        times = sorted(seconds[key])
+        table.append(
+            {
+                "method": key[0],
+                "runtime": key[1],
+                "kv_budget": None if key[0] == "full" else spec.kv_budget,
+                "batch": spec.batch,
+                "prompt_tokens": spec.prompt_tokens,
+                "generated_tokens": spec.new_tokens,
+                "decode_ms_per_token": 1000 * times[len(times) // 2] / spec.new_tokens,
+                "prefill_ms": prefill_ms,
+                **row,
+                "ratio_to": {
+                    DYNAMIC: probes.ratio_summary(named, "/".join(key), f"full/{DYNAMIC}"),
+                    "ragged_full": probes.ratio_summary(named, "/".join(key), f"full/{RAGGED}"),
+                },
+            }
+        )
+    return {"machine": probes.machine(), "versions": probes.versions(), "decode": table}
+
+
+def _generate(loaded: LoadedModel, cache: Any, token: int, position: int, batch: int, count: int) -> None:
+    """`count` greedy steps without stopping."""
+    last = torch.full((batch, 1), token, device=loaded.device)
+    with engine(loaded.model):
+        for step in range(count):
+            positions = torch.full((batch, 1), position + step, device=loaded.device)
+            logits = loaded.model(
+                input_ids=last, past_key_values=cache, position_ids=positions, use_cache=True, logits_to_keep=1
+            ).logits
+            last = logits[:, -1].argmax(-1, keepdim=True)
+
+
+def _dynamic(loaded: LoadedModel, made: Any, batch: int) -> DynamicCache:
+    """transformers' own cache, holding the same prompt."""
+    cache = DynamicCache(config=loaded.model.config)
+    ids = made.input_ids.to(loaded.device).expand(batch, -1)
+    loaded.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+def _bytes(cache: Any) -> int:
+    """Bytes of K and V storage, slack included, each storage once."""
+    if isinstance(cache, RaggedCache):
+        return cache.storage_bytes
+    return probes.storage_bytes(t for layer in cache.layers for t in (layer.keys, layer.values))
+
+
+def _peaks(result: probes.Result) -> dict[str, int]:
+    names = {"rss_peak_bytes": "rss", "cuda_peak_bytes": "cuda"}
+    return {short: int(result[name]) for name, short in names.items() if name in result}

@@ -1,0 +1,161 @@
+"""Runs an experiment into its folder: head scores, then every sample once for all methods and budgets, then measurements and metrics.
+
+One prefill per sample serves every (method, budget); all of them are rows of one decode. Their records are one write, so a kill costs at most
+the sample in flight, and the metrics of a resumed run are those of an uninterrupted one, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cokv import probes
+from cokv.decode import EvictOldest, Grow, Row, decode
+from cokv.method import Method, ScoreCache
+from cokv.methods import get_method
+from cokv.model import LoadedModel, load_model
+from cokv.prefill import Prefill, prefill
+from cokv.types import CokvError, HeadScores
+from reports.aggregate import aggregate
+from ruler.generate import VERSION as RULER_VERSION
+from suite.heads import compute_head_scores
+from suite.measure import measure_decode
+from suite.progress import progress
+from suite.runs import RunFolder
+from suite.spec import Experiment
+from suite.tasks import Prompt, task_names, test_prompts
+
+PREDICTIONS = "predictions.jsonl"
+VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the grid: a method at a budget (None for Full)."""
+
+    method: Method
+    kv_budget: int | None
+
+    def policy(self) -> Grow | EvictOldest:
+        if self.method.policy == "evict_oldest" and self.kv_budget is not None:
+            sinks = self.method.parameters["num_sinks"]
+            assert isinstance(sinks, int)
+            return EvictOldest(self.kv_budget, sinks)
+        return Grow()
+
+
+def cells(experiment: Experiment) -> list[Cell]:
+    """Every (method, budget); Full once."""
+    made = []
+    for spec in experiment.methods:
+        method = get_method(spec.name, spec.preset, **spec.params)
+        budgets: tuple[int | None, ...] = (None,) if method.scorer is None else experiment.kv_budgets
+        made += [Cell(method, budget) for budget in budgets]
+    return made
+
+
+def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
+    """All that can change an answer or a score."""
+    versions = probes.versions()
+    return {
+        "experiment": experiment.model_dump(mode="json"),
+        "model": loaded.identity(),
+        "methods": [cell.method.spec() for cell in cells(experiment)],
+        "data": {"ruler": RULER_VERSION},
+        "versions": {name: versions[name] for name in VERSIONS_THAT_MATTER if name in versions},
+        "device": loaded.device.type,
+    }
+
+
+def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel]:
+    """The run's folder (made if new) and the loaded model."""
+    spec = experiment.model
+    loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype)
+    folder = RunFolder(runs, experiment.name, identity(experiment, loaded))
+    return folder, loaded
+
+
+def run_experiment(experiment: Experiment, runs: Path) -> RunFolder:
+    """Runs what is missing. A finished run is left as it is."""
+    folder, loaded = open_run(experiment, runs)
+    folder.open()
+    if folder.done:
+        return folder
+    with folder.lock():
+        scores: dict[str, HeadScores] = {}
+        if experiment.game is not None:
+            scores = compute_head_scores(experiment, loaded, folder)
+        _run_samples(experiment, loaded, folder, scores)
+        if experiment.measure is not None and folder.read("measurements.json") is None:
+            folder.write("measurements.json", measure_decode(experiment, loaded, next(iter(scores.values()), None)))
+        folder.write("metrics.json", aggregate(folder.lines(PREDICTIONS)))
+        folder.write("done.json", {"records": len(folder.lines(PREDICTIONS)), "hash": folder.hash})
+    return folder
+
+
+def _run_samples(experiment: Experiment, loaded: LoadedModel, folder: RunFolder, scores: dict[str, HeadScores]) -> None:
+    grid = cells(experiment)
+    finished = {(r["task"], r["sample_id"]) for r in folder.lines(PREDICTIONS)}
+    total = len(task_names(experiment)) * len(experiment.seeds) * experiment.ruler.samples
+    with folder.appender(PREDICTIONS) as append, progress("samples", total, len(finished)) as report:
+        for task in task_names(experiment):
+            for seed in experiment.seeds:
+                for prompt in test_prompts(experiment, loaded, task, seed):
+                    if (prompt.task, prompt.sample_id) in finished:
+                        continue
+                    append(list(run_sample(loaded, prompt, grid, scores.get(task))))
+                    report.advance(note=task)
+
+
+def run_sample(loaded: LoadedModel, prompt: Prompt, grid: list[Cell], scores: HeadScores | None) -> Iterator[dict[str, Any]]:
+    """One record per cell of the grid, from one prefill. A cell whose method cannot meet its budget says why."""
+    window = max((cell.method.window_size for cell in grid), default=0)
+    made = prefill(loaded.model, prompt.context_ids, max(window, 1))
+    cache: ScoreCache = {}
+    rows, feasible, reasons = [], [], {}
+    for index, cell in enumerate(grid):
+        try:
+            selection = cell.method.select(made, cell.kv_budget, scores if cell.method.needs_profile else None, cache)
+        except CokvError as error:
+            reasons[index] = str(error)
+            continue
+        rows.append(Row(selection, cell.policy()))
+        feasible.append(index)
+    answers = dict(zip(feasible, decode(loaded.model, made, rows, prompt.stop, suffix=prompt.question_ids), strict=True))
+    for index, cell in enumerate(grid):
+        record = _common(prompt, cell, made, loaded)
+        if index in reasons:
+            yield {**record, "score": None, "infeasible": reasons[index]}
+            continue
+        answer = answers[index]
+        text = loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        yield {
+            **record,
+            "prediction": text,
+            "generated_tokens": len(answer.tokens),
+            "score": prompt.metric(text, prompt.references),
+            "infeasible": None,
+            "kept_tokens": answer.kept_tokens,
+            "kept_bytes": answer.kept_bytes,
+            "slack_bytes": answer.slack_bytes,
+        }
+
+
+def _common(prompt: Prompt, cell: Cell, made: Prefill, loaded: LoadedModel) -> dict[str, Any]:
+    return {
+        "benchmark": prompt.benchmark,
+        "task": prompt.task,
+        "seed": prompt.seed,
+        "sample_id": prompt.sample_id,
+        "method": cell.method.name,
+        "preset": cell.method.preset,
+        "kv_budget": cell.kv_budget,
+        "prompt_tokens": prompt.prompt_tokens,
+        "references": list(prompt.references),
+        "full_bytes": made.full_bytes,
+        "query_aware": prompt.question_ids is None,
+        "first_token": "prefill" if prompt.question_ids is None else "compressed",
+        "notes": [*prompt.notes, *loaded.shape.notes],
+    }

@@ -1,0 +1,122 @@
+"""A run folder: `spec.json` first, one flushed line per sample, `done.json` last. The same command finds the same folder and goes on.
+
+The folder's name ends in a hash over everything that can change an answer: the experiment, the model's bytes, task and wording versions, and the
+library versions that matter. A torn last line, as a kill leaves it, is dropped and redone; any other damage is said, never repaired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from suite.errors import SuiteError
+
+SCHEMA = 1
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+class RunFolder:
+    """One run's files. Opening it checks that it belongs to `identity`."""
+
+    def __init__(self, root: Path, name: str, identity: dict[str, Any]) -> None:
+        self.hash = hashlib.sha256(canonical({"schema": SCHEMA, **identity}).encode()).hexdigest()[:8]
+        self.path = root / f"{name}-{self.hash}"
+        self.identity = identity
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "done.json").is_file()
+
+    def open(self) -> None:
+        """Makes the folder, or checks the spec of the one that is there."""
+        spec = {"schema": SCHEMA, "hash": self.hash, **self.identity}
+        file = self.path / "spec.json"
+        if file.exists():
+            try:
+                stored = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise SuiteError(f"{file} is damaged ({error}); move the folder away and run again") from None
+            if canonical(stored) != canonical(spec):
+                raise SuiteError(f"{file} was written for another experiment; move the folder away and run again")
+            return
+        if self.path.exists() and any(self.path.iterdir()):
+            raise SuiteError(f"{self.path} holds files but no spec.json, so it is no run of this suite; move it away and run again")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SuiteError(f"cannot make the run folder {self.path} ({error.strerror}); choose another with --runs") from None
+        self.write("spec.json", spec)
+
+    def write(self, name: str, value: Any) -> None:
+        """Writes a JSON file whole or not at all."""
+        part = self.path / f".{name}.part"
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path / name)
+
+    def read(self, name: str) -> Any | None:
+        """A JSON file of the run, or None when it is not there yet."""
+        file = self.path / name
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SuiteError(f"{file} is damaged ({error}); delete that file and run again") from None
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a JSON-lines file. A torn last line is cut off the file."""
+        file = self.path / name
+        if not file.exists():
+            return []
+        data = file.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            with file.open("r+b") as handle:
+                handle.truncate(whole)
+        found = []
+        for number, line in enumerate(data[:whole].splitlines(), 1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise SuiteError(f"{file} line {number} is damaged ({error}); delete that line and run again") from None
+            if not isinstance(record, dict):
+                raise SuiteError(f"{file} line {number} is no record; delete that line and run again")
+            found.append(record)
+        return found
+
+    @contextmanager
+    def appender(self, name: str) -> Iterator[Any]:
+        """A function that appends records, all of one call flushed to disk before it returns."""
+        with (self.path / name).open("ab") as file:
+
+            def append(records: list[dict[str, Any]]) -> None:
+                file.write(b"".join(canonical(record).encode() + b"\n" for record in records))
+                file.flush()
+                os.fsync(file.fileno())
+
+            yield append
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time: a second one is told so. The lock goes with the process, however it ends."""
+        import fcntl
+
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SuiteError(f"{self.path} is being written by another process; wait for it, or stop it") from None
+            yield

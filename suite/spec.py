@@ -1,0 +1,200 @@
+"""Experiment files: one TOML per experiment, validated key by key. A mistake names the file, the key, and what was expected.
+
+Everything here can change an answer, so everything here is hashed into a run's name (see runs.py); how fast or where it runs is not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cokv.methods import METHODS, get_method
+from cokv.types import CokvError
+from ruler.errors import RulerError
+from ruler.tasks import get_task
+from suite.errors import SuiteError
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelSpec(_Part):
+    """Which model: `embedded`, a local folder, or a hub name with a pinned revision."""
+
+    name: str = "embedded"
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class MethodSpec(_Part):
+    """A row of the method table; `params` override its hyper-parameters."""
+
+    name: str
+    preset: str = "normalized"
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> MethodSpec:
+        try:
+            get_method(self.name, self.preset, **self.params)
+        except CokvError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class RulerSpec(_Part):
+    """RULER tasks, generated for the model's tokenizer. Essays and question files are the user's; without them text is generated."""
+
+    preset: Literal["mini", "official"] = "official"
+    length: Count
+    tasks: tuple[str, ...]
+    samples: Count
+    essays: str | None = None
+    questions: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> RulerSpec:
+        try:
+            for name in (*self.tasks, *self.questions):
+                get_task(name, self.preset)
+        except RulerError as error:
+            raise ValueError(str(error)) from None
+        if len(set(self.tasks)) < len(self.tasks) or not self.tasks:
+            raise ValueError(f"tasks are {list(self.tasks)}, expected at least one, each named once")
+        return self
+
+
+class ProtocolSpec(_Part):
+    """The two choices that move every score."""
+
+    query_aware: bool = True
+    first_token: Literal["prefill"] = "prefill"
+
+
+class GameSpec(_Part):
+    """Head scores by Sliced Shapley values, one game per task, on validation prompts that no test sample shares."""
+
+    prompts: Count = 8
+    slice_sizes: tuple[Count, ...]
+    coalitions_per_size: Count
+    window_size: Count = 8
+    aggregation: Literal["paper", "official"] = "paper"
+    seed: int = 0
+    removal_samples: Count = 16
+    removal_share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+
+
+class MeasureSpec(_Part):
+    """What compression costs and saves: decode latency and memory of each method against the full cache."""
+
+    kv_budget: Count
+    prompt_tokens: Count
+    new_tokens: Count = 64
+    batch: Count = 1
+    repeats: Count = 5
+
+
+class Experiment(_Part):
+    """One experiment: tasks x methods x budgets x seeds."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    description: str = ""
+    model: ModelSpec = ModelSpec()
+    methods: tuple[MethodSpec, ...]
+    kv_budgets: tuple[Count, ...]
+    seeds: tuple[int, ...] = (0,)
+    protocol: ProtocolSpec = ProtocolSpec()
+    ruler: RulerSpec
+    game: GameSpec | None = None
+    measure: MeasureSpec | None = None
+
+    @field_validator("kv_budgets", "seeds")
+    @classmethod
+    def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"got {list(values)}, expected at least one value, each once")
+        return values
+
+    @model_validator(mode="after")
+    def _whole(self) -> Experiment:
+        named = [(m.name, m.preset) for m in self.methods]
+        if not named or len(set(named)) < len(named):
+            raise ValueError(f"methods are {named}, expected at least one, each with a preset at most once")
+        needy = [m.name for m in self.methods if METHODS[m.name].needs_profile]
+        if needy and self.game is None:
+            raise ValueError(f"{', '.join(needy)} needs head scores: add a [game] section")
+        return self
+
+
+def read_experiment(path: Path, limit: int | None = None) -> Experiment:
+    """Reads and checks an experiment file. `limit` bounds the samples per task and seed (and is part of what is hashed)."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SuiteError(f"no experiment file {path}; see the experiments/ folder, or check the path") from None
+    except IsADirectoryError:
+        raise SuiteError(f"{path} is a folder; name an experiment file, such as experiments/embedded.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path} is not valid TOML: {error}") from None
+    defaults = raw.pop("method_defaults", {})
+    if isinstance(raw.get("methods"), list):
+        raw["methods"] = [_with_defaults(m, defaults) for m in raw["methods"]]
+    if limit is not None and isinstance(raw.get("ruler"), dict):
+        if limit < 1:
+            raise SuiteError(f"--limit is {limit}, expected at least 1 sample")
+        raw["ruler"]["samples"] = min(limit, raw["ruler"].get("samples", limit))
+    try:
+        return Experiment.model_validate_json(_json(raw))
+    except ValidationError as error:
+        raise SuiteError(f"{path}: {_first(error)}") from None
+
+
+def _json(raw: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(raw, default=str)  # TOML dates become text, which no field accepts
+
+
+def _with_defaults(method: Any, defaults: dict[str, Any]) -> Any:
+    """A method given by name alone, or as a table; the file's defaults apply where the method has such a parameter."""
+    if isinstance(method, str):
+        method = {"name": method}
+    if not isinstance(method, dict) or method.get("name") not in METHODS:
+        return method
+    entry = METHODS[method["name"]]
+    preset = method.get("preset", "normalized")
+    known = entry.parameters(preset) if preset in entry.presets else {}
+    own = {k: v for k, v in defaults.items() if k in known} if preset == "normalized" else {}
+    return {**method, "params": {**own, **method.get("params", {})}}
+
+
+def _first(error: ValidationError) -> str:
+    """The first mistake, as `key: message`; an unknown key is answered with the nearest known one."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    if first["type"] == "extra_forbidden":
+        known = _fields(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=2)
+        return f"unknown key `{key}`; " + (f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}")
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    return f"key `{key}`: {message}{got}"
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Experiment
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation), *(a for g in get_args(annotation) for a in get_args(g))]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)
