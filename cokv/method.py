@@ -21,7 +21,10 @@ from cokv.scorers import Scorer
 from cokv.types import JSON, Budgets, CokvError, HeadScores, Selection
 
 if TYPE_CHECKING:
-    from cokv.prefill import Prefill
+    from collections.abc import Callable
+
+    from cokv.model import Shape
+    from cokv.prefill import Prefill, PrefillLayer
 
 Policy = Literal["grow", "evict_oldest"]
 ScoreCache: TypeAlias = "dict[Scorer, tuple[Prefill, list[torch.Tensor]]]"
@@ -95,6 +98,34 @@ class Method:
             raise CokvError(f"{self.name}: {error}") from None
         assert not self.exact or budgets.total == total, (self.name, budgets.total, total)
         return _keep_best(scores, budgets, seq_len)
+
+    def layer_select(
+        self, shape: Shape, kv_budget: int, profile: HeadScores | None = None
+    ) -> Callable[[PrefillLayer], list[torch.Tensor]]:
+        """The same selection, one layer at a time as the prompt is read: for `RaggedCache(config, select=...)`.
+
+        Positions of each KV head are those `select` would keep. Works for every method here, because no allocator looks at the token
+        scores of another layer.
+        """
+        places = {layer_idx: place for place, layer_idx in enumerate(shape.full_layers)}
+
+        def select(layer: PrefillLayer) -> list[torch.Tensor]:
+            heads, seq_len, _ = layer.keys.shape
+            if self.scorer is None or self.allocator is None or kv_budget >= seq_len:
+                return [torch.arange(seq_len)] * heads
+            self.scorer.check_budget(kv_budget)
+            scores, reserved = self.scorer.scores(layer), self.scorer.reserved(seq_len)
+            if self.allocator.looks_at == "layer_scores":
+                budgets = self.allocator.budgets([scores], kv_budget * heads, seq_len, reserved, profile)
+            else:
+                blank = [scores] * shape.num_layers
+                whole = self.allocator.budgets(blank, kv_budget * heads * shape.num_layers, seq_len, reserved, profile)
+                place = places[layer.layer_idx]
+                budgets = Budgets(whole.values[place : place + 1])
+            kept = _keep_best([scores], budgets, seq_len)
+            return [kept.head(0, h) for h in range(heads)]
+
+        return select
 
     def _scores(self, prefill: Prefill, score_cache: ScoreCache | None) -> list[torch.Tensor]:
         assert self.scorer is not None

@@ -11,7 +11,7 @@ leaks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 
@@ -19,6 +19,9 @@ from cokv.types import Budgets, HeadScores
 
 
 class Allocator(Protocol):
+    # What a layer's budgets depend on: its own scores ("layer_scores"), or no scores at all ("shape").
+    looks_at: ClassVar[Literal["layer_scores", "shape"]]
+
     @property
     def exact(self) -> bool:
         """True: the budgets sum to the total on every prompt."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from cokv.types import Budgets, CokvError, FloatArray, HeadScores, IntArray
 
 @dataclass(frozen=True)
 class Ada:
+    looks_at: ClassVar[Literal["layer_scores", "shape"]] = "layer_scores"
+
     floor_alpha: float = 0.2
     exact: bool = True
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ Normalization = Literal["shift", "min_max"]
 
 @dataclass(frozen=True)
 class CoKV:
+    looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
+
     alpha: int | None = None
     alpha_share: float = 1 / 16
     normalization: Normalization = "shift"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from cokv.types import Budgets, CokvError, HeadScores
 
 @dataclass(frozen=True)
 class Pyramid:
+    looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
+
     beta: int = 20
     exact: bool = True
 

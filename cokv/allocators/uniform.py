@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from cokv.types import Budgets, HeadScores
 
 @dataclass(frozen=True)
 class Uniform:
+    looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
+
     @property
     def exact(self) -> bool:
         return True
