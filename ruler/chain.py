@@ -1,4 +1,10 @@
-"""Variable tracking: values that wander from box to box (RULER's `vt`: 1 chain, 4 hops; arXiv 2404.06654, section 3.2)."""
+"""Variable tracking: values that wander from box to box (RULER's `vt`: 1 chain, 4 hops; arXiv 2404.06654, section 3.2).
+
+Facts follow NVIDIA/RULER `scripts/data/synthetic/variable_tracking.py`. Differs: the story is about boxes, in our
+wording; chains interleave at random instead of being inserted one after the other (no difference with the one chain of
+the task); the worked example of the official preset has a fixed number of sentences (about 350 tokens), where the
+official one is fitted to 500.
+"""
 
 import random
 from collections.abc import Sequence
@@ -18,18 +24,26 @@ def _box(letters: int, rng: random.Random) -> str:
 def build(
     params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], essays: Sequence[str] | None
 ) -> Draft:
-    """`size` counts noise sentences. Each chain's statements keep their order; chains interleave. The first chain is asked for.
+    """`size` counts noise sentences. Each chain's statements keep their order; chains interleave. The first chain is
+    asked for.
 
-    `letters`: length of a random upper-case box name, as the official generator draws them (5); 0 takes names from a word list.
+    `letters`: length of a random upper-case box name, as the official generator draws them (5); 0 takes names from a
+    word list. `form`: "list" asks for the names alone, as 30 tokens of answer need; else the answer retells the chain.
+    `example`: parameters of a worked example put before the text.
     """
-    text = wording["vt"]
+    text = wording["vt"] | (wording["vt"]["list"] if params.get("form") == "list" else {})
+    if example := params.get("example"):
+        plain = {key: value for key, value in params.items() if key != "example"}
+        worked = build(plain | example, example["size"], rng, wording, essays)
+        return build(plain, size, rng, wording, essays).after(worked)
+
     chains, hops = params["num_chains"], params["num_hops"]
     taken: set[str] = set()
     boxes = [distinct(lambda r: _box(params["letters"], r), hops + 1, rng, taken) for _ in range(chains)]
     values = distinct(lambda r: str(r.randint(10_000, 99_999)), chains, rng, taken)
 
     sentences = haystack.noise(size)
-    slots = sorted(rng.randrange(size + 1) for _ in range(chains * (hops + 1)))
+    slots = haystack.places(chains * (hops + 1), size, rng, params.get("places", "any"))
     owners = [c for c in range(chains) for _ in range(hops + 1)]
     rng.shuffle(owners)
     step = [0] * chains

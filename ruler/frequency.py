@@ -1,6 +1,12 @@
 """Aggregation: common words (`cwe`) and frequent coded words (`fwe`), arXiv 2404.06654, section 3.3.
 
-Facts follow NVIDIA/RULER `common_words_extraction.py` and `freq_words_extraction.py`; lists and wording are ours.
+Facts follow NVIDIA/RULER `scripts/data/synthetic/common_words_extraction.py` and `freq_words_extraction.py`; lists and
+wording are ours.
+
+Differs: common words may be adjective-noun compounds, since our lists are shorter; the words of the worked example do
+not come again in the list; the asked coded words always differ in number (the official counts can tie in short texts),
+and a coded text leaves room for its answer (the official one is fitted without it and can pass the length by the tokens
+to generate).
 """
 
 import random
@@ -10,29 +16,52 @@ from typing import Any
 
 import numpy as np
 
-from ruler import words
+from ruler import lexicon, words
 from ruler.niah import distinct
 from ruler.sample import Draft
 
-# RULER draws common words from a large noun list; ours is every word we have. Two-word compounds extend it when a list runs out.
-VOCABULARY = tuple(sorted({*words.KEYS, *words.ADJECTIVES, *words.PEOPLE, *words.PLACES, *words.THINGS}))
+# Every word of the small lists: what `mini` draws from.
+VOCABULARY: tuple[str, ...] = tuple(
+    sorted({*words.KEYS, *words.ADJECTIVES, *words.PEOPLE, *words.PLACES, *words.THINGS})
+)
 
 
 def _answer(text: dict[str, Any], outputs: Sequence[str]) -> str:
-    return text["gold_join"].join(text["gold_item"].format(word=w) for w in outputs) + text["gold_end"]
+    return str(text["gold_join"]).join(text["gold_item"].format(word=w) for w in outputs) + str(text["gold_end"])
 
 
 def _plain_word(compounds: bool, rng: random.Random) -> str:
-    plain = not compounds or rng.random() < 0.5
-    return rng.choice(VOCABULARY) if plain else f"{rng.choice(words.ADJECTIVES)}-{rng.choice(words.KEYS)}"
+    if not compounds:
+        return rng.choice(VOCABULARY)
+    if rng.random() < 0.5:
+        return rng.choice(lexicon.WORDS)
+    return lexicon.pair(rng)
+
+
+def largest_cwe(params: dict[str, Any]) -> int:
+    """How many uncommon words can be drawn beside the common ones and those of the example."""
+    words_in_all = len(lexicon.WORDS) + lexicon.PAIRS if params["compounds"] else len(VOCABULARY)
+    return words_in_all - int(params["num_cw"]) - int(params.get("example", {}).get("num_words", 0))
 
 
 def build_cwe(
     params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], essays: Sequence[str] | None
 ) -> Draft:
-    """`size` counts uncommon words: each occurs `freq_ucw` times, each of `num_cw` common ones `freq_cw` times, shuffled."""
-    text = wording["cwe"]
+    """`size` counts uncommon words: each occurs `freq_ucw` times, each of `num_cw` common ones `freq_cw` times,
+    shuffled.
+
+    `example`: `num_words`, `freq_cw` and `freq_ucw` of a worked example put before the list.
+    """
     taken: set[str] = set()
+    worked = None
+    if example := params.get("example"):
+        worked = _list(params | example, example["num_words"] - params["num_cw"], rng, wording, taken)
+    made = _list(params, size, rng, wording, taken)
+    return made.after(worked) if worked else made
+
+
+def _list(params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], taken: set[str]) -> Draft:
+    text = wording["cwe"]
     common = distinct(lambda r: _plain_word(params["compounds"], r), params["num_cw"], rng, taken)
     uncommon = distinct(lambda r: _plain_word(params["compounds"], r), size, rng, taken)
     listed = common * params["freq_cw"] + uncommon * params["freq_ucw"]
@@ -58,9 +87,11 @@ def _coded_word(letters: int, rng: random.Random) -> str:
 def build_fwe(
     params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], essays: Sequence[str] | None
 ) -> Draft:
-    """`size` counts drawn words. Ranks follow a zeta law (weights rank**-alpha); rank 1 is shown as dots, ranks 2-4 are asked for.
+    """`size` counts drawn words. Ranks follow a zeta law (weights rank**-alpha); rank 1 is shown as dots, ranks 2-4 are
+    asked for.
 
-    Counts of the asked ranks are exact shares of the law and strictly fall, so the right answer is never a tie.
+    Counts are the law's shares of `size`, rounded down. Those of the asked ranks strictly fall, so the right answer is
+    never a tie. The official generator divides by the infinite sum of the law, which only rescales `size`.
     """
     text = wording["fwe"]
     vocabulary = distinct(lambda r: _coded_word(params["letters"], r), params["vocab_size"], rng, set())

@@ -1,8 +1,12 @@
-"""Makes RULER samples that fit a length, with any tokenizer. Seeded: the same arguments give the same samples everywhere.
+"""Makes RULER samples that fit a length, with any tokenizer. Seeded: the same arguments give the same samples
+everywhere.
 
-The fitting rule is RULER's: prompt + answer prefix + tokens to generate, counted without special tokens, is at most the length, and
-the haystack is the largest that fits. The official generator walks up in steps and can loop for ever when even the smallest prompt
-is too long; ours searches by bisection and raises.
+The fitting rule is RULER's: prompt + answer prefix + tokens to generate, counted without special tokens, is at most the
+length, and the haystack is the largest that fits, found on one probe prompt; a longer draw takes a smaller haystack.
+
+Facts follow NVIDIA/RULER `scripts/data/synthetic/*.py`. Differs: the official generators walk or bisect in steps of
+many units and loop for ever when their smallest prompt is too long; ours goes by single units and raises. Every sample
+has its own generator, so that it depends on its index and on no other sample.
 """
 
 import functools
@@ -14,10 +18,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
-from ruler import chain, frequency, haystack, niah, qa
+from ruler import chain, frequency, haystack, lexicon, niah, qa, words
 from ruler.errors import RulerError
+from ruler.questions import read_questions
 from ruler.sample import Draft, Sample, Task
-from ruler.tasks import get_task
+from ruler.tasks import at_length, get_task
 
 VERSION = 1  # of the generators and the wording: part of every record's identity
 
@@ -33,20 +38,35 @@ class Sources:
     """Real text named by the user; None means generated stand-ins, which every sample then notes."""
 
     essays: tuple[str, ...] | None = None
-    questions: dict[str, Any] | None = None  # task name -> questions of ruler.qa.read_questions
+    questions: dict[str, qa.QuestionSet] | None = None  # by task name
 
     @classmethod
     def read(cls, essay_folder: Path | None = None, question_files: dict[str, Path] | None = None) -> "Sources":
         essays = tuple(haystack.read_essays(Path(essay_folder))) if essay_folder else None
-        questions = {t: qa.read_questions(Path(p)) for t, p in (question_files or {}).items()}
+        questions = {}
+        for name, path in (question_files or {}).items():
+            if get_task(name).kind != "qa":
+                raise RulerError(f"{name} takes no question file; expected qa_1 or qa_2")
+            questions[name] = read_questions(Path(path))
         return cls(essays, questions or None)
 
-    def notes(self, task: Task) -> tuple[str, ...]:
-        if task.kind == "niah" and task.params["type_haystack"] == "essay" and self.essays is None:
-            return ("essay haystack is generated text",)
-        if task.kind == "qa" and task.name not in (self.questions or {}):
-            return ("questions and documents are generated",)
-        return ()
+    def asked_of(self, task: Task) -> qa.QuestionSet | None:
+        """The user's questions for this task, if there are any."""
+        return (self.questions or {}).get(task.name)
+
+    def notes(self, task: Task, size: int) -> tuple[str, ...]:
+        """What a record must say about the text of a prompt of this haystack size."""
+        found = []
+        if task.kind == "niah" and task.params["type_haystack"] == "essay":
+            if self.essays is None:
+                found.append("essay haystack is generated text")
+            elif size > len(self.essays):
+                found.append("the essays are shorter than the haystack and repeat")
+        if task.kind == "qa" and self.asked_of(task) is None:
+            found.append("questions and documents are generated")
+        if size >= largest_size(task, self):
+            found.append("the haystack ends below the length: there is nothing new to add")
+        return tuple(found)
 
 
 @functools.cache
@@ -60,49 +80,51 @@ _BUILD: dict[str, Callable[..., Draft]] = {
     "vt": chain.build,
     "cwe": frequency.build_cwe,
     "fwe": frequency.build_fwe,
-    "qa": qa.build,
 }
-# The largest haystack the search will try, per generator: beyond it the generator has nothing new to add.
-_LIMIT = {"niah": 200_000, "vt": 200_000, "cwe": 20_000, "fwe": 1_000_000, "qa": 20_000}
+_LIMIT = {"niah": 200_000, "vt": 200_000, "fwe": 1_000_000}  # haystacks that could go on for ever: far above any length
 
 
-def draft(task: Task, size: int, rng: random.Random, sources: Sources | None = None) -> Draft:
-    """One prompt of the given haystack size."""
+def draft(task: Task, size: int, rng: random.Random, sources: Sources | None = None, index: int | None = None) -> Draft:
+    """One prompt of the given haystack size. `index` picks the question of a question file (any, when None)."""
     sources = sources or Sources()
-    source = (sources.questions or {}).get(task.name) if task.kind == "qa" else sources.essays
-    return _BUILD[task.kind](task.params, size, rng, wording(), source)
-
-
-def largest_size(task: Task) -> int:
-    """The size past which a generator has no distinct words, keys or people left."""
-    if task.kind == "niah" and task.params["type_haystack"] == "needle" and task.params["type_needle_k"] == "word":
-        return len(niah.words.KEYS) - task.params["num_needle_k"]
     if task.kind == "qa":
-        return 500
+        return qa.build(task.params, size, rng, wording(), sources.asked_of(task), index)
+    return _BUILD[task.kind](task.params, size, rng, wording(), sources.essays)
+
+
+def largest_size(task: Task, sources: Sources | None = None) -> int:
+    """The size past which a generator has no distinct words, keys or documents left."""
+    params = task.params
+    if task.kind == "niah" and params["type_haystack"] == "needle" and params["type_needle_k"] in ("word", "words"):
+        keys = len(words.KEYS) if params["type_needle_k"] == "word" else lexicon.PAIRS // 2
+        return keys - max(int(params["num_needle_k"]), int(params["num_needle_q"]))
+    if task.kind == "qa":
+        source = (sources or Sources()).asked_of(task)
+        return qa.largest_world(params) if source is None else len(source.documents) - 1
     if task.kind == "cwe":
-        compounds = len(frequency.words.ADJECTIVES) * len(frequency.words.KEYS) if task.params["compounds"] else 0
-        return len(frequency.VOCABULARY) + compounds - task.params["num_cw"]
+        return frequency.largest_cwe(params)
     return _LIMIT[task.kind]
 
 
 def fit(task: Task, tokenizer: Tokenizer, length: int, sources: Sources | None = None) -> int:
     """The largest haystack size whose prompt fits `length` tokens. Raises when not even the smallest fits."""
+    task = at_length(task, length)
 
     def tokens(size: int) -> int:
-        probe = draft(task, size, random.Random(f"fit/{task.name}"), sources)
+        probe = draft(task, size, random.Random(f"fit/{task.name}"), sources, index=0)
         if not probe.outputs:
             return 0
         return len(tokenizer.encode(probe.prompt, add_special_tokens=False)) + task.tokens_to_generate
 
-    low, high = 0, 1
-    if tokens(0) > length:
+    low, high, end = 0, 1, largest_size(task, sources)
+    if (least := tokens(0)) > length:
         raise RulerError(
-            f"{task.name} does not fit {length} tokens: its smallest prompt needs {tokens(0)} with "
+            f"{task.name} does not fit {length} tokens: its smallest prompt needs {least} with "
             f"{task.tokens_to_generate} to generate; ask for a longer length"
         )
-    while high < largest_size(task) and tokens(high) <= length:
+    while high < end and tokens(high) <= length:
         low, high = high, high * 2
-    high = min(high, largest_size(task) + 1)
+    high = min(high, end + 1)
     while high - low > 1:
         middle = (low + high) // 2
         if tokens(middle) <= length:
@@ -122,21 +144,33 @@ def generate(
     sources: Sources | None = None,
     offset: int = 0,
 ) -> Iterator[Sample]:
-    """`count` samples of a task, each at most `length` tokens with its answer. Sample i does not depend on `count`."""
-    task = get_task(name, preset)
+    """`count` samples of a task, each at most `length` tokens with its answer. Sample i does not depend on `count`.
+
+    A task, length or source that cannot work raises here, not at the first sample.
+    """
+    task = at_length(get_task(name, preset), length)
     sources = sources or Sources()
+    source = sources.asked_of(task) if task.kind == "qa" else None
+    if source is not None and count > len(source.questions):
+        raise RulerError(
+            f"{name}: {count} samples asked, but its file has {len(source.questions)} questions; ask for fewer"
+        )
     size = fit(task, tokenizer, length, sources)
-    for index in range(offset, offset + count):
-        sample_id = f"{name}/{length}/{seed}/{index}"
-        yield _fitted(task, tokenizer, length, size, seed, sample_id, preset, sources)
+
+    def samples() -> Iterator[Sample]:
+        for index in range(offset, offset + count):
+            yield _fitted(task, tokenizer, length, size, seed, index, preset, sources)
+
+    return samples()
 
 
 def _fitted(
-    task: Task, tokenizer: Tokenizer, length: int, size: int, seed: int, sample_id: str, preset: str, sources: Sources
+    task: Task, tokenizer: Tokenizer, length: int, size: int, seed: int, index: int, preset: str, sources: Sources
 ) -> Sample:
     """Draws one sample, shrinking the haystack while this draw is longer than the fitted probe was."""
+    sample_id = f"{task.name}/{length}/{seed}/{index}"
     while size >= 0:
-        made = draft(task, size, random.Random(f"{preset}/{sample_id}"), sources)
+        made = draft(task, size, random.Random(f"{preset}/{sample_id}"), sources, index)
         tokens = len(tokenizer.encode(made.prompt, add_special_tokens=False)) + task.tokens_to_generate
         if tokens <= length and made.outputs:
             return Sample(
@@ -151,7 +185,7 @@ def _fitted(
                 length=tokens,
                 tokens_to_generate=task.tokens_to_generate,
                 metric=task.metric,
-                notes=sources.notes(task),
+                notes=sources.notes(task, size),
             )
         size -= max(1, size * (tokens - length) // max(tokens, 1))
     raise RulerError(f"{sample_id} does not fit {length} tokens at any haystack size; ask for a longer length")

@@ -1,15 +1,22 @@
 """Needles in a haystack: RULER's eight niah tasks (arXiv 2404.06654, section 3.1). One builder, told by parameters.
 
 Facts follow NVIDIA/RULER `scripts/data/synthetic/niah.py`; the wording is ours (wording.toml).
+
+Differs: all keys and values of a prompt are distinct (the official draws may collide, which makes a second right
+answer), and the values asked for are listed in the order of the text, not of the draw (the metric does not see the
+order).
 """
 
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ruler import haystack, words
+from ruler import haystack, lexicon, words
+from ruler.errors import RulerError
 from ruler.sample import Draft
+
+MISSES = 100_000  # draws in a row that bring nothing new, after which a word list counts as used up
 
 
 def value(kind: str, rng: random.Random) -> str:
@@ -22,22 +29,29 @@ def value(kind: str, rng: random.Random) -> str:
 
 
 def key(kind: str, rng: random.Random) -> str:
-    """`word`: one word (mini); `words`: adjective-noun, as the official generator; `uuids`: a uuid."""
+    """`word`: one word (mini); `words`: adjective-noun, as the official generator; `numbers`; `uuids`."""
     if kind == "word":
         return rng.choice(words.KEYS)
     if kind == "words":
-        return f"{rng.choice(words.ADJECTIVES)}-{rng.choice(words.KEYS)}"
-    return value("uuids", rng)
+        return lexicon.pair(rng)
+    return value(kind, rng)
 
 
-def distinct(make: Any, count: int, rng: random.Random, taken: set[str]) -> list[str]:
-    """`count` values of `make(rng)` that differ from each other and from `taken`, which is extended."""
+def distinct(make: Callable[[random.Random], str], count: int, rng: random.Random, taken: set[str]) -> list[str]:
+    """`count` values of `make(rng)` that differ from each other and from `taken`, which is extended.
+
+    Raises when nothing new comes any more, instead of drawing for ever.
+    """
     found: list[str] = []
+    misses = 0
     while len(found) < count:
         item = make(rng)
         if item not in taken:
             taken.add(item)
             found.append(item)
+            misses = 0
+        elif (misses := misses + 1) > MISSES:
+            raise RulerError(f"only {len(found)} distinct words could be drawn, expected {count}; ask for fewer")
     return found
 
 
@@ -54,9 +68,7 @@ def build(
     taken: set[str] = set()
     keys = distinct(lambda r: key(key_kind, r), num_k, rng, taken)
     values = [distinct(lambda r: value(value_kind, r), num_v, rng, taken) for _ in keys]
-    needles = [
-        (i, v, text["needle"].format(kind=kind, key=keys[i], value=v)) for i in range(num_k) for v in values[i]
-    ]
+    needles = [(i, v, text["needle"].format(kind=kind, key=keys[i], value=v)) for i in range(num_k) for v in values[i]]
     rng.shuffle(needles)
 
     if params["type_haystack"] == "noise":
@@ -69,7 +81,7 @@ def build(
             text["needle"].format(kind=kind, key=k, value=distinct(lambda r: value(value_kind, r), 1, rng, taken)[0])
             for k in others
         ]
-    places = sorted(rng.randrange(len(sentences) + 1) for _ in needles)
+    places = haystack.places(len(needles), len(sentences), rng, params.get("places", "any"))
     order: list[tuple[int, str]] = []
     for place, (i, v, sentence) in reversed(list(zip(places, needles, strict=True))):
         sentences.insert(place, sentence)
@@ -82,7 +94,13 @@ def build(
     if len(answers) == 1:
         query = keys[queries[0]]
         question = text["question"].format(kind=kind, query=query)
-        return Draft(context, question, text["prefix"].format(kind=kind, query=query), outputs, text["gold"].format(value=outputs[0]))
+        return Draft(
+            context,
+            question,
+            text["prefix"].format(kind=kind, query=query),
+            outputs,
+            text["gold"].format(value=outputs[0]),
+        )
     names = [keys[i] for i in queries]
     query = names[0] if num_q == 1 else ", ".join(names[:-1]) + " and " + names[-1]
     items = [text["golds_item"].format(query=k, value=v) for k, v in answers]

@@ -1,41 +1,88 @@
 """Question answering among distractor documents: `qa_1` (one document) and `qa_2` (two), arXiv 2404.06654, section 3.4.
 
-With the user's own SQuAD / HotpotQA file the questions are real; offline they come from small *generated* worlds of people, homes
-and pets, and every record says so (`qa = "generated"`).
+With the user's own SQuAD / HotpotQA file the questions are real; offline they come from small *generated* worlds of
+people, homes and pets, and every record says so in its notes.
+
+Facts follow NVIDIA/RULER `scripts/data/synthetic/qa.py`: sample i asks the file's question i; the documents near the
+question (its article, or HotpotQA's own distractors) come before those of other questions; all documents are shuffled.
+Differs: a HotpotQA prompt too short for all ten documents keeps the needed ones and some distractors, where the
+official generator would try for ever; an index past the last question begins again, with other distractors.
 """
 
-import json
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ruler import words
-from ruler.errors import RulerError
+from ruler import lexicon, words
+from ruler.niah import distinct
 from ruler.sample import Draft
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its accepted answers, the documents that hold them, and other documents to mix in."""
+    """A question, its accepted answers, the documents that hold them, and the documents near to it (indices of a
+    QuestionSet).
+    """
 
     text: str
     answers: tuple[str, ...]
+    needed: tuple[int, ...]
+    near: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions in the file's order over its distinct documents."""
+
+    questions: tuple[Question, ...]
     documents: tuple[str, ...]
-    prefix: str | None = None
-    gold: str | None = None
+
+    def draw(self, size: int, rng: random.Random, index: int | None) -> tuple[Question, list[str]]:
+        """Question `index` (any, when None; past the last, begin again) and its documents with up to `size` others,
+        the near ones first; unshuffled.
+        """
+        asked = self.questions[rng.randrange(len(self.questions)) if index is None else index % len(self.questions)]
+        others = rng.sample(asked.near, min(size, len(asked.near)))
+        if size > len(others):
+            known = {*asked.needed, *asked.near}
+            far = [i for i in range(len(self.documents)) if i not in known]
+            others += rng.sample(far, min(size - len(others), len(far)))
+        return asked, [self.documents[i] for i in (*asked.needed, *others)]
 
 
-def generated_world(size: int, hops: int, rng: random.Random) -> tuple[Question, list[str]]:
-    """A question over `size` people (at least hops + 1) and the documents about the people it does not need."""
-    names = rng.sample(words.NAMES, min(max(size, hops + 1), len(words.NAMES)))
+@dataclass(frozen=True)
+class World:
+    """A generated question: its answer, an answer prefix and a gold answer that go with it, and all documents."""
+
+    question: str
+    answer: str
+    prefix: str
+    gold: str
+    needed: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def largest_world(params: dict[str, Any]) -> int:
+    """How many people beside the ones asked for a generated world can have."""
+    people = lexicon.PEOPLE // 2 if params.get("surnames") else len(words.NAMES)
+    return people - int(params["hops"])
+
+
+def generated_world(size: int, hops: int, rng: random.Random, surnames: bool = False) -> World:
+    """A question over `size` people (at least hops + 1), each with one document about their home, pet and friend."""
+    count = max(size, hops + 1)
+    if surnames:
+        names = distinct(lexicon.person, count, rng, set())
+    else:
+        names = rng.sample(words.NAMES, min(count, len(words.NAMES)))
     pick = rng.choice
     homes = {n: f"the {pick(words.ADJECTIVES)} {pick(words.MATERIALS)} {pick(words.BUILDINGS)}" for n in names}
     pets = {n: f"a {pick(words.ADJECTIVES)} {pick(words.COLORS)} {pick(words.ANIMALS)}" for n in names}
-    friends = {n: pick([m for m in names if m != n]) for n in names}
+    friends = {n: names[_other(i, len(names), rng)] for i, n in enumerate(names)}
     documents = {
-        n: " ".join(rng.sample([f"{n} lives in {homes[n]}.", f"{n} has {pets[n]}.", f"The friend of {n} is {friends[n]}."], 3))
+        n: " ".join(
+            rng.sample([f"{n} lives in {homes[n]}.", f"{n} has {pets[n]}.", f"The friend of {n} is {friends[n]}."], 3)
+        )
         for n in names
     }
     person = names[0]
@@ -49,8 +96,14 @@ def generated_world(size: int, hops: int, rng: random.Random) -> tuple[Question,
         prefix, gold = f" {person} {verb}", f" {answer}."
     else:
         prefix, gold = f" The friend of {person} is", f" {answered}. {answered} {verb} {answer}."
-    asked = Question(question, (answer,), tuple(documents[n] for n in needed), prefix, gold)
-    return asked, [documents[n] for n in names if n not in needed]
+    others = tuple(documents[n] for n in names if n not in needed)
+    return World(question, answer, prefix, gold, tuple(documents[n] for n in needed), others)
+
+
+def _other(i: int, count: int, rng: random.Random) -> int:
+    """An index below `count` that is not `i`."""
+    j = rng.randrange(count - 1)
+    return j if j < i else j + 1
 
 
 def build(
@@ -58,62 +111,33 @@ def build(
     size: int,
     rng: random.Random,
     wording: dict[str, Any],
-    questions: Sequence[tuple[Question, list[str]]] | None,
+    source: QuestionSet | None,
+    index: int | None = None,
 ) -> Draft:
-    """`size` counts distractor documents; all documents are shuffled."""
+    """`size` counts distractor documents; all documents are shuffled.
+
+    `plain`: the answer prefix says nothing about the answer, as the official one. `surnames`: people enough for long
+    prompts.
+    """
     text = wording["qa"]
-    if questions is None:
-        asked, others = generated_world(size + params["hops"], params["hops"], rng)
+    prefix = text["prefix"]
+    if source is None:
+        world = generated_world(size + params["hops"], params["hops"], rng, params.get("surnames", False))
+        question, answers = world.question, tuple([world.answer])
+        documents = [*world.needed, *world.others[:size]]
+        gold = text["gold"].format(answer=world.answer)
+        if not params.get("plain"):
+            prefix, gold = world.prefix, world.gold
     else:
-        asked, others = questions[rng.randrange(len(questions))]
-        if size > len(others):
-            pool = [d for q, _ in questions for d in q.documents if d not in asked.documents]
-            others = others + rng.sample(pool, min(size - len(others), len(pool)))
-    documents = [*asked.documents, *others[:size]]
+        asked, documents = source.draw(size, rng, index)
+        question, answers = asked.text, asked.answers
+        gold = text["gold"].format(answer=answers[0])
     rng.shuffle(documents)
     lines = [text["document"].format(index=i, text=d) for i, d in enumerate(documents, 1)]
     return Draft(
         context=text["intro"] + text["join"].join(lines),
-        question=text["question"].format(question=asked.text),
-        answer_prefix=asked.prefix or text["prefix"],
-        outputs=asked.answers,
-        gold=asked.gold or text["gold"].format(answer=asked.answers[0]),
+        question=text["question"].format(question=question),
+        answer_prefix=prefix,
+        outputs=answers,
+        gold=gold,
     )
-
-
-def read_questions(path: Path) -> list[tuple[Question, list[str]]]:
-    """Questions of a SQuAD v1/v2 file (`data/paragraphs/qas`) or a HotpotQA file (list of `question, answer, context`)."""
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return _squad(raw) if isinstance(raw, dict) else _hotpot(raw)
-    except FileNotFoundError:
-        raise RulerError(f"no question file {path}; name a SQuAD or HotpotQA JSON file") from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise RulerError(f"{path} is neither SQuAD nor HotpotQA JSON ({type(error).__name__}: {error})") from None
-
-
-def _squad(raw: dict[str, Any]) -> list[tuple[Question, list[str]]]:
-    found = []
-    for article in raw["data"]:
-        passages = [p["context"] for p in article["paragraphs"]]
-        for paragraph in article["paragraphs"]:
-            for qa in paragraph["qas"]:
-                answers = tuple(dict.fromkeys(a["text"] for a in qa["answers"]))
-                if answers and not qa.get("is_impossible", False):
-                    others = [p for p in passages if p != paragraph["context"]]
-                    found.append((Question(qa["question"], answers, (paragraph["context"],)), others))
-    if not found:
-        raise ValueError("no answerable question")
-    return found
-
-
-def _hotpot(raw: list[dict[str, Any]]) -> list[tuple[Question, list[str]]]:
-    found = []
-    for item in raw:
-        documents = {title: f"{title}\n{''.join(sentences)}" for title, sentences in item["context"]}
-        needed = {title for title, _ in item["supporting_facts"]}
-        gold = tuple(d for t, d in documents.items() if t in needed)
-        found.append((Question(item["question"], (item["answer"],), gold), [d for t, d in documents.items() if t not in needed]))
-    if not found:
-        raise ValueError("no question")
-    return found

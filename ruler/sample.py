@@ -1,6 +1,6 @@
 """The records of this room: a task's parameters, a draft before fitting, a finished sample."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Metric = Literal["all", "part"]
@@ -8,7 +8,7 @@ Metric = Literal["all", "part"]
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the task table: which generator, its parameters, how long the answer may be, which metric judges it."""
+    """One row of the task table: its generator and parameters, the length of an answer, the metric that judges it."""
 
     name: str
     kind: Literal["niah", "vt", "cwe", "fwe", "qa"]
@@ -31,10 +31,19 @@ class Draft:
     def prompt(self) -> str:
         return self.context + self.question + self.answer_prefix
 
+    def after(self, example: "Draft") -> "Draft":
+        """This draft behind a worked example: another draft's prompt with its answer."""
+        return replace(self, context=f"{example.prompt}{example.gold}\n\n{self.context}")
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One benchmark sample. `length` = tokens of the prompt with its answer prefix plus `tokens_to_generate`, without specials."""
+    """One benchmark sample. `length` = tokens of the prompt with its answer prefix plus `tokens_to_generate`, without
+    specials.
+
+    A sample read from prepared data has its whole input as `context`, an empty `question`, no `gold`, and the `length`
+    its file states.
+    """
 
     task: str
     sample_id: str
