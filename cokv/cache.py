@@ -1,11 +1,13 @@
 """RaggedCache: each (row, layer, KV head) owns exactly the tokens it keeps. An ordinary transformers `Cache`.
 
-Storage of a layer is flat: K and V are `[slots, head_dim]`, and a *segment* (one row's KV head) is a stretch of slots with a start, a
-length and a capacity. Equal slack after every segment makes appending a scatter of one slot each; when it is used up the layer is laid out
-again with more. To transformers the cache reports absolute lengths, so positions and masks stay right after eviction.
+Storage of a layer is flat: K and V are `[slots, head_dim]`, and a *segment* (one row's KV head) is a stretch of slots
+with a start, a length and a capacity. Equal slack after every segment makes appending a scatter of one slot each;
+when it is used up the layer is laid out again with more. To transformers the cache reports absolute lengths, so
+positions and masks stay right after eviction.
 
-Two ways to fill it: from a Prefill and Selections (`RaggedCache.of`, many rows over one prompt), or by itself during `model.generate`
-(`RaggedCache(config, select=...)`): each layer then compresses as soon as it has attended the prompt, one layer dense at a time.
+Two ways to fill it: from a Prefill and Selections (`RaggedCache.of`, many rows over one prompt), or by itself during
+`model.generate` (`RaggedCache(config, select=...)`): each layer then compresses as soon as it has attended the
+prompt, one layer dense at a time.
 """
 
 from __future__ import annotations
@@ -35,9 +37,16 @@ class RaggedLayer(Layer):
     """One layer's ragged storage. Segments are row-major: segment = row * num_kv_heads + kv_head."""
 
     def __init__(
-        self, index: int = 0, select: LayerSelect | None = None, window: int = 32, slack: int = SLACK, attend: Attend = buckets.attend
+        self,
+        index: int = 0,
+        select: LayerSelect | None = None,
+        window: int = 32,
+        slack: int = SLACK,
+        attend: Attend = buckets.attend,
     ) -> None:
         super().__init__()
+        if slack < 1:
+            raise CokvError(f"slack of {slack} slots per head; expected at least 1, the room for the next token")
         self.index, self.select, self.window, self.slack, self.backend = index, select, window, slack, attend
         self.ragged = False
         self.limits: torch.Tensor | None = None  # slots per segment at which it evicts; None when every segment grows
@@ -45,9 +54,14 @@ class RaggedLayer(Layer):
     # ---- filling
 
     def fill(
-        self, keys: torch.Tensor, values: torch.Tensor, kept: Sequence[Sequence[torch.Tensor]], policies: Sequence[Policy] | None = None
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        kept: Sequence[Sequence[torch.Tensor]],
+        policies: Sequence[Policy] | None = None,
     ) -> None:
-        """Takes the kept positions (`kept[row][kv_head]`, ascending) out of keys, values [1 or rows, num_kv_heads, seq_len, head_dim].
+        """Takes the kept positions (`kept[row][kv_head]`, ascending) out of keys, values [1 or rows, num_kv_heads,
+        seq_len, head_dim].
 
         With a batch of one, all rows take from the same prompt. Positions index the given tensors.
         """
@@ -64,7 +78,6 @@ class RaggedLayer(Layer):
         slots = self._slots(self.lengths)
         self.k[slots] = keys.reshape(-1, dim)[taken]
         self.v[slots] = values.reshape(-1, dim)[taken]
-        self.prompt_slots = int(self.lengths.sum())
         self.keys = self.values = None
         self.ragged = True
 
@@ -81,12 +94,14 @@ class RaggedLayer(Layer):
             raise CokvError("a selection holds more tokens than its eviction limit; select at most `limit` per head")
 
     def _lay_out(self, slack: int) -> None:
-        """Starts and capacities for the present lengths; fresh, unfilled storage."""
-        self.capacities = self.lengths + slack
-        self.starts = self.capacities.cumsum(0) - self.capacities
-        self.k = torch.empty(int(self.capacities.sum()), self.dim, dtype=self.dtype, device=self.device)
+        """Fresh, unfilled storage for the present lengths, with `slack` free slots after every segment."""
+        capacities = self.lengths + slack
+        self.starts = capacities.cumsum(0) - capacities
+        self.k = torch.empty(int(capacities.sum()), self.dim, dtype=self.dtype, device=self.device)
         self.v = torch.empty_like(self.k)
-        self.room = slack  # free slots of the fullest segment: a plain number, so that appending never waits for the device
+        self.room = (
+            slack  # free slots of the fullest segment: a plain number, so that appending never waits for the device
+        )
 
     def _slots(self, lengths: torch.Tensor) -> torch.Tensor:
         """Flat slots of the first `lengths` tokens of every segment, segment after segment."""
@@ -112,27 +127,38 @@ class RaggedLayer(Layer):
         return self.ragged
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
-        """After the prompt's dense attention: select and keep only that. Rows may be left-padded; padding is cut off first."""
+        """After the prompt's dense attention: select, and keep only that. Padding on the left is cut off first."""
         if self.select is None:
             return
-        rows, _, seq_len, _ = self.keys.shape
-        if mask is None:
-            starts = [0] * rows
-        else:
-            seen = mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] == 0
-            starts = [int(row.int().argmax()) for row in seen.expand(rows, -1)]
+        rows, heads, seq_len, _ = self.keys.shape
+        starts = [0] * rows if mask is None else _prompt_starts(mask, rows)
         kept = []
         for row, start in enumerate(starts):
-            window = min(self.window, seq_len - start)
             view = PrefillLayer(
-                self.index, self.keys[row, :, start:], self.values[row, :, start:], queries[row, :, -window:], scaling
+                self.index,
+                self.keys[row, :, start:],
+                self.values[row, :, start:],
+                queries[row, :, max(seq_len - self.window, start) :],
+                scaling,
             )
-            kept.append([p + start for p in self.select(view)])
+            chosen = Selection.from_heads([list(self.select(view))], seq_len - start)
+            if chosen.num_kv_heads != heads:
+                raise CokvError(
+                    f"select gave positions for {chosen.num_kv_heads} heads, expected {heads}, one tensor per KV head"
+                )
+            kept.append([chosen.head(0, h) + start for h in range(heads)])
         self.fill(self.keys, self.values, kept)
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Queries [rows, num_heads, t, head_dim] over the stored tokens and the t new ones (causal among these), which are then stored."""
+        """Queries [rows, num_heads, t, head_dim] over the stored tokens and the t new ones (causal among these),
+        which are then stored.
+
+        Rows that evict take the new tokens one by one, so that none ever attends more than its limit.
+        """
         rows, num_heads, t, dim = queries.shape
+        if t > 1 and self.limits is not None:
+            steps = zip(queries.split(1, 2), keys.split(1, 2), values.split(1, 2), strict=True)
+            return torch.cat([self.attend(q, k, v, scaling) for q, k, v in steps], dim=2)
         group = num_heads // self.heads
         if t == 1:
             self.append(keys, values)
@@ -147,7 +173,9 @@ class RaggedLayer(Layer):
         logits = logits.masked_fill(~causal, -torch.inf)
         new_lse = logits.logsumexp(-1)
         new = logits.softmax(-1).to(values.dtype) @ values[:, :, None]
-        share = torch.sigmoid(new_lse - old_lse.view_as(new_lse))[..., None].to(new.dtype)  # of the new tokens; 1 when nothing is stored
+        share = torch.sigmoid(new_lse - old_lse.view_as(new_lse))[..., None].to(
+            new.dtype
+        )  # of the new tokens; 1 when nothing is stored
         out = old.view_as(new) * (1 - share) + new * share
         for i in range(t):
             self.append(keys[:, :, i : i + 1], values[:, :, i : i + 1])
@@ -190,13 +218,15 @@ class RaggedLayer(Layer):
             self.limits, self.sinks, self.evicted = self.limits[segments], self.sinks[segments], self.evicted[segments]
         self._lay_out(self.slack)
         slots = self._slots(lengths)
-        old = torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths) + torch.arange(slots.numel(), device=self.device)
+        old = torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths) + torch.arange(
+            slots.numel(), device=self.device
+        )
         self.k[slots], self.v[slots] = k[old], v[old]
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Forgets the other rows without moving storage: for rows that have ended."""
         segments = self._segments(rows)
-        self.starts, self.lengths, self.capacities = self.starts[segments], self.lengths[segments], self.capacities[segments]
+        self.starts, self.lengths = self.starts[segments], self.lengths[segments]
         if self.limits is not None:
             self.limits, self.sinks, self.evicted = self.limits[segments], self.sinks[segments], self.evicted[segments]
 
@@ -219,11 +249,15 @@ class RaggedLayer(Layer):
     @property
     def stored_tokens(self) -> int:
         """KV slots in use, over all rows and heads."""
-        return int(self.lengths.sum()) if self.ragged else self.keys.shape[0] * self.keys.shape[1] * self.keys.shape[2]
+        if not self.is_initialized:
+            return 0
+        return int(self.lengths.sum()) if self.ragged else self.keys[..., 0].numel()
 
     @property
     def storage_bytes(self) -> int:
         """Bytes of storage, slack included."""
+        if not self.is_initialized:
+            return 0
         tensors = (self.k, self.v) if self.ragged else (self.keys, self.values)
         return sum(t.untyped_storage().nbytes() for t in tensors)
 
@@ -231,12 +265,18 @@ class RaggedLayer(Layer):
 class RaggedCache(Cache):  # type: ignore[misc]
     """Pass it as `past_key_values`, inside `cokv.attention.interface.engine(model)`.
 
-    `select`, called with each layer's own PrefillLayer, makes `model.generate` compress by itself after the prompt; without it the cache
-    keeps everything. Layers with sliding-window attention are transformers' own.
+    `select`, called with each layer's own PrefillLayer, makes `model.generate` compress by itself after the prompt;
+    without it the cache keeps everything. The prompt is the first forward pass: what comes later, a second turn or a
+    second chunk, is read on the compressed cache. Layers with sliding-window attention are transformers' own.
     """
 
     def __init__(
-        self, config: Any, select: LayerSelect | None = None, window: int = 32, slack: int = SLACK, attend: Attend = buckets.attend
+        self,
+        config: Any,
+        select: LayerSelect | None = None,
+        window: int = 32,
+        slack: int = SLACK,
+        attend: Attend = buckets.attend,
     ) -> None:
         shape = model_shape(config)
         full = set(shape.full_layers)
@@ -310,6 +350,15 @@ def repeated(layer: Any, rows: int) -> Any:
     layer = copy.copy(layer)
     layer.batch_repeat_interleave(rows)
     return layer
+
+
+def _prompt_starts(mask: torch.Tensor, rows: int) -> list[int]:
+    """Where each row's prompt begins behind its padding, from what its last query sees: mask [1 or rows, 1, t, n]."""
+    seen = (mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] == 0).expand(rows, -1)
+    starts = seen.int().argmax(-1)
+    if bool((seen.sum(-1) != seen.shape[1] - starts).any()):
+        raise CokvError("a prompt has padding, or masked tokens, after its first token; pad on the left only")
+    return [int(start) for start in starts]
 
 
 def _keep_all(layer: PrefillLayer) -> list[torch.Tensor]:

@@ -1,7 +1,8 @@
 """The one place that knows transformers' less public sides, and how they changed from 5.2 (oldest supported) to 5.23.
 
-5.2 passes `cache_position` where later versions pass the number of new tokens, and calls the capacity `get_max_cache_shape`. Neither
-version can take an attention function back, and masks are only made for names in the interface's class-wide mapping.
+5.2 passes `cache_position` where later versions pass the number of new tokens, and calls the capacity
+`get_max_cache_shape`. Neither version can take an attention function back, and masks are only made for names in the
+interface's class-wide mapping.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def token_count(query: int | torch.Tensor) -> int:
 
 
 class Layer(CacheLayerMixin):  # type: ignore[misc]
-    """A cache layer that reports absolute positions: what it has *seen*, never what it stores. RoPE and masks then stay right."""
+    """A cache layer that reports what it has *seen*, never what it stores: RoPE and masks then stay right."""
 
     is_sliding = False
     is_compileable = False

@@ -1,12 +1,13 @@
 """Rows of Selections over one Prefill -> tokens, greedily, all rows in one batch. Rows that have ended leave it.
 
-The first answer token comes from the uncompressed prefill (`first_token = "prefill"`), as in the released codes, unless a suffix (the
-question, in question-agnostic compression) is read on the compressed cache first. Knows nothing of methods, tasks or text.
+The first answer token comes from the uncompressed prefill (`first_token = "prefill"`), as in the released codes,
+unless a suffix (the question, in question-agnostic compression) is read on the compressed cache first. Knows nothing
+of methods, tasks or text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,10 +16,10 @@ from transformers import PreTrainedModel
 
 from cokv.attention import buckets
 from cokv.attention.interface import engine
-from cokv.cache import Attend, RaggedCache
+from cokv.cache import SLACK, Attend, RaggedCache
 from cokv.policies.growth import EvictOldest, Grow, Policy
 from cokv.prefill import Prefill, check_prompt
-from cokv.shared import SharedCache
+from cokv.shared import SharedCache, SharedLayer
 from cokv.types import CokvError, Selection
 
 Way = Literal["ragged", "shared"]
@@ -26,11 +27,21 @@ Way = Literal["ragged", "shared"]
 
 @dataclass(frozen=True)
 class Stop:
-    """When a row ends: at any of `stop_ids` (which it keeps) once it has `min_new_tokens`, or at `max_new_tokens`."""
+    """When a row ends: at any of `stop_ids`, which it keeps, or at `max_new_tokens`.
+
+    As in transformers, no stop id is among the first `min_new_tokens`: the next best token is taken instead.
+    """
 
     max_new_tokens: int
     stop_ids: tuple[int, ...] = ()
     min_new_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens or self.max_new_tokens < 1:
+            raise CokvError(
+                f"{self.min_new_tokens} to {self.max_new_tokens} new tokens were asked for; "
+                "expected 0 <= min_new_tokens <= max_new_tokens, and at least one token"
+            )
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Decoded:
-    """`tokens`: generated ids, the stop token included. Bytes are counted over all layers that have a budget, at the first step."""
+    """`tokens`: generated ids, a stop token included. Bytes: over all layers with a budget, before the first step."""
 
     tokens: list[int]
     kept_tokens: int
@@ -55,39 +66,49 @@ class Decoded:
 def decode(
     model: PreTrainedModel,
     prefill: Prefill,
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     stop: Stop,
     way: Way = "ragged",
     suffix: torch.Tensor | None = None,
     max_bytes: int = 1 << 30,
     attend: Attend = buckets.attend,
 ) -> list[Decoded]:
-    """Greedy answers, one per row, in order.
+    """Greedy answers, one per row, in order. Rows are taken as batches need them, so a generator of many costs little
+    memory.
 
-    `suffix`: int64 [t] read after the prompt on the compressed cache. `max_bytes` bounds a batch's own storage: ragged K and V, or the
-    shared way's attention weights; a single row may exceed it.
+    `suffix`: int64 [t] read after the prompt on the compressed cache. `max_bytes` bounds what a batch's rows hold: K
+    and V with slack and new tokens, or the shared way's masks, new tokens and attention weights; a single row may
+    exceed it.
     """
+    if suffix is not None and (suffix.ndim != 1 or suffix.numel() == 0):
+        raise CokvError(f"suffix ids have shape {list(suffix.shape)}, expected one non-empty row [t], or None")
+    read = 1 if suffix is None else suffix.numel()
     new_tokens = stop.max_new_tokens + (0 if suffix is None else suffix.numel())
     check_prompt(prefill.input_ids, prefill.shape.context_length, new_tokens)
-    if way == "shared" and any(not isinstance(row.policy, Grow) for row in rows):
-        raise CokvError("the shared way keeps every generated token; rows that evict while decoding need way='ragged'")
     with engine(model):
         return [
             done
-            for batch in _batches(prefill, rows, way, max_bytes)
+            for batch in _batches(prefill, rows, way, new_tokens, read, max_bytes)
             for done in _decode_batch(model, prefill, batch, stop, way, suffix, new_tokens, attend)
         ]
 
 
-def _batches(prefill: Prefill, rows: Sequence[Row], way: Way, max_bytes: int) -> Iterator[list[Row]]:
+def _batches(
+    prefill: Prefill, rows: Iterable[Row], way: Way, new_tokens: int, queries: int, max_bytes: int
+) -> Iterator[list[Row]]:
     """Consecutive rows whose storage fits `max_bytes` together."""
+    heads = prefill.shape.num_layers * prefill.shape.num_kv_heads
     batch: list[Row] = []
     size = 0
     for row in rows:
         if way == "ragged":
-            cost = row.selection.total * prefill.token_bytes
-        else:  # one layer's attention weights, in float32, with their masked copy
-            cost = 8 * prefill.shape.num_heads * prefill.seq_len
+            cost = (row.selection.total + heads * max(new_tokens, SLACK)) * prefill.token_bytes
+        elif isinstance(row.policy, Grow):
+            cost = SharedLayer.row_bytes(prefill, new_tokens, queries)
+        else:
+            raise CokvError(
+                "the shared way keeps every generated token; rows that evict while decoding need way='ragged'"
+            )
         if batch and size + cost > max_bytes:
             yield batch
             batch, size = [], 0
@@ -119,44 +140,46 @@ def _decode_batch(
 
     position = prefill.seq_len
     if suffix is None:
-        last = prefill.first_logits.argmax().expand(len(rows))
+        logits = prefill.first_logits.expand(len(rows), -1)
     else:
-        last = _step(model, cache, suffix.to(device).expand(len(rows), -1), position)
+        logits = _step(model, cache, suffix.to(device).expand(len(rows), -1), position)
         position += suffix.numel()
     tokens: list[list[int]] = [[] for _ in rows]
     active = list(range(len(rows)))
-    while True:
+    for made in range(1, stop.max_new_tokens + 1):
+        if made <= stop.min_new_tokens:
+            logits = logits.index_fill(-1, torch.tensor(stop.stop_ids, dtype=torch.long, device=device), -torch.inf)
+        last = logits.argmax(-1)
         going = []
         for place, (row, token) in enumerate(zip(active, last.tolist(), strict=True)):
             tokens[row].append(token)
-            ended = token in stop.stop_ids and len(tokens[row]) > stop.min_new_tokens
-            if not ended and len(tokens[row]) < stop.max_new_tokens:
+            if token not in stop.stop_ids:
                 going.append(place)
-        if not going:
+        if not going or made == stop.max_new_tokens:
             break
         if len(going) < len(active):
             keep = torch.tensor(going)
             cache.keep_rows(keep)
             last, active = last[keep.to(last.device)], [active[i] for i in going]
-        last = _step(model, cache, last[:, None], position)
+        logits = _step(model, cache, last[:, None], position)
         position += 1
     return [
-        Decoded(made, row.selection.total, row.selection.total * prefill.token_bytes, spare)
-        for made, row, spare in zip(tokens, rows, slack, strict=True)
+        Decoded(ids, row.selection.total, row.selection.total * prefill.token_bytes, spare)
+        for ids, row, spare in zip(tokens, rows, slack, strict=True)
     ]
 
 
 def _step(model: PreTrainedModel, cache: RaggedCache | SharedCache, ids: torch.Tensor, position: int) -> torch.Tensor:
-    """The next token of each row: ids [rows, t] -> int64 [rows]."""
+    """Logits of the next token of each row: ids [rows, t] -> [rows, vocab_size]."""
     positions = torch.arange(position, position + ids.shape[1], device=ids.device)
-    logits = model(
+    logits: torch.Tensor = model(
         input_ids=ids,
         past_key_values=cache,
         position_ids=positions.expand(ids.shape[0], -1),
         use_cache=True,
         logits_to_keep=1,
     ).logits
-    return logits[:, -1].argmax(-1)
+    return logits[:, -1]
 
 
 __all__ = ["Decoded", "EvictOldest", "Grow", "Row", "Stop", "Way", "decode"]

@@ -1,12 +1,13 @@
 """Models: loading them (pinned revision, safetensors only, no remote code) and what the engine must know of one.
 
-Works on any decoder whose attention goes through transformers' attention interface with standard K/V (Llama, Mistral, Qwen2, Qwen3 are
-tested). Knows nothing of caches or methods.
+Works on any decoder whose attention goes through transformers' attention interface with standard K/V (Llama, Mistral,
+Qwen2, Qwen3 are tested). Knows nothing of caches or methods.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cokv.types import CokvError
 
 EMBEDDED = "embedded"
+IDENTITY = {".safetensors", ".json", ".jinja", ".model", ".txt"}  # weights, configs, chat template, vocabularies
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -49,11 +52,13 @@ class Shape:
         sliding = self.num_hidden_layers - self.num_layers
         if not sliding:
             return ()
-        return (f"{sliding} sliding-window layers of {self.sliding_window} tokens keep their own cache, outside the budget",)
+        return (
+            f"{sliding} sliding-window layers of {self.sliding_window} tokens keep their own cache, outside the budget",
+        )
 
 
 def model_shape(config: Any) -> Shape:
-    """Reads a transformers config. Raises for attention this engine cannot hold (chunked, linear, all layers sliding)."""
+    """Reads a transformers config. Refuses attention that the engine cannot hold: chunked, linear, all sliding."""
     config = config.get_text_config(decoder=True)
     count = config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
@@ -65,7 +70,9 @@ def model_shape(config: Any) -> Shape:
         raise CokvError(f"this model has layers of type {', '.join(unknown)}; expected only {', '.join(sorted(known))}")
     full = tuple(i for i, kind in enumerate(types) if kind == "full_attention")
     if not full:
-        raise CokvError(f"all {count} layers of this model use a sliding window of {window} tokens: there is no KV cache to budget")
+        raise CokvError(
+            f"all {count} layers of this model use a sliding window of {window} tokens: there is no KV cache to budget"
+        )
     heads = config.num_attention_heads
     return Shape(
         num_hidden_layers=count,
@@ -120,20 +127,29 @@ class LoadedModel:
 def load_model(
     name: str = EMBEDDED, revision: str | None = None, device: str = "cpu", dtype: str = "float32"
 ) -> LoadedModel:
-    """Loads `embedded`, a local folder, or a hub model at a pinned revision. Only safetensors; remote code is never run."""
+    """Loads `embedded`, a local folder, or a hub model at a pinned revision. Only safetensors, never remote code."""
     if dtype not in DTYPES:
         raise CokvError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise CokvError(f"unknown device {device!r}; expected 'cpu', 'cuda' or 'cuda:0'") from None
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise CokvError(f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device; use device 'cpu'")
+        raise CokvError(
+            f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device; use device 'cpu'"
+        )
     if name == EMBEDDED:
         with as_file(files("cokv.embedded") / "weights") as folder:
+            if not folder.is_dir():
+                raise CokvError(f"the embedded model's weights are not in {folder}; install the package again")
             return _load(EMBEDDED, folder, None, device, dtype)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _load(name, folder, None, device, dtype)
-    if revision is None:
+    if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
         raise CokvError(
-            f"model {name!r} is no local folder, and a hub model needs a pinned revision (a commit hash); add `revision` or fix the path"
+            f"model {name!r} is no local folder, and a hub model needs a pinned revision, got {revision!r}; "
+            "give the 40 digits of a commit as `revision`, or fix the path"
         )
     return _load(name, None, revision, device, dtype)
 
@@ -144,15 +160,28 @@ def _load(name: str, folder: Path | None, revision: str | None, device: str, dty
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
         model_shape(config)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=False, **where
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **where,
         )
+        if report["missing_keys"]:
+            lacking = sorted(report["missing_keys"])
+            raise CokvError(
+                f"model {name!r}: its weights lack {len(lacking)} tensors, {lacking[0]} among them; "
+                "download or train it again"
+            )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
     except CokvError:
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise CokvError(
-            f"cannot load model {name!r}" + (f" at revision {revision!r}" if revision else "") + f": {' '.join(str(error).split())[:300]}"
+            f"cannot load model {name!r}{f' at revision {revision!r}' if revision else ''}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}; expected config.json, safetensors and a tokenizer that fit together"
         ) from None
     model.requires_grad_(False).eval().to(device)
     return LoadedModel(name, revision, model, tokenizer, _digest(folder, config))
@@ -164,6 +193,6 @@ def _digest(folder: Path | None, config: Any) -> str:
         return str(getattr(config, "_commit_hash", None))
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.suffix in {".safetensors", ".json"}:
+        if file.suffix in IDENTITY:
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Prompt in, Prefill out: the full KV cache of one prompt, the window's queries, and the first answer token's logits.
 
-Done once per prompt; every selection on that prompt, of whatever method or coalition, is decoded from it. Knows no method.
+Done once per prompt; every selection on that prompt, of whatever method or coalition, is decoded from it. Knows no
+method.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cokv.types import CokvError
 
 @dataclass(frozen=True, eq=False)
 class PrefillLayer:
-    """One full-attention layer after prefill. Keys and queries are post-RoPE (and post-norm where the model has one)."""
+    """One full-attention layer after prefill. Keys and queries are post-RoPE, and post-norm where a model has one."""
 
     layer_idx: int  # in the model, sliding layers counted
     keys: torch.Tensor  # [num_kv_heads, seq_len, head_dim]
@@ -62,21 +63,16 @@ class _Recorder(Layer):
         self.window, self.queries, self.scaling = window, None, 0.0
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states, value_states
-        else:
-            self.keys = torch.cat([self.keys, key_states], dim=-2)
-            self.values = torch.cat([self.values, value_states], dim=-2)
-        self.seen += key_states.shape[-2]
+        assert not self.is_initialized, "a prompt is prefilled in one forward pass"
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values, self.seen = key_states, value_states, key_states.shape[-2]
         return tagged(self.keys, self), self.values
 
     def attends(self) -> bool:
         return False
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
-        known = queries if self.queries is None else torch.cat([self.queries, queries], dim=2)
-        self.queries, self.scaling = known[:, :, -max(self.window, 1) :].clone(), scaling
+        self.queries, self.scaling = queries[:, :, max(queries.shape[2] - self.window, 0) :].clone(), scaling
 
 
 def check_prompt(input_ids: torch.Tensor, context_length: int, new_tokens: int = 0) -> None:
@@ -86,8 +82,8 @@ def check_prompt(input_ids: torch.Tensor, context_length: int, new_tokens: int =
     needed = input_ids.numel() + new_tokens
     if needed > context_length:
         raise CokvError(
-            f"prompt of {input_ids.numel()} tokens plus {new_tokens} to generate is longer than the model's {context_length} positions; "
-            "shorten the prompt (`length` of the task) or use a model with a longer context"
+            f"prompt of {input_ids.numel()} tokens plus {new_tokens} to generate is longer than the model's "
+            f"{context_length} positions; shorten the prompt (`length` of the task) or use a model that has more"
         )
 
 
@@ -97,7 +93,10 @@ def prefill(model: PreTrainedModel, input_ids: torch.Tensor, window: int = 32) -
     shape = model_shape(model.config)
     check_prompt(input_ids, shape.context_length)
     full = set(shape.full_layers)
-    layers = [_Recorder(window) if i in full else sliding_layer(shape.sliding_window or 0) for i in range(shape.num_hidden_layers)]
+    layers = [
+        _Recorder(window) if i in full else sliding_layer(shape.sliding_window or 0)
+        for i in range(shape.num_hidden_layers)
+    ]
     cache = Cache(layers=layers)
     ids = input_ids.to(model.device)[None]
     with engine(model):
@@ -105,7 +104,11 @@ def prefill(model: PreTrainedModel, input_ids: torch.Tensor, window: int = 32) -
     made = []
     for i in shape.full_layers:
         layer = layers[i]
-        assert layer.queries is not None, "attention never reached the recorder"
+        if layer.queries is None:
+            raise CokvError(
+                f"layer {i} of {type(model).__name__} keeps no keys and values of its own; "
+                "use a model whose layers all cache theirs"
+            )
         made.append(PrefillLayer(i, layer.keys[0], layer.values[0], layer.queries[0], layer.scaling))
     return Prefill(
         shape=shape,

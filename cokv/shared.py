@@ -1,7 +1,8 @@
-"""The shared way to hold many rows: one copy of the prompt's KV, a mask per (row, KV head), and each row's own new tokens.
+"""The shared way to hold many rows: one copy of the prompt's KV, a mask per (row, KV head), and each row's own new
+tokens.
 
-K and V of the prompt are read once a step for all rows, as one matrix product per KV head. Equal to the ragged way by test; cheaper when
-rows keep much of the prompt (coalitions), dearer when they keep little.
+K and V of the prompt are read once a step for all rows, as one matrix product per KV head. Equal to the ragged way by
+test; cheaper when rows keep much of the prompt (coalitions), dearer when they keep little.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class SharedLayer(Layer):
         five = queries.view(rows, heads, group, t, dim)
         by_head = five.permute(1, 0, 2, 3, 4).reshape(heads, rows * group * t, dim)
         old = (by_head @ self.prompt_keys.transpose(1, 2)).to(wide).view(heads, rows, group * t, seq_len)
-        old = old.masked_fill(~self.kept.transpose(0, 1)[:, :, None], -torch.inf)
+        old.masked_fill_(~self.kept.transpose(0, 1)[:, :, None], -torch.inf)
         tail_keys, tail_values = self.tail_keys[:, :, None, :used], self.tail_values[:, :, None, :used]
         new = (five @ tail_keys.transpose(-1, -2)).to(wide)
         if t > 1:
@@ -62,10 +63,23 @@ class SharedLayer(Layer):
         new = new.permute(1, 0, 2, 3, 4).reshape(heads, rows, group * t, used)
         weights = (torch.cat([old, new], dim=-1) * scaling).softmax(-1).to(values.dtype)
 
-        out = (weights[..., :seq_len].reshape(heads, rows * group * t, seq_len) @ self.prompt_values).view(heads, rows, group, t, dim)
+        out = (weights[..., :seq_len].reshape(heads, rows * group * t, seq_len) @ self.prompt_values).view(
+            heads, rows, group, t, dim
+        )
         mine = weights[..., seq_len:].view(heads, rows, group, t, used).permute(1, 0, 2, 3, 4) @ tail_values
         self.used = used
         return (out.permute(1, 0, 2, 3, 4) + mine).reshape(rows, num_heads, t, dim)
+
+    @staticmethod
+    def row_bytes(prefill: Prefill, new_tokens: int, queries: int) -> int:
+        """What one row costs at most: its mask and new tokens in every layer, and the attention weights of `queries`
+        tokens in one.
+
+        Three float32 copies of the weights are alive at once: scores, scaled scores, softmax.
+        """
+        shape = prefill.shape
+        own = shape.num_layers * shape.num_kv_heads * (prefill.seq_len + new_tokens * prefill.token_bytes)
+        return own + 12 * shape.num_heads * queries * (prefill.seq_len + new_tokens)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         rows = rows.to(self.device)

@@ -1,7 +1,8 @@
 """Segments of like length together: padded to the next power of two, gathered, and attended as one batched product.
 
-Padding costs at most a factor of two, whatever the spread of lengths; a handful of segments is cheaper in a plain loop, which copies
-nothing. Works on CPU and CUDA. The gather is the price: the attention bound is reading K and V once, this reads and writes them once more.
+Padding costs at most a factor of two, whatever the spread of lengths; a handful of segments is cheaper in a plain
+loop, which copies nothing. Works on CPU and CUDA. The gather is the price: the attention bound is reading K and V
+once, this reads and writes them once more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """How the engine is reached: one function in transformers' attention interface, switched on for one model, for a while.
 
-A cache layer that wants to answer for itself tags the key tensor it returns from `update` with itself; the registered function finds the
-tag and hands it the post-RoPE queries. Keys without a tag go to transformers' own SDPA function, so any other cache works unchanged.
-Nothing is patched: on exit the model has its old implementation, and the names are gone from the interfaces.
+A cache layer that wants to answer for itself tags the key tensor it returns from `update` with itself; the registered
+function finds the tag and hands it the post-RoPE queries. Keys without a tag go to transformers' own SDPA function,
+so any other cache works unchanged. Nothing is patched: on exit the model has its old implementation, and the names
+are gone from the interfaces.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _depth = 0  # how many `engine` blocks are open in this process
 
 
 class AttentionLayer(Protocol):
-    """A cache layer that takes part in attention. Shapes: queries [batch, num_heads, t, head_dim], keys [batch, num_kv_heads, n, head_dim]."""
+    """A cache layer that takes part in attention.
+
+    Shapes: queries [batch, num_heads, t, head_dim], keys and values [batch, num_kv_heads, n, head_dim].
+    """
 
     def attends(self) -> bool:
         """Whether this layer computes attention itself now (it holds more, or less, than the keys it returned)."""
@@ -38,6 +42,10 @@ class AttentionLayer(Protocol):
 
 def tagged(keys: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
     """A view of the keys that carries the layer to the attention function."""
+    if _depth == 0:
+        raise CokvError(
+            "a cache of cokv was used outside `engine(model)`, where nothing reads it; run the model inside that block"
+        )
     view = keys.view(keys.shape)
     setattr(view, _TAG, layer)
     return view
@@ -56,19 +64,26 @@ def attention(
     """The registered function: query [batch, num_heads, t, head_dim] -> [batch, t, num_heads, head_dim]."""
     layer = cast("AttentionLayer | None", getattr(key, _TAG, None))
     scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if layer is not None and (kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None):
+        raise CokvError(
+            "this model caps its attention logits or has attention sinks of its own; expected plain softmax attention"
+        )
     if layer is None or not layer.attends():
-        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
         if layer is not None:
             layer.observe(query, attention_mask, scaling)
         return out, None
-    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-        raise CokvError("this model caps its attention logits or has attention sinks of its own; compressed attention does not support that")
     return layer.attend(query, key, value, scaling).transpose(1, 2).contiguous(), None
 
 
 @contextmanager
 def engine(model: PreTrainedModel) -> Iterator[None]:
-    """Lets caches of this package take part in `model`'s attention inside the block. May be nested; undone also after an exception."""
+    """Lets caches of this package take part in `model`'s attention inside the block; undone also after an exception.
+
+    May be nested, and open for several models. Not for several threads.
+    """
     global _depth
     before = model.config._attn_implementation
     if _depth == 0:
@@ -77,6 +92,11 @@ def engine(model: PreTrainedModel) -> Iterator[None]:
     try:
         if before != NAME:
             model.set_attn_implementation(NAME)
+        if model.config._attn_implementation != NAME:
+            raise CokvError(
+                f"{type(model).__name__} does not compute its attention through transformers' attention interface; "
+                "use a model that does"
+            )
         yield
     finally:
         if before != NAME:
