@@ -58,8 +58,11 @@ def reproduce(
 ) -> None:
     """Run an experiment, or go on with it, and write its report. A finished run is only reported."""
     from reports import terminal_table, write_report
+    from transformers.utils.logging import disable_progress_bar
+
     from suite.run import open_run, run_experiment
 
+    disable_progress_bar()
     spec = _experiment(experiment, limit)
     if dry_run:
         from suite.plan import plan

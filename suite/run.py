@@ -6,6 +6,7 @@ the sample in flight, and the metrics of a resumed run are those of an uninterru
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def run_experiment(experiment: Experiment, runs: Path) -> RunFolder:
 
 def _run_samples(experiment: Experiment, loaded: LoadedModel, folder: RunFolder, scores: dict[str, HeadScores]) -> None:
     grid = cells(experiment)
-    finished = {(r["task"], r["sample_id"]) for r in folder.lines(PREDICTIONS)}
+    finished = _finished(folder, len(grid))
     total = len(task_names(experiment)) * len(experiment.seeds) * experiment.ruler.samples
     with folder.appender(PREDICTIONS) as append, progress("samples", total, len(finished)) as report:
         for task in task_names(experiment):
@@ -107,6 +108,16 @@ def _run_samples(experiment: Experiment, loaded: LoadedModel, folder: RunFolder,
                         continue
                     append(list(run_sample(loaded, prompt, grid, scores.get(task))))
                     report.advance(note=task)
+
+
+def _finished(folder: RunFolder, cells_per_sample: int) -> set[tuple[str, str]]:
+    """Samples with all their records. A sample that a crash left with only some is dropped from the file, to be redone."""
+    records = folder.lines(PREDICTIONS)
+    counts = Counter((r["task"], r["sample_id"]) for r in records)
+    whole = {sample for sample, count in counts.items() if count == cells_per_sample}
+    if len(whole) < len(counts):
+        folder.rewrite(PREDICTIONS, [r for r in records if (r["task"], r["sample_id"]) in whole])
+    return whole
 
 
 def run_sample(loaded: LoadedModel, prompt: Prompt, grid: list[Cell], scores: HeadScores | None) -> Iterator[dict[str, Any]]:

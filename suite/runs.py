@@ -97,6 +97,12 @@ class RunFolder:
             found.append(record)
         return found
 
+    def rewrite(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Replaces a JSON-lines file, whole or not at all."""
+        part = self.path / f".{name}.part"
+        part.write_bytes(b"".join(canonical(record).encode() + b"\n" for record in records))
+        os.replace(part, self.path / name)
+
     @contextmanager
     def appender(self, name: str) -> Iterator[Any]:
         """A function that appends records, all of one call flushed to disk before it returns."""

@@ -1,0 +1,85 @@
+"""The command line: what users type works, and every mistake is one line on stderr with exit code 2."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from suite.cli import app
+
+runner = CliRunner()
+
+
+def call(*arguments: object):
+    return runner.invoke(app, [str(a) for a in arguments])
+
+
+def refused(result) -> str:
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.output
+    return result.stderr
+
+
+def test_reproduce_ends_with_the_reports_path_and_again_is_a_no_op(experiment_file, tmp_path):
+    for _ in range(2):
+        result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
+        assert result.exit_code == 0, result.output
+        folder = result.stdout.strip().splitlines()[-1]
+        assert folder.endswith("/report") and "SnapKV" in result.stdout
+    for name in ("report.md", "table.tex", "scores_ruler.png", "head_scores.png"):
+        assert (Path(folder) / name).is_file()
+
+
+def test_dry_run_writes_nothing(experiment_file, tmp_path):
+    result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs", "--dry-run")
+    assert result.exit_code == 0 and "prefill tokens" in result.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_methods_and_tasks_are_listed():
+    assert "2502.17501" in call("methods").stdout
+    assert "niah_multikey_1" in call("tasks").stdout
+
+
+def test_an_unknown_method_is_refused(experiment_file, tmp_path):
+    experiment_file.write_text(experiment_file.read_text().replace('"snapkv"', '"snapvk"'))
+    assert "did you mean snapkv" in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path))
+
+
+def test_a_missing_experiment_is_refused(tmp_path):
+    assert "none.toml" in refused(call("reproduce", "--experiment", tmp_path / "none.toml"))
+
+
+def test_a_prompt_longer_than_the_model_is_refused(experiment_file, tmp_path):
+    experiment_file.write_text(experiment_file.read_text().replace("length = 160", "length = 600"))
+    said = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
+    assert "512 positions" in said
+
+
+def test_a_budget_below_the_window_is_infeasible_not_given_more(experiment_file, tmp_path):
+    text = experiment_file.read_text().replace("kv_budgets = [16, 32]", "kv_budgets = [10]").replace("kv_budget = 16", "kv_budget = 10")
+    experiment_file.write_text(text)
+    result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    records = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    snapkv = [r for r in records if r["method"] == "snapkv"]
+    assert snapkv and all(r["score"] is None and "window" in r["infeasible"] for r in snapkv)
+
+
+def test_a_model_that_is_not_there_is_refused(experiment_file, tmp_path, random_model):
+    experiment_file.write_text(experiment_file.read_text().replace(str(random_model), "no/such-model"))
+    assert "revision" in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["spec.json", "stability.json", "metrics.json"])
+def test_a_corrupted_run_folder_is_refused(experiment_file, tmp_path, name):
+    assert call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs").exit_code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    (folder / name).write_text('{"half":')
+    assert name in refused(call("report", folder))
+
+
+def test_reporting_what_is_no_run_is_refused(tmp_path):
+    assert "run folder" in refused(call("report", tmp_path / "nothing"))

@@ -1,0 +1,93 @@
+"""The main job on a random model: it runs whole, spends exact totals, and a killed run resumes to byte-identical metrics."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from suite.run import run_experiment
+from suite.runs import RunFolder
+from suite.spec import read_experiment
+
+ANSWERS = ("metrics.json", "stability.json", "predictions.jsonl")
+
+
+def run(experiment_file: Path, runs: Path) -> RunFolder:
+    return run_experiment(read_experiment(experiment_file), runs)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ANSWERS}
+
+
+def test_every_cell_has_a_record_and_spends_its_total(experiment_file, tmp_path):
+    folder = run(experiment_file, tmp_path / "runs")
+    records = folder.lines("predictions.jsonl")
+    cells = 1 + 3 * 2  # full, and three methods at two budgets
+    assert len(records) == 2 * 2 * 2 * cells  # tasks, seeds, samples
+    heads, token_bytes = 2 * 2, 2 * 8 * 4
+    for record in records:
+        slots = record["kv_budget"] or record["prompt_tokens"]
+        assert record["kept_tokens"] == slots * heads
+        assert record["kept_bytes"] == slots * heads * token_bytes
+        assert record["full_bytes"] == record["prompt_tokens"] * heads * token_bytes
+        assert 0 <= record["score"] <= 100
+    assert json.loads((folder.path / "done.json").read_text())["records"] == len(records)
+
+
+def test_a_finished_run_is_left_alone(experiment_file, tmp_path):
+    folder = run(experiment_file, tmp_path / "runs")
+    before = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.path.iterdir() if f.is_file()}
+    again = run(experiment_file, tmp_path / "runs")
+    assert again.path == folder.path
+    assert {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.path.iterdir() if f.is_file()} == before
+
+
+@pytest.mark.parametrize("cut", ["game.jsonl", "predictions.jsonl"])
+def test_a_torn_file_resumes_to_the_same_answers(experiment_file, tmp_path, cut):
+    folder = run(experiment_file, tmp_path / "runs")
+    whole = contents(folder.path)
+    for name in ("done.json", "metrics.json", "stability.json") + (("predictions.jsonl",) if cut == "game.jsonl" else ()):
+        (folder.path / name).unlink()
+    file = folder.path / cut
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert contents(run(experiment_file, tmp_path / "runs").path) == whole
+
+
+def test_a_half_recorded_sample_is_redone_whole(experiment_file, tmp_path):
+    """A crash of the machine can leave some of a sample's lines: they are dropped, not doubled."""
+    folder = run(experiment_file, tmp_path / "runs")
+    whole = contents(folder.path)
+    for name in ("done.json", "metrics.json"):
+        (folder.path / name).unlink()
+    file = folder.path / "predictions.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[: 7 + 3]))  # one whole sample of seven cells, and three cells of the next
+    assert contents(run(experiment_file, tmp_path / "runs").path) == whole
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_answers(experiment_file, tmp_path):
+    """kill -9 at several moments; the same command then ends in what an uninterrupted run writes."""
+    whole = contents(run(experiment_file, tmp_path / "whole").path)
+    command = [sys.executable, "-m", "suite.cli", "reproduce", "--experiment", str(experiment_file)]
+    command += ["--runs", str(tmp_path / "killed")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    for watched, size in (("game.jsonl", 1), ("predictions.jsonl", 1), ("predictions.jsonl", 6000)):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            found = list((tmp_path / "killed").glob(f"*/{watched}"))
+            if found and found[0].stat().st_size >= size:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        process.wait(timeout=120)
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    (folder,) = (tmp_path / "killed").iterdir()
+    assert contents(folder) == whole
