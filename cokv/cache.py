@@ -43,11 +43,13 @@ class RaggedLayer(Layer):
         window: int = 32,
         slack: int = SLACK,
         attend: Attend = buckets.attend,
+        policy: Policy | None = None,
     ) -> None:
         super().__init__()
         if slack < 1:
             raise CokvError(f"slack of {slack} slots per head; expected at least 1, the room for the next token")
         self.index, self.select, self.window, self.slack, self.backend = index, select, window, slack, attend
+        self.policy = policy or Grow()  # of every row that this layer compresses by itself
         self.ragged = False
         self.limits: torch.Tensor | None = None  # slots per segment at which it evicts; None when every segment grows
 
@@ -82,9 +84,9 @@ class RaggedLayer(Layer):
         self.ragged = True
 
     def _set_policies(self, policies: Sequence[Policy] | None, rows: int) -> None:
-        policies = policies or [Grow()] * rows
-        if all(isinstance(p, Grow) for p in policies):
+        if policies is None or all(isinstance(p, Grow) for p in policies):
             return
+        assert len(policies) == rows, (len(policies), rows)
         never = torch.iinfo(torch.int64).max
         pairs = [(p.limit, p.sinks) if isinstance(p, EvictOldest) else (never, 0) for p in policies]
         spread = torch.tensor(pairs, device=self.device).repeat_interleave(self.heads, dim=0)
@@ -147,7 +149,7 @@ class RaggedLayer(Layer):
                     f"select gave positions for {chosen.num_kv_heads} heads, expected {heads}, one tensor per KV head"
                 )
             kept.append([chosen.head(0, h) + start for h in range(heads)])
-        self.fill(self.keys, self.values, kept)
+        self.fill(self.keys, self.values, kept, [self.policy] * rows)
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         """Queries [rows, num_heads, t, head_dim] over the stored tokens and the t new ones (causal among these),
@@ -157,8 +159,8 @@ class RaggedLayer(Layer):
         """
         rows, num_heads, t, dim = queries.shape
         if t > 1 and self.limits is not None:
-            steps = zip(queries.split(1, 2), keys.split(1, 2), values.split(1, 2), strict=True)
-            return torch.cat([self.attend(q, k, v, scaling) for q, k, v in steps], dim=2)
+            steps = [(slice(None), slice(None), slice(i, i + 1)) for i in range(t)]
+            return torch.cat([self.attend(queries[i], keys[i], values[i], scaling) for i in steps], dim=2)
         group = num_heads // self.heads
         if t == 1:
             self.append(keys, values)
@@ -168,7 +170,7 @@ class RaggedLayer(Layer):
         grouped = queries.reshape(rows * self.heads, group * t, dim)
         old, old_lse = self.backend(grouped, self.k, self.v, self.starts, self.lengths, scaling)
         five = queries.reshape(rows, self.heads, group, t, dim)
-        logits = (five @ keys[:, :, None].transpose(-1, -2)).to(old_lse.dtype) * scaling
+        logits = five.to(old_lse.dtype) @ keys[:, :, None].to(old_lse.dtype).transpose(-1, -2) * scaling
         causal = torch.ones(t, t, dtype=torch.bool, device=queries.device).tril()
         logits = logits.masked_fill(~causal, -torch.inf)
         new_lse = logits.logsumexp(-1)
@@ -209,7 +211,7 @@ class RaggedLayer(Layer):
     def reorder_cache(self, rows: torch.Tensor) -> None:
         """Beam search and the like: row i becomes a copy of old row rows[i]."""
         if not self.ragged:
-            super().reorder_cache(rows)
+            super().reorder_cache(rows)  # type: ignore[arg-type]
             return
         segments = self._segments(rows)
         starts, lengths, k, v = self.starts[segments], self.lengths[segments], self.k, self.v
@@ -238,7 +240,7 @@ class RaggedLayer(Layer):
         self.reorder_cache(torch.arange(rows).repeat_interleave(repeats))
 
     def reset(self) -> None:
-        self.__init__(self.index, self.select, self.window, self.slack, self.backend)  # type: ignore[misc]
+        self.__init__(self.index, self.select, self.window, self.slack, self.backend, self.policy)  # type: ignore[misc]
 
     def _segments(self, rows: torch.Tensor) -> torch.Tensor:
         rows = rows.to(self.device)
@@ -262,12 +264,13 @@ class RaggedLayer(Layer):
         return sum(t.untyped_storage().nbytes() for t in tensors)
 
 
-class RaggedCache(Cache):  # type: ignore[misc]
+class RaggedCache(Cache):
     """Pass it as `past_key_values`, inside `cokv.attention.interface.engine(model)`.
 
     `select`, called with each layer's own PrefillLayer, makes `model.generate` compress by itself after the prompt;
-    without it the cache keeps everything. The prompt is the first forward pass: what comes later, a second turn or a
-    second chunk, is read on the compressed cache. Layers with sliding-window attention are transformers' own.
+    without it the cache keeps everything. `policy` is what happens after that. The prompt is the first forward pass:
+    what comes later, a second turn or a second chunk, is read on the compressed cache. Layers with sliding-window
+    attention are transformers' own.
     """
 
     def __init__(
@@ -277,6 +280,7 @@ class RaggedCache(Cache):  # type: ignore[misc]
         window: int = 32,
         slack: int = SLACK,
         attend: Attend = buckets.attend,
+        policy: Policy | None = None,
     ) -> None:
         shape = model_shape(config)
         full = set(shape.full_layers)
@@ -284,7 +288,9 @@ class RaggedCache(Cache):  # type: ignore[misc]
             select = _keep_all
         super().__init__(
             layers=[
-                RaggedLayer(i, select, window, slack, attend) if i in full else sliding_layer(shape.sliding_window or 0)
+                RaggedLayer(i, select, window, slack, attend, policy)
+                if i in full
+                else sliding_layer(shape.sliding_window or 0)
                 for i in range(shape.num_hidden_layers)
             ]
         )
@@ -328,6 +334,7 @@ class RaggedCache(Cache):  # type: ignore[misc]
         return sum(layer.storage_bytes for layer in self.ragged_layers)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
+        layer: Any
         for layer in self.layers:
             if isinstance(layer, RaggedLayer):
                 layer.keep_rows(rows)

@@ -21,15 +21,20 @@ def token_count(query: int | torch.Tensor) -> int:
     return query if isinstance(query, int) else int(query.shape[0])
 
 
-class Layer(CacheLayerMixin):  # type: ignore[misc]
+class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' classes are partly untyped
     """A cache layer that reports what it has *seen*, never what it stores: RoPE and masks then stay right."""
 
     is_sliding = False
     is_compileable = False
     is_croppable = False
+    keys: Any  # a tensor once there is one
+    values: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -56,7 +61,7 @@ def sliding_layer(window: int) -> DynamicSlidingWindowLayer:
 def register_attention(name: str, attention: Callable[..., Any]) -> None:
     """Makes `name` an attention implementation, with the masks of SDPA."""
     AttentionInterface.register(name, attention)
-    AttentionMaskInterface.register(name, AttentionMaskInterface()["sdpa"])
+    AttentionMaskInterface.register(name, AttentionMaskInterface()["sdpa"])  # type: ignore[no-untyped-call]
 
 
 def unregister_attention(name: str) -> None:

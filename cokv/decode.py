@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from transformers import PreTrainedModel
@@ -80,6 +80,8 @@ def decode(
     and V with slack and new tokens, or the shared way's masks, new tokens and attention weights; a single row may
     exceed it.
     """
+    if way not in get_args(Way):
+        raise CokvError(f"unknown way to decode {way!r}; expected one of {', '.join(get_args(Way))}")
     if suffix is not None and (suffix.ndim != 1 or suffix.numel() == 0):
         raise CokvError(f"suffix ids have shape {list(suffix.shape)}, expected one non-empty row [t], or None")
     read = 1 if suffix is None else suffix.numel()
@@ -131,6 +133,7 @@ def _decode_batch(
     device = model.device
     selections, policies = [row.selection for row in rows], [row.policy for row in rows]
     cache: RaggedCache | SharedCache
+    slack: list[int | None]
     if way == "ragged":
         cache = RaggedCache.of(prefill, selections, policies, attend=attend)
         slack = [(cache.storage_bytes - cache.stored_tokens * prefill.token_bytes) // len(rows)] * len(rows)

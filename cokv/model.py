@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from cokv.types import CokvError
 
 EMBEDDED = "embedded"
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 IDENTITY = {".safetensors", ".json", ".jinja", ".model", ".txt"}  # weights, configs, chat template, vocabularies
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -160,7 +161,7 @@ def _load(name: str, folder: Path | None, revision: str | None, device: str, dty
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
         model_shape(config)
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=DTYPES[dtype],
@@ -169,12 +170,15 @@ def _load(name: str, folder: Path | None, revision: str | None, device: str, dty
             output_loading_info=True,
             **where,
         )
+        model, report = loaded
         if report["missing_keys"]:
             lacking = sorted(report["missing_keys"])
             raise CokvError(
                 f"model {name!r}: its weights lack {len(lacking)} tensors, {lacking[0]} among them; "
                 "download or train it again"
             )
+        if folder and not any((folder / file).is_file() for file in VOCABULARIES):
+            raise CokvError(f"model {name!r}: no tokenizer in its folder; expected one of {', '.join(VOCABULARIES)}")
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
     except CokvError:
         raise

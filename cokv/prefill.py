@@ -60,7 +60,8 @@ class _Recorder(Layer):
 
     def __init__(self, window: int) -> None:
         super().__init__()
-        self.window, self.queries, self.scaling = window, None, 0.0
+        self.window, self.scaling = window, 0.0
+        self.queries: torch.Tensor | None = None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         assert not self.is_initialized, "a prompt is prefilled in one forward pass"
@@ -70,6 +71,9 @@ class _Recorder(Layer):
 
     def attends(self) -> bool:
         return False
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+        raise AssertionError("a recorder leaves attention to transformers")
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
         self.queries, self.scaling = queries[:, :, max(queries.shape[2] - self.window, 0) :].clone(), scaling
@@ -93,7 +97,7 @@ def prefill(model: PreTrainedModel, input_ids: torch.Tensor, window: int = 32) -
     shape = model_shape(model.config)
     check_prompt(input_ids, shape.context_length)
     full = set(shape.full_layers)
-    layers = [
+    layers: list[Any] = [
         _Recorder(window) if i in full else sliding_layer(shape.sliding_window or 0)
         for i in range(shape.num_hidden_layers)
     ]

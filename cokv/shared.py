@@ -53,10 +53,10 @@ class SharedLayer(Layer):
 
         five = queries.view(rows, heads, group, t, dim)
         by_head = five.permute(1, 0, 2, 3, 4).reshape(heads, rows * group * t, dim)
-        old = (by_head @ self.prompt_keys.transpose(1, 2)).to(wide).view(heads, rows, group * t, seq_len)
+        old = (by_head.to(wide) @ self.prompt_keys.to(wide).transpose(1, 2)).view(heads, rows, group * t, seq_len)
         old.masked_fill_(~self.kept.transpose(0, 1)[:, :, None], -torch.inf)
         tail_keys, tail_values = self.tail_keys[:, :, None, :used], self.tail_values[:, :, None, :used]
-        new = (five @ tail_keys.transpose(-1, -2)).to(wide)
+        new = five.to(wide) @ tail_keys.to(wide).transpose(-1, -2)
         if t > 1:
             causal = torch.ones(t, used, dtype=torch.bool, device=new.device).tril(used - t)
             new = new.masked_fill(~causal, -torch.inf)
@@ -86,21 +86,22 @@ class SharedLayer(Layer):
         self.kept, self.tail_keys, self.tail_values = self.kept[rows], self.tail_keys[rows], self.tail_values[rows]
 
 
-class SharedCache(Cache):  # type: ignore[misc]
+class SharedCache(Cache):
     """Rows of Selections over one Prefill, for at most `new_tokens` further tokens."""
 
     def __init__(self, prefill: Prefill, selections: Sequence[Selection], new_tokens: int) -> None:
         for selection in selections:
             check_selection(prefill, selection)
-        masks = torch.stack([s.mask() for s in selections]).to(prefill.layers[0].keys.device)
+        masks = torch.stack([s.mask() for s in selections])
         layers: list[Any] = [None] * prefill.shape.num_hidden_layers
         for i, source in enumerate(prefill.layers):
-            layers[source.layer_idx] = SharedLayer(source, masks[:, i], new_tokens)
+            layers[source.layer_idx] = SharedLayer(source, masks[:, i].to(source.keys.device), new_tokens)
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, len(selections))
         super().__init__(layers=layers)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
+        layer: Any
         for layer in self.layers:
             if isinstance(layer, SharedLayer):
                 layer.keep_rows(rows)

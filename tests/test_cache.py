@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from cokv.attention import reference
 from cokv.attention.interface import engine
 from cokv.cache import LayerSelect, RaggedCache, RaggedLayer
+from cokv.methods import METHODS, get_method
 from cokv.policies.growth import EvictOldest, Grow, Policy
 from cokv.prefill import Prefill, PrefillLayer, prefill
-from cokv.types import CokvError, Selection
+from cokv.types import CokvError, HeadScores, Selection
 
 MakeModel = Callable[..., PreTrainedModel]
 Prompt = Callable[..., torch.Tensor]
@@ -72,6 +73,18 @@ def test_generate_goes_on_from_a_filled_cache(make_model: MakeModel, prompt: Pro
     with engine(model):
         rest = generated(model, told, NEW - 1, past_key_values=cache)
     assert rest.tolist() == generated(model, ids).tolist()[1:]
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+@pytest.mark.parametrize("family", ["llama", "qwen3-hybrid"])
+def test_short_prompts_too(make_model: MakeModel, prompt: Prompt, family: str, length: int) -> None:
+    model, ids = make_model(family), prompt(length)
+    made = prefill(model, ids)
+    cache = RaggedCache.of(made, [Selection.full(made.shape.num_layers, 2, length)])
+    expected = generated(model, ids, 24).tolist()
+    assert greedy(model, made, cache, 24).tolist() == expected
+    with engine(model):
+        assert generated(model, ids, 24, past_key_values=RaggedCache(model.config)).tolist() == expected
 
 
 # ---- uneven budgets
@@ -158,6 +171,24 @@ def test_generate_compresses_by_itself_and_left_padding_changes_nothing(
         kept += selection.total + 19 * made.shape.num_layers * 2
     assert cache.stored_tokens == kept
     assert any(generated(model, p, 20).tolist() != b.tolist() for p, b in zip(prompts, batch, strict=True))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3-hybrid"])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_selects_inside_generate_what_it_selects_on_a_prefill(
+    make_model: MakeModel, prompt: Prompt, name: str, family: str
+) -> None:
+    model, ids, method = make_model(family), prompt(120), get_method(name)
+    made = prefill(model, ids, method.window_size)
+    shape = made.shape
+    profile = HeadScores(torch.arange(shape.num_layers * 2).view(-1, 2).double().numpy())
+    selection = method.select(made, 66, profile if method.needs_profile else None)
+    alone = greedy(model, made, RaggedCache.of(made, [selection]), 20)
+    select = method.layer_select(shape, 66, profile if method.needs_profile else None)
+    cache = RaggedCache(model.config, select, window=method.window_size)
+    with engine(model):
+        assert generated(model, ids, 20, past_key_values=cache).tolist() == alone.tolist()
+    assert cache.stored_tokens == selection.total + 19 * shape.num_layers * 2
 
 
 def test_select_sees_the_windows_queries_without_padding(make_model: MakeModel, prompt: Prompt) -> None:
@@ -368,6 +399,17 @@ def test_an_evicting_row_attends_its_limit_and_no_more(
     torch.testing.assert_close(
         chunk[0], step(model, RaggedCache.of(made, [Selection.full(3, 2, 30)]), after[None], 30)[0], rtol=0, atol=1e-5
     )
+
+
+def test_eviction_inside_generate_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt) -> None:
+    model, ids = make_model(), prompt(30)
+    made, ends = prefill(model, ids), (torch.arange(30) < 4) | (torch.arange(30) >= 22)
+    filled = RaggedCache.of(made, [Selection.from_mask(ends.expand(3, 2, 30))], [EvictOldest(12)])
+    cache = RaggedCache(model.config, lambda layer: [ends.nonzero()[:, 0]] * 2, policy=EvictOldest(12))
+    with engine(model):
+        got = generated(model, ids, 24, past_key_values=cache)
+    assert got.tolist() == greedy(model, made, filled, 24).tolist()
+    assert cache.stored_tokens == filled.stored_tokens == 6 * 12
 
 
 def test_eviction_settings_that_cannot_hold_are_refused(make_model: MakeModel, prompt: Prompt) -> None:

@@ -201,6 +201,8 @@ def test_what_cannot_be_decoded_is_refused(make_model: MakeModel, prompt: Prompt
     for way in ("ragged", "shared"):
         with pytest.raises(CokvError, match="select on this prefill"):
             decode(model, made, [replace(row, selection=Selection.full(3, 2, 9))], Stop(2), way=way)
+    with pytest.raises(CokvError, match="'dense'; expected one of ragged, shared"):
+        decode(model, made, [row], Stop(2), way="dense")  # type: ignore[arg-type]
     for suffix in (prompt(0), prompt(2)[None]):
         with pytest.raises(CokvError, match="suffix ids have shape"):
             decode(model, made, [row], Stop(2), suffix=suffix)

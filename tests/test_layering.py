@@ -111,7 +111,7 @@ def test_arrows_inside_cokv_point_down(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(n for n in IMPORTS if n.startswith(PURE)))
 def test_methods_know_no_engine(name: str) -> None:
     engine = {"cokv.model", "cokv.compat", "cokv.cache", "cokv.decode", "cokv.shared", "cokv.attention", "transformers"}
-    met = {module for module in IMPORTS[name] if second(module) in engine or room_of(module) == "transformers"}
+    met = {module for module in RUN_TIME[name] if second(module) in engine or room_of(module) == "transformers"}
     assert not met, f"{name} imports {sorted(met)}"
 
 

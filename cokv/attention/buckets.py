@@ -36,7 +36,7 @@ def attend(
         inside = offsets < lengths[members, None]  # [members, size]
         slots = torch.where(inside, starts[members, None] + offsets, starts[members, None])
         k, v = keys[slots], values[slots]  # [members, size, head_dim]
-        logits = (queries[members] @ k.transpose(1, 2)).to(wide) * scaling
+        logits = queries[members].to(wide) @ k.to(wide).transpose(1, 2) * scaling
         logits = logits.masked_fill(~inside[:, None], -torch.inf)
         lse[members] = logits.logsumexp(-1)
         out[members] = logits.softmax(-1).to(v.dtype) @ v

@@ -17,7 +17,8 @@ def attend(
 
     queries [segments, rows, head_dim]; keys, values [slots, head_dim]; starts, lengths int64 [segments].
     Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp [segments, rows] in float32
-    (float64 for float64). A segment of length zero gives zeros and a log-sum-exp of -inf.
+    (float64 for float64). A segment of length zero gives zeros and a log-sum-exp of -inf. Logits and softmax stay in
+    float32 for half precision too, as in SDPA: rounded logits would cost a few times the error.
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
     out = torch.zeros_like(queries)
@@ -26,7 +27,7 @@ def attend(
         if length == 0:
             continue
         k, v = keys[start : start + length], values[start : start + length]
-        logits = (queries[segment] @ k.T).to(wide) * scaling
+        logits = queries[segment].to(wide) @ k.to(wide).T * scaling
         lse[segment] = logits.logsumexp(-1)
         out[segment] = logits.softmax(-1).to(v.dtype) @ v
     return out, lse

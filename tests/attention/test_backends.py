@@ -74,6 +74,19 @@ def test_an_empty_segment_gives_zeros_and_minus_infinity(segments: int) -> None:
         assert (lse[0] == -torch.inf).all() and (lse[2] == -torch.inf).all() and lse[1].isfinite().all()
 
 
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_bfloat16_loses_no_more_than_transformers_own_attention(spread: float) -> None:
+    queries, keys, values, starts, lengths = storage([700] * 9, 4, 64, torch.bfloat16, slack=0)
+    queries = queries * spread
+    k, v = keys.view(9, 700, 64), values.view(9, 700, 64)
+    exact = (queries.double() @ k.double().transpose(1, 2) * 0.125).softmax(-1) @ v.double()
+    sdpa = torch.nn.functional.scaled_dot_product_attention(queries, k, v, scale=0.125)
+    allowed = 1.6 * (sdpa.double() - exact).norm()
+    for backend in (reference, buckets):
+        out, _ = backend.attend(queries, keys, values, starts, lengths, 0.125)
+        assert (out.double() - exact).norm() < allowed, backend.__name__
+
+
 def test_all_segments_empty() -> None:
     out, lse = buckets.attend(*storage([0] * 10, 1, 8, torch.float32, slack=1), 1.0)
     assert (out == 0).all() and (lse == -torch.inf).all()
