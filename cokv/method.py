@@ -104,8 +104,8 @@ class Method:
     ) -> Callable[[PrefillLayer], list[torch.Tensor]]:
         """The same selection, one layer at a time as the prompt is read: for `RaggedCache(config, select=...)`.
 
-        Positions of each KV head are those `select` would keep. Works for every method here, because no allocator looks at the token
-        scores of another layer.
+        Positions of each KV head are those `select` would keep. Works for every method here, because no allocator looks
+        at the token scores of another layer.
         """
         places = {layer_idx: place for place, layer_idx in enumerate(shape.full_layers)}
 

@@ -1,1 +1,1 @@
-"""The top floor: plans an experiment, runs it, resumes it, and is the command line. The only room that imports all others."""
+"""The top floor: plans an experiment, runs and resumes it, and is the command line. Alone imports all other rooms."""

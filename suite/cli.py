@@ -1,4 +1,4 @@
-"""The command line: `cokv reproduce`, `report`, `methods`, `tasks`. Every user's error is one line on stderr and exit code 2."""
+"""The command line: `cokv reproduce`, `report`, `methods`, `tasks`. A user's error is one line on stderr, exit 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from rich.table import Table
 from suite.errors import USER_ERRORS
 
 app = typer.Typer(
-    help="KV-cache compression under one budget rule: reproduce, compare, measure.", no_args_is_help=True, add_completion=False,
+    help="KV-cache compression under one budget rule: reproduce, compare, measure.",
+    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -57,9 +59,9 @@ def reproduce(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and about how long.")] = False,
 ) -> None:
     """Run an experiment, or go on with it, and write its report. A finished run is only reported."""
-    from reports import terminal_table, write_report
     from transformers.utils.logging import disable_progress_bar
 
+    from reports import terminal_table, write_report
     from suite.run import open_run, run_experiment
 
     disable_progress_bar()
@@ -91,7 +93,9 @@ def _print_plan(stages: Any, path: str, done: bool) -> None:
 @_reported
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    unfinished: Annotated[bool, typer.Option("--unfinished", help="Report what is there of a run that has not ended.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Report what is there of a run that has not ended.")
+    ] = False,
 ) -> None:
     """Write a run's report again: tables, plots, and the table on the screen."""
     from reports import terminal_table, write_report
@@ -107,7 +111,9 @@ def methods(long: Annotated[bool, typer.Option("--long", help="Also parameters, 
     """List the methods: what each needs, its presets, its paper."""
     from cokv.methods import describe_methods
 
-    columns = ["name", "preset", "scorer", "allocator", "policy", "needs", "paper"] + (["parameters", "code", "note"] if long else [])
+    columns = ["name", "preset", "scorer", "allocator", "policy", "needs", "paper"] + (
+        ["parameters", "code", "note"] if long else []
+    )
     _table(describe_methods(), columns)
 
 

@@ -1,4 +1,7 @@
-"""The one error of the top floor. The command line prints it, like its siblings of the other rooms, as one line and exits with 2."""
+"""The one error of the top floor.
+
+The command line prints it, like its siblings of the other rooms, as one line and exits with 2.
+"""
 
 from cokv.types import CokvError
 from reports.errors import ReportError

@@ -1,7 +1,8 @@
-"""Head scores of an experiment: two independent SSV runs per task on validation prompts, their stability, and the head-removal check.
+"""Head scores of an experiment: two independent SSV runs per task, their stability, and the head-removal check.
 
-Every evaluated coalition is a line of `game.jsonl`, so a killed run goes on where it was. What is used by methods is the two runs pooled: twice
-the draws. Head removal is measured on test samples: heads are cut by score and the rest answers.
+The games are played on validation prompts. Every evaluated coalition is a line of `game.jsonl`, so a killed run goes on
+where it was. What is used by methods is the two runs pooled: twice the draws. Head removal is measured on test samples:
+heads are cut by score and the rest answers.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from cokv.game.stability import assess
 from cokv.game.utility import GamePrompt, HeadGame
 from cokv.model import LoadedModel
 from cokv.prefill import prefill
-from cokv.types import FloatArray, HeadScores
+from cokv.types import JSON, FloatArray, HeadScores
 from suite.progress import Reporter, progress
 from suite.runs import RunFolder
 from suite.spec import Experiment, GameSpec
-from suite.tasks import Prompt, task_names, test_prompts, validation_prompts
+from suite.tasks import Prompt, task_names, test_prompts, text_of, validation_prompts
 
 LEDGER = "game.jsonl"
 BLOCK = 16  # coalitions evaluated, and recorded, at a time
@@ -50,7 +51,10 @@ class Ledger:
         for start in range(0, len(todo), BLOCK):
             block = np.array(todo[start : start + BLOCK])
             utilities = game.per_prompt(block)
-            lines = [{"game": name, "coalition": self.key(c), "utilities": u.tolist()} for c, u in zip(block, utilities, strict=True)]
+            lines = [
+                {"game": name, "coalition": self.key(c), "utilities": u.tolist()}
+                for c, u in zip(block, utilities, strict=True)
+            ]
             self.append(lines)
             self.known |= {(name, line["coalition"]): line["utilities"] for line in lines}
             if report:
@@ -81,7 +85,7 @@ def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], window_size: int) ->
         made = prefill(loaded.model, _whole(prompt))
 
         def judge(tokens: list[int], prompt: Prompt = prompt) -> float:
-            return prompt.metric(loaded.tokenizer.decode(tokens, skip_special_tokens=True), prompt.references) / 100
+            return prompt.metric(text_of(loaded, tokens), prompt.references) / 100
 
         players.append(GamePrompt(made, prompt.stop, judge))
     return HeadGame(loaded.model, players, window_size)
@@ -123,7 +127,7 @@ def compute_head_scores(experiment: Experiment, loaded: LoadedModel, folder: Run
             pooled = method.aggregate(merge_plans(pair), both)
             found = assess(method, pair, runs, seed=spec.seed)
             values = pooled.values.reshape(shape.num_layers, shape.num_kv_heads)
-            provenance = {
+            provenance: dict[str, JSON] = {
                 "kind": "sliced Shapley value",
                 "task": task,
                 "spec": spec.model_dump(mode="json"),
@@ -132,7 +136,9 @@ def compute_head_scores(experiment: Experiment, loaded: LoadedModel, folder: Run
             }
             scores[task] = HeadScores(values, provenance)
             scores[task].save(folder.path / "head_scores" / f"{task}.safetensors")
-            per_run = [method.aggregate(p, u).values.reshape(values.shape).tolist() for p, u in zip(pair, runs, strict=True)]
+            per_run = [
+                method.aggregate(p, u).values.reshape(values.shape).tolist() for p, u in zip(pair, runs, strict=True)
+            ]
             stability["tasks"][task] = {
                 **{k: v for k, v in found.to_json().items() if v is not None},
                 "runs": per_run,
@@ -159,11 +165,17 @@ def _cuts(values: FloatArray, spec: GameSpec) -> list[tuple[str, int, BoolArray]
 
 
 def removal(
-    experiment: Experiment, loaded: LoadedModel, ledger: Ledger, task: str, values: FloatArray, spec: GameSpec, report: Reporter
+    experiment: Experiment,
+    loaded: LoadedModel,
+    ledger: Ledger,
+    task: str,
+    values: FloatArray,
+    spec: GameSpec,
+    report: Reporter,
 ) -> list[dict[str, Any]]:
     """Score on test samples when heads are cut by SSV, in percent, with bootstrap intervals over samples."""
-    prompts = [p for seed in experiment.seeds for p in test_prompts(experiment, loaded, task, seed)][: spec.removal_samples]
-    game = game_of(loaded, prompts, spec.window_size)
+    prompts = [p for seed in experiment.seeds for p in test_prompts(experiment, loaded, task, seed)]
+    game = game_of(loaded, prompts[: spec.removal_samples], spec.window_size)
     cuts = _cuts(values, spec)
     coalitions = np.array([np.ones(game.num_players, dtype=bool), *(members for _, _, members in cuts)])
     found = 100 * ledger.evaluate(f"{task}/removal", coalitions, game, report)
@@ -183,5 +195,5 @@ def _interval(sample: FloatArray, seed: int) -> tuple[float, float]:
     """95 % percentile bootstrap of the mean."""
     if np.ptp(sample) == 0:
         return float(sample[0]), float(sample[0])
-    found = stats.bootstrap((sample,), np.mean, method="percentile", rng=np.random.default_rng(seed)).confidence_interval
-    return float(found.low), float(found.high)
+    found = stats.bootstrap((sample,), np.mean, method="percentile", rng=np.random.default_rng(seed))
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

@@ -1,13 +1,15 @@
-"""What compression costs and saves: decode latency, prefill latency and memory of each method, against the full cache held two ways.
+"""What compression costs and saves: decode and prefill latency and memory of each method, against two full caches.
 
-Two baselines, because most of the gain over transformers' DynamicCache is not compression: DynamicCache itself (it concatenates every step)
-and our own runtime with the full budget. Fixed number of new tokens, no early stop, last-token logits in every arm; arms are interleaved and
-ratios are taken pair by pair. On random token ids: speed does not depend on the text. What cannot be measured is absent.
+Two baselines, because most of the gain over transformers' DynamicCache is not compression: DynamicCache itself (it
+concatenates every step) and our own runtime with the full budget. Fixed number of new tokens, no early stop, last-token
+logits in every arm; arms are interleaved and ratios are taken pair by pair. On random token ids: speed does not depend
+on the text. What cannot be measured is absent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,7 +53,7 @@ def measure_decode(experiment: Experiment, loaded: LoadedModel, scores: HeadScor
     first = int(made.first_logits.argmax())
     caches: dict[tuple[str, str], Callable[[], Any]] = {("full", DYNAMIC): lambda: _dynamic(loaded, made, spec.batch)}
     for key, selection in arms.items():
-        caches[key] = lambda s=selection: RaggedCache.of(made, [s] * spec.batch)
+        caches[key] = partial(RaggedCache.of, made, [selection] * spec.batch)
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in caches}
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     with progress("latency and memory", (spec.repeats + 1) * len(caches)) as report:
@@ -66,7 +68,9 @@ def measure_decode(experiment: Experiment, loaded: LoadedModel, scores: HeadScor
                     seconds[key].append(probe.result["seconds"])
                     rows[key].setdefault("peak_bytes", _peaks(probe.result))
                 report.advance()
-    prefill_seconds = probes.interleaved({"prefill": lambda: prefill(loaded.model, ids, 64)}, spec.repeats, device=device)["prefill"]
+    prefill_seconds = probes.interleaved(
+        {"prefill": lambda: prefill(loaded.model, ids, 64)}, spec.repeats, device=device
+    )["prefill"]
     prefill_ms = 1000 * sorted(prefill_seconds)[len(prefill_seconds) // 2]
     named = {"/".join(key): times for key, times in seconds.items()}
     table = []

@@ -1,4 +1,4 @@
-"""What an experiment would do, without doing it: prompts, prefill and decode tokens, and the time a short trial predicts."""
+"""What an experiment would do, without doing it: prompts, tokens, and the time that a short trial predicts."""
 
 from __future__ import annotations
 
@@ -46,10 +46,16 @@ def plan(experiment: Experiment, loaded: LoadedModel) -> list[Stage]:
         steps = sum((spec.prompts * coalitions + removal * 6) * longest[t] for t in tasks)
         prompts = len(tasks) * (spec.prompts + removal)
         per_row = _trial(loaded, length, 16, "shared")[1] / 16
-        stages.append(Stage("head game", prompts, rows, prompts * length, steps, prompts * per_prefill + steps * per_row))
+        stages.append(
+            Stage("head game", prompts, rows, prompts * length, steps, prompts * per_prefill + steps * per_row)
+        )
     prompts = len(tasks) * samples
     steps = samples * sum(longest.values())
-    stages.append(Stage("samples", prompts, prompts * grid, prompts * length, steps * grid, prompts * per_prefill + steps * per_step))
+    stages.append(
+        Stage(
+            "samples", prompts, prompts * grid, prompts * length, steps * grid, prompts * per_prefill + steps * per_step
+        )
+    )
     if experiment.measure is not None:
         m = experiment.measure
         arms = sum(c.kv_budget == experiment.kv_budgets[0] for c in cells(experiment)) + 2
@@ -59,7 +65,10 @@ def plan(experiment: Experiment, loaded: LoadedModel) -> list[Stage]:
 
 
 def _trial(loaded: LoadedModel, length: int, rows: int, way: str = "ragged") -> tuple[float, float]:
-    """Seconds of one prefill, and of one decode step of `rows` rows keeping an eighth of the prompt (all of it when shared)."""
+    """Seconds of one prefill, and of one decode step of `rows` rows.
+
+    Ragged rows keep an eighth of the prompt, shared ones all of it.
+    """
     length = min(length, loaded.shape.context_length - 16)
     ids = torch.randint(3, loaded.model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(0))
     made = prefill(loaded.model, ids)

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with time left on a terminal, a plain line now and then elsewhere (rich does the drawing)."""
+"""Progress on stderr: a bar with time left on a terminal (drawn by rich), a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ class Reporter:
         now = time.monotonic()
         if now - self.last >= EVERY or self.done == self.total:
             left = (now - self.start) / max(self.done - self.before, 1) * (self.total - self.done)
-            print(f"{self.title}: {self.done}/{self.total} {note}, about {left:.0f} s left".replace(" ,", ","), file=sys.stderr, flush=True)
+            print(
+                f"{self.title}: {self.done}/{self.total} {note}, about {left:.0f} s left".replace(" ,", ","),
+                file=sys.stderr,
+                flush=True,
+            )
             self.last = now
 
 
@@ -40,6 +44,12 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Reporter]:
     if not console.is_terminal:
         yield Reporter(title, total, done, None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         yield Reporter(title, total, done, bar)

@@ -1,7 +1,8 @@
-"""Runs an experiment into its folder: head scores, then every sample once for all methods and budgets, then measurements and metrics.
+"""Runs an experiment into its folder: head scores, then every sample, then measurements and metrics.
 
-One prefill per sample serves every (method, budget); all of them are rows of one decode. Their records are one write, so a kill costs at most
-the sample in flight, and the metrics of a resumed run are those of an uninterrupted one, byte for byte.
+One prefill per sample serves every (method, budget); all of them are rows of one decode. Their records are one write,
+so a kill costs at most the sample in flight, and the metrics of a resumed run are those of an uninterrupted one, byte
+for byte.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from suite.measure import measure_decode
 from suite.progress import progress
 from suite.runs import RunFolder
 from suite.spec import Experiment
-from suite.tasks import Prompt, task_names, test_prompts
+from suite.tasks import Prompt, task_names, test_prompts, text_of
 
 PREDICTIONS = "predictions.jsonl"
 VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy")
@@ -111,7 +112,7 @@ def _run_samples(experiment: Experiment, loaded: LoadedModel, folder: RunFolder,
 
 
 def _finished(folder: RunFolder, cells_per_sample: int) -> set[tuple[str, str]]:
-    """Samples with all their records. A sample that a crash left with only some is dropped from the file, to be redone."""
+    """Samples with all their records. One that a crash left with only some is dropped from the file, to be redone."""
     records = folder.lines(PREDICTIONS)
     counts = Counter((r["task"], r["sample_id"]) for r in records)
     whole = {sample for sample, count in counts.items() if count == cells_per_sample}
@@ -120,7 +121,9 @@ def _finished(folder: RunFolder, cells_per_sample: int) -> set[tuple[str, str]]:
     return whole
 
 
-def run_sample(loaded: LoadedModel, prompt: Prompt, grid: list[Cell], scores: HeadScores | None) -> Iterator[dict[str, Any]]:
+def run_sample(
+    loaded: LoadedModel, prompt: Prompt, grid: list[Cell], scores: HeadScores | None
+) -> Iterator[dict[str, Any]]:
     """One record per cell of the grid, from one prefill. A cell whose method cannot meet its budget says why."""
     window = max((cell.method.window_size for cell in grid), default=0)
     made = prefill(loaded.model, prompt.context_ids, max(window, 1))
@@ -134,14 +137,15 @@ def run_sample(loaded: LoadedModel, prompt: Prompt, grid: list[Cell], scores: He
             continue
         rows.append(Row(selection, cell.policy()))
         feasible.append(index)
-    answers = dict(zip(feasible, decode(loaded.model, made, rows, prompt.stop, suffix=prompt.question_ids), strict=True))
+    decoded = decode(loaded.model, made, rows, prompt.stop, suffix=prompt.question_ids)
+    answers = dict(zip(feasible, decoded, strict=True))
     for index, cell in enumerate(grid):
         record = _common(prompt, cell, made, loaded)
         if index in reasons:
             yield {**record, "score": None, "infeasible": reasons[index]}
             continue
         answer = answers[index]
-        text = loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        text = text_of(loaded, answer.tokens)
         yield {
             **record,
             "prediction": text,

@@ -1,7 +1,8 @@
-"""A run folder: `spec.json` first, one flushed line per sample, `done.json` last. The same command finds the same folder and goes on.
+"""A run folder: `spec.json` first, one flushed line per sample, `done.json` last.
 
-The folder's name ends in a hash over everything that can change an answer: the experiment, the model's bytes, task and wording versions, and the
-library versions that matter. A torn last line, as a kill leaves it, is dropped and redone; any other damage is said, never repaired.
+The same command finds the same folder and goes on. The folder's name ends in a hash over everything that can change an
+answer: the experiment, the model's bytes, task and wording versions, and the library versions that matter. A torn last
+line, as a kill leaves it, is dropped and redone; any other damage is said, never repaired.
 """
 
 from __future__ import annotations
@@ -49,11 +50,15 @@ class RunFolder:
                 raise SuiteError(f"{file} was written for another experiment; move the folder away and run again")
             return
         if self.path.exists() and any(self.path.iterdir()):
-            raise SuiteError(f"{self.path} holds files but no spec.json, so it is no run of this suite; move it away and run again")
+            raise SuiteError(
+                f"{self.path} holds files but no spec.json, so it is no run of this suite; move it away and run again"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SuiteError(f"cannot make the run folder {self.path} ({error.strerror}); choose another with --runs") from None
+            raise SuiteError(
+                f"cannot make the run folder {self.path} ({error.strerror}); choose another with --runs"
+            ) from None
         self.write("spec.json", spec)
 
     def write(self, name: str, value: Any) -> None:

@@ -1,6 +1,7 @@
-"""Experiment files: one TOML per experiment, validated key by key. A mistake names the file, the key, and what was expected.
+"""Experiment files: one TOML per experiment, validated key by key.
 
-Everything here can change an answer, so everything here is hashed into a run's name (see runs.py); how fast or where it runs is not.
+A mistake names the file, the key, and what was expected. Everything here can change an answer, so everything here is
+hashed into a run's name (see runs.py); how fast or where it runs is not.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ class MethodSpec(_Part):
 
 
 class RulerSpec(_Part):
-    """RULER tasks, generated for the model's tokenizer. Essays and question files are the user's; without them text is generated."""
+    """RULER tasks, generated for the model's tokenizer.
+
+    Essays and question files are the user's; without them text is generated.
+    """
 
     preset: Literal["mini", "official"] = "official"
     length: Count
@@ -135,7 +139,7 @@ class Experiment(_Part):
 
 
 def read_experiment(path: Path, limit: int | None = None) -> Experiment:
-    """Reads and checks an experiment file. `limit` bounds the samples per task and seed (and is part of what is hashed)."""
+    """Reads and checks an experiment file. `limit` bounds the samples per task and seed, and is hashed too."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -183,7 +187,9 @@ def _first(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = _fields(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=2)
-        return f"unknown key `{key}`; " + (f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}")
+        return f"unknown key `{key}`; " + (
+            f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
+        )
     message = first["msg"].removeprefix("Value error, ")
     got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return f"key `{key}`: {message}{got}"

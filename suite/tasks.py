@@ -26,7 +26,10 @@ VALIDATION_OFFSET = 1_000_000  # index of the first validation sample of every s
 
 @dataclass(frozen=True)
 class Prompt:
-    """One sample ready to run. `context_ids` is compressed; `question_ids` follows on the compressed cache (empty when query-aware)."""
+    """One sample ready to run. `context_ids` is compressed; `question_ids`, if any, follows on the compressed cache.
+
+    A query-aware prompt has its question inside the context and no `question_ids`.
+    """
 
     benchmark: str
     task: str
@@ -57,12 +60,16 @@ def test_prompts(experiment: Experiment, loaded: LoadedModel, task: str, seed: i
     yield from _prompts(experiment, loaded, task, seed, experiment.ruler.samples, 0)
 
 
-def validation_prompts(experiment: Experiment, loaded: LoadedModel, task: str, count: int, offset: int = 0) -> Iterator[Prompt]:
+def validation_prompts(
+    experiment: Experiment, loaded: LoadedModel, task: str, count: int, offset: int = 0
+) -> Iterator[Prompt]:
     """Prompts for the game. Different offsets give different prompts."""
     yield from _prompts(experiment, loaded, task, experiment.seeds[0], count, VALIDATION_OFFSET + offset)
 
 
-def _prompts(experiment: Experiment, loaded: LoadedModel, task: str, seed: int, count: int, offset: int) -> Iterator[Prompt]:
+def _prompts(
+    experiment: Experiment, loaded: LoadedModel, task: str, seed: int, count: int, offset: int
+) -> Iterator[Prompt]:
     spec = experiment.ruler
     sources = _sources(spec.essays, tuple(sorted(spec.questions.items())))
     tokenizer: Any = loaded.tokenizer
@@ -87,6 +94,13 @@ def _prompt(sample: Sample, loaded: LoadedModel, query_aware: bool) -> Prompt:
         metric=functools.partial(score, sample.metric),
         notes=sample.notes,
     )
+
+
+def text_of(loaded: LoadedModel, tokens: list[int]) -> str:
+    """An answer as the metrics read it: without special tokens."""
+    text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+    assert isinstance(text, str), "one answer at a time"
+    return text
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A random model in a folder, with the embedded tokenizer: every stage of the suite runs in seconds, and no score means anything."""
+"""A random model in a folder, with the embedded tokenizer: every stage runs in seconds, and no score means anything."""
 
 from pathlib import Path
 

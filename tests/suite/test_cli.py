@@ -58,7 +58,11 @@ def test_a_prompt_longer_than_the_model_is_refused(experiment_file, tmp_path):
 
 
 def test_a_budget_below_the_window_is_infeasible_not_given_more(experiment_file, tmp_path):
-    text = experiment_file.read_text().replace("kv_budgets = [16, 32]", "kv_budgets = [10]").replace("kv_budget = 16", "kv_budget = 10")
+    text = (
+        experiment_file.read_text()
+        .replace("kv_budgets = [16, 32]", "kv_budgets = [10]")
+        .replace("kv_budget = 16", "kv_budget = 10")
+    )
     experiment_file.write_text(text)
     result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
     assert result.exit_code == 0, result.output

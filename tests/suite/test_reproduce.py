@@ -1,4 +1,4 @@
-"""The main job on a random model: it runs whole, spends exact totals, and a killed run resumes to byte-identical metrics."""
+"""The main job on a random model: it runs whole, spends exact totals, and a killed run resumes to the same bytes."""
 
 import json
 import os
@@ -52,7 +52,8 @@ def test_a_finished_run_is_left_alone(experiment_file, tmp_path):
 def test_a_torn_file_resumes_to_the_same_answers(experiment_file, tmp_path, cut):
     folder = run(experiment_file, tmp_path / "runs")
     whole = contents(folder.path)
-    for name in ("done.json", "metrics.json", "stability.json") + (("predictions.jsonl",) if cut == "game.jsonl" else ()):
+    later = ("predictions.jsonl",) if cut == "game.jsonl" else ()
+    for name in ("done.json", "metrics.json", "stability.json", *later):
         (folder.path / name).unlink()
     file = folder.path / cut
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])

@@ -20,7 +20,8 @@ def folder(tmp_path):
 def test_the_name_depends_on_everything_in_the_identity(tmp_path):
     names = {RunFolder(tmp_path, "run", {**IDENTITY, "x": x}).path.name for x in (0, 1, "1", None)}
     assert len(names) == 4
-    assert RunFolder(tmp_path, "run", dict(reversed(IDENTITY.items()))).path == RunFolder(tmp_path, "run", IDENTITY).path
+    turned = dict(reversed(IDENTITY.items()))
+    assert RunFolder(tmp_path, "run", turned).path == RunFolder(tmp_path, "run", IDENTITY).path
 
 
 def test_records_come_back_as_written(folder):
