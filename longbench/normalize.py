@@ -58,7 +58,7 @@ def _segmenter() -> Any:
     """A jieba tokenizer over jieba's own dictionary, built from the dictionary itself (about a second, once)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # jieba's own: old escapes in its regular expressions, pkg_resources
-        import jieba  # type: ignore[import-untyped]
+        import jieba
 
     tokenizer = jieba.Tokenizer()
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())

@@ -26,7 +26,7 @@ OFFICIAL_LIMIT = 1000
 
 def rouge_l(prediction: str, ground_truth: str) -> float:
     """F of rouge-l by the `rouge` package, 0.0 for whatever it raises. In [0, 1)."""
-    import rouge  # type: ignore[import-untyped]  # here: the fresh thread has no frames to spend on importing
+    import rouge  # here: the fresh thread has no frames to spend on importing
 
     outcome: list[float] = []
     finished = _thread.allocate_lock()
@@ -76,7 +76,7 @@ class _Words:
 
 def rouge_l_google(prediction: str, ground_truth: str, language: str = "en") -> float:
     """F1 of ROUGE-L by `rouge-score` without stemming; `language="zh"` segments with jieba. In [0, 1]."""
-    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+    from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=False, tokenizer=_Words() if language == "zh" else None)
     return float(scorer.score(ground_truth, prediction)["rougeL"].fmeasure)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]  # scipy ships no types
+from scipy import stats
 
 from cokv.game.plan import Estimator, Plan, json_numbers, merge_plans
 from cokv.types import JSON, CokvError, FloatArray, IntArray
