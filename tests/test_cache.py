@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from cokv.attention import reference
 from cokv.attention.interface import engine
@@ -17,6 +18,7 @@ from cokv.cache import LayerSelect, RaggedCache, RaggedLayer
 from cokv.methods import METHODS, get_method
 from cokv.policies.growth import EvictOldest, Grow, Policy
 from cokv.prefill import Prefill, PrefillLayer, prefill
+from cokv.shared import SharedCache
 from cokv.types import CokvError, HeadScores, Selection
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -25,7 +27,7 @@ FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "qwen3-hybrid"]
 NEW = 64
 
 
-def step(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position: int) -> torch.Tensor:
+def step(model: PreTrainedModel, cache: Cache, ids: torch.Tensor, position: int) -> torch.Tensor:
     """Logits [rows, t, vocab_size] of ids [rows, t], which start at `position`."""
     positions = torch.arange(position, position + ids.shape[1]).expand(ids.shape[0], -1)
     with engine(model), torch.no_grad():
@@ -114,6 +116,7 @@ def test_uneven_budgets_are_dense_attention_with_the_same_tokens_masked(
         torch.testing.assert_close(torch.stack(got)[:, row], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("way", ["ragged", "shared"])
 @pytest.mark.parametrize("family", ["llama", "qwen3-hybrid"])
 def test_several_tokens_at_once_are_the_same_as_one_by_one(
     make_model: MakeModel,
@@ -121,11 +124,13 @@ def test_several_tokens_at_once_are_the_same_as_one_by_one(
     dense_reference: Callable[..., torch.Tensor],
     uneven_mask: Callable[..., torch.Tensor],
     family: str,
+    way: str,
 ) -> None:
     model, ids, after = make_model(family), prompt(60), prompt(50, seed=1)
     made = prefill(model, ids)
     mask = uneven_mask(made.shape.num_layers, made.shape.num_kv_heads, 60)
-    cache = RaggedCache.of(made, [Selection.from_mask(mask)], slack=3)
+    selections = [Selection.from_mask(mask)]
+    cache = RaggedCache.of(made, selections, slack=3) if way == "ragged" else SharedCache(made, selections, 50)
     got = [step(model, cache, after[None, a:b], 60 + a)[0] for a, b in [(0, 40), (40, 41), (41, 50)]]
     torch.testing.assert_close(torch.cat(got), dense_reference(model, ids, after, mask), rtol=0, atol=1e-5)
 
