@@ -1,6 +1,7 @@
-"""How well the embedded model retrieves with its full cache: `python -m cokv.embedded.evaluate`. Official metrics, fresh samples.
+"""How well the embedded model retrieves with its full cache: `python -m cokv.embedded.evaluate`.
 
-The bars say what a model must reach to be shipped; tasks beyond a model of this size are in the same table, not hidden.
+Official metrics, fresh samples. The bars say what a model must reach to be shipped; tasks beyond a model of this size
+are in the same table, not hidden.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def task_scores(loaded: LoadedModel, task: str, length: int, samples: int, seed:
         full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, made.seq_len)
         stop = Stop(sample.tokens_to_generate, loaded.eos_ids)
         answer = decode(loaded.model, made, [Row(full)], stop, way="shared")[0]
-        yield score(sample, loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True))
+        text = loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        assert isinstance(text, str), "one answer at a time"
+        yield score(sample, text)
 
 
 def evaluate(loaded: LoadedModel, length: int, samples: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -67,7 +70,8 @@ def main() -> None:
     args = parser.parse_args()
     loaded = load_model(args.model)
     results = evaluate(loaded, args.length, args.samples, args.seed)
-    table = Table("task", "score", "± s.e.", "bar", title=f"{args.model}, full cache, {args.length} tokens, {args.samples} samples each")
+    title = f"{args.model}, full cache, {args.length} tokens, {args.samples} samples each"
+    table = Table("task", "score", "± s.e.", "bar", title=title)
     for task, row in results.items():
         bar = "" if "bar" not in row else f"{row['bar']} " + ("reached" if row["score"] >= row["bar"] else "MISSED")
         error = "" if row["standard_error"] is None else f"{row['standard_error']:.1f}"

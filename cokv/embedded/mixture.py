@@ -1,18 +1,20 @@
 """Training data of the embedded model: token sequences with the loss on answers only. Endless, seeded, made on the fly.
 
-Three kinds: *copy* (random tokens, a part of which comes again: this is what makes the induction circuit form), *recall* (one context,
-then as many questions as fit: the dense signal, and practice in answering questions that arrive late), and the RULER tasks of the
-`mini` preset. Seeds are strings that no benchmark sample uses.
+Three kinds: *copy* (random tokens, a part of which comes again: this is what makes the induction circuit form),
+*recall* (one context, then as many questions as fit: the dense signal, and practice in answering questions that arrive
+late), and the RULER tasks of the `mini` preset. Seeds are strings that no benchmark sample uses.
 """
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from cokv.embedded.tokenizer import token_id
 from ruler import haystack, niah
 from ruler.errors import RulerError
 from ruler.generate import draft, fit, wording
@@ -20,6 +22,7 @@ from ruler.tasks import TASKS
 
 HEX = "0123456789abcdef-"
 IGNORED = -100  # label of a token without loss
+Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]  # ids, labels, positions, kinds
 WEIGHTS = {
     "copy": 0.06,
     "recall": 0.24,
@@ -59,18 +62,25 @@ class Plain:
 
 
 class Mixture:
-    """Examples of at most `length` tokens. `kinds` and `span` limit the mixture (stage 1: copy alone, of short spans)."""
+    """Examples of at most `length` tokens. `kinds` and `span` limit the mixture (stage 1: copy alone, short spans)."""
 
     def __init__(
-        self, tokenizer: Tokenizer, length: int, seed: str, kinds: tuple[str, ...] | None = None, span: int | None = None
+        self,
+        tokenizer: Tokenizer,
+        length: int,
+        seed: str,
+        kinds: tuple[str, ...] | None = None,
+        span: int | None = None,
     ) -> None:
         self.span = span or length // 2
         self.plain, self.length, self.rng = Plain(tokenizer), length, random.Random(f"train/{seed}/{length}")
         self.arrays = np.random.default_rng(self.rng.getrandbits(63))
-        self.bos, self.eos = tokenizer.token_to_id("<bos>"), tokenizer.token_to_id("<eos>")
+        self.bos, self.eos = token_id(tokenizer, "<bos>"), token_id(tokenizer, "<eos>")
         # Tokens for random sequences: all but the specials and the bytes that hardly ever occur.
         pieces = tokenizer.get_vocab()
-        self.live = np.array(sorted(i for piece, i in pieces.items() if i > self.eos and (len(piece) > 1 or piece in HEX)))
+        self.live = np.array(
+            sorted(i for piece, i in pieces.items() if i > self.eos and (len(piece) > 1 or piece in HEX))
+        )
         self.sizes: dict[str, int] = {}
         for name, task in TASKS["mini"].items():
             try:
@@ -90,8 +100,9 @@ class Mixture:
     def copy(self) -> Example:
         """Random tokens that come again, with the loss on what can be known.
 
-        Mostly a stretch of at most `span` tokens repeated to the end, else a stretch that comes again once, far away. Short spans first:
-        with few candidates the circuit forms within minutes, and then it reaches as far as it is shown.
+        Mostly a stretch of at most `span` tokens repeated to the end, else a stretch that comes again once, far away.
+        Short spans first: with few candidates the circuit forms within minutes, and then it reaches as far as it is
+        shown.
         """
         ids = self.arrays.choice(self.live, self.length)
         labels = np.full(self.length, IGNORED)
@@ -142,13 +153,11 @@ class Mixture:
         return Example("recall", [*ids, self.eos], [*labels, self.eos])
 
 
-def batch(
-    examples: Iterator[Example], rows: int, length: int, rng: np.random.Generator, reach: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
+def batch(examples: Iterator[Example], rows: int, length: int, rng: np.random.Generator, reach: int) -> Batch:
     """`rows` examples, right-padded: ids, labels, positions (each [rows, length]) and kinds.
 
-    Half of the rows shorter than `reach` get gaps in their positions, between stretches of text, so that rotary distances of the long
-    contexts to come are seen early (randomized positions, arXiv 2305.16843).
+    Half of the rows shorter than `reach` get gaps in their positions, between stretches of text, so that rotary
+    distances of the long contexts to come are seen early (randomized positions, arXiv 2305.16843).
     """
     ids, labels = np.zeros((rows, length), np.int64), np.full((rows, length), IGNORED, np.int64)
     positions, kinds = np.tile(np.arange(length), (rows, 1)), []

@@ -1,7 +1,8 @@
-"""Builds the embedded tokenizer: whole words, numbers in pairs of digits, bytes for everything else. Lossless on any text.
+"""Builds the embedded tokenizer: whole words, numbers in pairs of digits, bytes for everything else.
 
-A word-level vocabulary keeps one token per key word (so retrieval circuits stay small); bytes make any other text encodable. It is a
-byte-level BPE without merges: `ignore_merges` looks whole pieces up in the vocabulary, and what is not there falls apart into bytes.
+Lossless on any text. A word-level vocabulary keeps one token per key word (so retrieval circuits stay small); bytes
+make any other text encodable. It is a byte-level BPE without merges: `ignore_merges` looks whole pieces up in the
+vocabulary, and what is not there falls apart into bytes.
 """
 
 import argparse
@@ -34,8 +35,8 @@ def corpus(drafts_per_task: int, seed: int) -> Counter[str]:
 def build() -> Tokenizer:
     """The tokenizer: specials, 256 bytes, numbers, then words in a fixed order."""
     lists = (words.KEYS, words.ADJECTIVES, words.PEOPLE, words.PLACES, words.THINGS, words.VERBS_MOVE, words.VERBS_ACT)
-    lists += (words.PREPOSITIONS, words.TIMES, words.NAMES, words.MATERIALS, words.BUILDINGS, words.COLORS, words.ANIMALS)
-    spaced = [f" {w}" for group in (*lists, words.BOXES) for w in group]
+    more = (words.PREPOSITIONS, words.TIMES, words.NAMES, words.MATERIALS, words.BUILDINGS, words.COLORS, words.ANIMALS)
+    spaced = [f" {w}" for group in (*lists, *more, words.BOXES) for w in group]
     seen = sorted(piece for piece, count in corpus(40, seed=0).items() if count >= 20)
     numbers = [f"{i:02d}" for i in range(100)]
     starts = sorted({*words.NAMES, *words.BOXES})  # at the start of a line
@@ -48,9 +49,16 @@ def build() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PATTERN), "isolated"), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIALS))
-    bos = ("<bos>", tokenizer.token_to_id("<bos>"))
+    bos = ("<bos>", token_id(tokenizer, "<bos>"))
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[bos])
     return tokenizer
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must be there, such as a special one."""
+    found = tokenizer.token_to_id(token)
+    assert found is not None, f"the vocabulary has no {token}"
+    return found
 
 
 def main() -> None:

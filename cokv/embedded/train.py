@@ -1,8 +1,9 @@
-"""Trains the embedded model: `python -m cokv.embedded.train --out DIR --minutes 90`. Resumes from DIR; logs one JSON line a report.
+"""Trains the embedded model: `python -m cokv.embedded.train --out DIR --minutes 90`.
 
-The order is what matters. Stage 1 shows repeated random tokens only, until the induction circuit has formed; stage 2 is the task mixture,
-with the context doubled whenever the mean exact match passes `--threshold`. The learning rate falls as the context grows and along a
-cosine at the end; steps whose gradient is not finite are skipped.
+Resumes from DIR; logs one JSON line a report. The order is what matters. Stage 1 shows repeated random tokens only,
+until the induction circuit has formed; stage 2 is the task mixture, with the context doubled whenever the mean exact
+match passes `--threshold`. The learning rate falls as the context grows and along a cosine at the end; steps whose
+gradient is not finite are skipped.
 """
 
 import argparse
@@ -12,7 +13,10 @@ import os
 import platform
 import time
 from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +26,27 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cokv.embedded.mixture import IGNORED, Mixture, batch
+from cokv.embedded.mixture import IGNORED, Batch, Mixture, batch
 from cokv.embedded.tokenizer import build as build_tokenizer
+from cokv.embedded.tokenizer import token_id
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 RATE = {64: 1.0, 128: 1.0, 256: 1.0, 512: 0.6, 1024: 0.4, 2048: 0.25, 4096: 0.2}  # share of the top learning rate
 CORE = ("niah_single_2", "niah_multikey_1", "niah_multikey_2", "niah_multivalue", "niah_multiquery", "vt", "recall")
+
+
+@dataclass
+class State:
+    """Where a training stands. A checkpoint holds it as a plain dict, a log line as its first fields."""
+
+    step: int = 0
+    stage: str = "copy"  # then "tasks"
+    length: int = LENGTHS[0]  # tokens of context
+    minutes: float = 0.0
+    tokens: int = 0
+    skipped: int = 0  # steps whose gradient was not finite
+    since: int = 0  # steps since the stage, the span or the context last changed
+    span: int = 8  # longest stretch that comes again, tokens
 
 
 def config(args: argparse.Namespace, tokenizer: Tokenizer) -> LlamaConfig:
@@ -41,47 +60,53 @@ def config(args: argparse.Namespace, tokenizer: Tokenizer) -> LlamaConfig:
         head_dim=args.head_dim,
         max_position_embeddings=args.max_length * 2,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.token_to_id("<pad>"),
-        bos_token_id=tokenizer.token_to_id("<bos>"),
-        eos_token_id=tokenizer.token_to_id("<eos>"),
+        pad_token_id=token_id(tokenizer, "<pad>"),
+        bos_token_id=token_id(tokenizer, "<bos>"),
+        eos_token_id=token_id(tokenizer, "<eos>"),
     )
 
 
 @torch.no_grad()
 def plant_previous_token_head(model: LlamaForCausalLM, dims: int = 6, strength: float = 2.0) -> None:
-    """Starts the first KV head of the bottom layer as one that attends to the token before. Trained like everything else from there.
+    """Starts the first KV head of the bottom layer as one that attends to the token before.
 
-    An induction circuit needs this head and a matching head above it, and neither earns anything before the other is there: forming both from
-    noise took most of an hour here, from this start it takes minutes. A dimension that is constant over tokens gives queries and keys a fixed
-    part u and R(1)u; rotary attention over the `dims` fastest pairs then peaks one position back.
+    It is trained like everything else from there. An induction circuit needs this head and a matching head above it,
+    and neither earns anything before the other is there: forming both from noise took most of an hour here, from this
+    start it takes minutes. A dimension that is constant over tokens gives queries and keys a fixed part u and R(1)u;
+    rotary attention over the `dims` fastest pairs then peaks one position back.
     """
-    config, attention = model.config, model.model.layers[0].self_attn
+    config: Any = model.config
+    body: Any = model.model
+    attention = body.layers[0].self_attn
     dim, group = config.head_dim, config.num_attention_heads // config.num_key_value_heads
     half = dim // 2
     angles = 10_000.0 ** (-torch.arange(dims) / half)
     query, key = torch.zeros(dim), torch.zeros(dim)
     query[:dims] = strength**0.5
     key[:dims], key[half : half + dims] = strength**0.5 * angles.cos(), strength**0.5 * angles.sin()
-    model.get_input_embeddings().weight[:, 0] = 5 * config.initializer_range
+    body.embed_tokens.weight[:, 0] = 5 * config.initializer_range
     attention.q_proj.weight[: group * dim] = 0
     attention.q_proj.weight[: group * dim, 0] = query.repeat(group)
     attention.k_proj.weight[:dim] = 0
     attention.k_proj.weight[:dim, 0] = key
-    for layer in model.model.layers:
+    for layer in body.layers:
         layer.self_attn.v_proj.weight *= 2
         layer.self_attn.o_proj.weight *= 2
 
 
-class Feed(IterableDataset):  # type: ignore[type-arg]
-    """Batches of one stage, made in a worker process."""
+class Feed(IterableDataset[Batch]):
+    """Batches of one stage, made in a worker process or, without workers, in this one: the same either way."""
 
-    def __init__(self, tokenizer: str, length: int, tokens: int, seed: str, kinds: tuple[str, ...] | None, span: int, reach: int):
+    def __init__(
+        self, tokenizer: str, length: int, tokens: int, seed: str, kinds: tuple[str, ...] | None, span: int, reach: int
+    ) -> None:
         self.args = (tokenizer, length, tokens, seed, kinds, span, reach)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         tokenizer, length, tokens, seed, kinds, span, reach = self.args
-        torch.set_num_threads(1)
         worker = torch.utils.data.get_worker_info()
+        if worker:
+            torch.set_num_threads(1)
         seed = f"{seed}/{worker.id if worker else 0}"
         mixture = Mixture(Tokenizer.from_str(tokenizer), length, seed, kinds, span)
         examples, rng = iter(mixture), np.random.default_rng(mixture.rng.getrandbits(63))
@@ -90,7 +115,7 @@ class Feed(IterableDataset):  # type: ignore[type-arg]
 
 
 def exact_match(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Share of right tokens and whether all of a row's were right, from logits at the labelled places. Returns [count, 2]."""
+    """Share of right tokens and whether all of a row's were right, from logits at the labelled places: [count, 2]."""
     right = (logits.argmax(-1) == labels).float()
     total = torch.zeros(count, device=right.device).index_add_(0, rows, torch.ones_like(right))
     hits = torch.zeros(count, device=right.device).index_add_(0, rows, right)
@@ -119,7 +144,7 @@ class Trainer:
             lr=args.rate,
             betas=(0.9, 0.98),
         )
-        self.state = {"step": 0, "stage": "copy", "length": LENGTHS[0], "minutes": 0.0, "tokens": 0, "skipped": 0, "since": 0, "span": 8}
+        self.state = State()
         self.recent: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=args.memory))
         self.resume()
         self.body = torch.compile(self.model.model, dynamic=False) if args.compile else self.model.model
@@ -131,49 +156,51 @@ class Trainer:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.optimizer.param_groups[0]["share"] = self.args.embedding_rate
-            self.state = saved["state"]
+            self.state = State(**saved["state"])
 
     def save(self) -> None:
-        saved = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "state": self.state}
+        weights = self.model.state_dict()
+        saved = {"model": weights, "optimizer": self.optimizer.state_dict(), "state": asdict(self.state)}
         part = self.out / "checkpoint.part"
         torch.save(saved, part)
         os.replace(part, self.out / "checkpoint.pt")
         # The weights, tied head left out: what ships.
-        weights = {k: v.detach().float().cpu().contiguous() for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
-        save_file(weights, str(self.out / "model.part"), metadata={"format": "pt"})
+        shipped = {k: v.detach().float().cpu().contiguous() for k, v in weights.items() if k != "lm_head.weight"}
+        save_file(shipped, str(self.out / "model.part"), metadata={"format": "pt"})
         os.replace(self.out / "model.part", self.out / "model.safetensors")
         self.config.save_pretrained(self.out)
         names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
         PreTrainedTokenizerFast(tokenizer_object=self.tokenizer, **names).save_pretrained(self.out)
 
     def log(self, **fields: object) -> None:
-        line = json.dumps({**self.state, **fields})
+        line = json.dumps({**asdict(self.state), **fields})
         with (self.out / "log.jsonl").open("a") as file:
             file.write(line + "\n")
         print(line, flush=True)
 
     def rate(self) -> float:
         """Warm-up at the start of a stage, a share by context length, a cosine over the last part of the time."""
-        args, left = self.args, 1 - self.state["minutes"] / self.args.minutes
-        cool = min(1.0, left / args.cool) if self.state["stage"] == "tasks" else 1.0
+        args, left = self.args, 1 - self.state.minutes / self.args.minutes
+        cool = min(1.0, left / args.cool) if self.state.stage == "tasks" else 1.0
         cosine = 0.5 * (1 - math.cos(math.pi * max(cool, 0.0)))
-        warm = min(1.0, (self.state["since"] + 1) / args.warmup)
-        share = RATE[self.state["length"]] if self.state["stage"] == "tasks" else 1.0
-        return args.rate * share * warm * max(cosine, 0.01)
+        warm = min(1.0, (self.state.since + 1) / args.warmup)
+        share = RATE[self.state.length] if self.state.stage == "tasks" else 1.0
+        return float(args.rate * share * warm * max(cosine, 0.01))
 
     @property
     def tokens(self) -> int:
         """Tokens of a batch: half as many in stage 1, where the number of steps is what counts."""
-        return self.args.tokens // (2 if self.state["stage"] == "copy" else 1)
+        return int(self.args.tokens) // (2 if self.state.stage == "copy" else 1)
 
-    def loader(self):
-        s, stage = self.state, self.state["stage"]
-        kinds = ("copy",) if stage == "copy" else None
-        seed = f"{self.args.seed}/{stage}/{s['step']}"
-        feed = Feed(self.tokenizer.to_str(), s["length"], self.tokens, seed, kinds, s["span"], self.args.max_length)
-        return iter(DataLoader(feed, batch_size=None, num_workers=self.args.workers, prefetch_factor=8))
+    def loader(self) -> Iterator[Batch]:
+        s = self.state
+        kinds = ("copy",) if s.stage == "copy" else None
+        seed = f"{self.args.seed}/{s.stage}/{s.step}"
+        feed = Feed(self.tokenizer.to_str(), s.length, self.tokens, seed, kinds, s.span, self.args.max_length)
+        workers = self.args.workers
+        return iter(DataLoader(feed, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None))
 
-    def step(self, loaded: tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]) -> float | None:
+    def step(self, loaded: Batch) -> float | None:
         ids, labels, positions, kinds = loaded
         ids, labels, positions = ids.to(self.device), labels.to(self.device), positions.to(self.device)
         length = ids.shape[1]
@@ -190,12 +217,13 @@ class Trainer:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if not torch.isfinite(norm):
-            self.state["skipped"] += 1
+            self.state.skipped += 1
             return None
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate() * group["share"]
         self.optimizer.step()
-        for kind, (share, whole) in zip(kinds, exact_match(logits.detach(), wanted, rows, len(kinds)).tolist(), strict=True):
+        matches = exact_match(logits.detach(), wanted, rows, len(kinds)).tolist()
+        for kind, (share, whole) in zip(kinds, matches, strict=True):
             self.recent[kind].append((share, whole))
         return loss.item()
 
@@ -206,38 +234,44 @@ class Trainer:
     def advance(self, scores: dict[str, float]) -> bool:
         """Moves to the next stage or context length when this one is learned. True when it moved."""
         s = self.state
-        if s["stage"] == "copy":
-            if s["span"] < s["length"] // 2:  # longer spans as soon as the circuit begins to work
-                if scores.get("copy", 0) < self.args.begun or s["since"] < 50:
+        if s.stage == "copy":
+            if s.span < s.length // 2:  # longer spans as soon as the circuit begins to work
+                if scores.get("copy", 0) < self.args.begun or s.since < 50:
                     return False
-                s.update(span=s["span"] * 2, since=0)
-            elif scores.get("copy", 0) < self.args.copied or s["since"] < 100:
+                s.span, s.since = s.span * 2, 0
+            elif scores.get("copy", 0) < self.args.copied or s.since < 100:
                 return False
             else:
-                s.update(stage="tasks", since=0)
+                s.stage, s.since = "tasks", 0
         else:
             core = [scores[k] for k in CORE if k in scores]
-            if s["since"] < 150 or np.mean(core) < self.args.threshold or s["length"] * 2 > self.args.max_length:
+            if s.since < 150 or np.mean(core) < self.args.threshold or s.length * 2 > self.args.max_length:
                 return False
-            s.update(length=s["length"] * 2, span=s["length"], since=0)
+            s.length, s.span, s.since = s.length * 2, s.length, 0
         self.recent.clear()
         return True
 
     def run(self) -> None:
         args, s = self.args, self.state
-        self.log(event="start", threads=torch.get_num_threads(), torch=torch.__version__, cpu=platform.processor() or platform.machine())
-        loader, losses, last_save, clock = self.loader(), [], time.monotonic(), time.monotonic()
-        while s["minutes"] < args.minutes:
+        self.log(
+            event="start",
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            cpu=platform.processor() or platform.machine(),
+        )
+        losses: list[float] = []
+        loader, last_save, clock = self.loader(), time.monotonic(), time.monotonic()
+        while s.minutes < args.minutes:
             loss = self.step(next(loader))
             now = time.monotonic()
-            s["step"] += 1
-            s["since"] += 1
-            s["minutes"] += (now - clock) / 60
-            s["tokens"] += self.tokens
+            s.step += 1
+            s.since += 1
+            s.minutes += (now - clock) / 60
+            s.tokens += self.tokens
             clock = now
             if loss is not None:
                 losses.append(loss)
-            if s["step"] % args.every == 0:
+            if s.step % args.every == 0:
                 scores = self.scores()
                 self.log(loss=round(float(np.mean(losses)), 4) if losses else None, rate=self.rate(), scores=scores)
                 losses = []
@@ -251,7 +285,8 @@ class Trainer:
         self.log(event="end", scores=self.scores())
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The settings of a training, from these words or the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True)
@@ -278,7 +313,11 @@ def main() -> None:
     add("--workers", type=int, default=1)
     add("--seed", type=int, default=0)
     add("--no-compile", dest="compile", action="store_false")
-    Trainer(parser.parse_args()).run()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    Trainer(arguments()).run()
 
 
 if __name__ == "__main__":
