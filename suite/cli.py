@@ -1,8 +1,9 @@
-"""The command line: `cokv reproduce`, `report`, `methods`, `tasks`. A user's error is one line on stderr, exit 2."""
+"""The command line. A user's error is one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,21 +122,68 @@ def methods(long: Annotated[bool, typer.Option("--long", help="Also parameters, 
 @_reported
 def tasks() -> None:
     """List the tasks: benchmark, metric, answer length, parameters."""
+    from longbench.tasks import TASKS as LONGBENCH
     from ruler.tasks import TASKS
 
     rows = [
         {
-            "benchmark": "ruler",
+            "benchmark": f"ruler ({preset})",
             "task": task.name,
-            "preset": preset,
             "metric": f"string match ({task.metric})",
             "tokens": str(task.tokens_to_generate),
-            "parameters": ", ".join(f"{k}={v}" for k, v in task.params.items()),
+            "about": ", ".join(f"{k}={v}" for k, v in task.params.items()),
         }
         for preset, table in TASKS.items()
         for task in table.values()
     ]
+    rows += [
+        {
+            "benchmark": "longbench",
+            "task": task.name,
+            "metric": task.metric,
+            "tokens": str(task.max_new_tokens),
+            "about": f"{task.category}, {task.language}",
+        }
+        for task in LONGBENCH.values()
+    ]
     _table(rows, list(rows[0]))
+
+
+@app.command()
+@_reported
+def protocols() -> None:
+    """The published ways to run LongBench, side by side."""
+    from longbench.presets import side_by_side
+
+    rows = [{"field": name, **values} for name, values in side_by_side().items()]
+    _table(rows, list(rows[0]))
+
+
+@app.command()
+@_reported
+def score(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Judge a run's stored predictions again, without a model, and say what changed."""
+    from suite.rescore import rescore_run
+
+    result = rescore_run(run)
+    for change in result["changed"]:
+        print(json.dumps(change))
+    print(f"{result['judged']} predictions judged again, {result['same']} scores the same")
+    if result["changed"]:
+        raise typer.Exit(1)
+
+
+@app.command(name="eval")
+@_reported
+def evaluate(
+    predictions: Annotated[Path, typer.Option(help="LongBench's pred/*.jsonl, kvpress's or lm-eval's file.")],
+    form: Annotated[str | None, typer.Option(help="longbench, kvpress or lm-eval; by name when left out.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The data set, when the file does not say.")] = None,
+) -> None:
+    """Official LongBench scores of predictions that another tool wrote."""
+    from suite.rescore import as_json, score_file
+
+    print(as_json(score_file(predictions, form, dataset)))
 
 
 def _table(rows: list[dict[str, str]], columns: list[str]) -> None:

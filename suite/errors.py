@@ -4,6 +4,7 @@ The command line prints it, like its siblings of the other rooms, as one line an
 """
 
 from cokv.types import CokvError
+from longbench.errors import LongBenchError
 from reports.errors import ReportError
 from ruler.errors import RulerError
 
@@ -12,4 +13,4 @@ class SuiteError(ValueError):
     """A bad experiment file, run folder or argument: what was got, what was expected, what to do."""
 
 
-USER_ERRORS = (SuiteError, CokvError, RulerError, ReportError)
+USER_ERRORS = (SuiteError, CokvError, LongBenchError, RulerError, ReportError)

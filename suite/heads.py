@@ -21,9 +21,10 @@ from cokv.model import LoadedModel
 from cokv.prefill import prefill
 from cokv.types import JSON, FloatArray, HeadScores
 from suite.progress import Reporter, progress
+from suite.prompt import Prompt, text_of
 from suite.runs import RunFolder
 from suite.spec import Experiment, GameSpec
-from suite.tasks import Prompt, task_names, test_prompts, text_of, validation_prompts
+from suite.tasks import seeds_of, task_names, test_prompts, validation_prompts
 
 LEDGER = "game.jsonl"
 BLOCK = 16  # coalitions evaluated, and recorded, at a time
@@ -174,7 +175,7 @@ def removal(
     report: Reporter,
 ) -> list[dict[str, Any]]:
     """Score on test samples when heads are cut by SSV, in percent, with bootstrap intervals over samples."""
-    prompts = [p for seed in experiment.seeds for p in test_prompts(experiment, loaded, task, seed)]
+    prompts = [p for seed in seeds_of(experiment, task) for p in test_prompts(experiment, loaded, task, seed)]
     game = game_of(loaded, prompts[: spec.removal_samples], spec.window_size)
     cuts = _cuts(values, spec)
     coalitions = np.array([np.ones(game.num_players, dtype=bool), *(members for _, _, members in cuts)])

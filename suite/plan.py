@@ -14,7 +14,7 @@ from cokv.types import Selection
 from suite.heads import evaluations
 from suite.run import cells
 from suite.spec import Experiment
-from suite.tasks import task_names, test_prompts
+from suite.tasks import seeds_of, task_names, test_count, test_prompts
 
 
 @dataclass(frozen=True)
@@ -29,33 +29,41 @@ class Stage:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Task:
+    name: str
+    samples: int  # over all seeds
+    length: int  # tokens of its first prompt, which stands for all
+    new_tokens: int
+
+
+def _task(experiment: Experiment, loaded: LoadedModel, name: str) -> _Task:
+    seeds = seeds_of(experiment, name)
+    first = next(test_prompts(experiment, loaded, name, seeds[0]))
+    return _Task(name, len(seeds) * test_count(experiment, name), first.prompt_tokens, first.stop.max_new_tokens)
+
+
 def plan(experiment: Experiment, loaded: LoadedModel) -> list[Stage]:
     """The stages of a run. Times come from one prefill and a few decode steps on this machine, so they are rough."""
-    tasks, seeds, length = task_names(experiment), experiment.seeds, experiment.ruler.length
-    longest = {task: next(test_prompts(experiment, loaded, task, seeds[0])).stop.max_new_tokens for task in tasks}
     grid = len(cells(experiment))
-    per_prefill, per_step = _trial(loaded, length, grid)
-    samples = len(seeds) * experiment.ruler.samples
+    tasks = [_task(experiment, loaded, name) for name in task_names(experiment)]
+    per_token, per_step = _trial(loaded, max(t.length for t in tasks), grid)
     stages = []
     if experiment.game is not None:
         spec = experiment.game
         players = loaded.shape.num_layers * loaded.shape.num_kv_heads
         coalitions = evaluations(spec, players)
-        removal = min(spec.removal_samples, samples)
-        rows = sum(spec.prompts * coalitions + removal * 6 for _ in tasks)
-        steps = sum((spec.prompts * coalitions + removal * 6) * longest[t] for t in tasks)
-        prompts = len(tasks) * (spec.prompts + removal)
-        per_row = _trial(loaded, length, 16, "shared")[1] / 16
-        stages.append(
-            Stage("head game", prompts, rows, prompts * length, steps, prompts * per_prefill + steps * per_row)
-        )
-    prompts = len(tasks) * samples
-    steps = samples * sum(longest.values())
-    stages.append(
-        Stage(
-            "samples", prompts, prompts * grid, prompts * length, steps * grid, prompts * per_prefill + steps * per_step
-        )
-    )
+        per_row = _trial(loaded, max(t.length for t in tasks), 16, "shared")[1] / 16
+        removal = {t.name: min(spec.removal_samples, t.samples) for t in tasks}
+        rows = {t.name: spec.prompts * coalitions + removal[t.name] * 6 for t in tasks}
+        prompts = sum(spec.prompts + removal[t.name] for t in tasks)
+        read = sum((spec.prompts + removal[t.name]) * t.length for t in tasks)
+        steps = sum(rows[t.name] * t.new_tokens for t in tasks)
+        stages.append(Stage("head game", prompts, sum(rows.values()), read, steps, read * per_token + steps * per_row))
+    prompts, read = sum(t.samples for t in tasks), sum(t.samples * t.length for t in tasks)
+    steps = sum(t.samples * t.new_tokens for t in tasks)
+    seconds = read * per_token + steps * per_step
+    stages.append(Stage("samples", prompts, prompts * grid, read, steps * grid, seconds))
     if experiment.measure is not None:
         m = experiment.measure
         arms = sum(c.kv_budget == experiment.kv_budgets[0] for c in cells(experiment)) + 2
@@ -65,7 +73,7 @@ def plan(experiment: Experiment, loaded: LoadedModel) -> list[Stage]:
 
 
 def _trial(loaded: LoadedModel, length: int, rows: int, way: str = "ragged") -> tuple[float, float]:
-    """Seconds of one prefill, and of one decode step of `rows` rows.
+    """Seconds of one prefilled token, and of one decode step of `rows` rows.
 
     Ragged rows keep an eighth of the prompt, shared ones all of it.
     """
@@ -74,10 +82,10 @@ def _trial(loaded: LoadedModel, length: int, rows: int, way: str = "ragged") -> 
     made = prefill(loaded.model, ids)
     start = time.perf_counter()
     made = prefill(loaded.model, ids)
-    per_prefill = time.perf_counter() - start
+    per_token = (time.perf_counter() - start) / length
     mask = torch.zeros(loaded.shape.num_layers, loaded.shape.num_kv_heads, length, dtype=torch.bool)
     mask[..., -length // 8 if way == "ragged" else 0 :] = True
     row = Row(Selection.from_mask(mask))
     start = time.perf_counter()
     decode(loaded.model, made, [row] * rows, Stop(8), way="shared" if way == "shared" else "ragged")
-    return per_prefill, (time.perf_counter() - start) / 8
+    return per_token, (time.perf_counter() - start) / 8

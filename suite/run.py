@@ -22,12 +22,14 @@ from cokv.prefill import Prefill, prefill
 from cokv.types import CokvError, HeadScores
 from reports.aggregate import aggregate
 from ruler.generate import VERSION as RULER_VERSION
+from suite import longbench_tasks
 from suite.heads import compute_head_scores
 from suite.measure import measure_decode
 from suite.progress import progress
+from suite.prompt import Prompt, text_of
 from suite.runs import RunFolder
 from suite.spec import Experiment
-from suite.tasks import Prompt, task_names, test_prompts, text_of
+from suite.tasks import seeds_of, task_names, test_count, test_prompts
 
 PREDICTIONS = "predictions.jsonl"
 VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy")
@@ -65,10 +67,20 @@ def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
         "experiment": experiment.model_dump(mode="json"),
         "model": loaded.identity(),
         "methods": [cell.method.spec() for cell in cells(experiment)],
-        "data": {"ruler": RULER_VERSION},
+        "data": _data(experiment),
         "versions": {name: versions[name] for name in VERSIONS_THAT_MATTER if name in versions},
         "device": loaded.device.type,
     }
+
+
+def _data(experiment: Experiment) -> dict[str, Any]:
+    """What pins the samples: generator versions and checksums."""
+    data: dict[str, Any] = {}
+    if experiment.ruler is not None:
+        data["ruler"] = RULER_VERSION
+    if experiment.longbench is not None:
+        data["longbench"] = longbench_tasks.identity(experiment.longbench)
+    return data
 
 
 def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel]:
@@ -100,10 +112,10 @@ def run_experiment(experiment: Experiment, runs: Path) -> RunFolder:
 def _run_samples(experiment: Experiment, loaded: LoadedModel, folder: RunFolder, scores: dict[str, HeadScores]) -> None:
     grid = cells(experiment)
     finished = _finished(folder, len(grid))
-    total = len(task_names(experiment)) * len(experiment.seeds) * experiment.ruler.samples
+    total = sum(len(seeds_of(experiment, t)) * test_count(experiment, t) for t in task_names(experiment))
     with folder.appender(PREDICTIONS) as append, progress("samples", total, len(finished)) as report:
         for task in task_names(experiment):
-            for seed in experiment.seeds:
+            for seed in seeds_of(experiment, task):
                 for prompt in test_prompts(experiment, loaded, task, seed):
                     if (prompt.task, prompt.sample_id) in finished:
                         continue
@@ -172,5 +184,6 @@ def _common(prompt: Prompt, cell: Cell, made: Prefill, loaded: LoadedModel) -> d
         "full_bytes": made.full_bytes,
         "query_aware": prompt.question_ids is None,
         "first_token": "prefill" if prompt.question_ids is None else "compressed",
+        **({} if prompt.all_classes is None else {"all_classes": list(prompt.all_classes)}),
         "notes": [*prompt.notes, *loaded.shape.notes],
     }

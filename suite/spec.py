@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cokv.methods import METHODS, get_method
 from cokv.types import CokvError
+from longbench.errors import LongBenchError
+from longbench.presets import get_preset
+from longbench.tasks import get_task as get_longbench_task
 from ruler.errors import RulerError
 from ruler.tasks import get_task
 from suite.errors import SuiteError
@@ -76,6 +79,31 @@ class RulerSpec(_Part):
         return self
 
 
+class LongBenchSpec(_Part):
+    """LongBench v1 on official data: a folder, a `data.zip`, or (without `data`) the hub at its pinned revision."""
+
+    tasks: tuple[str, ...]
+    templates: str  # folder with the official dataset2prompt.json and dataset2maxlen.json
+    data: str | None = None
+    protocol: str = "official"
+    samples: Count | None = None  # per task; all when left out
+    partial: bool = False  # accept files with fewer records than the official ones
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    split_seed: int = 0
+
+    @model_validator(mode="after")
+    def _known(self) -> LongBenchSpec:
+        try:
+            get_preset(self.protocol)
+            for name in self.tasks:
+                get_longbench_task(name)
+        except LongBenchError as error:
+            raise ValueError(str(error)) from None
+        if len(set(self.tasks)) < len(self.tasks) or not self.tasks:
+            raise ValueError(f"tasks are {list(self.tasks)}, expected at least one, each named once")
+        return self
+
+
 class ProtocolSpec(_Part):
     """The two choices that move every score."""
 
@@ -116,7 +144,8 @@ class Experiment(_Part):
     kv_budgets: tuple[Count, ...]
     seeds: tuple[int, ...] = (0,)
     protocol: ProtocolSpec = ProtocolSpec()
-    ruler: RulerSpec
+    ruler: RulerSpec | None = None
+    longbench: LongBenchSpec | None = None
     game: GameSpec | None = None
     measure: MeasureSpec | None = None
 
@@ -129,6 +158,8 @@ class Experiment(_Part):
 
     @model_validator(mode="after")
     def _whole(self) -> Experiment:
+        if self.ruler is None and self.longbench is None:
+            raise ValueError("there is nothing to run: add a [ruler] or a [longbench] section")
         named = [(m.name, m.preset) for m in self.methods]
         if not named or len(set(named)) < len(named):
             raise ValueError(f"methods are {named}, expected at least one, each with a preset at most once")
@@ -151,10 +182,11 @@ def read_experiment(path: Path, limit: int | None = None) -> Experiment:
     defaults = raw.pop("method_defaults", {})
     if isinstance(raw.get("methods"), list):
         raw["methods"] = [_with_defaults(m, defaults) for m in raw["methods"]]
-    if limit is not None and isinstance(raw.get("ruler"), dict):
-        if limit < 1:
-            raise SuiteError(f"--limit is {limit}, expected at least 1 sample")
-        raw["ruler"]["samples"] = min(limit, raw["ruler"].get("samples", limit))
+    if limit is not None and limit < 1:
+        raise SuiteError(f"--limit is {limit}, expected at least 1 sample")
+    for benchmark in ("ruler", "longbench"):
+        if limit is not None and isinstance(raw.get(benchmark), dict):
+            raw[benchmark]["samples"] = min(limit, raw[benchmark].get("samples", limit))
     try:
         return Experiment.model_validate_json(_json(raw))
     except ValidationError as error:

@@ -53,7 +53,7 @@ def random_model(tmp_path_factory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=1024,
         initializer_range=0.3,
         bos_token_id=1,
         eos_token_id=2,

@@ -52,9 +52,9 @@ def test_a_missing_experiment_is_refused(tmp_path):
 
 
 def test_a_prompt_longer_than_the_model_is_refused(experiment_file, tmp_path):
-    experiment_file.write_text(experiment_file.read_text().replace("length = 160", "length = 600"))
+    experiment_file.write_text(experiment_file.read_text().replace("length = 160", "length = 1200"))
     said = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
-    assert "512 positions" in said
+    assert "1024 positions" in said
 
 
 def test_a_budget_below_the_window_is_infeasible_not_given_more(experiment_file, tmp_path):

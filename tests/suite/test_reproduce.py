@@ -72,6 +72,16 @@ def test_a_half_recorded_sample_is_redone_whole(experiment_file, tmp_path):
     assert contents(run(experiment_file, tmp_path / "runs").path) == whole
 
 
+def test_a_question_can_arrive_on_the_compressed_cache(experiment_file, tmp_path):
+    experiment_file.write_text(experiment_file.read_text() + "\n[protocol]\nquery_aware = false\n")
+    records = run(experiment_file, tmp_path / "runs").lines("predictions.jsonl")
+    assert all(r["query_aware"] is False and r["first_token"] == "compressed" for r in records)
+    full = [r for r in records if r["method"] == "full"]
+    assert all(
+        r["kept_tokens"] < r["prompt_tokens"] * 4 for r in full
+    )  # the question is not part of what is compressed
+
+
 @pytest.mark.slow
 def test_a_killed_process_resumes_to_the_same_answers(experiment_file, tmp_path):
     """kill -9 at several moments; the same command then ends in what an uninterrupted run writes."""

@@ -1,0 +1,60 @@
+"""RULER samples as prompts of the suite, generated for the model's own tokenizer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from cokv.decode import Stop
+from cokv.model import LoadedModel
+from ruler import generate as ruler_generate
+from ruler.sample import Sample
+from ruler.scoring import score
+from suite.prompt import Prompt
+from suite.spec import RulerSpec
+
+VALIDATION_OFFSET = 1_000_000  # index of the first validation sample of every seed
+
+
+@functools.cache
+def _sources(essays: str | None, questions: tuple[tuple[str, str], ...]) -> ruler_generate.Sources:
+    return ruler_generate.Sources.read(Path(essays) if essays else None, {task: Path(path) for task, path in questions})
+
+
+def prompts(
+    spec: RulerSpec, loaded: LoadedModel, task: str, count: int, seed: int, query_aware: bool, validation: bool
+) -> Iterator[Prompt]:
+    """`count` samples. A test sample and a validation sample never share a seed stream."""
+    sources = _sources(spec.essays, tuple(sorted(spec.questions.items())))
+    tokenizer: Any = loaded.tokenizer
+    offset = VALIDATION_OFFSET if validation else 0
+    for sample in ruler_generate.generate(task, tokenizer, spec.length, count, seed, spec.preset, sources, offset):
+        yield _prompt(sample, loaded, query_aware)
+
+
+def _prompt(sample: Sample, loaded: LoadedModel, query_aware: bool) -> Prompt:
+    context, question = sample.context, sample.question + sample.answer_prefix
+    if query_aware:
+        context, question = context + question, ""
+    ids = _encode(loaded.tokenizer, context, special=True)
+    return Prompt(
+        benchmark="ruler",
+        task=sample.task,
+        sample_id=sample.sample_id,
+        seed=sample.seed,
+        context_ids=ids,
+        question_ids=_encode(loaded.tokenizer, question, special=False) if question else None,
+        references=sample.outputs,
+        stop=Stop(sample.tokens_to_generate, loaded.eos_ids),
+        metric=functools.partial(score, sample.metric),
+        notes=sample.notes,
+    )
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> torch.Tensor:
+    return torch.tensor(tokenizer.encode(text, add_special_tokens=special), dtype=torch.int64)
