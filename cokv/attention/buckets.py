@@ -1,8 +1,8 @@
 """Segments of like length together: padded to the next power of two, gathered, and attended as one batched product.
 
-Padding costs at most a factor of two, whatever the spread of lengths; a handful of segments is cheaper in a plain
-loop, which copies nothing. Works on CPU and CUDA. The gather is the price: the attention bound is reading K and V
-once, this reads and writes them once more.
+Padding costs at most a factor of two, whatever the spread of lengths. The gather is the price: the attention bound is
+reading K and V once, this reads and writes them once more. On a CPU that pays only for many short segments; few or
+long ones go through a plain loop, which copies nothing (benchmarks/ragged_attention.py). Works on CPU and CUDA.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 
 from cokv.attention import reference
 
-FEW = 8  # at most this many segments are looped over on a CPU
+# On a CPU: at most so many segments, or segments of so many numbers in K on average, are looped over.
+FEW, LONG = 8, 8192
 
 
 def attend(
@@ -24,7 +25,7 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.attend`."""
     segments = queries.shape[0]
-    if segments <= FEW and queries.device.type == "cpu":
+    if queries.device.type == "cpu" and (segments <= FEW or int(lengths.sum()) * keys.shape[1] > LONG * segments):
         return reference.attend(queries, keys, values, starts, lengths, scaling)
     wide = torch.promote_types(queries.dtype, torch.float32)
     out = torch.zeros_like(queries)
