@@ -24,17 +24,17 @@ HEX = "0123456789abcdef-"
 IGNORED = -100  # label of a token without loss
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]  # ids, labels, positions, kinds
 WEIGHTS = {
-    "copy": 0.06,
-    "recall": 0.24,
+    "copy": 0.04,
+    "recall": 0.18,
     "niah_single_1": 0.03,
     "niah_single_2": 0.03,
-    "niah_single_3": 0.05,
+    "niah_single_3": 0.04,
     "niah_multikey_1": 0.07,
     "niah_multikey_2": 0.08,
     "niah_multikey_3": 0.03,
-    "niah_multivalue": 0.11,
-    "niah_multiquery": 0.10,
-    "vt": 0.08,
+    "niah_multivalue": 0.20,
+    "niah_multiquery": 0.12,
+    "vt": 0.11,
     "qa_1": 0.04,
     "qa_2": 0.05,
     "cwe": 0.02,
@@ -121,8 +121,9 @@ class Mixture:
         return Example("copy", ids.tolist(), labels.tolist())
 
     def task(self, name: str) -> Example:
-        """A RULER prompt, three quarters to the whole of the length, and its gold answer."""
-        size = int(self.sizes[name] * self.rng.uniform(0.7, 1.0))
+        """A RULER prompt, mostly near the whole length, now and then shorter, and its gold answer."""
+        share = self.rng.uniform(0.8, 1.0) if self.rng.random() < 0.7 else self.rng.uniform(0.0, 0.8)
+        size = int(self.sizes[name] * share)
         made = draft(TASKS["mini"][name], size, self.rng)
         prompt, gold = self.plain.encode(made.prompt), self.plain.encode(made.gold)
         ids = [self.bos, *prompt, *gold, self.eos]
@@ -153,11 +154,14 @@ class Mixture:
         return Example("recall", [*ids, self.eos], [*labels, self.eos])
 
 
-def batch(examples: Iterator[Example], rows: int, length: int, rng: np.random.Generator, reach: int) -> Batch:
+def batch(
+    examples: Iterator[Example], rows: int, length: int, rng: np.random.Generator, reach: int, ends: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
     """`rows` examples, right-padded: ids, labels, positions (each [rows, length]) and kinds.
 
-    Half of the rows shorter than `reach` get gaps in their positions, between stretches of text, so that rotary
-    distances of the long contexts to come are seen early (randomized positions, arXiv 2305.16843).
+    Half of the rows shorter than `reach` get gaps in their positions, so that rotary distances of the long contexts to come are seen early
+    (randomized positions, arXiv 2305.16843). Gaps fall behind `ends`, the tokens that close a sentence or a line: inside a sentence
+    neighbours stay neighbours, as they are in a long context too.
     """
     ids, labels = np.zeros((rows, length), np.int64), np.full((rows, length), IGNORED, np.int64)
     positions, kinds = np.tile(np.arange(length), (rows, 1)), []
@@ -166,8 +170,9 @@ def batch(examples: Iterator[Example], rows: int, length: int, rng: np.random.Ge
         n = len(made.ids)
         ids[row, :n], labels[row, :n] = made.ids, made.labels
         kinds.append(made.kind)
-        if length < reach and rng.random() < 0.5:
-            cuts = rng.choice(np.arange(1, length), size=rng.integers(1, 8), replace=False)
+        places = 1 + np.flatnonzero(np.isin(ids[row, : length - 1], ends))
+        if length < reach and len(places) and made.kind != "copy" and rng.random() < 0.5:
+            cuts = rng.choice(places, size=min(len(places), int(rng.integers(1, 8))), replace=False)
             gaps = np.zeros(length, np.int64)
             gaps[cuts] = rng.multinomial(rng.integers(0, reach - length + 1), np.full(len(cuts), 1 / len(cuts)))
             positions[row] += gaps.cumsum()
