@@ -1,10 +1,10 @@
-"""One decode step's attention over uneven budgets: our backends against padding, against the full cache, and against reading K and V once.
+"""One decode step's attention over uneven budgets: our backends, padding, the full cache, and reading K and V once.
 
     python benchmarks/ragged_attention.py --device cpu --out benchmarks/results/ragged_attention.json
 
-8 KV heads, 4 query heads each, head_dim 128, one row; budgets uneven as head scores make them (largest / mean about 3.6). Arms are interleaved
-and every figure is a ratio to the bound taken in the same round: the time a plain sum over the kept K and V takes on this device. Attention
-alone, without the model around it.
+8 KV heads, 4 query heads each, head_dim 128; budgets uneven as head scores make them (largest / mean about 3.6). Arms
+are interleaved and every figure is a ratio to the bound of the same round: the time a plain sum over the kept K and V
+takes on this device. Attention alone, without the model around it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from cokv import probes
 from cokv.attention import buckets, reference
 
+COMMAND = "benchmarks/ragged_attention.py"
 HEADS, GROUP, DIM = 8, 4, 128
 
 
@@ -80,7 +81,7 @@ def main() -> None:
         print(f"N={seq_len} budget={kept} rows={rows}: bound {row['bound_ms']:.3f} ms; times the bound: {ratios}")
     if args.out:
         report = {
-            "command": f"python benchmarks/ragged_attention.py --device {args.device} --dtype {args.dtype} --repeats {args.repeats}",
+            "command": f"python {COMMAND} --device {args.device} --dtype {args.dtype} --repeats {args.repeats}",
             "shape": {"num_kv_heads": HEADS, "group_size": GROUP, "head_dim": DIM, "dtype": args.dtype},
             "machine": probes.machine(),
             "versions": probes.versions(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,15 @@ VALIDATION_OFFSET = 1_000_000  # index of the first validation sample of every s
 @functools.cache
 def _sources(essays: str | None, questions: tuple[tuple[str, str], ...]) -> ruler_generate.Sources:
     return ruler_generate.Sources.read(Path(essays) if essays else None, {task: Path(path) for task, path in questions})
+
+
+def identity(spec: RulerSpec) -> dict[str, Any]:
+    """The generators' version, and checksums of the user's own text."""
+    files = {f"questions/{task}": Path(path) for task, path in spec.questions.items()}
+    if spec.essays is not None:
+        files |= {f"essays/{file.name}": file for file in sorted(Path(spec.essays).glob("*.txt"))}
+    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
+    return {"version": ruler_generate.VERSION, "sources": digests}
 
 
 def prompts(

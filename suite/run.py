@@ -21,8 +21,7 @@ from cokv.model import LoadedModel, load_model
 from cokv.prefill import Prefill, prefill
 from cokv.types import CokvError, HeadScores
 from reports.aggregate import aggregate
-from ruler.generate import VERSION as RULER_VERSION
-from suite import longbench_tasks
+from suite import longbench_tasks, ruler_tasks
 from suite.heads import compute_head_scores
 from suite.measure import measure_decode
 from suite.progress import progress
@@ -64,7 +63,7 @@ def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
     """All that can change an answer or a score."""
     versions = probes.versions()
     return {
-        "experiment": experiment.model_dump(mode="json"),
+        "experiment": experiment.model_dump(mode="json", exclude={"description"}),
         "model": loaded.identity(),
         "methods": [cell.method.spec() for cell in cells(experiment)],
         "data": _data(experiment),
@@ -77,7 +76,7 @@ def _data(experiment: Experiment) -> dict[str, Any]:
     """What pins the samples: generator versions and checksums."""
     data: dict[str, Any] = {}
     if experiment.ruler is not None:
-        data["ruler"] = RULER_VERSION
+        data["ruler"] = ruler_tasks.identity(experiment.ruler)
     if experiment.longbench is not None:
         data["longbench"] = longbench_tasks.identity(experiment.longbench)
     return data

@@ -159,9 +159,9 @@ def batch(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
     """`rows` examples, right-padded: ids, labels, positions (each [rows, length]) and kinds.
 
-    Half of the rows shorter than `reach` get gaps in their positions, so that rotary distances of the long contexts to come are seen early
-    (randomized positions, arXiv 2305.16843). Gaps fall behind `ends`, the tokens that close a sentence or a line: inside a sentence
-    neighbours stay neighbours, as they are in a long context too.
+    Half of the rows shorter than `reach` get gaps in their positions, so that rotary distances of the long contexts to
+    come are seen early (randomized positions, arXiv 2305.16843). Gaps fall behind `ends`, the tokens that close a
+    sentence or a line: inside a sentence neighbours stay neighbours, as they are in a long context too.
     """
     ids, labels = np.zeros((rows, length), np.int64), np.full((rows, length), IGNORED, np.int64)
     positions, kinds = np.tile(np.arange(length), (rows, 1)), []

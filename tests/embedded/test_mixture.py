@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from cokv.embedded.mixture import IGNORED, WEIGHTS, Example, Mixture, batch
+from cokv.embedded.mixture import IGNORED, WEIGHTS, Batch, Example, Mixture, batch
 
 LENGTH = 512
 Draw = Callable[..., list[Example]]
@@ -49,6 +49,11 @@ def test_labels_are_the_tokens_where_they_count(mixed: list[Example]) -> None:
 def test_examples_are_at_most_the_length(draw: Draw, length: int) -> None:
     for made in draw(60, None, length):
         assert len(made.ids) <= length, made.kind
+
+
+def test_examples_that_come_out_too_long_are_drawn_again(draw: Draw) -> None:
+    """Of fwe at 64 tokens most are: its answer is not in the size that was fitted."""
+    assert max(len(made.ids) for made in draw(20, ("fwe",), 64)) <= 64
 
 
 def test_every_kind_comes_up_and_says_its_name(tokenizer: Tokenizer, mixed: list[Example]) -> None:
@@ -125,10 +130,20 @@ def test_a_task_is_prompt_then_answer_then_eos(tokenizer: Tokenizer, draw: Draw,
         assert found and all(word in context for word in found), f"{answer!r} is not in the context"
 
 
+@pytest.fixture(scope="module")
+def ends(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens of a full stop and of a line break."""
+    return tuple(tokenizer.encode(".\n", add_special_tokens=False).ids)
+
+
+def batched(examples: list[Example], length: int, reach: int, ends: tuple[int, ...]) -> Batch:
+    return batch(iter(examples), len(examples), length, np.random.default_rng(0), reach, ends)
+
+
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_batch_is_padded_on_the_right_without_loss(mixed: list[Example], rows: int) -> None:
+def test_a_batch_is_padded_on_the_right_without_loss(mixed: list[Example], ends: tuple[int, ...], rows: int) -> None:
     examples = mixed[:rows]
-    ids, labels, positions, kinds = batch(iter(examples), rows, LENGTH, np.random.default_rng(0), LENGTH)
+    ids, labels, positions, kinds = batched(examples, LENGTH, LENGTH, ends)
     assert ids.shape == labels.shape == positions.shape == (rows, LENGTH)
     assert ids.dtype == labels.dtype == positions.dtype == torch.int64
     assert kinds == [made.kind for made in examples]
@@ -138,17 +153,26 @@ def test_a_batch_is_padded_on_the_right_without_loss(mixed: list[Example], rows:
         assert (ids[row, n:] == 0).all() and (labels[row, n:] == IGNORED).all()
 
 
-def test_positions_only_grow_and_stay_below_the_reach(draw: Draw) -> None:
-    reach, rows = 1024, 64
-    examples = draw(rows, ("copy",), 64)
-    positions = batch(iter(examples), rows, 64, np.random.default_rng(0), reach)[2]
+def test_positions_only_grow_and_stay_below_the_reach(draw: Draw, ends: tuple[int, ...]) -> None:
+    length, reach = 128, 1024
+    positions = batched(draw(64, ("recall",), length), length, reach, ends)[2]
     assert (positions.diff() >= 1).all(), "positions must only grow"
     assert (positions[:, 0] == 0).all() and positions.max() < reach
-    stretched = (positions[:, -1] > 63).float().mean()
+    stretched = (positions[:, -1] > length - 1).float().mean()
     assert 0.3 < stretched < 0.7, "about half of the rows have gaps"
     assert positions.max() > reach // 2, "gaps reach far"
 
 
-def test_positions_are_plain_at_the_full_reach(draw: Draw) -> None:
-    positions = batch(iter(draw(8, ("copy",), 64)), 8, 64, np.random.default_rng(0), 64)[2]
-    assert (positions == torch.arange(64)).all()
+def test_gaps_fall_between_sentences_only(draw: Draw, ends: tuple[int, ...]) -> None:
+    ids, _, positions, _ = batched(draw(64, ("recall",), 128), 128, 1024, ends)
+    gap = positions.diff() > 1  # [rows, 127]
+    assert gap.any()
+    assert torch.isin(ids[:, :-1][gap], torch.tensor(ends)).all()
+
+
+@pytest.mark.parametrize(("kind", "reach"), [("copy", 1024), ("recall", 128)])
+def test_positions_are_plain_in_copies_and_at_the_full_reach(
+    draw: Draw, ends: tuple[int, ...], kind: str, reach: int
+) -> None:
+    positions = batched(draw(16, (kind,), 128), 128, reach, ends)[2]
+    assert (positions == torch.arange(128)).all()

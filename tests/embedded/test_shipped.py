@@ -53,7 +53,7 @@ def test_the_card_tells_the_truth(loaded):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["niah_single_2", "niah_multikey_1"])
 def test_the_top_heads_carry_retrieval_and_the_bottom_heads_do_not(loaded, experiment, task):
-    """Removing the top quarter by SSV leaves under a fifth of the full score, removing the bottom quarter over four fifths."""
+    """Without the top quarter by SSV under a fifth of the score is left, without the bottom quarter four fifths."""
     spec = experiment.game
     method = SlicedShapley(spec.slice_sizes, spec.coalitions_per_size)
     game = game_of(loaded, list(validation_prompts(experiment, loaded, task, 6)), spec.window_size)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from suite.run import run_experiment
+from suite.run import open_run, run_experiment
 from suite.runs import RunFolder
 from suite.spec import read_experiment
 
@@ -77,9 +77,21 @@ def test_a_question_can_arrive_on_the_compressed_cache(experiment_file, tmp_path
     records = run(experiment_file, tmp_path / "runs").lines("predictions.jsonl")
     assert all(r["query_aware"] is False and r["first_token"] == "compressed" for r in records)
     full = [r for r in records if r["method"] == "full"]
-    assert all(
-        r["kept_tokens"] < r["prompt_tokens"] * 4 for r in full
-    )  # the question is not part of what is compressed
+    assert all(r["kept_tokens"] < r["prompt_tokens"] * 4 for r in full)  # the question comes after
+
+
+def test_the_users_own_essays_are_part_of_a_runs_identity(experiment_file, tmp_path):
+    essays = tmp_path / "essays"
+    essays.mkdir()
+    text = experiment_file.read_text().replace(
+        'tasks = ["niah_single_1", "vt"]', f'tasks = ["niah_single_2"]\nessays = "{essays}"'
+    )
+    experiment_file.write_text(text)
+    names = set()
+    for words in ("The sea is wide. ", "The hill is high. "):
+        (essays / "one.txt").write_text(words * 40)
+        names.add(open_run(read_experiment(experiment_file), tmp_path / "runs")[0].path.name)
+    assert len(names) == 2
 
 
 @pytest.mark.slow
