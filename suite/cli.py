@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from suite.errors import USER_ERRORS
+from suite.errors import USER_ERRORS, SuiteError
 
 app = typer.Typer(
     help="KV-cache compression under one budget rule: reproduce, compare, measure.",
@@ -93,7 +93,8 @@ def _print_plan(stages: Any, path: str, done: bool) -> None:
 @app.command()
 @_reported
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path | None, typer.Argument(help="A run folder; the newest finished one when left out.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Report what is there of a run that has not ended.")
     ] = False,
@@ -101,9 +102,18 @@ def report(
     """Write a run's report again: tables, plots, and the table on the screen."""
     from reports import terminal_table, write_report
 
+    run = run or _newest(runs, unfinished)
     folder = write_report(run, allow_unfinished=unfinished)
     terminal_table(run, allow_unfinished=unfinished)
     print(folder)
+
+
+def _newest(runs: Path, unfinished: bool) -> Path:
+    wanted = "spec.json" if unfinished else "done.json"
+    found = sorted(runs.glob(f"*/{wanted}"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise SuiteError(f"no run to report under {runs}; run `cokv reproduce` first, or name a run folder")
+    return found[-1].parent
 
 
 @app.command()

@@ -156,7 +156,7 @@ class Mixture:
 
 def batch(
     examples: Iterator[Example], rows: int, length: int, rng: np.random.Generator, reach: int, ends: tuple[int, ...]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
+) -> Batch:
     """`rows` examples, right-padded: ids, labels, positions (each [rows, length]) and kinds.
 
     Half of the rows shorter than `reach` get gaps in their positions, so that rotary distances of the long contexts to

@@ -31,6 +31,12 @@ def test_reproduce_ends_with_the_reports_path_and_again_is_a_no_op(experiment_fi
         assert (Path(folder) / name).is_file()
 
 
+def test_the_newest_run_is_reported_when_none_is_named(experiment_file, tmp_path):
+    assert "cokv reproduce" in refused(call("report", "--runs", tmp_path / "runs"))
+    assert call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs").exit_code == 0
+    assert call("report", "--runs", tmp_path / "runs").stdout.strip().endswith("/report")
+
+
 def test_dry_run_writes_nothing(experiment_file, tmp_path):
     result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs", "--dry-run")
     assert result.exit_code == 0 and "prefill tokens" in result.stdout
