@@ -194,7 +194,7 @@ def _load(name: str, folder: Path | None, revision: str | None, device: str, dty
 def _digest(folder: Path | None, config: Any) -> str:
     """sha256 over a local folder's files; for a hub model its resolved commit, which pins them."""
     if folder is None:
-        return str(getattr(config, "_commit_hash", None))
+        return str(getattr(config, "_commit_hash", None) or revision)
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in IDENTITY:

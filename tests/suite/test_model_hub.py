@@ -1,0 +1,103 @@
+"""A hub model at a pinned revision, against a local stand-in that serves the hub's layout."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+REPO = "someone/tiny"
+LOAD = """
+import json, sys
+from cokv.model import load_model
+from cokv.types import CokvError
+try:
+    loaded = load_model("someone/tiny", revision=sys.argv[1])
+except CokvError as error:
+    print(json.dumps({"refused": str(error)}))
+else:
+    print(json.dumps({**loaded.identity(), "players": loaded.shape.num_layers * loaded.shape.num_kv_heads}))
+"""
+
+
+@pytest.fixture
+def hub(random_model):
+    """(address, paths asked for) of a server that has the random model under one revision."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, body: bool) -> None:
+            asked.append(self.path)
+            name = self.path.rsplit("/", 1)[-1]
+            file = random_model / name
+            content = b"{}"
+            if "/tree/" in self.path:  # folders of chat templates: none
+                found = False
+            elif self.path.startswith(f"/api/models/{REPO}"):
+                listing = [{"rfilename": f.name} for f in random_model.iterdir()]
+                content, found = json.dumps({"id": REPO, "sha": REVISION, "siblings": listing}).encode(), True
+            elif found := f"/{REPO}/resolve/{REVISION}/" in self.path and file.is_file():
+                content = file.read_bytes()
+            self.send_response(200 if found else 404)
+            if found:
+                self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+                self.send_header("X-Repo-Commit", REVISION)
+            else:
+                self.send_header("X-Error-Code", "EntryNotFound" if REVISION in self.path else "RevisionNotFound")
+            self.send_header("Content-Length", str(len(content) if found else 0))
+            self.end_headers()
+            if body and found:
+                self.wfile.write(content)
+
+        def do_HEAD(self) -> None:
+            self.answer(False)
+
+        def do_GET(self) -> None:
+            self.answer(True)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def load(address: str, revision: str, cache: Path) -> dict[str, object]:
+    """In a process of its own: the hub's address is read once, at import."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, revision], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def test_a_model_is_fetched_at_its_pinned_commit_and_no_other(hub, tmp_path):
+    address, asked = hub
+    told = load(address, REVISION, tmp_path)
+    assert told["players"] == 4 and told["revision"] == REVISION and REVISION in str(told["digest"])
+    files = [path for path in asked if "/resolve/" in path]
+    assert files and all(REVISION in path for path in files)
+    assert not any(path.endswith((".bin", ".py", ".pkl")) for path in files)
+
+
+def test_a_revision_the_hub_lacks_is_one_clear_line(hub, tmp_path):
+    told = load(hub[0], "f" * 40, tmp_path)
+    assert "\n" not in str(told["refused"]) and REPO in str(told["refused"])
