@@ -188,13 +188,12 @@ def _load(name: str, folder: Path | None, revision: str | None, device: str, dty
             f"{' '.join(str(error).split())[:300]}; expected config.json, safetensors and a tokenizer that fit together"
         ) from None
     model.requires_grad_(False).eval().to(device)
-    return LoadedModel(name, revision, model, tokenizer, _digest(folder, config))
+    digest = _digest(folder) if folder is not None else str(revision)
+    return LoadedModel(name, revision, model, tokenizer, digest)
 
 
-def _digest(folder: Path | None, config: Any) -> str:
-    """sha256 over a local folder's files; for a hub model its resolved commit, which pins them."""
-    if folder is None:
-        return str(getattr(config, "_commit_hash", None) or revision)
+def _digest(folder: Path) -> str:
+    """sha256 over a local folder's files. A hub model needs none: its revision is a commit, which pins them."""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in IDENTITY:
