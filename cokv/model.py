@@ -131,21 +131,24 @@ def load_model(
     """Loads `embedded`, a local folder, or a hub model at a pinned revision. Only safetensors, never remote code."""
     if dtype not in DTYPES:
         raise CokvError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    try:
-        torch.device(device)
-    except RuntimeError:
-        raise CokvError(f"unknown device {device!r}; expected 'cpu', 'cuda' or 'cuda:0'") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise CokvError(f"unknown device {device!r}; expected 'cpu', 'cuda' or 'cuda:0'")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise CokvError(
             f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA device; use device 'cpu'"
         )
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise CokvError(f"no device {device!r}; there are {torch.cuda.device_count()}, counted from cuda:0")
+    folder = Path(name).expanduser()
+    local = name == EMBEDDED or (name != "" and folder.is_dir())
+    if local and revision is not None:
+        raise CokvError(f"revision is {revision!r}, but model {name!r} is local and has none; leave `revision` out")
     if name == EMBEDDED:
         with as_file(files("cokv.embedded") / "weights") as folder:
             if not folder.is_dir():
                 raise CokvError(f"the embedded model's weights are not in {folder}; install the package again")
             return _load(EMBEDDED, folder, None, device, dtype)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    if local:
         return _load(name, folder, None, device, dtype)
     if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
         raise CokvError(

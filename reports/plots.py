@@ -98,8 +98,8 @@ def score_figure(metrics: Row, benchmark: str) -> Figure | None:
     if len(tasks) > 1:
         panels.append(("Average", [row for row in metrics["averages"] if row["benchmark"] == benchmark]))
     budgets = sorted({row["kv_budget"] for row in cells if row["kv_budget"] is not None})
-    if not budgets:
-        return None
+    if not budgets or not any("mean" in row for row in cells):
+        return None  # no budget, or no method could meet one
     labels = Labels(metrics["cells"])
     with mpl.rc_context(STYLE):
         figure, axes = _panels(len(panels), 1.6, "KV budget (tokens per KV head)", "Score (%)")

@@ -122,7 +122,9 @@ def decode_table(measurements: Row) -> Table | None:
     body = []
     for row, text in zip(rows, texts, strict=True):
         runtime = RUNTIMES.get(row.get("runtime", ""), row.get("runtime") or MISSING)
-        who = (Cell(method_name(row["method"])), Cell(runtime), Cell(budget_text(row.get("kv_budget"))))
+        preset = row.get("preset", "normalized")
+        name = method_name(row["method"]) + ("" if preset == "normalized" else f" ({preset})")
+        who = (Cell(name), Cell(runtime), Cell(budget_text(row.get("kv_budget"))))
         body.append((*who, *(Cell(text[place] or MISSING) for place in kept)))
     notes = [
         "Medians. Ratios: this row's decode time over the baseline's, below 1 is faster. Weights are not in the cache."

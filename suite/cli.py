@@ -36,6 +36,15 @@ def _reported(command: Callable[..., Any]) -> Callable[..., Any]:
         except USER_ERRORS as error:
             print(f"cokv: {' '.join(str(error).split())}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except BrokenPipeError:
+            raise  # the reader, such as `head`, has had enough
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            print(
+                f"cokv: {error.strerror or error}{where}; what was written is kept, the same command goes on",
+                file=sys.stderr,
+            )
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             print("cokv: stopped; the same command goes on where it was", file=sys.stderr)
             raise typer.Exit(130) from None

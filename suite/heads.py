@@ -36,7 +36,8 @@ class Ledger:
     def __init__(self, folder: RunFolder, append: Callable[[list[dict[str, Any]]], None]) -> None:
         self.append = append
         self.known: dict[tuple[str, str], list[float]] = {
-            (line["game"], line["coalition"]): line["utilities"] for line in folder.lines(LEDGER)
+            (line["game"], line["coalition"]): line["utilities"]
+            for line in folder.lines(LEDGER, ("game", "coalition", "utilities"))
         }
 
     @staticmethod
@@ -44,13 +45,18 @@ class Ledger:
         return "".join("1" if m else "0" for m in members)
 
     def evaluate(self, name: str, coalitions: BoolArray, game: HeadGame, report: Reporter | None) -> FloatArray:
-        """Utilities [coalitions, prompts], evaluating only what is not recorded."""
+        """Utilities [coalitions, prompts], evaluating only what is not recorded.
+
+        Blocks are the same whatever is recorded, and one that a kill left half is evaluated whole: a coalition always
+        meets the same others in its batch, so that its utility is the same to the last bit.
+        """
         rows, where = distinct(coalitions)
-        todo = [row for row in rows if (name, self.key(row)) not in self.known]
-        if report and len(rows) > len(todo):
-            report.advance(len(rows) - len(todo))
-        for start in range(0, len(todo), BLOCK):
-            block = np.array(todo[start : start + BLOCK])
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            if all((name, self.key(row)) in self.known for row in block):
+                if report:
+                    report.advance(len(block))
+                continue
             utilities = game.per_prompt(block)
             lines = [
                 {"game": name, "coalition": self.key(c), "utilities": u.tolist()}

@@ -26,6 +26,8 @@ from suite.progress import progress
 from suite.spec import Experiment
 
 DYNAMIC, RAGGED = "dynamic_cache", "ragged"
+NORMALIZED = "normalized"
+Arm = tuple[str, str, str]  # method, preset, runtime
 
 
 @torch.no_grad()
@@ -40,22 +42,23 @@ def measure_decode(experiment: Experiment, loaded: LoadedModel, scores: HeadScor
     made = prefill(loaded.model, ids, 64)
     full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, made.seq_len)
 
-    arms: dict[tuple[str, str], Selection] = {("full", RAGGED): full}
+    arms: dict[Arm, Selection] = {("full", NORMALIZED, RAGGED): full}
     for method_spec in experiment.methods:
         method = get_method(method_spec.name, method_spec.preset, **method_spec.params)
         if method.scorer is None or method.policy != "grow":
             continue
         try:
-            arms[method.name, RAGGED] = method.select(made, spec.kv_budget, scores if method.needs_profile else None)
+            profile = scores if method.needs_profile else None
+            arms[method.name, method.preset, RAGGED] = method.select(made, spec.kv_budget, profile)
         except CokvError:
             continue  # infeasible at this budget: no row, as the score table says why
 
     first = int(made.first_logits.argmax())
-    caches: dict[tuple[str, str], Callable[[], Any]] = {("full", DYNAMIC): lambda: _dynamic(loaded, made, spec.batch)}
+    caches: dict[Arm, Callable[[], Any]] = {("full", NORMALIZED, DYNAMIC): lambda: _dynamic(loaded, made, spec.batch)}
     for key, selection in arms.items():
         caches[key] = partial(RaggedCache.of, made, [selection] * spec.batch)
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in caches}
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    seconds: dict[Arm, list[float]] = {key: [] for key in caches}
+    rows: dict[Arm, dict[str, Any]] = {}
     with progress("latency and memory", (spec.repeats + 1) * len(caches)) as report:
         for repeat in range(spec.repeats + 1):
             for key, build in caches.items():
@@ -79,7 +82,8 @@ def measure_decode(experiment: Experiment, loaded: LoadedModel, scores: HeadScor
         table.append(
             {
                 "method": key[0],
-                "runtime": key[1],
+                "preset": key[1],
+                "runtime": key[2],
                 "kv_budget": None if key[0] == "full" else spec.kv_budget,
                 "batch": spec.batch,
                 "prompt_tokens": spec.prompt_tokens,
@@ -88,8 +92,8 @@ def measure_decode(experiment: Experiment, loaded: LoadedModel, scores: HeadScor
                 "prefill_ms": prefill_ms,
                 **row,
                 "ratio_to": {
-                    DYNAMIC: probes.ratio_summary(named, "/".join(key), f"full/{DYNAMIC}"),
-                    "ragged_full": probes.ratio_summary(named, "/".join(key), f"full/{RAGGED}"),
+                    DYNAMIC: probes.ratio_summary(named, "/".join(key), f"full/{NORMALIZED}/{DYNAMIC}"),
+                    "ragged_full": probes.ratio_summary(named, "/".join(key), f"full/{NORMALIZED}/{RAGGED}"),
                 },
             }
         )

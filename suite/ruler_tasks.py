@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ def _sources(essays: str | None, questions: tuple[tuple[str, str], ...]) -> rule
 
 
 def identity(spec: RulerSpec) -> dict[str, Any]:
-    """The generators' version, and checksums of the user's own text."""
+    """The generators' version, and checksums of the wording and of the user's own text."""
     files = {f"questions/{task}": Path(path) for task, path in spec.questions.items()}
     if spec.essays is not None:
         files |= {f"essays/{file.name}": file for file in sorted(Path(spec.essays).glob("*.txt"))}
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
-    return {"version": ruler_generate.VERSION, "sources": digests}
+    wording = hashlib.sha256(resources.files("ruler").joinpath("wording.toml").read_bytes()).hexdigest()
+    return {"version": ruler_generate.VERSION, "wording": wording, "sources": digests}
 
 
 def prompts(

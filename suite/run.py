@@ -22,6 +22,7 @@ from cokv.prefill import Prefill, prefill
 from cokv.types import CokvError, HeadScores
 from reports.aggregate import aggregate
 from suite import longbench_tasks, ruler_tasks
+from suite.fit import check_fit
 from suite.heads import compute_head_scores
 from suite.measure import measure_decode
 from suite.progress import progress
@@ -32,6 +33,13 @@ from suite.tasks import seeds_of, task_names, test_count, test_prompts
 
 PREDICTIONS = "predictions.jsonl"
 VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy")
+# Not hashed: where the user's texts lie (their checksums are, see `_data`), and which of several GPUs is used.
+NOT_AN_ANSWERS_CAUSE: Any = {
+    "description": True,
+    "model": {"device"},
+    "ruler": {"essays", "questions"},
+    "longbench": {"data", "templates"},
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
     """All that can change an answer or a score."""
     versions = probes.versions()
     return {
-        "experiment": experiment.model_dump(mode="json", exclude={"description"}),
+        "experiment": experiment.model_dump(mode="json", exclude=NOT_AN_ANSWERS_CAUSE),
         "model": loaded.identity(),
         "methods": [cell.method.spec() for cell in cells(experiment)],
         "data": _data(experiment),
@@ -86,6 +94,7 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
     """The run's folder (made if new) and the loaded model."""
     spec = experiment.model
     loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype)
+    check_fit(experiment, loaded)
     folder = RunFolder(runs, experiment.name, identity(experiment, loaded))
     return folder, loaded
 
@@ -124,7 +133,7 @@ def _run_samples(experiment: Experiment, loaded: LoadedModel, folder: RunFolder,
 
 def _finished(folder: RunFolder, cells_per_sample: int) -> set[tuple[str, str]]:
     """Samples with all their records. One that a crash left with only some is dropped from the file, to be redone."""
-    records = folder.lines(PREDICTIONS)
+    records = folder.lines(PREDICTIONS, ("task", "sample_id", "method", "kv_budget"))
     counts = Counter((r["task"], r["sample_id"]) for r in records)
     whole = {sample for sample, count in counts.items() if count == cells_per_sample}
     if len(whole) < len(counts):

@@ -18,6 +18,7 @@ from typing import Any
 from suite.errors import SuiteError
 
 SCHEMA = 1
+LEFT_BY_A_KILL = {".spec.json.part"}  # between making the folder and its first file
 
 
 def canonical(value: Any) -> str:
@@ -49,7 +50,7 @@ class RunFolder:
             if canonical(stored) != canonical(spec):
                 raise SuiteError(f"{file} was written for another experiment; move the folder away and run again")
             return
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(f.name not in LEFT_BY_A_KILL for f in self.path.iterdir()):
             raise SuiteError(
                 f"{self.path} holds files but no spec.json, so it is no run of this suite; move it away and run again"
             )
@@ -81,8 +82,8 @@ class RunFolder:
         except ValueError as error:
             raise SuiteError(f"{file} is damaged ({error}); delete that file and run again") from None
 
-    def lines(self, name: str) -> list[dict[str, Any]]:
-        """The whole lines of a JSON-lines file. A torn last line is cut off the file."""
+    def lines(self, name: str, needed: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """The whole lines of a JSON-lines file, each with the `needed` keys. A torn last line is cut off the file."""
         file = self.path / name
         if not file.exists():
             return []
@@ -97,8 +98,9 @@ class RunFolder:
                 record = json.loads(line)
             except ValueError as error:
                 raise SuiteError(f"{file} line {number} is damaged ({error}); delete that line and run again") from None
-            if not isinstance(record, dict):
-                raise SuiteError(f"{file} line {number} is no record; delete that line and run again")
+            if not isinstance(record, dict) or not record.keys() >= set(needed):
+                keys = f" with {', '.join(needed)}" if needed else ""
+                raise SuiteError(f"{file} line {number} is no record{keys}; delete that line and run again")
             found.append(record)
         return found
 

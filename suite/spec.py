@@ -7,6 +7,7 @@ hashed into a run's name (see runs.py); how fast or where it runs is not.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -22,7 +23,7 @@ from ruler.errors import RulerError
 from ruler.tasks import get_task
 from suite.errors import SuiteError
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 
 class _Part(BaseModel):
@@ -47,6 +48,8 @@ class MethodSpec(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> MethodSpec:
+        if reserved := sorted({"name", "preset"} & set(self.params)):
+            raise ValueError(f"`{reserved[0]}` is no parameter; write it beside `params`, not inside")
         try:
             get_method(self.name, self.preset, **self.params)
         except CokvError as error:
@@ -119,9 +122,14 @@ class GameSpec(_Part):
     coalitions_per_size: Count
     window_size: Count = 8
     aggregation: Literal["paper", "official"] = "paper"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     removal_samples: Count = 16
     removal_share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+
+    @field_validator("slice_sizes")
+    @classmethod
+    def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return _each_once(values)
 
 
 class MeasureSpec(_Part):
@@ -132,6 +140,21 @@ class MeasureSpec(_Part):
     new_tokens: Count = 64
     batch: Count = 1
     repeats: Count = 5
+
+    @model_validator(mode="after")
+    def _compresses(self) -> MeasureSpec:
+        if self.kv_budget >= self.prompt_tokens:
+            raise ValueError(
+                f"kv_budget {self.kv_budget} holds the whole prompt of {self.prompt_tokens} tokens, so nothing would "
+                "be compressed; choose a kv_budget below prompt_tokens"
+            )
+        return self
+
+
+def _each_once(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"got {list(values)}, expected at least one value, each once")
+    return values
 
 
 class Experiment(_Part):
@@ -152,9 +175,7 @@ class Experiment(_Part):
     @field_validator("kv_budgets", "seeds")
     @classmethod
     def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"got {list(values)}, expected at least one value, each once")
-        return values
+        return _each_once(values)
 
     @model_validator(mode="after")
     def _whole(self) -> Experiment:
@@ -166,6 +187,11 @@ class Experiment(_Part):
         needy = [m.name for m in self.methods if METHODS[m.name].needs_profile]
         if needy and self.game is None:
             raise ValueError(f"{', '.join(needy)} needs head scores: add a [game] section")
+        if self.game is not None and self.ruler is not None and self.game.window_size >= self.ruler.length:
+            raise ValueError(
+                f"[game] window_size {self.game.window_size} covers prompts of {self.ruler.length} tokens, so no "
+                "coalition would lack anything; choose a smaller window_size"
+            )
         return self
 
 
@@ -181,35 +207,51 @@ def read_experiment(path: Path, limit: int | None = None) -> Experiment:
         raise SuiteError(f"{path} is not valid TOML: {error}") from None
     defaults = raw.pop("method_defaults", {})
     if isinstance(raw.get("methods"), list):
+        _check_defaults(path, defaults)
         raw["methods"] = [_with_defaults(m, defaults) for m in raw["methods"]]
     if limit is not None and limit < 1:
         raise SuiteError(f"--limit is {limit}, expected at least 1 sample")
     for benchmark in ("ruler", "longbench"):
         if limit is not None and isinstance(raw.get(benchmark), dict):
-            raw[benchmark]["samples"] = min(limit, raw[benchmark].get("samples", limit))
+            samples = raw[benchmark].get("samples", limit)
+            raw[benchmark]["samples"] = min(limit, samples) if isinstance(samples, int) else samples
     try:
-        return Experiment.model_validate_json(_json(raw))
+        return Experiment.model_validate_json(json.dumps(raw))
+    except TypeError:
+        raise SuiteError(f"{path}: a value is a date or a time, which no key takes; put text in quotes") from None
     except ValidationError as error:
         raise SuiteError(f"{path}: {_first(error)}") from None
 
 
-def _json(raw: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(raw, default=str)  # TOML dates become text, which no field accepts
+def _check_defaults(path: Path, defaults: Any) -> None:
+    """A default that no method has would be dropped in silence."""
+    if not isinstance(defaults, dict):
+        raise SuiteError(f"{path}: key `method_defaults`: expected a table of parameters, got {defaults!r}")
+    known = sorted({name for entry in METHODS.values() for name in entry.parameters()})
+    for name in defaults:
+        if name not in known:
+            raise SuiteError(f"{path}: unknown key `method_defaults.{name}`; {_nearest(name, known)}")
 
 
 def _with_defaults(method: Any, defaults: dict[str, Any]) -> Any:
-    """A method given by name alone, or as a table; the file's defaults apply where the method has such a parameter."""
+    """A method given by name alone, or as a table.
+
+    The file's defaults reach the `normalized` preset of methods that have such a parameter; `official` is as released.
+    """
     if isinstance(method, str):
         method = {"name": method}
-    if not isinstance(method, dict) or method.get("name") not in METHODS:
+    if not isinstance(method, dict) or method.get("preset", "normalized") != "normalized":
         return method
-    entry = METHODS[method["name"]]
-    preset = method.get("preset", "normalized")
-    known = entry.parameters(preset) if preset in entry.presets else {}
-    own = {k: v for k, v in defaults.items() if k in known} if preset == "normalized" else {}
-    return {**method, "params": {**own, **method.get("params", {})}}
+    name, params = method.get("name"), method.get("params", {})
+    if not isinstance(name, str) or name not in METHODS or not isinstance(params, dict):
+        return method  # to be refused with its key
+    known = METHODS[name].parameters()
+    return {**method, "params": {**{k: v for k, v in defaults.items() if k in known}, **params}}
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
 
 
 def _first(error: ValidationError) -> str:
@@ -217,11 +259,7 @@ def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "the file"
     if first["type"] == "extra_forbidden":
-        known = _fields(first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=2)
-        return f"unknown key `{key}`; " + (
-            f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
-        )
+        return f"unknown key `{key}`; {_nearest(str(first['loc'][-1]), _fields(first['loc'][:-1]))}"
     message = first["msg"].removeprefix("Value error, ")
     got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return f"key `{key}`: {message}{got}"

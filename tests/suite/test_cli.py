@@ -1,5 +1,6 @@
 """The command line: what users type works, and every mistake is one line on stderr with exit code 2."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from suite.cli import app
+from suite.runs import RunFolder
 
 runner = CliRunner()
 
@@ -17,8 +19,10 @@ def call(*arguments: object):
 
 def refused(result) -> str:
     assert result.exit_code == 2, result.output
-    assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.output
-    return result.stderr
+    *progress, said = result.stderr.strip().splitlines()
+    assert said.startswith("cokv: ") and "Traceback" not in result.output
+    assert not any(line.startswith("cokv: ") or "left" not in line for line in progress), result.stderr
+    return said
 
 
 def test_reproduce_ends_with_the_reports_path_and_again_is_a_no_op(experiment_file, tmp_path):
@@ -61,6 +65,62 @@ def test_a_prompt_longer_than_the_model_is_refused(experiment_file, tmp_path):
     experiment_file.write_text(experiment_file.read_text().replace("length = 160", "length = 1200"))
     said = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
     assert "1024 positions" in said
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("prompt_tokens = 64", "prompt_tokens = 1022", "1024 positions"),
+        ("slice_sizes = [2]", "slice_sizes = [5]", "4 players"),
+        ("slice_sizes = [2]\ncoalitions_per_size = 3", "slice_sizes = [1]\ncoalitions_per_size = 1", "in no coalition"),
+        ("[model]", '[model]\ndevice = "meta"', "unknown device"),
+        ("[model]", '[model]\nrevision = "abc"', "leave `revision` out"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_before_any_work(experiment_file, tmp_path, old, new, said):
+    experiment_file.write_text(experiment_file.read_text().replace(old, new))
+    assert said in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(experiment_file, tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        whole = RunFolder.write
+
+        def full_at_metrics(self, name, value):
+            if name == "metrics.json":
+                raise OSError(errno.ENOSPC, "No space left on device", str(self.path / name))
+            whole(self, name, value)
+
+        broken.setattr(RunFolder, "write", full_at_metrics)
+        said = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
+        assert "No space left" in said and "metrics.json" in said
+    assert call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["game.jsonl", "predictions.jsonl"])
+def test_a_line_that_is_no_record_is_named(experiment_file, tmp_path, name):
+    assert call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs").exit_code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    (folder / "done.json").unlink()
+    file = folder / name
+    file.write_text(file.read_text() + '{"other": 1}\n')
+    before = file.read_bytes()
+    said = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
+    assert f"{name} line" in said and file.read_bytes() == before
+
+
+def test_runs_that_is_a_file_is_refused(experiment_file, tmp_path):
+    (tmp_path / "runs").write_text("mine")
+    assert "--runs" in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
+
+
+def test_a_run_where_no_method_meets_its_budget_is_still_reported(experiment_file, tmp_path):
+    text = experiment_file.read_text().replace('["full", "streamingllm", "snapkv", "cokv"]', '["snapkv"]')
+    experiment_file.write_text(text.replace("kv_budgets = [16, 32]", "kv_budgets = [10]"))
+    result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
 
 
 def test_a_budget_below_the_window_is_infeasible_not_given_more(experiment_file, tmp_path):

@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from suite.heads import Ledger
 from suite.run import open_run, run_experiment
 from suite.runs import RunFolder
 from suite.spec import read_experiment
@@ -94,6 +96,39 @@ def test_the_users_own_essays_are_part_of_a_runs_identity(experiment_file, tmp_p
     assert len(names) == 2
 
 
+def test_where_the_users_texts_lie_is_not_part_of_a_runs_identity(experiment_file, tmp_path):
+    text, names = experiment_file.read_text(), set()
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.txt").write_text("The sea is wide. " * 40)
+        experiment_file.write_text(text.replace("[ruler]", f'[ruler]\nessays = "{tmp_path / folder}"'))
+        names.add(open_run(read_experiment(experiment_file), tmp_path / "runs")[0].path.name)
+    assert len(names) == 1
+
+
+def test_a_coalition_meets_the_same_others_whatever_is_recorded(tmp_path):
+    """A batch of another make-up may round differently: a resumed game evaluates the blocks of an uninterrupted one."""
+    coalitions = np.array([[i >> b & 1 for b in range(6)] for i in range(40)], dtype=bool)
+    batches = []
+
+    class Game:
+        def per_prompt(self, block):
+            batches.append([Ledger.key(c) for c in block])
+            return np.ones((len(block), 1))
+
+    for kept in (0, 5, 16, 40):
+        folder = RunFolder(tmp_path, f"run{kept}", {})
+        folder.open()
+        Ledger(folder, lambda lines: None).evaluate("t", coalitions, Game(), None)
+        whole, batches = batches, []
+        ledger = Ledger(folder, lambda lines: None)
+        known = [key for batch in whole for key in batch][:kept]
+        ledger.known = {("t", key): [1.0] for key in known}
+        ledger.evaluate("t", coalitions, Game(), None)
+        assert batches == [batch for batch in whole if not set(batch) <= set(known)]
+        batches = []
+
+
 @pytest.mark.slow
 def test_a_killed_process_resumes_to_the_same_answers(experiment_file, tmp_path):
     """kill -9 at several moments; the same command then ends in what an uninterrupted run writes."""
@@ -114,3 +149,14 @@ def test_a_killed_process_resumes_to_the_same_answers(experiment_file, tmp_path)
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
     (folder,) = (tmp_path / "killed").iterdir()
     assert contents(folder) == whole
+
+
+def test_two_presets_of_a_method_are_measured_apart(experiment_file, tmp_path):
+    text = experiment_file.read_text().replace(
+        '"snapkv"', '"adakv", {name = "adakv", preset = "official", params = {window_size = 8}}'
+    )
+    experiment_file.write_text(text)
+    rows = run(experiment_file, tmp_path / "runs").read("measurements.json")["decode"]
+    arms = [(r["method"], r["preset"], r["runtime"]) for r in rows]
+    assert len(set(arms)) == len(arms)
+    assert {("adakv", "normalized", "ragged"), ("adakv", "official", "ragged")} <= set(arms)

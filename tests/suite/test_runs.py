@@ -73,6 +73,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     assert (made.path / "thesis.txt").read_text() == "mine"
 
 
+def test_a_kill_before_the_first_file_is_no_foreign_folder(tmp_path):
+    made = RunFolder(tmp_path, "run", IDENTITY)
+    made.path.mkdir()
+    (made.path / ".spec.json.part").write_text('{"sche')
+    made.open()
+    assert json.loads((made.path / "spec.json").read_text())["hash"] == made.hash
+
+
 def test_two_processes_do_not_write_one_run(folder, tmp_path):
     with folder.lock(), pytest.raises(SuiteError, match="another process"), RunFolder(tmp_path, "run", IDENTITY).lock():
         pass

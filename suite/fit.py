@@ -1,0 +1,31 @@
+"""Whether an experiment fits its model, asked before any work: what shows only at the end has cost the whole run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cokv.model import LoadedModel
+from suite.errors import SuiteError
+from suite.heads import estimator, plans
+from suite.spec import Experiment
+
+
+def check_fit(experiment: Experiment, loaded: LoadedModel) -> None:
+    """Refuses prompts that pass the model's context, and games that its KV heads cannot play."""
+    positions = loaded.shape.context_length
+    if experiment.ruler is not None and experiment.ruler.length > positions:
+        raise SuiteError(
+            f"[ruler] length is {experiment.ruler.length}, the model has {positions} positions; "
+            f"choose a length of at most {positions}, or a model that has more"
+        )
+    if experiment.measure is not None:
+        asked = experiment.measure.prompt_tokens + experiment.measure.new_tokens
+        if asked > positions:
+            raise SuiteError(
+                f"[measure] prompt_tokens + new_tokens is {asked}, the model has {positions} positions; "
+                f"choose at most {positions} together, or a model that has more"
+            )
+    if experiment.game is not None:
+        players = loaded.shape.num_layers * loaded.shape.num_kv_heads
+        for plan in plans(experiment.game, players):  # its aggregate says when a player is never drawn
+            estimator(experiment.game).aggregate(plan, np.zeros(len(plan.coalitions)))
