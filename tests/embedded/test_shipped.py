@@ -34,7 +34,7 @@ def test_the_weights_are_small_and_the_shape_is_as_announced(loaded):
 
 def test_the_card_has_the_scores_of_every_task():
     card = (WEIGHTS / "README.md").read_text(encoding="utf-8")
-    scores = json.loads((WEIGHTS / "scores.json").read_text(encoding="utf-8"))["tasks"]
+    scores = json.loads((WEIGHTS.parent / "scores.json").read_text(encoding="utf-8"))["tasks"]
     for task, row in scores.items():
         assert f"| {task} | {row['score']:.1f} |" in card
 
@@ -42,7 +42,7 @@ def test_the_card_has_the_scores_of_every_task():
 @pytest.mark.slow
 def test_the_card_tells_the_truth(loaded):
     """The first samples of the card's own run, again: bars hold, and every score is near the card's."""
-    card = json.loads((WEIGHTS / "scores.json").read_text(encoding="utf-8"))
+    card = json.loads((WEIGHTS.parent / "scores.json").read_text(encoding="utf-8"))
     for task in BARS:
         scores = np.array(list(task_scores(loaded, task, card["length"], 20, card["seed"])))
         told = card["tasks"][task]
