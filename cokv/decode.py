@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 
 from cokv.attention import buckets
 from cokv.attention.interface import engine
-from cokv.cache import SLACK, Attend, RaggedCache
+from cokv.cache import RaggedCache
 from cokv.policies.growth import EvictOldest, Grow, Policy
 from cokv.prefill import Prefill, check_prompt
+from cokv.ragged_layer import SLACK, Attend
 from cokv.shared import SharedCache, SharedLayer
 from cokv.types import CokvError, Selection
 

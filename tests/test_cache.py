@@ -14,10 +14,11 @@ from transformers.cache_utils import Cache
 
 from cokv.attention import reference
 from cokv.attention.interface import engine
-from cokv.cache import LayerSelect, RaggedCache, RaggedLayer
+from cokv.cache import RaggedCache
 from cokv.methods import METHODS, get_method
 from cokv.policies.growth import EvictOldest, Grow, Policy
 from cokv.prefill import Prefill, PrefillLayer, prefill
+from cokv.ragged_layer import LayerSelect, RaggedLayer
 from cokv.shared import SharedCache
 from cokv.types import CokvError, HeadScores, Selection
 
