@@ -94,12 +94,15 @@ class RaggedCache(Cache):
         return sum(layer.storage_bytes for layer in self.ragged_layers)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
-        layer: Any
-        for layer in self.layers:
-            if isinstance(layer, RaggedLayer):
-                layer.keep_rows(rows)
-            else:
-                layer.batch_select_indices(rows)
+        keep_rows(self, rows)
+
+
+def keep_rows(cache: Cache, rows: torch.Tensor) -> None:
+    """Rows that have ended leave every layer: ours without moving storage, transformers' own by selection."""
+    layer: Any
+    for layer in cache.layers:
+        leave = getattr(layer, "keep_rows", None) or layer.batch_select_indices
+        leave(rows)
 
 
 def check_selection(prefill: Prefill, selection: Selection) -> None:

@@ -14,7 +14,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from cokv.attention.interface import tagged
-from cokv.cache import check_selection, repeated
+from cokv.cache import check_selection, keep_rows, repeated
 from cokv.compat import Layer
 from cokv.prefill import Prefill, PrefillLayer
 from cokv.types import Selection
@@ -101,9 +101,4 @@ class SharedCache(Cache):
         super().__init__(layers=layers)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
-        layer: Any
-        for layer in self.layers:
-            if isinstance(layer, SharedLayer):
-                layer.keep_rows(rows)
-            else:
-                layer.batch_select_indices(rows)
+        keep_rows(self, rows)

@@ -132,6 +132,9 @@ def decode_table(measurements: Row) -> Table | None:
     absent = [name for place, (name, _) in enumerate(_DECODE) if place not in kept]
     if absent:
         notes.append(f"Not measured on this machine: {', '.join(absent)}.")
+    notes += [
+        f"No row for {method_name(left['method'])}: {left['why']}." for left in measurements.get("left_out") or []
+    ]
     columns = ("Method", "Runtime", "KV budget", *(_DECODE[place][0] for place in kept))
     return Table(
         "decode",

@@ -43,15 +43,20 @@ def measure_decode(experiment: Experiment, loaded: LoadedModel, scores: HeadScor
     full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, made.seq_len)
 
     arms: dict[Arm, Selection] = {("full", NORMALIZED, RAGGED): full}
+    left_out: list[dict[str, str]] = []
     for method_spec in experiment.methods:
         method = get_method(method_spec.name, method_spec.preset, **method_spec.params)
-        if method.scorer is None or method.policy != "grow":
+        if method.scorer is None:
+            continue  # the full cache has its rows already
+        row_name = {"method": method.name, "preset": method.preset}
+        if method.policy != "grow":
+            left_out.append({**row_name, "why": "evicts while decoding, which is not timed here"})
             continue
         try:
             profile = scores if method.needs_profile else None
             arms[method.name, method.preset, RAGGED] = method.select(made, spec.kv_budget, profile)
-        except CokvError:
-            continue  # infeasible at this budget: no row, as the score table says why
+        except CokvError as error:
+            left_out.append({**row_name, "why": str(error)})
 
     first = int(made.first_logits.argmax())
     caches: dict[Arm, Callable[[], Any]] = {("full", NORMALIZED, DYNAMIC): lambda: _dynamic(loaded, made, spec.batch)}
@@ -97,7 +102,7 @@ def measure_decode(experiment: Experiment, loaded: LoadedModel, scores: HeadScor
                 },
             }
         )
-    return {"machine": probes.machine(), "versions": probes.versions(), "decode": table}
+    return {"machine": probes.machine(), "versions": probes.versions(), "decode": table, "left_out": left_out}
 
 
 def _generate(loaded: LoadedModel, cache: Any, token: int, position: int, batch: int, count: int) -> None:

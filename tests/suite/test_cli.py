@@ -136,6 +136,9 @@ def test_a_budget_below_the_window_is_infeasible_not_given_more(experiment_file,
     records = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     snapkv = [r for r in records if r["method"] == "snapkv"]
     assert snapkv and all(r["score"] is None and "window" in r["infeasible"] for r in snapkv)
+    left_out = {row["method"]: row["why"] for row in json.loads((folder / "measurements.json").read_text())["left_out"]}
+    assert "window" in left_out["snapkv"] and "evicts" in left_out["streamingllm"]
+    assert "No row for SnapKV" in (folder / "report" / "decode.md").read_text()
 
 
 def test_a_model_that_is_not_there_is_refused(experiment_file, tmp_path, random_model):
