@@ -1,4 +1,4 @@
-"""What a row of the table of methods says. The rows themselves are in methods.py."""
+"""What a row of the table of methods says. The rows themselves are in cokv/table/."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ FLOORS = [
     {"cokv.compat", "cokv.live_bytes", "cokv.model", "cokv.probes", "cokv.scorers", "cokv.allocators"},
     {"cokv.attention", "cokv.method", "cokv.policies"},
     {"cokv.entries", "cokv.replay", "cokv.bridge"},
-    {"cokv.outside"},
+    {"cokv.outside", "cokv.table"},
     {"cokv.prefill", "cokv.methods"},
     {"cokv.stores"},
     {"cokv.ragged_layer"},
@@ -37,6 +37,7 @@ PURE = (
     "cokv.allocators",
     "cokv.method",
     "cokv.methods",
+    "cokv.table",
     "cokv.entries",
 )  # know neither the engine nor transformers
 
