@@ -1,0 +1,31 @@
+"""Experiment files: one TOML per experiment, validated key by key; one file here per group of sections.
+
+A mistake names the file, the key, and what was expected. Everything here can change an answer, so everything here is
+hashed into a run's name (see runs.py); how fast or where it runs is not.
+"""
+
+from suite.spec.benchmarks import LongBenchMiniSpec, LongBenchSpec, RulerSpec
+from suite.spec.experiment import Experiment
+from suite.spec.game import GameSpec
+from suite.spec.measure import MeasureSpec
+from suite.spec.methods import MethodSpec
+from suite.spec.model import ModelSpec, ProtocolSpec
+from suite.spec.profiles import FILES, SHAPLEY, ProfilesSpec
+from suite.spec.reading import read_experiment, with_game
+
+__all__ = [
+    "FILES",
+    "SHAPLEY",
+    "Experiment",
+    "GameSpec",
+    "LongBenchMiniSpec",
+    "LongBenchSpec",
+    "MeasureSpec",
+    "MethodSpec",
+    "ModelSpec",
+    "ProfilesSpec",
+    "ProtocolSpec",
+    "RulerSpec",
+    "read_experiment",
+    "with_game",
+]

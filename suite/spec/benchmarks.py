@@ -1,0 +1,87 @@
+"""The benchmarks: [ruler], [longbench] and [longbench_mini]."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from longbench.errors import LongBenchError
+from longbench.mini.generate import BUILDERS as LONGBENCH_MINI
+from longbench.presets import get_preset
+from longbench.tasks import get_task as get_longbench_task
+from ruler.errors import RulerError
+from ruler.tasks import get_task
+from suite.spec.part import Count, Part, nearest
+
+
+class RulerSpec(Part):
+    """RULER tasks: prepared by the official generator (`data`), or generated for the model's tokenizer.
+
+    Essays and question files are the user's; without them text is generated.
+    """
+
+    preset: Literal["mini", "official"] = "official"
+    length: Count
+    tasks: tuple[str, ...]
+    samples: Count
+    data: str | None = None  # the folder the official generator wrote, or one of its files
+    essays: str | None = None
+    questions: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> RulerSpec:
+        try:
+            for name in (*self.tasks, *self.questions):
+                get_task(name, self.preset)
+        except RulerError as error:
+            raise ValueError(str(error)) from None
+        _named_once(self.tasks)
+        if self.data is not None and (self.preset != "official" or self.essays is not None or self.questions):
+            raise ValueError("`data` is prepared already; leave out `essays` and `questions`, and keep preset official")
+        return self
+
+
+class LongBenchSpec(Part):
+    """LongBench v1 on official data: a folder, a `data.zip`, or (without `data`) the hub at its pinned revision."""
+
+    tasks: tuple[str, ...]
+    templates: str  # folder with the official dataset2prompt.json and dataset2maxlen.json
+    data: str | None = None
+    protocol: str = "official"
+    samples: Count | None = None  # per task; all when left out
+    partial: bool = False  # accept files with fewer records than the official ones
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    split_seed: int = 0
+
+    @model_validator(mode="after")
+    def _known(self) -> LongBenchSpec:
+        try:
+            get_preset(self.protocol)
+            for name in self.tasks:
+                get_longbench_task(name)
+        except LongBenchError as error:
+            raise ValueError(str(error)) from None
+        _named_once(self.tasks)
+        return self
+
+
+class LongBenchMiniSpec(Part):
+    """Generated stand-ins for LongBench's data sets, fitted to the model's tokenizer: ours, and no LongBench scores."""
+
+    tasks: tuple[str, ...] = tuple(LONGBENCH_MINI)
+    length: Count
+    samples: Count
+
+    @model_validator(mode="after")
+    def _known(self) -> LongBenchMiniSpec:
+        unknown = [name for name in self.tasks if name not in LONGBENCH_MINI]
+        if unknown:
+            raise ValueError(f"unknown task {unknown[0]!r}; {nearest(unknown[0], list(LONGBENCH_MINI))}")
+        _named_once(self.tasks)
+        return self
+
+
+def _named_once(tasks: tuple[str, ...]) -> None:
+    if len(set(tasks)) < len(tasks) or not tasks:
+        raise ValueError(f"tasks are {list(tasks)}, expected at least one, each named once")

@@ -1,0 +1,83 @@
+"""The experiment as a whole, and what its sections must agree on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+
+from cokv.methods import get_entry
+from suite.spec.benchmarks import LongBenchMiniSpec, LongBenchSpec, RulerSpec
+from suite.spec.game import GameSpec
+from suite.spec.measure import MeasureSpec
+from suite.spec.methods import MethodSpec
+from suite.spec.model import ModelSpec, ProtocolSpec
+from suite.spec.part import Count, Part, each_once
+from suite.spec.profiles import SHAPLEY, ProfilesSpec
+
+
+class Experiment(Part):
+    """One experiment: tasks x methods x budgets x seeds."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    description: str = ""
+    model: ModelSpec = ModelSpec()
+    methods: tuple[MethodSpec, ...]
+    kv_budgets: tuple[Count, ...]
+    seeds: tuple[int, ...] = (0,)
+    protocol: ProtocolSpec = ProtocolSpec()
+    ruler: RulerSpec | None = None
+    longbench: LongBenchSpec | None = None
+    longbench_mini: LongBenchMiniSpec | None = None
+    game: GameSpec | None = None
+    profiles: ProfilesSpec | None = None
+    measure: MeasureSpec | None = None
+
+    @field_validator("kv_budgets", "seeds")
+    @classmethod
+    def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return each_once(values)
+
+    @model_validator(mode="after")
+    def _has_tasks(self) -> Experiment:
+        if self.ruler is None and self.longbench is None and self.longbench_mini is None:
+            raise ValueError("there is nothing to run: add a [ruler], [longbench] or [longbench_mini] section")
+        if self.longbench is not None and self.longbench_mini is not None:
+            raise ValueError("[longbench] and [longbench_mini] name the same tasks; give each its own experiment")
+        if self.ruler is not None and self.ruler.data is not None and not self.protocol.query_aware:
+            raise ValueError(
+                "[ruler] `data` does not say where its questions begin, so query_aware = false cannot be kept; "
+                "generate the tasks (leave `data` out), or set query_aware = true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _methods_differ(self) -> Experiment:
+        named = [(m.name, m.preset) for m in self.methods]
+        if not named or len(set(named)) < len(named):
+            raise ValueError(f"methods are {named}, expected at least one, each with a preset at most once")
+        return self
+
+    @model_validator(mode="after")
+    def _profiles_are_found(self) -> Experiment:
+        read = self.profiles or ProfilesSpec()
+        shapley = [m.name for m in self.methods if SHAPLEY in get_entry(m.name).profile_kinds]
+        needy = [name for name in shapley if not read.files_of(name)]
+        if needy and self.game is None:
+            raise ValueError(f"{', '.join(needy)} needs head scores: add a [game] section, or a file in [profiles]")
+        if needy and self.game is not None and self.game.players != "kv_head":
+            raise ValueError(
+                f"{', '.join(needy)} needs scores of KV heads, [game] players is {self.game.players!r}; "
+                "leave it out here, and compute other profiles with `cokv profile ssv --players`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _coalitions_lack_something(self) -> Experiment:
+        for part in (self.ruler, self.longbench_mini):
+            if self.game is not None and part is not None and self.game.window_size >= part.length:
+                raise ValueError(
+                    f"[game] window_size {self.game.window_size} covers prompts of {part.length} tokens, so no "
+                    "coalition would lack anything; choose a smaller window_size"
+                )
+        return self

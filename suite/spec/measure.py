@@ -1,0 +1,26 @@
+"""What is measured beside the answers: [measure]."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from suite.spec.part import Count, Part
+
+
+class MeasureSpec(Part):
+    """What compression costs and saves: decode latency and memory of each method against the full cache."""
+
+    kv_budget: Count
+    prompt_tokens: Count
+    new_tokens: Count = 64
+    batch: Count = 1
+    repeats: Count = 5
+
+    @model_validator(mode="after")
+    def _compresses(self) -> MeasureSpec:
+        if self.kv_budget >= self.prompt_tokens:
+            raise ValueError(
+                f"kv_budget {self.kv_budget} holds the whole prompt of {self.prompt_tokens} tokens, so nothing would "
+                "be compressed; choose a kv_budget below prompt_tokens"
+            )
+        return self

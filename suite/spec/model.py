@@ -1,0 +1,29 @@
+"""The model and the protocol: what answers, and the two choices that move every score."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cokv.decode import FirstToken
+from suite.spec.part import Part
+
+
+class ModelSpec(Part):
+    """Which model: `embedded`, a local folder, or a hub name with a pinned revision."""
+
+    name: str = "embedded"
+    revision: str | None = None
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class ProtocolSpec(Part):
+    """The two choices that move every score.
+
+    first_token: where a query-aware prompt's first answer token comes from: the uncompressed `prefill`, as in released
+    codes, or the last prompt token run again on the `compressed` cache. A question that comes later is always read on
+    the compressed cache.
+    """
+
+    query_aware: bool = True
+    first_token: FirstToken = "prefill"

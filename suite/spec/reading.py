@@ -1,0 +1,80 @@
+"""From a TOML file to an experiment. A mistake names the file, the key, and what was expected."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from suite.errors import SuiteError
+from suite.spec.experiment import Experiment
+from suite.spec.game import GameSpec
+from suite.spec.methods import check_defaults, with_defaults
+from suite.spec.part import nearest
+
+
+def read_experiment(path: Path, limit: int | None = None) -> Experiment:
+    """Reads and checks an experiment file. `limit` bounds the samples per task and seed, and is hashed too."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SuiteError(f"no experiment file {path}; see the experiments/ folder, or check the path") from None
+    except IsADirectoryError:
+        raise SuiteError(f"{path} is a folder; name an experiment file, such as experiments/embedded.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{path} is not valid TOML: {error}") from None
+    defaults = raw.pop("method_defaults", {})
+    if isinstance(raw.get("methods"), list):
+        check_defaults(path, defaults)
+        raw["methods"] = [with_defaults(m, defaults) for m in raw["methods"]]
+    if limit is not None and limit < 1:
+        raise SuiteError(f"--limit is {limit}, expected at least 1 sample")
+    for benchmark in ("ruler", "longbench", "longbench_mini"):
+        if limit is not None and isinstance(raw.get(benchmark), dict):
+            samples = raw[benchmark].get("samples", limit)
+            raw[benchmark]["samples"] = min(limit, samples) if isinstance(samples, int) else samples
+    try:
+        return Experiment.model_validate_json(json.dumps(raw))
+    except TypeError:
+        raise SuiteError(f"{path}: a value is a date or a time, which no key takes; put text in quotes") from None
+    except ValidationError as error:
+        raise SuiteError(f"{path}: {_first(error)}") from None
+
+
+def with_game(experiment: Experiment, **changes: Any) -> Experiment:
+    """The experiment with some keys of its [game] section changed; those that are None stay."""
+    if experiment.game is None:
+        raise SuiteError(f"experiment {experiment.name!r} has no [game] section, which says how the game is played")
+    given = {**experiment.game.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
+    try:
+        return experiment.model_copy(update={"game": GameSpec.model_validate(given)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the game"
+        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        raise SuiteError(f"{key}: {first['msg'].removeprefix('Value error, ')}{got}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first mistake, as `key: message`; an unknown key is answered with the nearest known one."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    if first["type"] == "extra_forbidden":
+        return f"unknown key `{key}`; {nearest(str(first['loc'][-1]), _fields(first['loc'][:-1]))}"
+    message = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    return f"key `{key}`: {message}{got}"
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Experiment
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation), *(a for g in get_args(annotation) for a in get_args(g))]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)
