@@ -1,0 +1,28 @@
+"""Arrays with one number per (layer, KV head), and the names of their types."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cokv.types.errors import CokvError
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+
+
+def head_array(values: object, dtype: type[np.generic], what: str) -> Any:
+    """A read-only [num_layers, num_kv_heads] copy in the given dtype, no number changed on the way."""
+    given = np.asarray(values)
+    whole = np.issubdtype(given.dtype, np.integer)
+    if not (whole or (np.issubdtype(given.dtype, np.floating) and np.issubdtype(dtype, np.floating))):
+        raise CokvError(f"{what}: numbers of type {given.dtype}, expected {np.dtype(dtype).name}")
+    if given.ndim != 2 or given.size == 0:
+        raise CokvError(
+            f"{what}: shape {list(given.shape)}, expected [num_layers, num_kv_heads] with at least one head"
+        )
+    array = np.array(given, dtype=dtype, order="C")
+    array.setflags(write=False)
+    return array
