@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cokv.method import Method
+from cokv.methods import get_method
 from cokv.model import Shape
 from cokv.policies import Policy
 from cokv.policies.by_name import BY_NAME, policy_named
 from cokv.types import CokvError, HeadScores
+from suite.spec import Experiment
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,16 @@ class Cell:
             return policy_named(self.method.policy, self.kv_budget, self.method.parameters, heads, scores)
         except CokvError as error:
             raise CokvError(f"{self.method.name}: {error}") from None
+
+
+def cells(experiment: Experiment) -> list[Cell]:
+    """Every (method, budget); methods that take no budget once."""
+    made = []
+    for spec in experiment.methods:
+        method = get_method(spec.name, spec.preset, **spec.params)
+        budgets: tuple[int | None, ...] = experiment.kv_budgets if takes_budget(method) else (None,)
+        made += [Cell(method, budget) for budget in budgets]
+    return made
 
 
 def takes_budget(method: Method) -> bool:

@@ -47,6 +47,10 @@ def reproduce(
     experiment: ExperimentFile = None,
     limit: Annotated[int | None, typer.Option(help="At most this many samples per task and seed.")] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
+    workers: Annotated[
+        int | None, typer.Option(help="Processes, each with its own model; by default one, of the embedded model more.")
+    ] = None,
+    ray: Annotated[str | None, typer.Option(help="'auto', or the address of a Ray cluster.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and about how long.")] = False,
 ) -> None:
     """Run an experiment, or go on with it, and write its report. A finished run is only reported."""
@@ -54,16 +58,18 @@ def reproduce(
 
     from reports import terminal_table, write_report
     from suite.run import open_run, run_experiment
+    from suite.team import pool_for, size
 
     disable_progress_bar()
     spec = experiment_of(experiment, limit)
+    pool = pool_for(spec.model, workers, ray)
     if dry_run:
         from suite.plan import plan
 
         folder, loaded = open_run(spec, runs)
-        _print_plan(plan(spec, loaded), str(folder.path), folder.done)
+        _print_plan(plan(spec, loaded, size(pool)), str(folder.path), folder.done)
         return
-    folder = run_experiment(spec, runs)
+    folder = run_experiment(spec, runs, pool)
     if not (folder.path / "report" / "report.md").exists():
         write_report(folder.path)
     terminal_table(folder.path)

@@ -2,38 +2,39 @@
 
 The games are played on validation prompts. Every evaluated coalition is in the run's ledger, so a killed run goes on
 where it was. What is used by methods is the two runs pooled: twice the draws. Head removal is measured on test samples:
-heads are cut by score and the rest answers.
+heads are cut by score and the rest answers (removal.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
-from scipy import stats
 
-from cokv.cluster import InProcess
+from cokv.cluster import InProcess, MakeWorker, Pool
 from cokv.game.estimators import AdjustedSlicedShapley, SlicedShapley
 from cokv.game.ledger import Ledger
 from cokv.game.plan import BoolArray, Plan, distinct, in_turn, merge_plans
 from cokv.game.recorded import RecordedGame
 from cokv.game.stability import assess
 from cokv.model import LoadedModel
-from cokv.types import JSON, FloatArray, HeadScores
-from suite.profile_game import game_of, game_spec, open_game, spec_game, worker_of
-from suite.profile_record import record
+from cokv.types import JSON, HeadScores
+from suite.profile_game import REMOVAL, GamesWorker, game_prompts, game_spec, open_game
+from suite.profile_record import record_games
 from suite.profile_scores import design
 from suite.progress import Reporter, progress
-from suite.prompt import Prompt
+from suite.removal import cuts, removal
 from suite.runs import RunFolder
 from suite.spec import Experiment, GameSpec
-from suite.tasks import seeds_of, task_names, test_prompts, validation_prompts
+from suite.tasks import task_names
 
+Estimator: TypeAlias = SlicedShapley | AdjustedSlicedShapley
 LEDGER = "game.sqlite"
 
 
-def estimator(spec: GameSpec) -> SlicedShapley | AdjustedSlicedShapley:
+def estimator(spec: GameSpec) -> Estimator:
     if spec.estimator == "adjusted":
         return AdjustedSlicedShapley(spec.slice_sizes, spec.coalitions_per_size, spec.draws)
     return SlicedShapley(spec.slice_sizes, spec.coalitions_per_size, spec.aggregation, spec.draws)
@@ -60,141 +61,83 @@ def evaluations(spec: GameSpec, num_players: int) -> int:
     return len(distinct(merge_plans(plans(spec, num_players)).coalitions)[0])
 
 
-def compute_head_scores(experiment: Experiment, loaded: LoadedModel, folder: RunFolder) -> dict[str, HeadScores]:
+def compute_head_scores(
+    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, pool: Pool
+) -> dict[str, HeadScores]:
     """Per task, the pooled SSV. Writes head_scores/<task>.safetensors and stability.json."""
-    spec = game_spec(experiment)
-    shape = loaded.shape
-    num_players = shape.num_layers * shape.num_kv_heads
-    pair, method = plans(spec, num_players), estimator(spec)
-    tasks, scores = task_names(experiment), {}
-    stability: dict[str, Any] = {
-        "num_players": num_players,
-        "num_layers": shape.num_layers,
-        "num_kv_heads": shape.num_kv_heads,
-        "utility": _in_words(spec),
-        "slice_sizes": list(spec.slice_sizes),
-        "coalitions_per_size": spec.coalitions_per_size,
-        "prompts": spec.prompts,
-        "tasks": {},
-    }
-    total = len(tasks) * (evaluations(spec, num_players) + len(_cuts(np.zeros(num_players), spec)) + 1)
+    spec, shape = game_spec(experiment), loaded.shape
+    players = shape.num_layers * shape.num_kv_heads
+    pair, method = plans(spec, players), estimator(spec)
+    tasks, coalitions = task_names(experiment), order(pair)
+    total = len(tasks) * (evaluations(spec, players) + len(cuts(np.zeros(players), spec)) + 1)
+    scores: dict[str, HeadScores] = {}
+    found: dict[str, Any] = {}
     with Ledger(folder.path / LEDGER) as ledger, progress("head game", total) as report:
-        for task in tasks:
-            prompts = list(validation_prompts(experiment, loaded, task, spec.prompts))
-            game = open_game(ledger, task, experiment, loaded, prompts)
-            game.add_design(design(method, seeds(spec)))
-            _play(game, order(pair), loaded, prompts, spec, report)
-            both = game.utilities(merge_plans(pair).coalitions).mean(axis=1)
-            cut = len(pair[0].coalitions)
-            runs = (both[:cut], both[cut:])
-            pooled = method.aggregate(merge_plans(pair), both)
-            found = assess(method, pair, runs, seed=spec.seed)
-            values = pooled.values.reshape(shape.num_layers, shape.num_kv_heads)
-            provenance: dict[str, JSON] = {
-                "kind": "sliced Shapley value",
-                "task": task,
-                "spec": spec.model_dump(mode="json"),
-                "model": loaded.identity(),
-                "coalitions": pooled.evaluations,
-            }
-            scores[task] = HeadScores(values, provenance)
+        play = partial(_play, experiment, loaded, ledger, pool, report)
+        for task, game in play({task: coalitions for task in tasks}).items():
+            scores[task], found[task] = _assessed(game, method, pair, spec, loaded)
             scores[task].save(folder.path / "head_scores" / f"{task}.safetensors")
-            per_run = [
-                method.aggregate(p, u).values.reshape(values.shape).tolist() for p, u in zip(pair, runs, strict=True)
-            ]
-            stability["tasks"][task] = {
-                **{k: v for k, v in found.to_json().items() if v is not None},
-                "runs": per_run,
-                "head_removal": removal(experiment, loaded, ledger, task, pooled.values, spec, report),
-            }
-    folder.write("stability.json", stability)
+        removed = removal(play, {task: one.values.ravel() for task, one in scores.items()}, spec)
+    folder.write(
+        "stability.json",
+        {
+            "num_players": players,
+            "num_layers": shape.num_layers,
+            "num_kv_heads": shape.num_kv_heads,
+            "utility": _in_words(spec),
+            "slice_sizes": list(spec.slice_sizes),
+            "coalitions_per_size": spec.coalitions_per_size,
+            "prompts": spec.prompts,
+            "tasks": {task: {**found[task], "head_removal": removed[task]} for task in tasks},
+        },
+    )
     return scores
+
+
+def _play(
+    experiment: Experiment,
+    loaded: LoadedModel,
+    ledger: Ledger,
+    pool: Pool,
+    report: Reporter,
+    coalitions: Mapping[str, BoolArray],
+) -> dict[str, RecordedGame]:
+    """Games by name (profile_game.py says which), with at least these coalitions of each on record."""
+    spec, worker = game_spec(experiment), GamesWorker(experiment)
+    make_worker: MakeWorker = (lambda _: worker.on(loaded)) if isinstance(pool, InProcess) else worker
+    games = {
+        name: open_game(ledger, name, experiment, loaded, game_prompts(experiment, loaded, name)) for name in coalitions
+    }
+    for name, game in games.items():
+        if not name.endswith(REMOVAL):
+            game.add_design(design(estimator(spec), seeds(spec)))
+    plays = {name: (game, coalitions[name]) for name, game in games.items()}
+    record_games(plays, pool, make_worker, report.advance, spec.block_size)
+    return games
+
+
+def _assessed(
+    game: RecordedGame, method: Estimator, pair: tuple[Plan, Plan], spec: GameSpec, loaded: LoadedModel
+) -> tuple[HeadScores, dict[str, Any]]:
+    """Scores from both runs' draws, and how far the two agree."""
+    shape = loaded.shape.num_layers, loaded.shape.num_kv_heads
+    both = game.utilities(merge_plans(pair).coalitions).mean(axis=1)
+    runs = np.split(both, [len(pair[0].coalitions)])
+    pooled = method.aggregate(merge_plans(pair), both)
+    provenance: dict[str, JSON] = {
+        "kind": "sliced Shapley value",
+        "task": game.name,
+        "spec": spec.model_dump(mode="json"),
+        "model": loaded.identity(),
+        "coalitions": pooled.evaluations,
+    }
+    stability = assess(method, pair, (runs[0], runs[1]), seed=spec.seed).to_json()
+    per_run = [method.aggregate(p, u).values.reshape(shape).tolist() for p, u in zip(pair, runs, strict=True)]
+    said = {**{k: v for k, v in stability.items() if v is not None}, "runs": per_run}
+    return HeadScores(pooled.values.reshape(shape), provenance), said
 
 
 def _in_words(spec: GameSpec) -> str:
     utility = "task metric, greedy" if spec.utility == "metric" else spec.utility.replace("_", " ")
     cache = "uncompressed prefill" if spec.first_token == "prefill" else "compressed cache"
     return f"{utility}, first token from the {cache}"
-
-
-def _play(
-    game: RecordedGame,
-    coalitions: BoolArray,
-    loaded: LoadedModel,
-    prompts: Sequence[Prompt],
-    spec: GameSpec,
-    report: Reporter,
-) -> None:
-    """Records what is missing of these coalitions."""
-    shown = 0
-
-    def watch(there: int) -> bool:
-        nonlocal shown
-        report.advance(there - shown)
-        shown = there
-        return False
-
-    record(
-        game,
-        coalitions,
-        InProcess(),
-        lambda device: worker_of(spec_game(loaded, prompts, spec)),
-        watch,
-        spec.block_size,
-    )
-
-
-def _cuts(values: FloatArray, spec: GameSpec) -> list[tuple[str, int, BoolArray]]:
-    """Which heads stay when a share of them is removed: from the top, from the bottom, at random (three draws)."""
-    players = len(values)
-    count = max(1, round(spec.removal_share * players))
-    order = np.argsort(-values, kind="stable")
-    rng = np.random.default_rng(spec.seed)
-    chosen = [("top", order[:count]), ("bottom", order[-count:])]
-    chosen += [("random", rng.permutation(players)[:count]) for _ in range(3)]
-    made = []
-    for name, removed in chosen:
-        members = np.ones(players, dtype=bool)
-        members[removed] = False
-        made.append((name, count, members))
-    return made
-
-
-def removal(
-    experiment: Experiment,
-    loaded: LoadedModel,
-    ledger: Ledger,
-    task: str,
-    values: FloatArray,
-    spec: GameSpec,
-    report: Reporter,
-) -> list[dict[str, Any]]:
-    """Score on test samples when heads are cut by SSV, in percent, with bootstrap intervals over samples."""
-    made = [p for seed in seeds_of(experiment, task) for p in test_prompts(experiment, loaded, task, seed)]
-    prompts = made[: spec.removal_samples]
-    cuts = _cuts(values, spec)
-    coalitions = np.array([np.ones(len(values), dtype=bool), *(members for _, _, members in cuts)])
-    game = open_game(ledger, f"{task}/removal", experiment, loaded, prompts)
-    _play(game, coalitions, loaded, prompts, spec, report)
-    found = 100 * game.utilities(coalitions)
-    rows = []
-    for name in ("top", "bottom", "random"):
-        mine = [found[i + 1] for i, cut in enumerate(cuts) if cut[0] == name]
-        sample = np.mean(mine, axis=0)
-        row = {"cut": name, "heads": cuts[0][1], "score": float(sample.mean()), "full_score": float(found[0].mean())}
-        if len(sample) > 1:
-            low, high = _interval(sample, spec.seed)
-            row |= {"low": low, "high": high}
-        rows.append(row)
-    return rows
-
-
-def _interval(sample: FloatArray, seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean."""
-    if np.ptp(sample) == 0:
-        return float(sample[0]), float(sample[0])
-    found = stats.bootstrap((sample,), np.mean, method="percentile", rng=np.random.default_rng(seed))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-__all__ = ["compute_head_scores", "estimator", "evaluations", "game_of", "order", "plans", "seeds"]

@@ -12,8 +12,8 @@ from cokv.model import LoadedModel
 from cokv.prefill import prefill
 from cokv.types import Selection
 from suite import profiles_run
+from suite.cells import cells
 from suite.heads import evaluations
-from suite.run import cells
 from suite.spec import Experiment
 from suite.tasks import seeds_of, task_names, test_count, test_prompts
 
@@ -44,7 +44,7 @@ def _task(experiment: Experiment, loaded: LoadedModel, name: str) -> _Task:
     return _Task(name, len(seeds) * test_count(experiment, name), first.prompt_tokens, first.stop.max_new_tokens)
 
 
-def plan(experiment: Experiment, loaded: LoadedModel) -> list[Stage]:
+def plan(experiment: Experiment, loaded: LoadedModel, workers: int = 1) -> list[Stage]:
     """The stages of a run. Times come from one prefill and a few decode steps on this machine, so they are rough."""
     grid = len(cells(experiment))
     tasks = [_task(experiment, loaded, name) for name in task_names(experiment)]
@@ -60,7 +60,8 @@ def plan(experiment: Experiment, loaded: LoadedModel) -> list[Stage]:
         prompts = sum(spec.prompts + removal[t.name] for t in tasks)
         read = sum((spec.prompts + removal[t.name]) * t.length for t in tasks)
         steps = sum(rows[t.name] * t.new_tokens for t in tasks)
-        stages.append(Stage("head game", prompts, sum(rows.values()), read, steps, read * per_token + steps * per_row))
+        seconds = (read * per_token + steps * per_row) / workers
+        stages.append(Stage("head game", prompts, sum(rows.values()), read, steps, seconds))
     prompts, rows_made, read, steps = profiles_run.work(
         experiment, max(t.length for t in tasks), max(t.new_tokens for t in tasks)
     )
@@ -69,7 +70,7 @@ def plan(experiment: Experiment, loaded: LoadedModel) -> list[Stage]:
         stages.append(Stage("profiles", prompts, rows_made, read, steps, seconds))
     prompts, read = sum(t.samples for t in tasks), sum(t.samples * t.length for t in tasks)
     steps = sum(t.samples * t.new_tokens for t in tasks)
-    seconds = read * per_token + steps * per_step
+    seconds = (read * per_token + steps * per_step) / workers
     stages.append(Stage("samples", prompts, prompts * grid, read, steps * grid, seconds))
     if experiment.measure is not None:
         m = experiment.measure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -46,6 +46,7 @@ def ssv(
     from suite.profile import profile_ssv
     from suite.profile_show import profile_table, render
     from suite.spec import with_game
+    from suite.team import pool_for
 
     disable_progress_bar()
     spec = with_game(
@@ -60,20 +61,11 @@ def ssv(
         players=players,
         first_token=first_token,
     )
+    pool = pool_for(spec.model, 1 if workers is None and ray is None else workers, ray)
     rules = StopRules(mae=mae, reliability=reliability, evaluations=max_evaluations, minutes=max_minutes)
-    made = profile_ssv(spec, task, runs, _pool(spec.model.device, workers, ray), rules)
+    made = profile_ssv(spec, task, runs, pool, rules)
     render(profile_table(made.scores, f"{task}: {made.scores.provenance['kind']}"))
     print(made.folder)
-
-
-def _pool(device: str, workers: int | None, ray: str | None) -> Any:
-    from cokv.cluster import InProcess
-    from cokv.cluster.on_ray import OnRay
-    from cokv.cluster.processes import Processes
-
-    if ray is not None:
-        return OnRay(ray, workers, device)
-    return InProcess(device) if workers in (None, 1) else Processes(int(workers or 0), device)
 
 
 @app.command()

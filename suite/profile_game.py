@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import socket
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from cokv.types import JSON, FloatArray
 from suite.errors import SuiteError
 from suite.prompt import Prompt, text_of
 from suite.spec import Experiment, GameSpec
-from suite.tasks import validation_prompts
+from suite.tasks import seeds_of, test_prompts, validation_prompts
 
 VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy")
 
@@ -147,15 +148,58 @@ def worker_of(game: HeadGame) -> Worker:
     return work
 
 
+REMOVAL = "/removal"  # behind a task's name: the game over its test samples
+
+
+def game_prompts(experiment: Experiment, loaded: LoadedModel, name: str) -> list[Prompt]:
+    """Of a game by name: a task's validation prompts, or the first of its test samples."""
+    spec = game_spec(experiment)
+    task = name.removesuffix(REMOVAL)
+    if task == name:
+        return list(validation_prompts(experiment, loaded, task, spec.prompts))
+    every = (p for seed in seeds_of(experiment, task) for p in test_prompts(experiment, loaded, task, seed))
+    return list(itertools.islice(every, spec.removal_samples))
+
+
 @dataclass(frozen=True)
 class HeadWorker:
-    """Makes a worker in a process of its own: loads the model on the device, and prefills the validation prompts."""
+    """Makes a worker in a process of its own: loads the model on the device, and prefills the prompts of one game."""
 
     experiment: Experiment
-    task: str
+    name: str
 
     def __call__(self, device: str) -> Worker:
-        spec, model = game_spec(self.experiment), self.experiment.model
-        loaded = load_model(model.name, model.revision, device, model.dtype)
-        prompts = list(validation_prompts(self.experiment, loaded, self.task, spec.prompts))
-        return worker_of(spec_game(loaded, prompts, spec))
+        return self.on(load_on(self.experiment, device))
+
+    def on(self, loaded: LoadedModel) -> Worker:
+        prompts = game_prompts(self.experiment, loaded, self.name)
+        return worker_of(spec_game(loaded, prompts, game_spec(self.experiment)))
+
+
+@dataclass(frozen=True)
+class GamesWorker:
+    """The same for several games, of which it holds one at a time: blocks are (name, block)."""
+
+    experiment: Experiment
+
+    def __call__(self, device: str) -> Worker:
+        return self.on(load_on(self.experiment, device))
+
+    def on(self, loaded: LoadedModel) -> Worker:
+        name, worker = "", None
+
+        def work(block: tuple[str, Block]) -> Answer:
+            nonlocal name, worker
+            if worker is None or block[0] != name:
+                worker = None  # its prefills make room first
+                name, worker = block[0], HeadWorker(self.experiment, block[0]).on(loaded)
+            answer: Answer = worker(block[1])
+            return answer
+
+        return work
+
+
+def load_on(experiment: Experiment, device: str) -> LoadedModel:
+    """The experiment's model, on a worker's device."""
+    model = experiment.model
+    return load_model(model.name, model.revision, device, model.dtype)

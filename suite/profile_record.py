@@ -11,7 +11,7 @@ the clock decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -32,6 +32,32 @@ def blocks_of(coalitions: BoolArray, size: int = BLOCK) -> list[BoolArray]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+def missing(game: RecordedGame, coalitions: BoolArray, size: int = BLOCK) -> list[tuple[int, BoolArray]]:
+    """(number of a block, what of it is not recorded), of the blocks that are not known whole."""
+    unknown = [block[~game.known(block)] for block in blocks_of(coalitions, size)]
+    return [(number, rows) for number, rows in enumerate(unknown) if len(rows)]
+
+
+def record_games(
+    plays: Mapping[str, tuple[RecordedGame, BoolArray]],
+    pool: Pool,
+    make_worker: MakeWorker,
+    advance: Callable[[int], None],
+    block_size: int = BLOCK,
+) -> None:
+    """Evaluates and records what is missing of several games, by name, with one set of workers.
+
+    A worker gets (name, (number, coalitions)) and gives (who it is, utilities [coalitions, prompts]). `advance` is told
+    how many coalitions are there anew, first those that are recorded already.
+    """
+    tasks = [(name, block) for name, (game, rows) in plays.items() for block in missing(game, rows, block_size)]
+    advance(sum(len(distinct(rows)[0]) for _, rows in plays.values()) - sum(len(rows) for _, (_, rows) in tasks))
+    for index, (origin, utilities) in pool.map_blocks(make_worker, tasks):
+        name, (_, rows) = tasks[index]
+        plays[name][0].record(rows, utilities, origin)
+        advance(len(rows))
+
+
 def record(
     game: RecordedGame,
     coalitions: BoolArray,
@@ -47,13 +73,13 @@ def record(
     """
     blocks = blocks_of(coalitions, block_size)
     ends = np.cumsum([0, *map(len, blocks)])
-    unknown = [block[~game.known(block)] for block in blocks]
-    work = [index for index, rows in enumerate(unknown) if len(rows)]
-    there = [not len(rows) for rows in unknown]
+    tasks = missing(game, coalitions, block_size)
+    there = [True] * len(blocks)
+    for number, _ in tasks:
+        there[number] = False
     prefix = _Prefix(there, ends, watch)
     if prefix.advance():
         return prefix.coalitions
-    tasks: Sequence[tuple[int, BoolArray]] = [(index, unknown[index]) for index in work]
     results = pool.map_blocks(make_worker, tasks)
     try:
         for task, (origin, utilities) in results:

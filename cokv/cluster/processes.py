@@ -19,10 +19,14 @@ from cokv.types import CokvError
 
 @dataclass(frozen=True)
 class Processes:
-    """`workers` processes. With device "cuda" they take the GPUs in turn; on CPUs they divide torch's threads."""
+    """`workers` processes. With device "cuda" they take the GPUs in turn; on CPUs they divide torch's threads.
+
+    `threads`: of each worker, instead of its share.
+    """
 
     workers: int
     device: str = "cpu"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -77,7 +81,7 @@ class Processes:
 
         context = multiprocessing.get_context("spawn")  # a forked torch may hang, and CUDA cannot be forked at all
         mine, theirs = context.Pipe()
-        threads = max(1, torch.get_num_threads() // self.workers)
+        threads = self.threads or max(1, torch.get_num_threads() // self.workers)
         process = context.Process(target=serve, args=(theirs, make_worker, device, threads), daemon=True)
         process.start()
         theirs.close()  # so that the worker's death is the end of the pipe

@@ -2,7 +2,8 @@
 
 import pytest
 
-from suite import run as running
+from suite import samples
+from suite.run import run_experiment
 from suite.spec import read_experiment
 
 NAMES = ["full", "h2o", "scissorhands", "tova", "knorm", "keydiff", "expectedattention", "fastgen"]
@@ -25,9 +26,9 @@ profiles = {{prompts = 1, passkey_length = 384, steps = 2}}
         encoding="utf-8",
     )
     prefills = []
-    original = running.prefill
-    monkeypatch.setattr(running, "prefill", lambda *args, **kw: prefills.append(1) or original(*args, **kw))
-    folder = running.run_experiment(read_experiment(file), tmp_path / "runs")
+    original = samples.prefill
+    monkeypatch.setattr(samples, "prefill", lambda *args, **kw: prefills.append(1) or original(*args, **kw))
+    folder = run_experiment(read_experiment(file), tmp_path / "runs")
     assert len(prefills) == 2, "one prefill per sample"
     return folder.lines("predictions.jsonl")
 

@@ -6,7 +6,7 @@ import torch
 from cokv.decode import Stop
 from cokv.methods import get_method
 from cokv.model import load_model
-from cokv.policies import EvictOldest, Quantize, Recall
+from cokv.policies import EvictOldest, PruneChannels, Quantize, Recall
 from cokv.policies.by_name import BY_NAME, policy_named
 from cokv.policies.h2o import H2O
 from cokv.policies.scissorhands import Scissorhands
@@ -14,7 +14,7 @@ from cokv.policies.tova import TOVA
 from cokv.types import CokvError, HeadScores
 from suite.cells import Cell, looked_for, takes_budget
 from suite.prompt import Prompt
-from suite.run import run_sample
+from suite.samples import run_sample
 
 TOKENS = 200
 ROWS = ("h2o", "scissorhands", "tova", "streamingllm")
@@ -30,7 +30,9 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
     full = get_method("full")
     methods = [get_method(name) for name in ROWS]
     kivi, arkvale = get_method("kivi2"), get_method("arkvale")
-    grid = [Cell(full, None), Cell(kivi, None)]
+    think = Cell(get_method("think"), None)
+    grid = [Cell(full, None), Cell(kivi, None), think, Cell(get_method("snapkv_think"), 128)]
+    assert looked_for([think]) == (33, [])
     grid += [Cell(method, budget) for method in (*methods, arkvale) for budget in (8, 128)]
     assert looked_for(grid)[0] == 401
     records = {(r["method"], r["kv_budget"]): r for r in run_sample(loaded, sample(), grid, None)}
@@ -40,6 +42,10 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
     packed = records["kivi2", None]
     assert packed["kept_tokens"] == 4 * TOKENS
     assert packed["kept_bytes"] == 4 * Quantize(2).head_bytes(TOKENS, 2, 8, 4) < 0.8 * whole["kept_bytes"]
+    for method, tokens in (("think", TOKENS), ("snapkv_think", 128)):
+        thin = records[method, None if method == "think" else 128]
+        assert thin["kept_tokens"] == 4 * tokens
+        assert thin["kept_bytes"] == 4 * PruneChannels().head_bytes(tokens, 8, 4) < 4 * tokens * token
     for name in ROWS:
         record = records[name, 128]
         assert record["kept_tokens"] == 4 * 128 and record["infeasible"] is None
@@ -61,6 +67,9 @@ def test_names_make_policies_from_the_methods_parameters() -> None:
     assert policy_named("evict_tova", 64, {}) == TOVA(64)
     assert policy_named("recall", 64, {"page": 8}) == Recall(64, 8)
     assert policy_named("quantize", None, {"bits": 4, "group": 16}) == Quantize(4, 16, 128)
+    assert policy_named("prune_channels", None, {}) == PruneChannels(0.4, 32, 32)
+    told = {"pruned": 0.5, "window_size": 8, "kernel_size": 7}
+    assert policy_named("prune_channels", 64, told) == PruneChannels(0.5, 8, 32)
     scores = HeadScores(torch.tensor([[1.0, 4.0], [3.0, 2.0]]).double().numpy())
     assert policy_named("quantize", None, {"bits": 3, "split": "scores"}, scores=scores) == Quantize(((2, 4), (4, 2)))
     drawn = policy_named("quantize", None, {"bits": 3, "split": "random", "seed": 1}, heads=(2, 2))
@@ -84,5 +93,6 @@ def test_what_is_missing_is_said(name, parameters, message) -> None:
 
 def test_budgets_are_for_methods_that_take_them() -> None:
     assert not takes_budget(get_method("full")) and not takes_budget(get_method("kivi2"))
+    assert not takes_budget(get_method("think")) and takes_budget(get_method("snapkv_think"))
     assert takes_budget(get_method("arkvale")) and takes_budget(get_method("snapkv"))
     assert all(named.does for named in BY_NAME.values())

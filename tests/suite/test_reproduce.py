@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from cokv.cluster import Pool
+from cokv.cluster.processes import Processes
 from suite.run import open_run, run_experiment
 from suite.runs import RunFolder
 from suite.spec import read_experiment
@@ -18,8 +21,8 @@ from suite.spec import read_experiment
 ANSWERS = ("metrics.json", "stability.json", "predictions.jsonl")
 
 
-def run(experiment_file: Path, runs: Path) -> RunFolder:
-    return run_experiment(read_experiment(experiment_file), runs)
+def run(experiment_file: Path, runs: Path, pool: Pool | None = None) -> RunFolder:
+    return run_experiment(read_experiment(experiment_file), runs, pool)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -57,6 +60,33 @@ def test_a_torn_file_resumes_to_the_same_answers(experiment_file, tmp_path):
     file = folder.path / "predictions.jsonl"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert contents(run(experiment_file, tmp_path / "runs").path) == whole
+
+
+@pytest.mark.slow
+def test_workers_write_the_files_of_one_process(experiment_file, tmp_path):
+    """Two of them, first for all of a run, then for what a kill has left of one."""
+    whole = contents(run(experiment_file, tmp_path / "one").path)
+    two = Processes(2, threads=torch.get_num_threads())
+    folder = run(experiment_file, tmp_path / "two", two)
+    assert contents(folder.path) == whole
+    for name in ("done.json", "metrics.json"):
+        (folder.path / name).unlink()
+    file = folder.path / "predictions.jsonl"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert contents(run(experiment_file, tmp_path / "two", two).path) == whole
+
+
+class Backwards:
+    """A pool that ends with the first block."""
+
+    def map_blocks(self, make_worker, blocks):
+        worker = make_worker("cpu") if blocks else None
+        yield from ((index, worker(block)) for index, block in reversed(list(enumerate(blocks))))
+
+
+def test_the_order_in_which_workers_end_changes_no_file(experiment_file, tmp_path):
+    whole = contents(run(experiment_file, tmp_path / "one").path)
+    assert contents(run(experiment_file, tmp_path / "two", Backwards()).path) == whole
 
 
 def test_blocks_missing_from_the_ledger_are_evaluated_again(experiment_file, tmp_path):
@@ -114,11 +144,12 @@ def test_where_the_users_texts_lie_is_not_part_of_a_runs_identity(experiment_fil
 
 
 @pytest.mark.slow
-def test_a_killed_process_resumes_to_the_same_answers(experiment_file, tmp_path):
-    """kill -9 at several moments; the same command then ends in what an uninterrupted run writes."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_process_resumes_to_the_same_answers(experiment_file, tmp_path, workers):
+    """kill -9 at several moments; the same command then ends in what an uninterrupted run of one process writes."""
     whole = contents(run(experiment_file, tmp_path / "whole").path)
     command = [sys.executable, "-m", "suite.cli", "reproduce", "--experiment", str(experiment_file)]
-    command += ["--runs", str(tmp_path / "killed")]
+    command += ["--runs", str(tmp_path / "killed"), "--workers", str(workers)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     for watched, size in (("game.sqlite", 1), ("predictions.jsonl", 1), ("predictions.jsonl", 6000)):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
