@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cokv", "longbench", "ruler", "reports", "suite")
-OFFLINE = {f"cokv.embedded.{name}" for name in ("tokenizer", "mixture", "train", "evaluate")}  # make the shipped model
+MAKERS = ("tokenizer", "mixture", "feed", "start", "schedule", "train", "evaluate")
+OFFLINE = {f"cokv.embedded.{name}" for name in MAKERS}  # make the shipped model
 
 # Inside cokv: a module may import those of a lower floor, and its own room.
 FLOORS = [

@@ -10,114 +10,26 @@ falls as the context grows and along a cosine at the end; steps whose gradient i
 
 import argparse
 import json
-import math
 import os
 import platform
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-from torch.utils.data import DataLoader, IterableDataset
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from safetensors.torch import save_file
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cokv.embedded.mixture import IGNORED, Batch, Mixture, batch
+from cokv.embedded import schedule
+from cokv.embedded.feed import Feed
+from cokv.embedded.mixture import IGNORED, Batch
+from cokv.embedded.schedule import State
+from cokv.embedded.start import config, load_weights, plant_previous_token_head
 from cokv.embedded.tokenizer import build as build_tokenizer
-from cokv.embedded.tokenizer import token_id
-
-LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
-RATE = {64: 1.0, 128: 0.6, 256: 0.5, 512: 0.4, 1024: 0.3, 2048: 0.2, 4096: 0.15}  # share of the top learning rate
-CORE = (
-    *("niah_single_2", "niah_multikey_1", "niah_multikey_2", "niah_multiquery", "vt", "recall"),
-    *("qasper", "hotpotqa", "trec", "passage_retrieval_en", "lcc"),
-)
-
-
-@dataclass
-class State:
-    """Where a training stands. A checkpoint holds it as a plain dict, a log line as its first fields."""
-
-    step: int = 0
-    stage: str = "copy"  # then "tasks"
-    length: int = LENGTHS[0]  # tokens of context
-    minutes: float = 0.0
-    tokens: int = 0
-    skipped: int = 0  # steps whose gradient was not finite
-    since: int = 0  # steps since the stage, the span or the context last changed
-    span: int = 8  # longest stretch that comes again, tokens
-
-
-def config(args: argparse.Namespace, tokenizer: Tokenizer) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=args.width,
-        intermediate_size=args.intermediate,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
-        num_key_value_heads=args.kv_heads,
-        head_dim=args.head_dim,
-        max_position_embeddings=args.max_length * 2,
-        tie_word_embeddings=True,
-        pad_token_id=token_id(tokenizer, "<pad>"),
-        bos_token_id=token_id(tokenizer, "<bos>"),
-        eos_token_id=token_id(tokenizer, "<eos>"),
-    )
-
-
-@torch.no_grad()
-def plant_previous_token_head(model: LlamaForCausalLM, dims: int = 6, strength: float = 2.0) -> None:
-    """Starts the first KV head of the bottom layer as one that attends to the token before.
-
-    It is trained like everything else from there. An induction circuit needs this head and a matching head above it,
-    and neither earns anything before the other is there: forming both from noise took most of an hour here, from this
-    start it takes minutes. A dimension that is constant over tokens gives queries and keys a fixed part u and R(1)u;
-    rotary attention over the `dims` fastest pairs then peaks one position back.
-    """
-    config: Any = model.config
-    body: Any = model.model
-    attention = body.layers[0].self_attn
-    dim, group = config.head_dim, config.num_attention_heads // config.num_key_value_heads
-    half = dim // 2
-    angles = 10_000.0 ** (-torch.arange(dims) / half)
-    query, key = torch.zeros(dim), torch.zeros(dim)
-    query[:dims] = strength**0.5
-    key[:dims], key[half : half + dims] = strength**0.5 * angles.cos(), strength**0.5 * angles.sin()
-    body.embed_tokens.weight[:, 0] = 5 * config.initializer_range
-    attention.q_proj.weight[: group * dim] = 0
-    attention.q_proj.weight[: group * dim, 0] = query.repeat(group)
-    attention.k_proj.weight[:dim] = 0
-    attention.k_proj.weight[:dim, 0] = key
-    for layer in body.layers:
-        layer.self_attn.v_proj.weight *= 2
-        layer.self_attn.o_proj.weight *= 2
-
-
-class Feed(IterableDataset[Batch]):
-    """Batches of one stage, made in a worker process or, without workers, in this one: the same either way."""
-
-    def __init__(
-        self, tokenizer: str, length: int, tokens: int, seed: str, kinds: tuple[str, ...] | None, span: int, reach: int
-    ) -> None:
-        self.args = (tokenizer, length, tokens, seed, kinds, span, reach)
-
-    def __iter__(self) -> Iterator[Batch]:
-        tokenizer, length, tokens, seed, kinds, span, reach = self.args
-        worker = torch.utils.data.get_worker_info()
-        if worker:
-            torch.set_num_threads(1)
-        seed = f"{seed}/{worker.id if worker else 0}"
-        mixture = Mixture(Tokenizer.from_str(tokenizer), length, seed, kinds, span)
-        ends = tuple(mixture.plain.encode(text)[0] for text in (".", "\n"))
-        examples, rng = iter(mixture), np.random.default_rng(mixture.rng.getrandbits(63))
-        while True:
-            yield batch(examples, max(1, tokens // length), length, rng, reach, ends)
 
 
 def exact_match(logits: torch.Tensor, labels: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -140,7 +52,8 @@ class Trainer:
         self.state = State()
         plant_previous_token_head(self.model)
         if args.start:
-            self.begin_from(args.start)
+            load_weights(args.start, self.model, self.tokenizer)
+            self.state.stage, self.state.length = "tasks", args.start_length
         embedding = self.model.get_input_embeddings().weight
         matrices = [p for p in self.model.parameters() if p.ndim > 1 and p is not embedding]
         plain = [p for p in self.model.parameters() if p.ndim == 1]
@@ -156,20 +69,6 @@ class Trainer:
         self.recent: dict[str, deque[tuple[float, float]]] = defaultdict(lambda: deque(maxlen=args.memory))
         self.resume()
         self.body = torch.compile(self.model.model, dynamic=False) if args.compile else self.model.model
-
-    def begin_from(self, folder: Path) -> None:
-        """The weights of a folder, in stage 2 at `--start-length`; words new to it start around the mean word."""
-        weights = load_file(str(folder / "model.safetensors"), device=str(self.device))
-        embedding = "model.embed_tokens.weight"
-        known = weights[embedding]
-        rows = known.mean(0) + known.std() * torch.randn_like(self.model.state_dict()[embedding])
-        rows[:, 0] = known[:, 0].mean()  # what the previous-token head reads: alike in all words
-        theirs, ours = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(), self.tokenizer.get_vocab()
-        for piece in theirs.keys() & ours.keys():
-            rows[ours[piece]] = known[theirs[piece]]
-        missing, unexpected = self.model.load_state_dict({**weights, embedding: rows}, strict=False)
-        assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-        self.state.stage, self.state.length = "tasks", self.args.start_length
 
     def resume(self) -> None:
         file = self.out / "checkpoint.pt"
@@ -201,13 +100,7 @@ class Trainer:
         print(line, flush=True)
 
     def rate(self) -> float:
-        """Warm-up at the start of a stage, a share by context length, a cosine over the last part of the time."""
-        args, left = self.args, 1 - self.state.minutes / self.args.minutes
-        cool = min(1.0, left / args.cool) if self.state.stage == "tasks" else 1.0
-        cosine = 0.5 * (1 - math.cos(math.pi * max(cool, 0.0)))
-        warm = min(1.0, (self.state.since + 1) / args.warmup)
-        share = RATE[self.state.length] if self.state.stage == "tasks" else 1.0
-        return float(args.rate * share * warm * max(cosine, 0.01))
+        return schedule.rate(self.state, self.args)
 
     @property
     def tokens(self) -> int:
@@ -219,8 +112,7 @@ class Trainer:
         kinds = ("copy",) if s.stage == "copy" else None
         seed = f"{self.args.seed}/{s.stage}/{s.step}"
         feed = Feed(self.tokenizer.to_str(), s.length, self.tokens, seed, kinds, s.span, self.args.max_length)
-        workers = self.args.workers
-        return iter(DataLoader(feed, batch_size=None, num_workers=workers, prefetch_factor=8 if workers else None))
+        return feed.load(self.args.workers)
 
     def step(self, loaded: Batch) -> float | None:
         ids, labels, positions, kinds = loaded
@@ -255,23 +147,10 @@ class Trainer:
 
     def advance(self, scores: dict[str, float]) -> bool:
         """Moves to the next stage or context length when this one is learned. True when it moved."""
-        s = self.state
-        if s.stage == "copy":
-            if s.span < s.length // 2:  # longer spans as soon as the circuit begins to work
-                if scores.get("copy", 0) < self.args.begun or s.since < 50:
-                    return False
-                s.span, s.since = s.span * 2, 0
-            elif scores.get("copy", 0) < self.args.copied or s.since < 100:
-                return False
-            else:
-                s.stage, s.length, s.span, s.since = "tasks", s.length * 2, s.length, 0
-        else:
-            core = [scores[k] for k in CORE if k in scores]
-            if s.since < 150 or np.mean(core) < self.args.threshold or s.length * 2 > self.args.max_length:
-                return False
-            s.length, s.span, s.since = s.length * 2, s.length, 0
-        self.recent.clear()
-        return True
+        moved = schedule.advance(self.state, scores, self.args)
+        if moved:
+            self.recent.clear()
+        return moved
 
     def run(self) -> None:
         args, s = self.args, self.state

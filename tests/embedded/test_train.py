@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cokv.embedded.train import RATE, State, Trainer, arguments, exact_match
+from cokv.embedded.schedule import RATE, State
+from cokv.embedded.train import Trainer, arguments, exact_match
 from cokv.model import load_model
 
 TINY = """--device cpu --no-compile --workers 0 --every 1 --warmup 4 --max-length 128 --tokens 256
