@@ -16,10 +16,11 @@ from cokv.attention import buckets
 from cokv.attention.interface import tagged
 from cokv.compat import Layer
 from cokv.observe import LayerView, ModelParts
-from cokv.policies import Grow, Policy, Quantize, Recall
+from cokv.policies import Grow, Policy, PruneChannels, Quantize, Recall
 from cokv.prefill import PrefillLayer
 from cokv.stores.flat import SLACK, Attend
 from cokv.stores.plain import PlainRows
+from cokv.stores.pruned import PrunedRows
 from cokv.stores.quantized import QuantizedRows
 from cokv.stores.recalled import RecalledRows
 from cokv.stores.rows import Held, Kept, Rows
@@ -204,6 +205,8 @@ def _kind(policy: Policy) -> tuple[type[Rows], Any]:
     """The store for rows of this policy, and what such rows must have in common to share one."""
     if isinstance(policy, Quantize):
         return QuantizedRows, (policy.group, policy.residual)
+    if isinstance(policy, PruneChannels):
+        return PrunedRows, policy
     if isinstance(policy, Recall):
         return RecalledRows, policy
     return PlainRows, None

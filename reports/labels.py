@@ -33,6 +33,7 @@ SPELLING = {
     "cake": "CAKE",
     "kvzip": "KVzip",
     "think": "ThinK",
+    "snapkvthink": "SnapKV with ThinK",
     "headkvr": "HeadKV-R",
     "headkvr2": "HeadKV-R2",
     "lukv": "LU-KV",

@@ -421,6 +421,7 @@ def test_the_table_has_the_methods():
         *("snapkv", "pyramidkv", "adakv", "criticalkv", "cake", "kvzip", "knorm", "keydiff", "expectedattention"),
         *("headkv_r", "headkv_r2", "lukv", "cokv", "razorattention", "duoattention"),
         *("arkvale", "kivi2", "kivi4", "kivi8", "kivi_by_score", "kivi_at_random"),
+        *("think", "snapkv_think"),
     ]
     with pytest.raises(TypeError):
         METHODS["mine"] = METHODS["full"]

@@ -28,7 +28,7 @@ def attend(
     if queries.device.type == "cpu" and (segments <= FEW or int(lengths.sum()) * keys.shape[1] > LONG * segments):
         return reference.attend(queries, keys, values, starts, lengths, scaling)
     wide = torch.promote_types(queries.dtype, torch.float32)
-    out = torch.zeros_like(queries)
+    out = queries.new_zeros(*queries.shape[:2], values.shape[1])
     lse = torch.full(queries.shape[:2], -torch.inf, dtype=wide, device=queries.device)
     sizes = [0 if n == 0 else 1 << (n - 1).bit_length() for n in lengths.tolist()]
     for size in sorted({s for s in sizes if s}):

@@ -15,13 +15,13 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of each segment's queries over its own stretch of flat storage; no mask inside a segment.
 
-    queries [segments, rows, head_dim]; keys, values [slots, head_dim]; starts, lengths int64 [segments].
-    Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp [segments, rows] in float32
-    (float64 for float64). A segment of length zero gives zeros and a log-sum-exp of -inf. Logits and softmax stay in
+    queries [segments, rows, channels]; keys [slots, channels]; values [slots, head_dim]; starts, lengths int64
+    [segments]. Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp [segments, rows]
+    in float32 (float64 for float64). A segment of length zero gives zeros and a log-sum-exp of -inf. Logits and softmax stay in
     float32 for half precision too, as in SDPA: rounded logits would cost a few times the error.
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
-    out = torch.zeros_like(queries)
+    out = queries.new_zeros(*queries.shape[:2], values.shape[1])
     lse = torch.full(queries.shape[:2], -torch.inf, dtype=wide, device=queries.device)
     for segment, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
         if length == 0:

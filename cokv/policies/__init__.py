@@ -3,6 +3,7 @@
 growth.py        Grow; EvictOldest (StreamingLLM, DuoAttention's streaming heads)
 h2o.py, scissorhands.py, tova.py   eviction by attention, under the protocol of evict.py
 compensate.py    RazorAttention's compensation token
+quantize.py, packing.py, prune_channels.py, recall.py   tokens in fewer bits, keys of fewer channels, pages elsewhere
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from cokv.policies.compensate import Compensate
 from cokv.policies.evict import EvictsByAttention
 from cokv.policies.growth import EvictOldest, Grow
+from cokv.policies.prune_channels import PruneChannels
 from cokv.policies.quantize import Quantize
 from cokv.policies.recall import Recall
 
-Policy = Grow | EvictOldest | EvictsByAttention | Compensate | Quantize | Recall
+Policy = Grow | EvictOldest | EvictsByAttention | Compensate | Quantize | PruneChannels | Recall
 
 
 def at_layer(policy: Policy, place: int) -> Policy:
@@ -21,4 +23,14 @@ def at_layer(policy: Policy, place: int) -> Policy:
     return policy.at_layer(place) if isinstance(policy, Quantize) else policy
 
 
-__all__ = ["Compensate", "EvictOldest", "EvictsByAttention", "Grow", "Policy", "Quantize", "Recall", "at_layer"]
+__all__ = [
+    "Compensate",
+    "EvictOldest",
+    "EvictsByAttention",
+    "Grow",
+    "Policy",
+    "PruneChannels",
+    "Quantize",
+    "Recall",
+    "at_layer",
+]

@@ -9,6 +9,7 @@ from typing import Any
 
 from cokv.policies import Compensate, EvictOldest, Grow, Policy, Quantize, Recall
 from cokv.policies.h2o import H2O
+from cokv.policies.prune_channels import PruneChannels
 from cokv.policies.quantize import bits_at_random, bits_by_score
 from cokv.policies.scissorhands import Scissorhands
 from cokv.policies.tova import TOVA
@@ -63,6 +64,11 @@ def _quantize(setting: Setting) -> Quantize:
     return Quantize(bits, told["group"], told["residual"])
 
 
+def _prune_channels(setting: Setting) -> PruneChannels:
+    told = {**BY_NAME["prune_channels"].parameters, **setting.parameters}
+    return PruneChannels(told["pruned"], told["window_size"], told["recent"])
+
+
 BY_NAME: Mapping[str, Named] = MappingProxyType(
     {
         "grow": Named("append each new token", lambda s: Grow(), sized=False),
@@ -93,6 +99,12 @@ BY_NAME: Mapping[str, Named] = MappingProxyType(
             "pack older tokens into a few bits",
             _quantize,
             MappingProxyType({"bits": 2, "split": "even", "seed": 0, "group": 32, "residual": 128}),
+            sized=False,
+        ),
+        "prune_channels": Named(
+            "drop the key channels that the last queries use least, in all but the newest tokens",
+            _prune_channels,
+            MappingProxyType({"pruned": 0.4, "window_size": 32, "recent": 32}),
             sized=False,
         ),
         "recall": Named(

@@ -6,6 +6,7 @@
     compensated.py  one slot that stands for all dropped tokens
     plain.py        rows that grow, evict or compensate: the flat store and what watches over it
     quantized.py    rows whose older tokens are packed into a few bits
+    pruned.py       rows whose older keys have lost some channels
     recalled.py     rows whose pages lie in CPU memory and come back when they are wanted
 
 A layer with rows of several kinds has one store for each kind. The rules themselves are in cokv/policies.

@@ -1,4 +1,4 @@
-"""Flat storage: K and V are `[slots, head_dim]`, and a *segment* (one row's KV head) is a stretch of slots.
+"""Flat storage: K and V are `[slots, channels]`, and a *segment* (one row's KV head) is a stretch of slots.
 
 Each segment has a start, a length and room behind it. Equal slack after every segment makes appending a scatter of one
 slot each; when it is used up the storage is laid out again with more. Knows no rule and no transformers cache.
@@ -15,13 +15,14 @@ SLACK = 32
 
 
 class Flat:
-    """Segments of tokens. keys, values [sum(lengths), head_dim], segment after segment; lengths int64 [segments]."""
+    """Segments of tokens. keys, values [sum(lengths), channels], segment after segment; lengths int64 [segments]."""
 
     def __init__(
         self, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, slack: int, backend: Attend
     ) -> None:
         self.slack, self.backend, self.lengths = slack, backend, lengths
-        self.dim, self.dtype, self.device = keys.shape[1], keys.dtype, keys.device
+        self.widths = keys.shape[1], values.shape[1]
+        self.dtype, self.device = keys.dtype, keys.device
         self._lay_out(slack)
         slots = self.slots(lengths)
         self.k[slots], self.v[slots] = keys, values
@@ -30,8 +31,8 @@ class Flat:
         """Fresh, unfilled storage for the present lengths, with `slack` free slots after every segment."""
         capacities = self.lengths + slack
         self.starts = capacities.cumsum(0) - capacities
-        self.k = torch.empty(int(capacities.sum()), self.dim, dtype=self.dtype, device=self.device)
-        self.v = torch.empty_like(self.k)
+        slots = int(capacities.sum())
+        self.k, self.v = (torch.empty(slots, n, dtype=self.dtype, device=self.device) for n in self.widths)
         self.room = slack  # free slots of the fullest segment: a plain number, so appending never waits for the device
 
     def slots(self, lengths: torch.Tensor) -> torch.Tensor:
@@ -88,7 +89,7 @@ class Flat:
     @property
     def token_bytes(self) -> int:
         """Of one slot's K and V."""
-        return 2 * self.dim * self.k.element_size()
+        return sum(self.widths) * self.k.element_size()
 
     @property
     def storage_bytes(self) -> int:
@@ -106,3 +107,17 @@ def merged(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor
         rest = torch.where(lse > -torch.inf, (lse - total).exp(), 0).to(out.dtype)[..., None]
         out, lse = out * rest + more * share, total
     return out, lse
+
+
+def among_new(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Causal attention of t new tokens among themselves: output as queries, log-sum-exp [rows, heads, group_size, t].
+
+    queries [rows, num_kv_heads, group_size, t, head_dim]; keys, values [rows, num_kv_heads, t, head_dim].
+    """
+    t, wide = keys.shape[2], torch.promote_types(queries.dtype, torch.float32)
+    logits = queries.to(wide) @ keys[:, :, None].to(wide).transpose(-1, -2) * scaling
+    causal = torch.ones(t, t, dtype=torch.bool, device=queries.device).tril()
+    logits = logits.masked_fill(~causal, -torch.inf)
+    return logits.softmax(-1).to(values.dtype) @ values[:, :, None], logits.logsumexp(-1)

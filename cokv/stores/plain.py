@@ -12,7 +12,7 @@ from cokv.policies.growth import EvictOldest, Grow
 from cokv.prefill import PrefillLayer
 from cokv.stores.compensated import Compensation, mean_of_dropped
 from cokv.stores.evicting import Columns, Ring
-from cokv.stores.flat import Attend, Flat, merged
+from cokv.stores.flat import Attend, Flat, among_new, merged
 from cokv.stores.rows import Held, Kept, gathered, one_by_one, segments_of, view_of
 from cokv.types import CokvError
 
@@ -118,12 +118,7 @@ class PlainRows:
         rows, num_heads, t, dim = queries.shape
         group = num_heads // self.heads
         old, old_lse = self.store.attend(queries.reshape(rows * self.heads, group * t, dim), scaling)
-        five = queries.reshape(rows, self.heads, group, t, dim)
-        logits = five.to(old_lse.dtype) @ keys[:, :, None].to(old_lse.dtype).transpose(-1, -2) * scaling
-        causal = torch.ones(t, t, dtype=torch.bool, device=queries.device).tril()
-        logits = logits.masked_fill(~causal, -torch.inf)
-        lse = logits.logsumexp(-1)
-        new = logits.softmax(-1).to(values.dtype) @ values[:, :, None]
+        new, lse = among_new(queries.reshape(rows, self.heads, group, t, dim), keys, values, scaling)
         out, _ = merged([(old.view_as(new), old_lse.view_as(lse)), (new, lse)])
         for i in range(t):
             self.store.append(keys[:, :, i].reshape(-1, dim), values[:, :, i].reshape(-1, dim))

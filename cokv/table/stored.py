@@ -1,8 +1,13 @@
-"""Methods that keep every token, elsewhere or in fewer bits."""
+"""Methods that store tokens in another way: elsewhere, in fewer bits, or with keys of fewer channels."""
 
 from __future__ import annotations
 
+from cokv.allocators import Allocator
+from cokv.allocators.uniform import Uniform
 from cokv.entries import MethodEntry, Preset
+from cokv.scorers import Scorer
+from cokv.scorers.window_attention import WindowAttention
+from cokv.types import JSON
 
 
 def _kivi(name: str, title: str, bits: float, split: str, note: str) -> MethodEntry:
@@ -18,6 +23,26 @@ def _kivi(name: str, title: str, bits: float, split: str, note: str) -> MethodEn
         profile="sliced Shapley values" if scored else "",
         profile_kinds=("sliced Shapley value", "HeadKV") if scored else (),
         presets={"normalized": Preset(None, None, note, decoding=decoding)},
+    )
+
+
+def _think(
+    name: str,
+    title: str,
+    note: str,
+    scorer: Scorer | None = None,
+    allocator: Allocator | None = None,
+    **decoding: JSON,
+) -> MethodEntry:
+    """What it saves is in the bytes; tokens are those of the scorer and the allocator, or all."""
+    told = {"pruned": 0.4, **decoding, "recent": 32}
+    return MethodEntry(
+        name=name,
+        title=title,
+        paper="https://arxiv.org/abs/2407.21018",
+        code="https://github.com/SalesforceAIResearch/ThinK",
+        policy="prune_channels",
+        presets={"normalized": Preset(scorer, allocator, note, decoding=tuple(told.items()))},
     )
 
 
@@ -65,5 +90,18 @@ STORED: tuple[MethodEntry, ...] = (
         3,
         "random",
         "half of the heads, drawn at random, in 4 bits, the others in 2",
+    ),
+    _think(
+        "think",
+        "ThinK",
+        "every token; keys lose the `pruned` share of their channels in all but the newest tokens",
+        window_size=32,
+    ),
+    _think(
+        "snapkv_think",
+        "SnapKV with ThinK",
+        "the tokens that snapkv keeps; keys lose the `pruned` share of their channels in all but the newest",
+        WindowAttention(),
+        Uniform(),
     ),
 )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from cokv.attention.interface import engine
 from cokv.cache import RaggedCache
 from cokv.decode import Row, Stop, decode
-from cokv.policies import Compensate, EvictOldest, Policy, Quantize, Recall
+from cokv.policies import Compensate, EvictOldest, Policy, PruneChannels, Quantize, Recall
 from cokv.policies.h2o import H2O
 from cokv.policies.scissorhands import Scissorhands
 from cokv.policies.tova import TOVA
@@ -25,6 +25,7 @@ POLICIES: list[Policy] = [
     Compensate(2),
     EvictOldest(None, 2),
     Quantize(((2, 4), (8, 16)), 4, 6),
+    PruneChannels(0.4, 16, 6),
     Recall(16, 4),
     H2O(20),
     Scissorhands(20, 16, 3),
@@ -56,7 +57,7 @@ def test_it_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt, pol
         alone += decode(model, made, [Row(selection, policy)], Stop(NEW))
     assert got.tolist() == [answer.tokens for answer in alone]
     for held, answer in zip(cache.held(), alone, strict=True):
-        grown = isinstance(policy, Quantize | Recall)
+        grown = isinstance(policy, Quantize | PruneChannels | Recall)
         assert held.slots == answer.kept_tokens if not grown else held.slots > 0
     cache.reset()
     assert cache.stored_tokens == 0 and cache.storage_bytes == 0
