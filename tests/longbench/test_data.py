@@ -257,6 +257,12 @@ def unknown_compression(world: Any, path: Path) -> Path:
     return write(path, bytes(content))
 
 
+def newer_version(world: Any, path: Path) -> Path:
+    content = bytearray(make_zip(path, {"data/qasper.jsonl": world.good()}).read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 99
+    return write(path, bytes(content))
+
+
 def bomb(world: Any, path: Path) -> Path:
     content = bytearray(make_zip(path, {"data/qasper.jsonl": world.good()}).read_bytes())
     spot = content.index(b"PK\x01\x02") + 24
@@ -280,6 +286,7 @@ BAD_PLACES: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
     "wrong checksum inside": (wrong_checksum, "not a whole zip archive"),
     "encrypted zip": (encrypted, "cannot be unpacked here"),
     "unknown compression": (unknown_compression, "cannot be unpacked here"),
+    "newer version of zip": (newer_version, "cannot be unpacked here"),
     "zip bomb": (bomb, "unpacks to 4294967294 bytes"),
     "path traversal": (members(INSIDE, "../../etc/cron.d/x"), r"'../../etc/cron.d/x', outside"),
     "traversal by the data set": (members("../qasper.jsonl"), "outside the archive"),
