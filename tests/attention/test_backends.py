@@ -26,15 +26,6 @@ def storage(lengths: list[int], group: int, dim: int, dtype: torch.dtype, seed: 
     return queries, keys, values, starts, counts
 
 
-def agree(inputs: tuple, dtype: torch.dtype, scaling: float) -> None:
-    expected, expected_lse = reference.attend(*inputs, scaling)
-    got, got_lse = buckets.attend(*inputs, scaling)
-    assert got.dtype == expected.dtype == dtype
-    assert got_lse.dtype == expected_lse.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(got, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-    torch.testing.assert_close(got_lse, expected_lse, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-
-
 @settings(deadline=None, max_examples=60)
 @given(
     lengths=st.lists(st.integers(0, 70), min_size=1, max_size=24),
@@ -45,10 +36,16 @@ def agree(inputs: tuple, dtype: torch.dtype, scaling: float) -> None:
 def test_buckets_equal_the_reference_for_any_lengths(
     lengths: list[int], group: int, dtype: torch.dtype, seed: int
 ) -> None:
+    inputs = storage(lengths, group, 8, dtype, seed)
+    expected, expected_lse = reference.attend(*inputs, 0.3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(buckets, "FEW", 0)  # never the loop, which is the reference itself
         patch.setattr(buckets, "LONG", 1 << 60)
-        agree(storage(lengths, group, 8, dtype, seed), dtype, 0.3)
+        got, got_lse = buckets.attend(*inputs, 0.3)
+    assert got.dtype == expected.dtype == dtype
+    assert got_lse.dtype == expected_lse.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(got, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    torch.testing.assert_close(got_lse, expected_lse, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))

@@ -45,12 +45,13 @@ def content(path: Path) -> dict[str, str]:
         return {game.name: game.digest for game in ledger.games()}
 
 
-def refused(action, *words: str) -> None:
+def refusal(action) -> str:
+    """The one line that a refused action says."""
     with pytest.raises(CokvError) as caught:
         action()
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value), str(caught.value)
+    said = str(caught.value)
+    assert said and "\n" not in said
+    return said
 
 
 @given(arrays.arrays(bool, arrays.array_shapes(min_dims=1, max_dims=1, min_side=1, max_side=70)))
@@ -83,16 +84,17 @@ def test_the_digest_says_what_is_known_not_how_it_came(tmp_path):
 def test_another_game_under_the_name_is_refused_and_what_differs_is_named(tmp_path):
     path = written(tmp_path / "a.sqlite", some(4))
     other = {**IDENTITY, "model": {"digest": "abd"}}
-    refused(lambda: written(path, some(4), other), "model.digest", '"abc"', '"abd"', "another game")
+    said = refusal(lambda: written(path, some(4), other))
+    assert "another game" in said and "model.digest" in said and '"abc"' in said and '"abd"' in said
     assert content(written(path, some(4), other, "second")).keys() == {"task", "second"}
 
 
 def test_utilities_that_are_none_are_refused(tmp_path):
     with Ledger(tmp_path / "a.sqlite") as ledger:
         game = ledger.game("task", IDENTITY, N, PROMPTS)
-        refused(lambda: game.record(some(2), np.array([[1, np.nan], [1, 1]])), "1 of them not finite")
-        refused(lambda: game.record(some(2), np.ones((2, 3))), "(2, 2)")
-        refused(lambda: game.record(some(2)[:, 1:], np.ones((2, 2))), "11 players")
+        assert "1 of them not finite" in refusal(lambda: game.record(some(2), np.array([[1, np.nan], [1, 1]])))
+        assert "(2, 2)" in refusal(lambda: game.record(some(2), np.ones((2, 3))))
+        assert "11 players" in refusal(lambda: game.record(some(2)[:, 1:], np.ones((2, 2))))
         assert len(game) == 0 and not list(game.blocks()) and game.coalitions().shape == (0, N)
 
 
@@ -103,7 +105,8 @@ def test_a_recorded_coalition_is_never_replaced(tmp_path):
     with Ledger(path) as ledger:
         game = ledger.games()[0]
         game.record(coalitions, worth(coalitions))
-        refused(lambda: game.record(coalitions[3:4], worth(coalitions[3:4]) + 1), bits(pack(coalitions[3]), N))
+        said = refusal(lambda: game.record(coalitions[3:4], worth(coalitions[3:4]) + 1))
+        assert bits(pack(coalitions[3]), N) in said
     assert content(path) == before
 
 
@@ -131,7 +134,8 @@ def test_merging_refuses_another_game_and_changes_nothing(tmp_path):
     other = written(tmp_path / "other.sqlite", some(4), {**IDENTITY, "prompts": ["p0", "p7"]})
     before = content(mine)
     with Ledger(mine) as ledger:
-        refused(lambda: ledger.merge([good, other]), "prompts.1", "other.sqlite")
+        said = refusal(lambda: ledger.merge([good, other]))
+    assert "prompts.1" in said and "other.sqlite" in said
     assert content(mine) == before
 
 
@@ -144,15 +148,22 @@ def test_merging_refuses_two_utilities_of_one_coalition(tmp_path):
         ledger.game("task", IDENTITY, N, PROMPTS).record(coalitions, near)
     before = content(mine)
     with Ledger(mine) as ledger:
-        refused(
-            lambda: ledger.merge([tmp_path / "other.sqlite"]), bits(pack(coalitions[2]), N), "prompt 1", "other.sqlite"
-        )
+        said = refusal(lambda: ledger.merge([tmp_path / "other.sqlite"]))
+        assert bits(pack(coalitions[2]), N) in said and "prompt 1" in said and "other.sqlite" in said
         assert ledger.merge([tmp_path / "other.sqlite"], tolerance=1e-6).known == 4
     assert content(mine) == before
 
 
-@pytest.mark.parametrize("content_of", ["text", "database", "torn", "later"])
-def test_what_is_no_ledger_is_refused(tmp_path, content_of):
+@pytest.mark.parametrize(
+    ("content_of", "why"),
+    [
+        ("text", "not a ledger that can be used"),
+        ("database", "a database of something else"),
+        ("torn", "not a ledger that can be used"),
+        ("later", "a ledger of version 99"),
+    ],
+)
+def test_what_is_no_ledger_is_refused(tmp_path, content_of, why):
     path = tmp_path / "a.sqlite"
     if content_of == "text":
         path.write_text("coalition,utility\n" * 99)
@@ -166,11 +177,11 @@ def test_what_is_no_ledger_is_refused(tmp_path, content_of):
         else:
             with sqlite3.connect(path) as connection:
                 connection.execute("PRAGMA user_version = 99")
-    refused(lambda: content(path), "a.sqlite")
+    assert f"{path}: {why}" in refusal(lambda: content(path))
 
 
 def test_a_file_that_is_not_there_is_not_made_by_reading(tmp_path):
-    refused(lambda: content(tmp_path / "none.sqlite"), "no such file")
+    assert "no such file" in refusal(lambda: content(tmp_path / "none.sqlite"))
     assert not list(tmp_path.iterdir())
 
 
