@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.plots import CUT_STYLE, PAGE_WIDTH, STYLE
+from reports.head_plots import CUT_STYLE
+from reports.style import PAGE_WIDTH, STYLE
 
 Record = Mapping[str, Any]
 

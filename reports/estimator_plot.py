@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from reports.errors import ReportError
-from reports.plots import PAGE_WIDTH, STYLE
+from reports.style import PAGE_WIDTH, STYLE
 
 Row = Mapping[str, Any]
 PANELS = (

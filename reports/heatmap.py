@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.plots import PAGE_WIDTH, STYLE
+from reports.style import PAGE_WIDTH, STYLE
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 PLAIN: dict[Any, Any] = {**STYLE, "axes.grid": False}

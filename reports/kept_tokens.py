@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.plots import PAGE_WIDTH, STYLE
+from reports.style import PAGE_WIDTH, STYLE
 
 ANSWER = 60  # characters of an answer in a title
 

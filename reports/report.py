@@ -21,14 +21,16 @@ from rich.text import Text
 
 from reports.aggregate import CONFIDENCE
 from reports.head_experiments import head_experiments
-from reports.labels import method_name
+from reports.labels import Labels, method_name
 from reports.longbench import category_table, longbench_table
+from reports.overview import overview_table
 from reports.rundir import Run, load_run
 from reports.side_tables import decode_table, removal_table, stability_table
 from reports.table import Table, escape_markdown, to_latex, to_markdown, to_rich
 from reports.tables import difference_tables, memory_table, score_tables
 
 PLAIN_WIDTH = 100
+FEW = 10  # methods, the full cache among them, whose tables by task are printed on a screen
 LATEX_HEAD = "% \\usepackage[T1]{fontenc} \\usepackage{booktabs,graphicx}\n\n"
 
 
@@ -47,10 +49,12 @@ def write_report(run_dir: str | Path, allow_unfinished: bool = False) -> Path:
 
 
 def _write_all(run: Run, folder: Path) -> None:
-    scores = score_tables(run.metrics)
-    parts = [f"# {escape_markdown(_title(run))}\n", *_context(run), "## Scores\n"]
-    parts += [to_markdown(table) for table in scores]
+    scores, overview = score_tables(run.metrics), overview_table(run.metrics)
     figures = _draw(run, folder)
+    parts = [f"# {escape_markdown(_title(run))}\n", *_context(run), "## Scores\n"]
+    parts += [to_markdown(overview)] if overview else []
+    parts += [_image("overview", "Average scores of all methods")] if "overview" in figures else []
+    parts += [to_markdown(table) for table in scores]
     parts += [_image(stem, "Score against KV budget") for stem in figures if stem.startswith("scores_")]
 
     differences = difference_tables(run.metrics)
@@ -70,7 +74,7 @@ def _write_all(run: Run, folder: Path) -> None:
 
     memory = memory_table(run.metrics)
     parts += ["## Memory of the kept tokens\n", to_markdown(memory)]
-    tables = [*scores, *differences, memory, *official]
+    tables = [*([overview] if overview else []), *scores, *differences, memory, *official]
 
     parts.append("## Head scores\n")
     stability = stability_table(run.stability) if run.stability else None
@@ -106,18 +110,20 @@ def _image(stem: str, alt: str) -> str:
 
 
 def _draw(run: Run, folder: Path) -> list[str]:
-    from reports import plots  # here, because matplotlib takes longer to load than a table to print
+    # Here, because matplotlib takes longer to load than a table to print.
+    from reports import head_plots, style
+    from reports.overview_plot import overview_figure
+    from reports.plots import score_figure
 
-    figures = {
-        f"scores_{benchmark}": plots.score_figure(run.metrics, benchmark)
-        for benchmark in sorted({row["benchmark"] for row in run.metrics["cells"]})
-    }
+    figures = {"overview": overview_figure(run.metrics)}
+    for benchmark in sorted({row["benchmark"] for row in run.metrics["cells"]}):
+        figures[f"scores_{benchmark}"] = score_figure(run.metrics, benchmark)
     if run.stability:
-        figures["head_scores"] = plots.heads_figure(run.stability)
-        figures["head_removal"] = plots.removal_figure(run.stability)
+        figures["head_scores"] = head_plots.heads_figure(run.stability)
+        figures["head_removal"] = head_plots.removal_figure(run.stability)
     for stem, figure in figures.items():
         if figure is not None:
-            plots.save(figure, folder, stem)
+            style.save(figure, folder, stem)
     return [stem for stem, figure in figures.items() if figure is not None]
 
 
@@ -188,7 +194,14 @@ def terminal_table(run_dir: str | Path, console: Console | None = None, allow_un
 def _print(run: Run, console: Console, star: str) -> None:
     if not run.finished:
         console.print(Text("This run is not finished: the numbers are those of the records so far."))
-    for table in score_tables(run.metrics):
+    tables = score_tables(run.metrics)
+    for table in _averages(run.metrics):
+        console.print(to_rich(_starred(table, star)))
+        console.print()
+    if len(Labels(run.metrics["cells"]).variants) > FEW:
+        console.print(Text("Scores by task, and differences, are in the report.", style="dim"))
+        return
+    for table in tables:
         for block in _blocks(_starred(table, star), console.width):
             console.print(to_rich(block))
             console.print()
@@ -199,6 +212,12 @@ def _print(run: Run, console: Console, star: str) -> None:
         console.print(to_rich(table))
         console.print()
         console.print(Text("\n".join(table.notes), style="dim"))
+
+
+def _averages(metrics: Mapping[str, Any]) -> list[Table]:
+    """A table per benchmark; the last has the notes of all."""
+    found = [overview_table(metrics, name) for name in sorted({row["benchmark"] for row in metrics["averages"]})]
+    return [table for table in found if table is not None]
 
 
 def _starred(table: Table, star: str) -> Table:

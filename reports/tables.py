@@ -44,7 +44,7 @@ def _score_table(metrics: Row, benchmark: str) -> Table:
             best = _best([column[other] for other in group if other in column])
             row.append(_score_cell(column.get(place), best if place in group else None, reasons))
         rows.append(tuple(row))
-    notes = [f"Score in percent with its {_interval_words(metrics)}; {_sample_words(cells)}."]
+    notes = [f"Score in percent with its {interval_words(metrics)}; {_sample_words(cells)}."]
     notes.append("Best of each budget in bold, ties within rounding alike; the full cache does not compete.")
     if any(PARTIAL in cell.text for row in rows for cell in row):
         notes.append(f"{PARTIAL} over fewer samples than the other methods of its column: not comparable, never bold.")
@@ -123,7 +123,7 @@ def _without_numbers(reason: str) -> str:
     return re.sub(r"\d+", "#", reason)
 
 
-def _interval_words(metrics: Row) -> str:
+def interval_words(metrics: Row) -> str:
     return f"{metrics['confidence']:.0%} bootstrap interval over samples ({metrics['resamples']} resamples)"
 
 
@@ -172,7 +172,7 @@ def _difference_table(metrics: Row, name: str, title: str, rows: Sequence[Row]) 
             word = Cell(f"no pairs in {len(row['missing'])} tasks" if row.get("missing") else "no pairs")
         body.append((*where, Cell(labels.name(variant_of(row))), *size, *counts, word))
     notes = [
-        f"Score minus the baseline's, in points, on the same samples; paired {_interval_words(metrics)}. 'better' and "
+        f"Score minus the baseline's, in points, on the same samples; paired {interval_words(metrics)}. 'better' and "
         "'worse' only where the interval excludes 0 and at least 6 pairs differ."
     ]
     if len(rows) > 1:

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from reports import aggregate, plots
+from reports import aggregate, head_plots, plots, style
 from reports.labels import HIGHLIGHT, Labels, is_full
 
 
@@ -78,7 +78,7 @@ def test_a_run_of_the_full_cache_alone_has_no_figure(record: Callable[..., dict[
 def test_one_task_one_budget_one_sample_can_be_drawn(record: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     figure = plots.score_figure(aggregate([record("full", None, 90.0), record(), record("cokv")]), "ruler")
     assert figure is not None and [axis.get_title() for axis in figure.axes] == ["niah_single_1"]
-    assert all(path.stat().st_size > 1000 for path in plots.save(figure, tmp_path, "one"))
+    assert all(path.stat().st_size > 1000 for path in style.save(figure, tmp_path, "one"))
 
 
 def test_small_differences_are_not_blown_up(record: Callable[..., dict[str, Any]]) -> None:
@@ -88,7 +88,7 @@ def test_small_differences_are_not_blown_up(record: Callable[..., dict[str, Any]
 
 
 def test_the_heatmap_shows_the_mean_of_the_runs(stability: dict[str, Any]) -> None:
-    axis = panel(plots.heads_figure(stability), "niah_single_1")
+    axis = panel(head_plots.heads_figure(stability), "niah_single_1")
     expected = np.mean(stability["tasks"]["niah_single_1"]["runs"], axis=0)
     np.testing.assert_allclose(axis.images[0].get_array(), expected)
     assert len(axis.texts) == 16
@@ -101,29 +101,29 @@ def test_models_of_other_sizes_have_a_heatmap(
 ) -> None:
     values = np.random.default_rng(0).random(shape).tolist()
     stability["tasks"] = {"vt": {"runs": [values, values]}}
-    figure = plots.heads_figure(stability)
+    figure = head_plots.heads_figure(stability)
     assert figure is not None
-    plots.save(figure, tmp_path, "heads")
+    style.save(figure, tmp_path, "heads")
 
 
 def test_head_removal_is_drawn_as_curves_or_as_bars(stability: dict[str, Any]) -> None:
-    axis = panel(plots.removal_figure(stability), "niah_single_1")
+    axis = panel(head_plots.removal_figure(stability), "niah_single_1")
     assert sorted(tuple(item[0].get_xdata()) for item in lines(axis)) == [(2, 4, 6, 8)] * 3
     for entry in stability["tasks"].values():
         entry["head_removal"] = [row for row in entry["head_removal"] if row["heads"] == 4]
-    bars = plots.removal_figure(stability)
+    bars = head_plots.removal_figure(stability)
     assert bars is not None
     assert sorted({round(patch.get_height(), 1) for patch in bars.axes[0].patches}) == [1.5, 60.0, 92.4]
 
 
 def test_nothing_to_draw_is_no_figure(stability: dict[str, Any]) -> None:
     stability["tasks"] = {"vt": {}}
-    assert plots.heads_figure(stability) is None and plots.removal_figure(stability) is None
+    assert head_plots.heads_figure(stability) is None and head_plots.removal_figure(stability) is None
 
 
 def test_drawing_leaves_matplotlib_as_it_was(records: list[dict[str, Any]], tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
     figure = plots.score_figure(aggregate(records), "ruler")
     assert figure is not None
-    plots.save(figure, tmp_path, "scores")
+    style.save(figure, tmp_path, "scores")
     assert dict(mpl.rcParams) == before

@@ -33,8 +33,17 @@ def test_the_report_holds_every_part(whole_report: Path) -> None:
     folder = whole_report
     assert folder.name == "report"
     names = {path.name for path in folder.iterdir()}
-    tables = {"scores_ruler", "differences", "differences_by_task", "memory", "stability", "head_removal", "decode"}
-    figures = {"scores_ruler", "head_scores", "head_removal"}
+    tables = {
+        "overview",
+        "scores_ruler",
+        "differences",
+        "differences_by_task",
+        "memory",
+        "stability",
+        "head_removal",
+        "decode",
+    }
+    figures = {"overview", "scores_ruler", "head_scores", "head_removal"}
     assert names == (
         {"report.md", "table.tex"}
         | {f"{name}.{end}" for name in tables for end in ("md", "tex")}

@@ -1,0 +1,78 @@
+"""How figures look and are kept: settings, a grid of panels, a legend, and PNG and PDF files.
+
+Readable at the width of a page (7 inches). Draws on its own figures with its own settings: matplotlib's global state
+and back end are left as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+PAGE_WIDTH = 7.0  # inches
+STYLE: dict[Any, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.4,
+    "grid.alpha": 0.35,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "reports",
+}
+ERROR_BAR: dict[str, Any] = {"elinewidth": 0.7, "markeredgewidth": 0}
+
+
+def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
+    """PNG and PDF, without dates, so that the same numbers give the same files."""
+    paths = [folder / f"{stem}.png", folder / f"{stem}.pdf"]
+    with mpl.rc_context(STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not again for each file
+        figure.savefig(paths[0], dpi=200, metadata={"Software": None})
+        figure.savefig(paths[1], metadata={"CreationDate": None})
+    return paths
+
+
+def panels(count: int, height: float, xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:
+    """A grid of `count` axes, labelled along its left and lower rim; `height` in inches per row."""
+    columns = min(count, 3 if count in (5, 6, 9) else 4)
+    rows = math.ceil(count / columns)
+    width = PAGE_WIDTH if columns > 2 else 0.3 * PAGE_WIDTH * columns + 0.8
+    figure = Figure(figsize=(width, height * rows + 0.35), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for place, axis in enumerate(grid):
+        if place >= count:
+            axis.remove()
+            continue
+        if place + columns >= count:
+            axis.set_xlabel(xlabel)
+        if place % columns == 0:
+            axis.set_ylabel(ylabel)
+    return figure, grid[:count]
+
+
+def legend(figure: Figure, handles: Mapping[str, Any], order: Sequence[str]) -> None:
+    names = [name for name in dict.fromkeys(order) if name in handles]
+    across = max(3, int(figure.get_figwidth() / 1.1))
+    figure.legend(
+        [handles[name] for name in names], names, loc="outside lower center", frameon=False, handlelength=2.2,
+        columnspacing=1.4, ncols=math.ceil(len(names) / math.ceil(len(names) / across)),
+    )  # fmt: skip

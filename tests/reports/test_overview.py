@@ -1,0 +1,79 @@
+"""The overview shows every method's averages as the metrics have them, best first, and nothing where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from matplotlib.container import ErrorbarContainer
+
+from reports import aggregate, plots
+from reports.labels import Labels, is_full
+from reports.overview import overview_table, ranked
+from reports.overview_plot import overview_figure
+from reports.table import MISSING
+
+Record = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def metrics(record: Record) -> dict[str, Any]:
+    """Two tasks; `good` beats `bad` at both budgets, `packed` keeps every position, `fussy` cannot do the small one."""
+    rows = []
+    for task in ("vt", "cwe"):
+        rows += [record("full", None, 90.0, task=task), record("packed", None, 85.0, task=task)]
+        rows += [record("bad", budget, 10.0, task=task) for budget in (64, 128)]
+        rows += [record("good", budget, 50.0 + budget / 8, task=task) for budget in (64, 128)]
+        rows += [record("fussy", 128, 70.0, task=task), record("fussy", 64, None, task=task, infeasible="too small")]
+    return aggregate(rows)
+
+
+def test_the_full_cache_comes_first_then_the_best(metrics: dict[str, Any]) -> None:
+    assert [variant.method for variant in ranked(metrics)] == ["full", "packed", "fussy", "good", "bad"]
+
+
+def test_cells_are_the_averages(metrics: dict[str, Any]) -> None:
+    table = overview_table(metrics)
+    assert table is not None and table.columns == ("Method", "ruler 64", "ruler 128")
+    texts = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert texts == {
+        "Full": ["90.0", ""],
+        "packed": ["85.0", ""],
+        "fussy": [MISSING, "70.0"],
+        "good": ["58.0", "66.0"],
+        "bad": ["10.0", "10.0"],
+    }
+
+
+def test_the_best_of_each_budget_is_bold_and_whole_caches_do_not_compete(metrics: dict[str, Any]) -> None:
+    table = overview_table(metrics, "ruler")
+    assert table is not None and table.columns == ("Method", "64", "128")
+    assert {(row[0].text, place) for row in table.rows for place, cell in enumerate(row) if cell.bold} == {
+        ("good", 1),
+        ("fussy", 2),
+    }
+
+
+def test_each_dot_is_an_average_on_its_methods_line(metrics: dict[str, Any]) -> None:
+    figure = overview_figure(metrics)
+    assert figure is not None
+    (axis,) = figure.axes
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    dots = set()
+    for bar in axis.containers:
+        assert isinstance(bar, ErrorbarContainer)
+        ((x, y),) = bar.lines[0].get_xydata()
+        dots.add((names[round(y)], round(float(x), 1)))
+    assert dots == {("packed", 85.0), ("good", 58.0), ("good", 66.0), ("bad", 10.0), ("fussy", 70.0)}
+
+
+def test_of_many_methods_the_best_and_the_named_ones_have_colours(record: Record) -> None:
+    rows = [record("full", None, 90.0, task=task) for task in ("vt", "cwe")]
+    for place, name in enumerate(["snapkv", "cokv", *(f"m{i}" for i in range(12))]):
+        rows += [record(name, 64, float(place), task=task) for task in ("vt", "cwe")]
+    metrics = aggregate(rows)
+    drawn = [v.method for v in plots.shown(metrics, Labels(metrics["cells"])) if not is_full(v)]
+    assert set(drawn) == {"snapkv", "cokv", *(f"m{i}" for i in range(6, 12))}
+    figure = plots.score_figure(metrics, "ruler")
+    assert figure is not None and plots.OTHERS in [text.get_text() for text in figure.legends[0].get_texts()]
