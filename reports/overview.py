@@ -39,16 +39,16 @@ def overview_table(metrics: Row, benchmark: str | None = None) -> Table | None:
     if not rows:
         return None
     labels, places = Labels(metrics["cells"]), _places(rows)
-    budgets = sorted({b for _, b in places if b is not None})
+    budgets: list[int | None] = [*sorted({b for _, b in places if b is not None})] or [None]
     by_place = {(r["benchmark"], r["kv_budget"], variant_of(r)): r for r in rows}
     best = {place: _best(by_place, place) for place in places}
-    columns = [(name, budget) for name in sorted({name for name, _ in places}) for budget in budgets or [None]]
+    columns = [(name, budget) for name in sorted({name for name, _ in places}) for budget in budgets]
     body = []
     for variant in ranked(metrics):
         line = [Cell(labels.name(variant))]
         for name, budget in columns:
             row = by_place.get((name, budget, variant))
-            first = budget == (budgets or [None])[0]
+            first = budget == budgets[0]
             if row is None and first:  # one number, whatever the budget
                 row = by_place.get((name, None, variant))
             line.append(_cell(row, best.get((name, budget))) if row is not None else Cell("" if not first else MISSING))
