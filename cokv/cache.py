@@ -18,9 +18,12 @@ from transformers.cache_utils import Cache
 from cokv.attention import buckets
 from cokv.compat import sliding_layer
 from cokv.model import model_shape
+from cokv.observe import ModelParts
 from cokv.policies import Grow, Policy, at_layer
+from cokv.policies.evict import ReadsKinds
 from cokv.prefill import Prefill, PrefillLayer
 from cokv.ragged_layer import LayerSelect, RaggedLayer
+from cokv.scorers.token_kinds import Kinds
 from cokv.stores.flat import SLACK, Attend
 from cokv.stores.rows import Held
 from cokv.types import CokvError, Selection
@@ -35,6 +38,8 @@ class RaggedCache(Cache):
     attention are transformers' own.
     """
 
+    kinds: Kinds | None = None  # where a row's policy must know them
+
     def __init__(
         self,
         config: Any,
@@ -44,6 +49,11 @@ class RaggedCache(Cache):
         attend: Attend = buckets.attend,
         policy: Policy | None = None,
     ) -> None:
+        if isinstance(policy, ReadsKinds):
+            raise CokvError(
+                f"{type(policy).__name__} must know which tokens are read, which model.generate does not tell a cache; "
+                "use prefill(..., tokenizer=tokenizer), select(...) and decode(...)"
+            )
         shape = model_shape(config)
         full = set(shape.full_layers)
         if select is None:
@@ -66,7 +76,7 @@ class RaggedCache(Cache):
         slack: int = SLACK,
         attend: Attend = buckets.attend,
     ) -> RaggedCache:
-        """One row per Selection, all over the same prompt."""
+        """One row per Selection, all over the same prompt. Selections may hold tokens that the prefill has unread."""
         shape = prefill.shape
         for selection in selections:
             check_selection(prefill, selection)
@@ -81,7 +91,16 @@ class RaggedCache(Cache):
             layers[i] = repeated(sliding, len(selections))
         cache = cls.__new__(cls)
         Cache.__init__(cache, layers=layers)
+        if any(isinstance(policy, ReadsKinds) for policy in policies or ()):
+            cache.kinds = Kinds(ModelParts(None, prefill.tokenizer))
         return cache
+
+    def reads(self, ids: torch.Tensor) -> None:
+        """Says which tokens the next forward pass reads, int64 [rows, t], to rows whose policy must know."""
+        if self.kinds is not None:
+            told = self.kinds(ids)
+            for layer in self.ragged_layers:
+                layer.told = told
 
     @property
     def ragged_layers(self) -> list[RaggedLayer]:
@@ -115,7 +134,8 @@ def keep_rows(cache: Cache, rows: torch.Tensor) -> None:
 def check_selection(prefill: Prefill, selection: Selection) -> None:
     """A selection must be made for a prompt of this length and a model of this shape."""
     expected = (prefill.shape.num_layers, prefill.shape.num_kv_heads)
-    if selection.counts.shape != expected or selection.seq_len != prefill.seq_len:
+    lengths = (prefill.seq_len, prefill.seq_len + prefill.layers[0].unread)
+    if selection.counts.shape != expected or selection.seq_len not in lengths:
         raise CokvError(
             f"selection is for {selection.counts.shape} heads and {selection.seq_len} tokens, "
             f"but the prefill has {expected} heads and {prefill.seq_len} tokens; select on this prefill"

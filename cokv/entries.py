@@ -40,7 +40,6 @@ class MethodEntry:
     presets: Mapping[str, Preset]
     profile: str = ""  # what `select` must be given as `profile`, in words; "" for nothing
     profile_kinds: tuple[str, ...] = ()  # how the provenance of such a profile begins
-    prefill_only: str = ""  # what the paper does while decoding and this row does not, in words
 
     @property
     def needs_profile(self) -> bool:
@@ -59,11 +58,6 @@ class MethodEntry:
         reads = getattr(self.preset(preset).scorer, "reads", "")
         work = POLICIES[self.policy] if self.policy != "grow" else ""
         return ", ".join(part for part in (reads, self.profile, work) if part) or "nothing"
-
-    @property
-    def decodes(self) -> str:
-        """What happens while decoding, in words."""
-        return f"{self.policy}; prefill only: no {self.prefill_only}" if self.prefill_only else self.policy
 
     def parameters(self, preset: str = "normalized") -> dict[str, JSON]:
         """Every hyper-parameter of a preset with its value there: what `get_method` takes by name."""

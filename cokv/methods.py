@@ -72,7 +72,7 @@ def describe_methods() -> list[dict[str, str]]:
             "preset": preset,
             "scorer": type(chosen.scorer).__name__ if chosen.scorer else "none",
             "allocator": type(chosen.allocator).__name__ if chosen.allocator else "none",
-            "policy": entry.decodes,
+            "policy": entry.policy,
             "needs": entry.needs(preset),
             "parameters": ", ".join(f"{key}={value}" for key, value in chosen.parameters().items()),
             "paper": entry.paper,

@@ -33,6 +33,7 @@ class PrefillLayer:
     window_queries: torch.Tensor  # [num_heads, min(window, seq_len), head_dim], of the last prompt tokens
     scaling: float  # of the attention logits
     observed: Mapping[Observer | Replayer, Observation | CokvError] = field(default_factory=dict)
+    unread: int = 0  # tokens at the prompt's end that are not among these, and will be read like new ones
 
     def observation(self, observer: Observer | Replayer) -> Observation:
         """What an observer saw of this layer, or why it saw nothing."""
@@ -56,6 +57,7 @@ class Prefill:
     layers: list[PrefillLayer]  # full-attention layers, bottom first
     sliding: dict[int, DynamicSlidingWindowLayer]
     first_logits: torch.Tensor  # [vocab_size], of the token after the prompt
+    tokenizer: Any = None  # the model's, where one was given
 
     @property
     def seq_len(self) -> int:
@@ -129,7 +131,7 @@ def prefill(
     """Runs the prompt (int64 [seq_len]) once with full attention. `window`: how many of its last queries to keep.
 
     `observers`: what else to look at, see observe.py; a replayer costs further passes. `tokenizer`: the model's, for
-    observers that must know what a token says.
+    observers, and rules while decoding, that must know what a token says.
     """
     shape = model_shape(model.config)
     check_prompt(input_ids, shape.context_length)
@@ -172,4 +174,5 @@ def prefill(
         ],
         sliding=sliding,
         first_logits=logits[0, -1].float(),
+        tokenizer=tokenizer,
     )

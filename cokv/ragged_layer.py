@@ -48,6 +48,7 @@ class RaggedLayer(Layer):
         self.index, self.select, self.window, self.slack, self.backend = index, select, window, slack, attend
         self.policy = policy or Grow()  # of every row that this layer compresses by itself
         self.parts: list[tuple[torch.Tensor, Rows]] = []  # rows int64, on the CPU, and the store that has them
+        self.told: torch.Tensor | None = None  # kinds of the tokens that come next, where they are known
         self.ragged = False
 
     # ---- filling
@@ -126,6 +127,16 @@ class RaggedLayer(Layer):
         """Queries [rows, num_heads, t, head_dim] over the stored tokens and the t new ones (causal among these),
         which are then stored.
         """
+        told, self.told = self.told, None
+        new = [queries.shape[0], queries.shape[2]]
+        if told is not None and list(told.shape) != new:
+            raise CokvError(
+                f"the cache was told of tokens {list(told.shape)} and reads {new}; call cache.reads(input_ids) with "
+                "the ids of the forward pass that follows"
+            )
+        for rows, store in self.parts:
+            if isinstance(store, PlainRows):
+                store.kinds = None if told is None else told[rows]
         if len(self.parts) == 1:
             return self.parts[0][1].attend(queries, keys, values, scaling)
         out = torch.empty_like(queries)

@@ -129,6 +129,8 @@ def _generate(loaded: LoadedModel, cache: Any, token: int, position: int, batch:
     with engine(loaded.model):
         for step in range(count):
             positions = torch.full((batch, 1), position + step, device=loaded.device)
+            if isinstance(cache, RaggedCache):
+                cache.reads(last)
             logits = loaded.model(
                 input_ids=last, past_key_values=cache, position_ids=positions, use_cache=True, logits_to_keep=1
             ).logits

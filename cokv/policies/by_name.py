@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from cokv.policies import Compensate, EvictOldest, Grow, Policy, Quantize, Recall
+from cokv.policies.cake import Cake
+from cokv.policies.fastgen import FastGen
 from cokv.policies.h2o import H2O
 from cokv.policies.prune_channels import PruneChannels
 from cokv.policies.quantize import bits_at_random, bits_by_score
@@ -90,6 +92,14 @@ BY_NAME: Mapping[str, Named] = MappingProxyType(
             lambda s: Scissorhands(s.limit(), s.parameters.get("history", 400), s.parameters.get("recent", 10)),
         ),
         "evict_tova": Named("drop the token that the newest query looks at least", lambda s: TOVA(s.limit())),
+        "evict_fastgen": Named(
+            "drop the token that is lowest in the tiers; heads that kept a long prompt whole grow",
+            lambda s: FastGen(s.limit(), s.parameters.get("frequent_share", 0.3), s.parameters.get("local_share", 0.3)),
+        ),
+        "evict_cake": Named(
+            "drop the token that the newest query looks at least, pooled, never the newest window",
+            lambda s: Cake(s.limit(), *(s.parameters[key] for key in ("window_size", "kernel_size", "gamma"))),
+        ),
         "compensate": Named(
             "in heads that lost tokens, one slot stands for all of them, and the oldest that is no sink joins it",
             lambda s: Compensate(s.parameters.get("num_sinks", 4)),

@@ -2,6 +2,7 @@
 
 A rule remembers something of every stored token (its *memory*), is told each step's attention, and names the token that
 goes when a head holds one more than its limit. Tokens are known by their positions, never by where they are stored.
+A rule whose heads have limits of their own also has `limits`, one that must know what a new token says has `begun`.
 All tensors here have a row per head and a column per stored token; columns without a token have position -1.
 """
 
@@ -23,7 +24,7 @@ class EvictsByAttention(Protocol):
 
     @property
     def limit(self) -> int:
-        """Slots per head after each step; while a token is being read, one more."""
+        """Slots per head after each step, where heads do not differ; while a token is being read, one more."""
 
     @property
     def observers(self) -> tuple[Any, ...]:
@@ -50,8 +51,28 @@ class EvictsByAttention(Protocol):
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
         """The column that goes first: memory [heads, tokens, numbers], positions [heads, tokens] -> int64 [heads].
 
-        group_size: query heads that share a KV head.
+        group_size: query heads that share a KV head. Asked once after every update, for heads with room too, where the
+        answer is not followed; what it learns it may note in the memory.
         """
+
+
+GROWS = -1  # a limit that is none
+
+
+@runtime_checkable
+class LimitsHeads(Protocol):
+    """A rule whose heads have limits of their own. No rule that drops the same in all heads."""
+
+    def limits(self, slots: torch.Tensor, seq_len: int) -> torch.Tensor:
+        """By how many tokens each head holds of a prompt of seq_len: int64 [heads]; GROWS for heads that keep all."""
+
+
+@runtime_checkable
+class ReadsKinds(Protocol):
+    """A rule that must know what kind of token is read. Who fills the cache then says which: RaggedCache.reads."""
+
+    def begun(self, kinds: torch.Tensor) -> torch.Tensor:
+        """A new token's memory by its kind, see scorers/token_kinds.py: int64 [heads] -> [heads, numbers]."""
 
 
 def newest(positions: torch.Tensor, count: int) -> torch.Tensor:

@@ -14,7 +14,6 @@ distance's complement for maps of which the rest is dropped and not renormalized
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,32 +22,14 @@ import torch
 
 from cokv.scorers.accumulated_attention import AttentionSum
 from cokv.scorers.causal import causal_attention
+from cokv.scorers.token_kinds import PUNCTUATION, SPECIAL, TokenKinds
 from cokv.types import CokvError, FloatArray
 
 if TYPE_CHECKING:
     from cokv.observe import LayerView, Observation
     from cokv.prefill import PrefillLayer
 
-SPECIAL, PUNCTUATION = 4, 3  # tiers by number: what a token's score begins with
-FREQUENT, LOCAL = 2, 1
-
-
-@dataclass(frozen=True)
-class TokenKinds:
-    """Observer: 4 where a token is special, 3 where it is punctuation, else 0: [seq_len]. Needs the tokenizer."""
-
-    def observe(self, view: LayerView) -> Observation:
-        special = view.parts.special_ids()
-        kinds = {
-            token: SPECIAL if token in special else PUNCTUATION if _punctuation(view.parts.text(token)) else 0
-            for token in set(view.input_ids.tolist())
-        }
-        return (torch.tensor([kinds[token] for token in view.input_ids.tolist()], device=view.keys.device),)
-
-
-def _punctuation(text: str) -> bool:
-    text = text.strip()
-    return text != "" and all(unicodedata.category(c).startswith("P") for c in text)
+FREQUENT, LOCAL = 2, 1  # tiers by number, below those of token_kinds.py: what a token's score begins with
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class Reader:
         trie = self.cache if isinstance(self.cache, TrieCache) else None
         if trie is not None:
             ids = trie.take(ids)
+        elif isinstance(self.cache, RaggedCache):
+            self.cache.reads(ids)
         device = self.model.device
         positions = torch.arange(self.position, self.position + ids.shape[1], device=device)[None]
         logits: torch.Tensor = self.model(
@@ -94,7 +96,8 @@ def started(
     cache: RaggedCache | SharedCache | TrieCache
     if way == "ragged":
         heads = prefill.shape.num_kv_heads
-        selections = [k.selection(heads) if isinstance(k, Choice) else k for k in kept]
+        whole = [row.selection for row in rows]  # its last token may be unread: it has its slot nevertheless
+        selections = [k.selection(heads) if isinstance(k, Choice) else k for k in whole]
         cache = RaggedCache.of(prefill, selections, [row.policy for row in rows], attend=attend)
     elif way == "shared":
         cache = SharedCache(prefill, kept, room)

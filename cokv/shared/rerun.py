@@ -41,7 +41,7 @@ def without_last(prefill: Prefill) -> Prefill:
 
 def _shorter(layer: PrefillLayer) -> PrefillLayer:
     window = layer.window_queries[:, :-1]
-    return replace(layer, keys=layer.keys[:, :-1], values=layer.values[:, :-1], window_queries=window)
+    return replace(layer, keys=layer.keys[:, :-1], values=layer.values[:, :-1], window_queries=window, unread=1)
 
 
 def shortened(rows: list[Kept]) -> list[Kept]:

@@ -26,7 +26,7 @@ class Compensation(Ring):
         super().__init__(segments, limits.clamp(min=1), sinks)
         self.keys, self.values, self.counts = keys.float(), values.float(), counts
 
-    def place(self, store: Flat, places: torch.Tensor, grows: torch.Tensor) -> None:
+    def place(self, store: Flat, places: torch.Tensor, grows: torch.Tensor, kinds: torch.Tensor | None = None) -> None:
         super().place(store, places, grows)
         goes = ~grows[self.segments]
         slots = store.starts[self.segments] + torch.where(goes, places[self.segments], 0)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from cokv.attention.weights import weights
-from cokv.policies.evict import EvictsByAttention
+from cokv.policies.evict import EvictsByAttention, ReadsKinds
 from cokv.stores.flat import Flat
 from cokv.types import CokvError
 
@@ -24,8 +24,11 @@ class Ring:
         self.sinks = torch.minimum(sinks, limits - 1)
         self.evicted = torch.zeros_like(limits)
 
-    def place(self, store: Flat, places: torch.Tensor, grows: torch.Tensor) -> None:
-        """Writes where the next token of its segments goes, and whether they get longer by it."""
+    def place(self, store: Flat, places: torch.Tensor, grows: torch.Tensor, kinds: torch.Tensor | None = None) -> None:
+        """Writes where the next token of its segments goes, and whether they get longer by it.
+
+        kinds: int64 [segments of the store], what kind of token it is, where that is known.
+        """
         lengths = store.lengths[self.segments]
         full = lengths >= self.limits
         oldest = self.sinks + self.evicted % (self.limits - self.sinks)
@@ -45,7 +48,7 @@ class Ring:
 
 
 class Columns:
-    """A rule by attention over whole rows of segments: the positions they hold, and what it remembers of each."""
+    """A rule by attention over some segments: the positions they hold, and what it remembers of each."""
 
     def __init__(
         self,
@@ -53,20 +56,21 @@ class Columns:
         segments: torch.Tensor,
         positions: Sequence[torch.Tensor],
         memory: Sequence[torch.Tensor],
-        heads: int,
-        seen: int,
+        limits: torch.Tensor,
+        seen: torch.Tensor,
+        heads: int = 1,
     ) -> None:
-        """Per segment: positions int64 [tokens] and their memory [tokens, numbers], in storage order; `seen`: the
-        position of the next token.
+        """Per segment: positions int64 [tokens] and their memory [tokens, numbers], in storage order; the limit, and
+        the position of the next token, int64 [watched]. `heads`: so many segments in turn are a row of the rule's.
         """
-        self.rule, self.segments, self.heads = rule, segments, heads
-        width = rule.limit + 1
-        longest = max((p.numel() for p in positions), default=0)
-        if longest > rule.limit:
-            raise CokvError(
-                f"a selection holds {longest} tokens in a head, more than its eviction limit; select at most "
-                f"{rule.limit} per head"
-            )
+        self.rule, self.segments, self.limits, self.heads = rule, segments, limits, heads
+        width = int(limits.max()) + 1
+        for where, limit in zip(positions, limits.tolist(), strict=True):
+            if where.numel() > limit:
+                raise CokvError(
+                    f"a selection holds {where.numel()} tokens in a head, more than its eviction limit; select at most "
+                    f"{limit} per head"
+                )
         self.positions = torch.full((len(positions), width), -1, dtype=torch.int32, device=segments.device)
         numbers = memory[0].shape[1:]
         self.memory = torch.zeros(len(positions), width, *numbers, dtype=memory[0].dtype, device=segments.device)
@@ -79,14 +83,24 @@ class Columns:
                 f"{type(rule).__name__} drops the same tokens in every head of a layer, but the selection holds "
                 "different ones; select the same positions in all heads of a layer"
             )
-        self.step, self.next = 0, seen
+        self.step, self.next = 0, seen.to(self.positions.dtype)
 
-    def place(self, store: Flat, places: torch.Tensor, grows: torch.Tensor) -> None:
+    def place(self, store: Flat, places: torch.Tensor, grows: torch.Tensor, kinds: torch.Tensor | None = None) -> None:
         """The next token goes behind the last, which is where it is by default; it is only noted."""
         last = store.lengths[self.segments][:, None]
-        self.positions.scatter_(1, last, self.next)
-        self.memory.scatter_(1, last[..., None].expand(-1, -1, self.memory.shape[2]), 0)
-        self.next += 1
+        self.positions.scatter_(1, last, self.next[:, None])
+        column = last[..., None].expand(-1, -1, self.memory.shape[2])
+        if isinstance(self.rule, ReadsKinds):
+            if kinds is None:
+                raise CokvError(
+                    f"{type(self.rule).__name__} must know which tokens are read, and was not told; use decode(...), "
+                    "or call cache.reads(input_ids) before each forward pass of your own"
+                )
+            begun = self.rule.begun(kinds[self.segments])
+            self.memory.scatter_(1, column, begun[:, None].to(self.memory.dtype))
+        else:
+            self.memory.scatter_(1, column, 0)
+        self.next = self.next + 1
 
     def attended(self, store: Flat, queries: torch.Tensor, lse: torch.Tensor, scaling: float) -> None:
         """Notes the step's attention, and drops one token of every segment that holds more than the limit.
@@ -104,7 +118,7 @@ class Columns:
             self.step,
         )
         self.step += 1
-        full, last = lengths > self.rule.limit, lengths - 1
+        full, last = lengths > self.limits, lengths - 1
         hole = torch.where(full, self.rule.worst(self.memory, self.positions, queries.shape[1]), last)
         rows = torch.arange(len(mine), device=mine.device)
         slots = store.starts[mine]
@@ -117,6 +131,7 @@ class Columns:
     def select(self, picked: torch.Tensor, segments: torch.Tensor) -> None:
         self.segments = segments
         self.positions, self.memory = self.positions[picked], self.memory[picked]
+        self.limits, self.next = self.limits[picked], self.next[picked]
 
     def segment_bytes(self) -> int:
         """Bytes of notes per segment."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from cokv.policies.compensate import Compensate
-from cokv.policies.evict import EvictsByAttention
+from cokv.policies.evict import GROWS, EvictsByAttention, LimitsHeads
 from cokv.policies.growth import EvictOldest, Grow
 from cokv.prefill import PrefillLayer
 from cokv.stores.compensated import Compensation, mean_of_dropped
 from cokv.stores.evicting import Columns, Ring
 from cokv.stores.flat import Attend, Flat, among_new, merged
-from cokv.stores.rows import Held, Kept, gathered, one_by_one, segments_of, view_of
+from cokv.stores.rows import Held, Kept, gathered, one_by_one, segments_of, view_of, without_unread
 from cokv.types import CokvError
 
 Plain = Grow | EvictOldest | Compensate | EvictsByAttention
@@ -28,16 +28,18 @@ class PlainRows:
     ) -> None:
         self.heads = views[0].keys.shape[0]
         seq_lens = [view_of(views, row).keys.shape[1] for row in range(len(kept))]
+        whole, kept = kept, without_unread(views, kept)
         stored = [
             [policy.kept(p, n) for p in row] if isinstance(policy, Compensate) else row
             for row, policy, n in zip(kept, policies, seq_lens, strict=True)
         ]
         self.store = Flat(*gathered(views, stored), slack, backend)
         self.watchers: list[Watcher] = []
+        self.kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known: int64 [rows, t]
         self._watch_oldest(policies, seq_lens)
         self._compensate(views, kept, stored, policies)
         for rule in dict.fromkeys(p for p in policies if isinstance(p, EvictsByAttention)):
-            self._watch_attention(rule, views, stored, policies)
+            self._watch_attention(rule, views, whole, stored, policies)
 
     def _watch_oldest(self, policies: Sequence[Plain], seq_lens: Sequence[int]) -> None:
         found = []
@@ -71,8 +73,14 @@ class PlainRows:
             self.watchers.append(Compensation(segments, limits, sinks, keys, values, counts.float()))
 
     def _watch_attention(
-        self, rule: EvictsByAttention, views: Sequence[PrefillLayer], stored: Kept, policies: Sequence[Plain]
+        self,
+        rule: EvictsByAttention,
+        views: Sequence[PrefillLayer],
+        whole: Kept,
+        stored: Kept,
+        policies: Sequence[Plain],
     ) -> None:
+        """`whole`: with what is unread; a head of limits of its own has a slot for it."""
         rows = [row for row, policy in enumerate(policies) if policy == rule]
         seeds = [rule.seed(view) for view in views] if len(views) == 1 else [rule.seed(views[row]) for row in rows]
         positions = [p for row in rows for p in stored[row]]
@@ -81,13 +89,37 @@ class PlainRows:
             for place, row in enumerate(rows)
             for head, p in enumerate(stored[row])
         ]
-        segments = segments_of(torch.tensor(rows, device=self.store.device), self.heads)
-        seen = max(view_of(views, row).keys.shape[1] for row in rows)
-        self.watchers.append(Columns(rule, segments, positions, memory, self.heads, seen))
+        segments = segments_of(torch.tensor(rows), self.heads)
+        seen = torch.tensor([view_of(views, row).keys.shape[1] for row in rows]).repeat_interleave(self.heads)
+        if not isinstance(rule, LimitsHeads):
+            limits = torch.full_like(segments, rule.limit)
+            parts = [torch.arange(len(segments))]
+        else:
+            lens = [view_of(views, row).keys.shape[1] + view_of(views, row).unread for row in rows]
+            slots = torch.tensor([[p.numel() for p in whole[row]] for row in rows])
+            limits = torch.cat([rule.limits(row, seq_len) for row, seq_len in zip(slots, lens, strict=True)])
+            # Columns are as wide as their longest segment: those of like size lie together.
+            sizes = torch.tensor([limit.bit_length() for limit in limits.tolist()])
+            parts = [((sizes == size) & (limits != GROWS)).nonzero()[:, 0] for size in sizes.unique()]
+        device = self.store.device
+        for part in (part for part in parts if len(part)):
+            some = part.tolist()
+            self.watchers.append(
+                Columns(
+                    rule,
+                    segments[part].to(device),
+                    [positions[place] for place in some],
+                    [memory[place] for place in some],
+                    limits[part].to(device),
+                    seen[part].to(device),
+                    1 if isinstance(rule, LimitsHeads) else self.heads,
+                )
+            )
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         """Rows that evict take the new tokens one by one, so that none ever attends more than its limit and one."""
         rows, num_heads, t, dim = queries.shape
+        assert self.kinds is None or self.kinds.shape[1] >= t, self.kinds.shape
         if t > 1 and self.watchers:
             return one_by_one(self, queries, keys, values, scaling)
         if t > 1:
@@ -107,8 +139,11 @@ class PlainRows:
             self.store.append(keys, values)
             return
         places, grows = self.store.lengths.clone(), torch.ones_like(self.store.lengths, dtype=torch.bool)
+        kinds = None
+        if self.kinds is not None:
+            kinds, self.kinds = self.kinds[:, 0].repeat_interleave(self.heads).to(places.device), self.kinds[:, 1:]
         for watcher in self.watchers:
-            watcher.place(self.store, places, grows)
+            watcher.place(self.store, places, grows, kinds)
         self.store.append(keys, values, places, grows)
 
     def _attend_chunk(

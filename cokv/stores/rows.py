@@ -10,7 +10,8 @@ import torch
 
 from cokv.prefill import PrefillLayer
 
-Kept = Sequence[Sequence[torch.Tensor]]  # kept[row][kv_head]: positions in the row's prompt, ascending
+# kept[row][kv_head]: positions in the row's prompt, ascending; those that a view says are unread, too
+Kept = Sequence[Sequence[torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Rows(Protocol):
 def gathered(views: Sequence[PrefillLayer], kept: Kept) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The kept tokens' keys and values [tokens, head_dim], row after row and head after head, and how many each has.
 
-    `views`: one for all rows, or one per row.
+    `views`: one for all rows, or one per row. Positions that are unread have no keys yet.
     """
+    kept = without_unread(views, kept)
     heads, _, dim = views[0].keys.shape
     device = views[0].keys.device
     lengths = torch.tensor([p.numel() for row in kept for p in row], dtype=torch.int64, device=device)
@@ -71,6 +73,13 @@ def gathered(views: Sequence[PrefillLayer], kept: Kept) -> tuple[torch.Tensor, t
         return views[0].keys.reshape(-1, dim)[taken], views[0].values.reshape(-1, dim)[taken], lengths
     parts = [(v.keys[h, p], v.values[h, p]) for v, row in zip(views, kept, strict=True) for h, p in enumerate(row)]
     return torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts]), lengths
+
+
+def without_unread(views: Sequence[PrefillLayer], kept: Kept) -> Kept:
+    """Those that the views hold."""
+    if not any(view.unread for view in views):
+        return kept
+    return [[p[p < view_of(views, row).keys.shape[1]] for p in heads] for row, heads in enumerate(kept)]
 
 
 def view_of(views: Sequence[PrefillLayer], row: int) -> PrefillLayer:

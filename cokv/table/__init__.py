@@ -4,8 +4,6 @@ All share one budget contract, see method.py. Two presets: `normalized`, the def
 that methods can be compared. `official` does what the authors' released code does, rounding leaks included; its note
 says which file that is and what differs. Where a released rule cannot be written as a Selection there is no official
 preset, and the normalized note says why. `kvpress`, where there is one, is that package's variant of a method.
-
-A row says `prefill only` where the paper's method also acts while decoding and this one does not.
 """
 
 from cokv.table.evicting import EVICTING

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from cokv.allocators.cake import Cake
 from cokv.allocators.fastgen import FastGen
 from cokv.allocators.uniform import Uniform
 from cokv.entries import MethodEntry, Preset
 from cokv.scorers.accumulated_attention import AccumulatedAttention
 from cokv.scorers.below_average import BelowAverage
 from cokv.scorers.last_query import LastQuery
+from cokv.scorers.shifting_attention import ShiftingAttention
 from cokv.scorers.streaming import Streaming
 from cokv.scorers.token_tiers import TokenTiers
 
@@ -80,14 +82,30 @@ EVICTING: tuple[MethodEntry, ...] = (
         title="FastGen",
         paper="https://arxiv.org/abs/2310.01801",
         code="-",
-        policy="grow",
-        prefill_only="policies while decoding",
+        policy="evict_fastgen",
         presets={
             "normalized": Preset(
                 TokenTiers(),
                 FastGen(),
                 "each head the cheapest of five policies that retains enough attention; the threshold is the "
-                "largest that the total pays for; no code was released",
+                "largest that the total pays for; heads keep their size while decoding, but those with the policy of "
+                "keeping all; no code was released",
+            ),
+        },
+    ),
+    MethodEntry(
+        name="cake",
+        title="CAKE",
+        paper="https://arxiv.org/abs/2503.12491",
+        code="https://github.com/antgroup/cakekv",
+        policy="evict_cake",
+        presets={
+            "normalized": Preset(
+                ShiftingAttention(),
+                Cake(),
+                "window attention's mean and variance; layers with spread and shifting attention get more, and keep "
+                "their size while decoding; tau1 and tau2 are searched per model by the authors, 1 here; no official "
+                "preset: the released code keeps the total by handing out remainders in layer order",
             ),
         },
     ),

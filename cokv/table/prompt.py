@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cokv.allocators.ada import Ada
 from cokv.allocators.best import Best
-from cokv.allocators.cake import Cake
 from cokv.allocators.pyramid import Pyramid
 from cokv.allocators.uniform import Uniform
 from cokv.entries import MethodEntry, Preset
@@ -13,7 +12,6 @@ from cokv.scorers.expected_attention import ExpectedAttention
 from cokv.scorers.key_difference import KeyDifference
 from cokv.scorers.key_norm import KeyNorm
 from cokv.scorers.reconstruction import Reconstruction
-from cokv.scorers.shifting_attention import ShiftingAttention
 from cokv.scorers.window_attention import WindowAttention
 
 PROMPT: tuple[MethodEntry, ...] = (
@@ -89,23 +87,6 @@ PROMPT: tuple[MethodEntry, ...] = (
                 Uniform(),
                 "kvpress/presses/criticalkv_press.py over its SnapKVPress: the window counts among the first "
                 "stage's half",
-            ),
-        },
-    ),
-    MethodEntry(
-        name="cake",
-        title="CAKE",
-        paper="https://arxiv.org/abs/2503.12491",
-        code="https://github.com/antgroup/cakekv",
-        policy="grow",
-        prefill_only="eviction while decoding",
-        presets={
-            "normalized": Preset(
-                ShiftingAttention(),
-                Cake(),
-                "window attention's mean and variance; layers with spread and shifting attention get more; tau1 and"
-                " tau2 are searched per model by the authors, 1 here; no official preset: the released code keeps "
-                "the total by handing out remainders in layer order",
             ),
         },
     ),
