@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.scorers.causal import causal_attention
+from cokv.scorers.checks import Windowless
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class AttentionSum:
 
 
 @dataclass(frozen=True)
-class AccumulatedAttention:
+class AccumulatedAttention(Windowless):
     reads: ClassVar[str] = "attention of all prompt queries"
 
     recent_share: float = 0.5
@@ -47,15 +48,8 @@ class AccumulatedAttention:
             raise CokvError(f"recent_share is {share!r}, expected a share of the budget between 0 and 1")
 
     @property
-    def window_size(self) -> int:
-        return 0
-
-    @property
     def observers(self) -> tuple[AttentionSum]:
         return (AttentionSum(),)
-
-    def reserved(self, seq_len: int) -> int:
-        return 0
 
     def check_budget(self, kv_budget: int) -> None:
         if kv_budget < 2:

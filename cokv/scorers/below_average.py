@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.scorers.causal import causal_attention
+from cokv.scorers.checks import Windowless, require_whole
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
@@ -42,21 +43,14 @@ class PassedOver:
 
 
 @dataclass(frozen=True)
-class BelowAverage:
+class BelowAverage(Windowless):
     reads: ClassVar[str] = "attention of the last `history` prompt queries"
 
     history: int = 400
     recent: int = 10
 
     def __post_init__(self) -> None:
-        for name, least in (("history", 1), ("recent", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise CokvError(f"{name} is {value!r}, expected a whole number, {least} or more")
-
-    @property
-    def window_size(self) -> int:
-        return 0
+        require_whole(self, history=1, recent=0)
 
     @property
     def observers(self) -> tuple[PassedOver]:

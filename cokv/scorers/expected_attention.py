@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.observe import turned
+from cokv.scorers.checks import Windowless, require_whole
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class FutureQueries:
 
 
 @dataclass(frozen=True)
-class ExpectedAttention:
+class ExpectedAttention(Windowless):
     reads: ClassVar[str] = "mean and covariance of all prompt queries"
 
     num_sinks: int = 4
@@ -61,16 +62,9 @@ class ExpectedAttention:
     recent: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("num_sinks", 0), ("future", 1), ("recent", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise CokvError(f"{name} is {value!r}, expected a whole number, {least} or more")
+        require_whole(self, num_sinks=0, future=1, recent=0)
         if isinstance(self.epsilon, bool) or not isinstance(self.epsilon, (int, float)) or not self.epsilon >= 0:
             raise CokvError(f"epsilon is {self.epsilon!r}, expected a number, 0 or more")
-
-    @property
-    def window_size(self) -> int:
-        return 0
 
     @property
     def observers(self) -> tuple[FutureQueries]:

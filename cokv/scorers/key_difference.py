@@ -14,23 +14,15 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 import torch.nn.functional as F
 
+from cokv.scorers.checks import Windowless
+
 if TYPE_CHECKING:
     from cokv.prefill import PrefillLayer
 
 
 @dataclass(frozen=True)
-class KeyDifference:
+class KeyDifference(Windowless):
     reads: ClassVar[str] = "keys"
-
-    @property
-    def window_size(self) -> int:
-        return 0
-
-    def reserved(self, seq_len: int) -> int:
-        return 0
-
-    def check_budget(self, kv_budget: int) -> None:
-        """Any budget will do."""
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         keys = layer.keys.float()

@@ -13,23 +13,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from cokv.scorers.checks import Windowless
+
 if TYPE_CHECKING:
     from cokv.prefill import PrefillLayer
 
 
 @dataclass(frozen=True)
-class KeyNorm:
+class KeyNorm(Windowless):
     reads: ClassVar[str] = "keys"
-
-    @property
-    def window_size(self) -> int:
-        return 0
-
-    def reserved(self, seq_len: int) -> int:
-        return 0
-
-    def check_budget(self, kv_budget: int) -> None:
-        """Any budget will do."""
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         return -torch.linalg.vector_norm(layer.keys.float(), dim=-1)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.observe import Passage
+from cokv.scorers.checks import Windowless, require_whole
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
@@ -68,21 +69,14 @@ class Repetition:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(Windowless):
     reads: ClassVar[str] = "attention while the prompt is repeated (a second reading), the tokenizer"
 
     chunk_size: int = 2048
     num_sinks: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("chunk_size", 1), ("num_sinks", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise CokvError(f"{name} is {value!r}, expected a whole number, {least} or more")
-
-    @property
-    def window_size(self) -> int:
-        return 0
+        require_whole(self, chunk_size=1, num_sinks=0)
 
     @property
     def observers(self) -> tuple[Repetition]:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from cokv.scorers.causal import window_attention
+from cokv.scorers.checks import require_half_beside_the_window, require_odd_kernel, require_whole
 from cokv.types import CokvError, FloatArray
 
 if TYPE_CHECKING:
@@ -34,12 +35,8 @@ class ShiftingAttention:
     gamma: float = 200.0
 
     def __post_init__(self) -> None:
-        for name, least in (("window_size", 2), ("kernel_size", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise CokvError(f"{name} is {value!r}, expected a whole number, {least} or more")
-        if self.kernel_size % 2 == 0:
-            raise CokvError(f"kernel_size is {self.kernel_size}, expected an odd number (same padding has a centre)")
+        require_whole(self, window_size=2, kernel_size=1)
+        require_odd_kernel(self.kernel_size)
         if isinstance(self.gamma, bool) or not isinstance(self.gamma, (int, float)) or not self.gamma >= 0:
             raise CokvError(f"gamma is {self.gamma!r}, expected a number, 0 or more")
 
@@ -47,11 +44,7 @@ class ShiftingAttention:
         return min(self.window_size, seq_len)
 
     def check_budget(self, kv_budget: int) -> None:
-        if kv_budget < 2 * self.window_size:
-            raise CokvError(
-                f"kv_budget {kv_budget} is below {2 * self.window_size}, twice the window of {self.window_size}; "
-                f"set kv_budget to at least {2 * self.window_size}, or window_size to at most {kv_budget // 2}"
-            )
+        require_half_beside_the_window(kv_budget, self.window_size)
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         num_kv_heads, seq_len = layer.keys.shape[:2]

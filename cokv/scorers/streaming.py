@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cokv.scorers.checks import Windowless, require_whole
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
@@ -18,16 +19,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Streaming:
+class Streaming(Windowless):
     num_sinks: int = 4
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_sinks, bool) or not isinstance(self.num_sinks, int) or self.num_sinks < 0:
-            raise CokvError(f"num_sinks is {self.num_sinks!r}, expected a whole number, 0 or more")
-
-    @property
-    def window_size(self) -> int:
-        return 0
+        require_whole(self, num_sinks=0)
 
     def reserved(self, seq_len: int) -> int:
         return min(self.num_sinks, seq_len)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 import torch.nn.functional as F
 
+from cokv.scorers.checks import require_half_beside_the_window, require_odd_kernel, require_whole
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
@@ -46,12 +47,8 @@ class WindowAttention:
     score_dtype: ScoreDtype = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("window_size", "kernel_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise CokvError(f"{name} is {value!r}, expected a positive whole number")
-        if self.kernel_size % 2 == 0:
-            raise CokvError(f"kernel_size is {self.kernel_size}, expected an odd number (same padding has a centre)")
+        require_whole(self, window_size=1, kernel_size=1)
+        require_odd_kernel(self.kernel_size)
         for name, valid in (("pooling", Pooling), ("reduce", Reduce), ("score_dtype", ScoreDtype)):
             if getattr(self, name) not in get_args(valid):
                 raise CokvError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(get_args(valid))}")
@@ -60,11 +57,7 @@ class WindowAttention:
         return min(self.window_size, seq_len)
 
     def check_budget(self, kv_budget: int) -> None:
-        if kv_budget < 2 * self.window_size:
-            raise CokvError(
-                f"kv_budget {kv_budget} is below {2 * self.window_size}, twice the window of {self.window_size}; "
-                f"set kv_budget to at least {2 * self.window_size}, or window_size to at most {kv_budget // 2}"
-            )
+        require_half_beside_the_window(kv_budget, self.window_size)
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         num_kv_heads, seq_len = layer.keys.shape[:2]
