@@ -11,7 +11,8 @@ heads, and the total must pay for them (Razor). Either way what is left widens t
 does not pay for sinks and `local` in every head, or for the share, the method says so and keeps nothing more.
 
 Differs: both papers fix the windows and report the memory that results; here the total is given. Razor's compensation
-token, the mean of what was dropped, is no prompt position, so it is left out.
+token, the mean of what was dropped, is no prompt position: a policy makes it (policies/compensate.py), in a slot of the
+head's own.
 """
 
 from __future__ import annotations
