@@ -17,8 +17,8 @@ def attend(
 
     queries [segments, rows, channels]; keys [slots, channels]; values [slots, head_dim]; starts, lengths int64
     [segments]. Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp [segments, rows]
-    in float32 (float64 for float64). A segment of length zero gives zeros and a log-sum-exp of -inf. Logits and softmax stay in
-    float32 for half precision too, as in SDPA: rounded logits would cost a few times the error.
+    in float32 (float64 for float64). A segment of length zero gives zeros and a log-sum-exp of -inf. Logits and softmax
+    stay in float32 for half precision too, as in SDPA: rounded logits would cost a few times the error.
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
     out = queries.new_zeros(*queries.shape[:2], values.shape[1])
