@@ -101,67 +101,6 @@ def test_length_buckets_and_empty_ones() -> None:
     assert scores["0-4k"] == 100.0 and scores["4-8k"] == 100.0 and math.isnan(scores["8k+"])
 
 
-# --- the recursion quirk -------------------------------------------------------------------------------------------
-
-OFFICIAL_SCRIPT = """
-from rouge import Rouge
-
-def rouge_score(prediction, ground_truth, **kwargs):
-    rouge = Rouge()
-    try:
-        scores = rouge.get_scores([prediction], [ground_truth], avg=True)
-    except:
-        return 0.0
-    return scores["rouge-l"]["f"]
-
-def scorer(words):
-    return rouge_score("z " + " ".join(f"w{i}" for i in range(words)), "z", all_classes=None)
-
-last = 0
-for words in range(960, 1010):
-    if scorer(words) > 0:
-        last = words
-print(last)
-"""
-
-
-def longest_pair() -> int:
-    """How many unmatched words a prediction may hold before the recursion limit turns its score into 0."""
-    alive = [n for n in range(960, 1010) if rouge_score("z " + " ".join(f"w{i}" for i in range(n)), "z") > 0]
-    return alive[-1]
-
-
-def from_depth(depth: int, function):
-    return function() if depth == 0 else from_depth(depth - 1, function)
-
-
-def test_rouge_gives_up_exactly_where_the_official_script_does() -> None:
-    script = subprocess.run([sys.executable, "-c", OFFICIAL_SCRIPT], capture_output=True, text=True, check=True)
-    assert longest_pair() == int(script.stdout)
-
-
-def test_rouge_does_not_depend_on_the_callers_depth_or_a_raised_limit() -> None:
-    before = sys.getrecursionlimit()
-    expected = longest_pair()
-    try:
-        sys.setrecursionlimit(before + 3000)
-        assert longest_pair() == expected
-        assert from_depth(before + 1000, longest_pair) == expected
-    finally:
-        sys.setrecursionlimit(before)
-
-
-def test_a_limit_too_low_for_the_official_depth_is_an_error_not_a_zero() -> None:
-    code = (
-        "import sys; from longbench.metrics import rouge_score; from longbench.errors import LongBenchError\n"
-        "sys.setrecursionlimit(300)\n"
-        "try: rouge_score('z ' + 'w ' * 500, 'z')\n"
-        "except LongBenchError as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "sys.setrecursionlimit(1000)" in done.stdout
-
-
 # --- what is installed -----------------------------------------------------------------------------------------------
 
 
