@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 
 from longbench.mini import words
 from longbench.mini.text import Ask, Draft, article, cloze, home, number, sentence, split, thing, weave
@@ -26,23 +27,14 @@ def narrativeqa(size: int, rng: random.Random) -> Draft:
 
 
 def qasper(size: int, rng: random.Random) -> Draft:
-    facts, filler = split(size, 14, rng)
-    asks, lines = [], []
-    for key in rng.sample(words.KEYS, facts):
-        value = f"{number(rng)} points"
-        lines.append(f"The accuracy of {key} is {value}.")
-        asks.append(cloze(f"The accuracy of {key} is", value))
-    return _draft(lines, filler, asks, rng)
+    return _keyed(size, rng, "The accuracy of {} is", lambda: f"{number(rng)} points")
 
 
 def multifieldqa_en(size: int, rng: random.Random) -> Draft:
-    facts, filler = split(size, 14, rng)
-    asks, lines = [], []
-    for key in rng.sample(words.KEYS, facts):
-        who = f"{rng.choice(words.NAMES)} from the {rng.choice(words.ADJECTIVES)} {rng.choice(words.PLACES)}"
-        lines.append(f"The contract of {key} names {who}.")
-        asks.append(cloze(f"The contract of {key} names", who))
-    return _draft(lines, filler, asks, rng)
+    def who() -> str:
+        return f"{rng.choice(words.NAMES)} from the {rng.choice(words.ADJECTIVES)} {rng.choice(words.PLACES)}"
+
+    return _keyed(size, rng, "The contract of {} names", who)
 
 
 def hotpotqa(size: int, rng: random.Random) -> Draft:
@@ -75,6 +67,17 @@ def musique(size: int, rng: random.Random) -> Draft:
         lines += [f"{a} asks {b}.", f"{b} asks {c}.", f"{c} asks {d}."]
         asks.append(cloze(f"{a} asks", f"{b}. {b} asks {c}. {c} asks {d}"))
     return _passages(lines, 4 * filler, asks, rng)
+
+
+def _keyed(size: int, rng: random.Random, begins: str, value: Callable[[], str]) -> Draft:
+    """One fact per key: how its sentence begins, and what it ends with."""
+    facts, filler = split(size, 14, rng)
+    asks, lines = [], []
+    for key in rng.sample(words.KEYS, facts):
+        begun, end = begins.format(key), value()
+        lines.append(f"{begun} {end}.")
+        asks.append(cloze(begun, end))
+    return _draft(lines, filler, asks, rng)
 
 
 def _draft(lines: list[str], filler: int, asks: list[Ask], rng: random.Random) -> Draft:
