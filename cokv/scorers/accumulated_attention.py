@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.scorers.causal import causal_attention
-from cokv.scorers.checks import Windowless
+from cokv.scorers.window import Windowless
 from cokv.types import CokvError
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.scorers.causal import causal_attention
-from cokv.scorers.checks import Windowless, require_whole
-from cokv.types import CokvError
+from cokv.scorers.checks import require_slot, require_whole
+from cokv.scorers.window import Windowless
 
 if TYPE_CHECKING:
     from cokv.observe import LayerView, Observation
@@ -60,11 +60,7 @@ class BelowAverage(Windowless):
         return min(self.recent, seq_len)
 
     def check_budget(self, kv_budget: int) -> None:
-        if kv_budget <= self.recent:
-            raise CokvError(
-                f"kv_budget {kv_budget} leaves no slot beside the {self.recent} newest tokens; set kv_budget to at "
-                f"least {self.recent + 1}, or recent to at most {max(kv_budget - 1, 0)}"
-            )
+        require_slot(kv_budget, self.recent, f"the {self.recent} newest tokens", "recent")
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         (counts,) = layer.observation(PassedOver(self.history))

@@ -1,4 +1,4 @@
-"""What scorers have in common: checks of their fields, and how a scorer without an observation window answers."""
+"""What scorers check alike: their fields, and the budget against what they always keep."""
 
 from __future__ import annotations
 
@@ -18,24 +18,10 @@ def require_odd_kernel(kernel_size: int) -> None:
         raise CokvError(f"kernel_size is {kernel_size}, expected an odd number (same padding has a centre)")
 
 
-def require_half_beside_the_window(kv_budget: int, window_size: int) -> None:
-    """A window that took more than half of the slots would leave little to choose."""
-    if kv_budget < 2 * window_size:
+def require_slot(kv_budget: int, kept: int, what: str, field: str = "") -> None:
+    """There is room beside what is always kept: `kept` tokens, in words, and the field that says how many."""
+    if kv_budget <= kept:
+        other = f", or {field} to at most {max(kv_budget - 1, 0)}" if field else ""
         raise CokvError(
-            f"kv_budget {kv_budget} is below {2 * window_size}, twice the window of {window_size}; "
-            f"set kv_budget to at least {2 * window_size}, or window_size to at most {kv_budget // 2}"
+            f"kv_budget {kv_budget} leaves no slot beside {what}; set kv_budget to at least {kept + 1}{other}"
         )
-
-
-class Windowless:
-    """Needs no window queries. Unless a scorer says otherwise, it keeps no token come what may, at any budget."""
-
-    @property
-    def window_size(self) -> int:
-        return 0
-
-    def reserved(self, seq_len: int) -> int:
-        return 0
-
-    def check_budget(self, kv_budget: int) -> None:
-        """Any budget will do."""

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.observe import turned
-from cokv.scorers.checks import Windowless, require_whole
+from cokv.scorers.checks import require_slot, require_whole
+from cokv.scorers.window import Windowless
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
@@ -75,11 +76,7 @@ class ExpectedAttention(Windowless):
 
     def check_budget(self, kv_budget: int) -> None:
         kept = self.num_sinks + self.recent
-        if kv_budget <= kept:
-            raise CokvError(
-                f"kv_budget {kv_budget} leaves no slot beside {self.num_sinks} sinks and {self.recent} newest tokens; "
-                f"set kv_budget to at least {kept + 1}"
-            )
+        require_slot(kv_budget, kept, f"{self.num_sinks} sinks and {self.recent} newest tokens")
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         num_kv_heads, seq_len, head_dim = layer.keys.shape

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.scorers.checks import Windowless
+from cokv.scorers.window import Windowless
 
 if TYPE_CHECKING:
     from cokv.prefill import PrefillLayer

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.observe import Passage
-from cokv.scorers.checks import Windowless, require_whole
-from cokv.types import CokvError
+from cokv.scorers.checks import require_slot, require_whole
+from cokv.scorers.window import Windowless
 
 if TYPE_CHECKING:
     from cokv.observe import ModelParts
@@ -86,11 +86,7 @@ class Reconstruction(Windowless):
         return min(self.num_sinks, seq_len)
 
     def check_budget(self, kv_budget: int) -> None:
-        if kv_budget <= self.num_sinks:
-            raise CokvError(
-                f"kv_budget {kv_budget} leaves no slot beside the {self.num_sinks} sinks; set kv_budget to at least "
-                f"{self.num_sinks + 1}"
-            )
+        require_slot(kv_budget, self.num_sinks, f"the {self.num_sinks} sinks")
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         scores = layer.observation(self.observers[0])[0].clone()

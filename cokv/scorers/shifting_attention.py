@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from cokv.scorers.causal import window_attention
-from cokv.scorers.checks import require_half_beside_the_window, require_odd_kernel, require_whole
+from cokv.scorers.checks import require_odd_kernel, require_whole
+from cokv.scorers.window import Windowed
 from cokv.types import CokvError, FloatArray
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ShiftingAttention:
+class ShiftingAttention(Windowed):
     reads: ClassVar[str] = "attention of the last window_size prompt queries"
 
     window_size: int = 32
@@ -39,12 +40,6 @@ class ShiftingAttention:
         require_odd_kernel(self.kernel_size)
         if isinstance(self.gamma, bool) or not isinstance(self.gamma, (int, float)) or not self.gamma >= 0:
             raise CokvError(f"gamma is {self.gamma!r}, expected a number, 0 or more")
-
-    def reserved(self, seq_len: int) -> int:
-        return min(self.window_size, seq_len)
-
-    def check_budget(self, kv_budget: int) -> None:
-        require_half_beside_the_window(kv_budget, self.window_size)
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         num_kv_heads, seq_len = layer.keys.shape[:2]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cokv.scorers.checks import Windowless, require_whole
-from cokv.types import CokvError
+from cokv.scorers.checks import require_slot, require_whole
+from cokv.scorers.window import Windowless
 
 if TYPE_CHECKING:
     from cokv.prefill import PrefillLayer
@@ -29,11 +29,7 @@ class Streaming(Windowless):
         return min(self.num_sinks, seq_len)
 
     def check_budget(self, kv_budget: int) -> None:
-        if kv_budget <= self.num_sinks:
-            raise CokvError(
-                f"kv_budget {kv_budget} leaves no slot beside the {self.num_sinks} sinks; set kv_budget to at least "
-                f"{self.num_sinks + 1}, or num_sinks to at most {max(kv_budget - 1, 0)}"
-            )
+        require_slot(kv_budget, self.num_sinks, f"the {self.num_sinks} sinks", "num_sinks")
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         num_kv_heads, seq_len = layer.keys.shape[:2]

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 import torch.nn.functional as F
 
-from cokv.scorers.checks import require_half_beside_the_window, require_odd_kernel, require_whole
+from cokv.scorers.checks import require_odd_kernel, require_whole
+from cokv.scorers.window import Windowed
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ CHUNK = 2**25  # logits held at once (128 MiB of float32): KV heads are taken in
 
 
 @dataclass(frozen=True)
-class WindowAttention:
+class WindowAttention(Windowed):
     reads: ClassVar[str] = "attention of the last window_size prompt queries"
 
     window_size: int = 32
@@ -52,12 +53,6 @@ class WindowAttention:
         for name, valid in (("pooling", Pooling), ("reduce", Reduce), ("score_dtype", ScoreDtype)):
             if getattr(self, name) not in get_args(valid):
                 raise CokvError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(get_args(valid))}")
-
-    def reserved(self, seq_len: int) -> int:
-        return min(self.window_size, seq_len)
-
-    def check_budget(self, kv_budget: int) -> None:
-        require_half_beside_the_window(kv_budget, self.window_size)
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         num_kv_heads, seq_len = layer.keys.shape[:2]

@@ -1,0 +1,35 @@
+"""How a scorer with an observation window, the last `window_size` prompt tokens, answers, and one without."""
+
+from __future__ import annotations
+
+from cokv.types import CokvError
+
+
+class Windowed:
+    """The window itself stays, and takes no more than half of the slots, so that there is something to choose."""
+
+    window_size: int
+
+    def reserved(self, seq_len: int) -> int:
+        return min(self.window_size, seq_len)
+
+    def check_budget(self, kv_budget: int) -> None:
+        if kv_budget < 2 * self.window_size:
+            raise CokvError(
+                f"kv_budget {kv_budget} is below {2 * self.window_size}, twice the window of {self.window_size}; "
+                f"set kv_budget to at least {2 * self.window_size}, or window_size to at most {kv_budget // 2}"
+            )
+
+
+class Windowless:
+    """Needs no window queries. Unless a scorer says otherwise, it keeps no token come what may, at any budget."""
+
+    @property
+    def window_size(self) -> int:
+        return 0
+
+    def reserved(self, seq_len: int) -> int:
+        return 0
+
+    def check_budget(self, kv_budget: int) -> None:
+        """Any budget will do."""
