@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cokv.profiles import plain_pickle
+from cokv.profiles import plain_pickle, plain_values
 from cokv.types import CokvError
 
 MAX_FILE = 16 * 2**20  # bytes; the largest published profile has a few million
@@ -75,4 +75,4 @@ def parse_npy(data: bytes) -> Any:
                 f"an array of objects of shape {list(shape)} is refused, expected numbers or one dictionary"
             )
         return plain_pickle.loads(content)
-    return plain_pickle.view(content, plain_pickle.type_of(code, order), shape, fortran == "True")
+    return plain_values.view(content, plain_values.type_of(code, order), shape, fortran == "True")

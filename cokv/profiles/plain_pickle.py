@@ -16,61 +16,28 @@ Knows no file: it takes bytes.
 
 from __future__ import annotations
 
-import math
 import pickletools
 import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from cokv.profiles.plain_values import Array, Maker, Symbol, Type, short
 from cokv.types import CokvError
 
 MAX_OPCODES = 1_000_000
-MAX_VALUES = 100_000  # values in the result, counting each as often as it stands there
-MAX_DEPTH = 16
 MAX_DIMENSIONS = 8
-KINDS = "biuf"  # bool, signed, unsigned, float
 
 _MARK = object()
 
-
-@dataclass(frozen=True)
-class _Symbol:
-    """A name that the machine knows. It is never looked up anywhere."""
-
-    name: str
-
-
-@dataclass(eq=False)
-class _Type:
-    """A dtype in the making: `O8` is allowed to exist because np.save wraps every object in an array of one."""
-
-    code: str
-    order: str | None = None
-
-
-@dataclass(eq=False)
-class _Array:
-    """An array in the making."""
-
-    shape: tuple[int, ...] = ()
-    type: _Type | None = None
-    fortran: bool = False
-    content: Any = None
-    made: Any = None
-
-
 _SYMBOLS = {
-    ("numpy", "ndarray"): _Symbol("ndarray"),
-    ("numpy", "dtype"): _Symbol("dtype"),
-    ("numpy.core.multiarray", "_reconstruct"): _Symbol("_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"): _Symbol("_reconstruct"),
-    ("numpy.core.multiarray", "scalar"): _Symbol("scalar"),
-    ("numpy._core.multiarray", "scalar"): _Symbol("scalar"),
-    ("_codecs", "encode"): _Symbol("encode"),
+    ("numpy", "ndarray"): Symbol("ndarray"),
+    ("numpy", "dtype"): Symbol("dtype"),
+    ("numpy.core.multiarray", "_reconstruct"): Symbol("_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"): Symbol("_reconstruct"),
+    ("numpy.core.multiarray", "scalar"): Symbol("scalar"),
+    ("numpy._core.multiarray", "scalar"): Symbol("scalar"),
+    ("_codecs", "encode"): Symbol("encode"),
 }
 
 
@@ -93,7 +60,7 @@ def loads(data: bytes) -> Any:
         raise CokvError(f"damaged pickle ({type(error).__name__}: {why}), expected a whole one") from None
     if end != len(data):
         raise CokvError(f"{len(data) - end} bytes after the end of the pickle, expected none")
-    return _Maker().make(machine.result, 0)
+    return Maker().make(machine.result, 0)
 
 
 class _Machine:
@@ -149,21 +116,21 @@ class _Machine:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise CokvError("a name that is no text is refused")
         if (module, name) not in _SYMBOLS:
-            raise CokvError(f"name {_short(f'{module}.{name}')} is refused: only NumPy's arrays, types and scalars are")
+            raise CokvError(f"name {short(f'{module}.{name}')} is refused: only NumPy's arrays, types and scalars are")
         self.push(_SYMBOLS[module, name])
 
     def reduce(self) -> None:
         """A call, of a symbol only, done here."""
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, _Symbol) or type(arguments) is not tuple:
+        if not isinstance(function, Symbol) or type(arguments) is not tuple:
             raise CokvError(f"a call of {type(function).__name__} is refused: only NumPy's arrays, types and scalars")
         match function.name, arguments:
-            case "_reconstruct", (_Symbol("ndarray"), (0,), bytes()):
-                self.push(_Array())
+            case "_reconstruct", (Symbol("ndarray"), (0,), bytes()):
+                self.push(Array())
             case "dtype", (str(code), bool() | 0 | 1, bool() | 0 | 1):
-                self.push(_Type(code))
-            case "scalar", (_Type() as type_, bytes() as content):
-                self.push(_Array((), type_, False, content))
+                self.push(Type(code))
+            case "scalar", (Type() as type_, bytes() as content):
+                self.push(Array((), type_, False, content))
             case "encode", (str(text), "latin1"):
                 self.push(text.encode("latin1"))
             case _:
@@ -173,82 +140,19 @@ class _Machine:
         """Fills in what a symbol's call has begun."""
         state, target = self.pop(), self.stack[-1]
         match target, state:
-            case _Array(type=None), (1, tuple(shape), _Type() as type_, bool() | 0 | 1 as fortran, bytes() | list()):
+            case Array(type=None), (1, tuple(shape), Type() as type_, bool() | 0 | 1 as fortran, bytes() | list()):
                 if len(shape) > MAX_DIMENSIONS or any(type(size) is not int or size < 0 for size in shape):
                     raise CokvError(f"an array shape is refused, expected at most {MAX_DIMENSIONS} sizes of 0 or more")
                 target.shape, target.type, target.fortran, target.content = shape, type_, bool(fortran), state[4]
-            case _Type(order=None), (3, ("<" | ">" | "=" | "|") as order, None, None, None, int(), int(), int()):
+            case Type(order=None), (3, ("<" | ">" | "=" | "|") as order, None, None, None, int(), int(), int()):
                 target.order = order
             case _:
-                raise CokvError(f"the state of a {type(target).__name__.strip('_').lower()} is not what NumPy writes")
+                raise CokvError(f"the state of a {type(target).__name__.lower()} is not what NumPy writes")
 
     def stop(self) -> None:
         self.result = self.pop()
         if self.stack:
             raise ValueError(f"{len(self.stack)} values left over")
-
-
-class _Maker:
-    """Turns the machine's values into the result: arrays are made here, within limits."""
-
-    def __init__(self) -> None:
-        self.values = 0
-
-    def make(self, value: Any, depth: int) -> Any:
-        self.values += 1
-        if self.values > MAX_VALUES:
-            raise CokvError(f"more than {MAX_VALUES} values in one pickle are refused")
-        if depth > MAX_DEPTH:
-            raise CokvError(f"values nested deeper than {MAX_DEPTH} are refused")
-        kind = type(value)
-        if kind in (_Symbol, _Type):
-            raise CokvError(f"a bare {kind.__name__.strip('_').lower()} as a value is refused, expected data")
-        if kind is _Array:
-            return self.array(value, depth)
-        if kind in (list, tuple):
-            return kind(self.make(item, depth + 1) for item in value)
-        if kind is dict:
-            return {key: self.make(item, depth + 1) for key, item in value.items()}
-        return value
-
-    def array(self, value: _Array, depth: int) -> Any:
-        if value.type is None:
-            raise CokvError("an array without contents is refused")
-        if value.type.code.startswith("O"):
-            if depth or value.shape != () or type(value.content) is not list or len(value.content) != 1:
-                raise CokvError("an array of objects is refused, expected numeric types")
-            return self.make(value.content[0], depth + 1)
-        if type(value.content) is not bytes:
-            raise CokvError("an array whose contents are no bytes is refused")
-        if value.made is None:
-            value.made = view(value.content, type_of(value.type.code, value.type.order), value.shape, value.fortran)
-        return value.made
-
-
-def type_of(code: str, order: str | None) -> np.dtype[Any]:
-    """The numeric type of a code such as "f8"; anything else is refused before NumPy sees it."""
-    if len(code) == 2 and code[0] in KINDS and code[1] in "1248":
-        try:
-            return np.dtype(f"{order if order in ('<', '>') else '='}{code}")
-        except TypeError:
-            pass
-    raise CokvError(f"an array of type {_short(code)} is refused, expected a numeric type such as 'f8'")
-
-
-def view(content: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool) -> Any:
-    """An array over bytes that are already there, not a copy; a scalar where the shape is ()."""
-    needed = math.prod(shape) * dtype.itemsize
-    if not needed:
-        raise CokvError("an array without any element is refused, expected numbers")
-    if needed != len(content):
-        raise CokvError(f"an array of shape {_short(shape)} needs {needed} bytes, got {len(content)}; it is damaged")
-    array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    return array[()] if shape == () else array
-
-
-def _short(value: str | tuple[int, ...]) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:56]}..."
 
 
 _PUSH = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"} | {
