@@ -2,6 +2,7 @@
 
 growth.py        Grow; EvictOldest (StreamingLLM, DuoAttention's streaming heads)
 h2o.py, scissorhands.py, tova.py   eviction by attention, under the protocol of evict.py
+fastgen.py, cake.py   the same, in heads that have limits of their own
 compensate.py    RazorAttention's compensation token
 quantize.py, packing.py, prune_channels.py, recall.py   tokens in fewer bits, keys of fewer channels, pages elsewhere
 """

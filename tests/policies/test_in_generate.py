@@ -12,6 +12,7 @@ from cokv.attention.interface import engine
 from cokv.cache import RaggedCache
 from cokv.decode import Row, Stop, decode
 from cokv.policies import Compensate, EvictOldest, Policy, PruneChannels, Quantize, Recall
+from cokv.policies.cake import Cake
 from cokv.policies.h2o import H2O
 from cokv.policies.scissorhands import Scissorhands
 from cokv.policies.tova import TOVA
@@ -30,6 +31,7 @@ POLICIES: list[Policy] = [
     H2O(20),
     Scissorhands(20, 16, 3),
     TOVA(20),
+    Cake(20, 8),
 ]
 
 

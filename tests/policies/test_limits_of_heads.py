@@ -302,6 +302,21 @@ def test_rows_in_a_batch_answer_as_alone(make_model: MakeModel, prompt: Prompt, 
         assert answer.kept_tokens == row.selection.total, "each head stays at its slots"
 
 
+@pytest.mark.parametrize("seq_len", [61, 19, 15])
+def test_after_every_step_the_total_is_the_budgets(make_model: MakeModel, prompt: Prompt, seq_len: int) -> None:
+    """But for heads that kept all of a prompt longer than the budget."""
+    model, after = make_model(num_hidden_layers=2), answer_ids(prompt)
+    made = prefilled(model, prompt(seq_len))
+    for name, own in (("cake", {"window_size": WINDOW}), ("fastgen", {})):
+        selection = get_method(name, **own).select(made, 18)
+        whole = int((selection.counts == seq_len).sum()) if name == "fastgen" and seq_len > 18 else 0
+        assert selection.total == min(18, seq_len) * 4
+        cache = RaggedCache.of(made, [selection], [rule(name, 18)])
+        for i, token in enumerate(after):
+            read(model, cache, token.view(1, 1), seq_len + i)
+            assert cache.stored_tokens == min(18 * 4, selection.total + 4 * (i + 1)) + whole * (i + 1)
+
+
 def test_a_budget_for_everything_changes_nothing(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model(num_hidden_layers=2)
     made = prefilled(model, prompt(25))
@@ -341,6 +356,18 @@ def test_copied_and_leaving_rows_keep_their_limits(make_model: MakeModel, prompt
         rest = read(model, rows, after[5:][None], 36)[0]
         torch.testing.assert_close(torch.cat([first, rest]), expected, rtol=0, atol=1e-4)
         assert [(row.slots, row.bytes) for row in rows.held()] == [(row.slots, row.bytes) for row in alone.held()]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("first_token", ["prefill", "compressed"])
+def test_on_cuda_they_answer_as_on_the_cpu(fresh_model: MakeModel, prompt: Prompt, first_token: Any) -> None:
+    model, answers = fresh_model(num_hidden_layers=2), []
+    for device in ("cpu", "cuda"):
+        made = prefilled(model.to(device), prompt(31))
+        rows = [Row(uneven(2, 31, name), rule(name, 18)) for name in ("fastgen", "cake")]
+        answers.append(decode(model, made, rows, Stop(14), first_token=first_token))
+    assert answers[0] == answers[1]
 
 
 def test_what_cannot_be_known_is_refused(make_model: MakeModel, prompt: Prompt) -> None:

@@ -3,16 +3,21 @@
 import pytest
 import torch
 
+from cokv.cache import RaggedCache
 from cokv.decode import Stop
 from cokv.methods import get_method
 from cokv.model import load_model
 from cokv.policies import EvictOldest, PruneChannels, Quantize, Recall
 from cokv.policies.by_name import BY_NAME, policy_named
+from cokv.policies.cake import Cake
+from cokv.policies.fastgen import FastGen
 from cokv.policies.h2o import H2O
 from cokv.policies.scissorhands import Scissorhands
 from cokv.policies.tova import TOVA
+from cokv.prefill import prefill
 from cokv.types import CokvError, HeadScores
 from suite.cells import Cell, looked_for, takes_budget
+from suite.measure import _generate
 from suite.prompt import Prompt
 from suite.samples import run_sample
 
@@ -59,12 +64,25 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
     assert records["tova", 8]["kept_tokens"] == 32
 
 
+def test_rules_that_must_know_the_tokens_are_told_them_while_timed(random_model) -> None:
+    loaded, cell = load_model(str(random_model)), Cell(get_method("fastgen"), 64)
+    made = prefill(loaded.model, sample().context_ids, *looked_for([cell]), loaded.tokenizer)
+    selection = cell.method.select(made, 64)
+    assert selection.total == 4 * 64 and selection.counts.max() < TOKENS, "no head should grow here"
+    cache = RaggedCache.of(made, [selection] * 2, [cell.policy(loaded.shape)] * 2)
+    _generate(loaded, cache, int(made.first_logits.argmax()), TOKENS, 2, 9)
+    assert cache.stored_tokens == 2 * selection.total
+
+
 def test_names_make_policies_from_the_methods_parameters() -> None:
     assert policy_named("evict_oldest", 64, {"num_sinks": 2}) == EvictOldest(64, 2)
     assert policy_named("evict_streaming", None, {"num_sinks": 4, "local": 16}) == EvictOldest(None, 4)
     assert policy_named("evict_h2o", 64, {"recent_share": 0.25}) == H2O(64, 0.25)
     assert policy_named("evict_scissorhands", 64, {"history": 9, "recent": 2}) == Scissorhands(64, 9, 2)
     assert policy_named("evict_tova", 64, {}) == TOVA(64)
+    assert policy_named("evict_fastgen", 64, {"frequent_share": 0.2, "local_share": 0.1}) == FastGen(64, 0.2, 0.1)
+    cake = {"window_size": 8, "kernel_size": 3, "gamma": 9.0, "tau1": 1.0, "tau2": 1.0}
+    assert policy_named("evict_cake", 64, cake) == Cake(64, 8, 3, 9.0)
     assert policy_named("recall", 64, {"page": 8}) == Recall(64, 8)
     assert policy_named("quantize", None, {"bits": 4, "group": 16}) == Quantize(4, 16, 128)
     assert policy_named("prune_channels", None, {}) == PruneChannels(0.4, 32, 32)
