@@ -80,10 +80,16 @@ def test_head_scores_have_one_row_per_layer(values):
     assert "[num_layers, num_kv_heads]" in one_line(lambda: HeadScores(values))
 
 
-def test_head_scores_are_numbers():
-    one_line(lambda: HeadScores(np.array([["a"]])))
-    one_line(lambda: HeadScores(np.array([[1j]])))
-    one_line(lambda: Budgets(np.array([[1.5]])))
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        (HeadScores, "a", "type <U1, expected float64"),
+        (HeadScores, 1j, "type complex128, expected float64"),
+        (Budgets, 1.5, "type float64, expected int64"),
+    ],
+)
+def test_scores_are_real_numbers_and_budgets_whole_ones(kind, value, said):
+    assert said in one_line(lambda: kind(np.array([[value]])))
 
 
 def test_head_scores_of_another_model_name_both_shapes():
@@ -91,10 +97,11 @@ def test_head_scores_of_another_model_name_both_shapes():
     assert "[2, 3]" in message and "[4, 5]" in message
 
 
-def test_provenance_must_be_json():
-    one_line(lambda: HeadScores(np.zeros((1, 1)), {"x": object()}))
-    one_line(lambda: HeadScores(np.zeros((1, 1)), {"x": float("nan")}))
-    one_line(lambda: HeadScores(np.zeros((1, 1)), [1]))
+@pytest.mark.parametrize(
+    ("provenance", "said"), [({"x": object()}, "is not JSON"), ({"x": float("nan")}, "is not JSON"), ([1], "is a list")]
+)
+def test_provenance_must_be_json(provenance, said):
+    assert said in one_line(lambda: HeadScores(np.zeros((1, 1)), provenance))
 
 
 def test_negative_budgets_are_refused():
@@ -102,20 +109,20 @@ def test_negative_budgets_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("positions", "counts", "seq_len"),
+    ("positions", "counts", "seq_len", "said"),
     [
-        ([0, 1], [[3]], 4),  # fewer positions than counted
-        ([1, 0], [[2]], 4),  # not ascending
-        ([1, 1], [[2]], 4),  # repeated
-        ([0, 4], [[2]], 4),  # beyond the prompt
-        ([-1, 0], [[2]], 4),
-        ([0, 1], [[2]], 0),
-        ([0, 1], [[2]], True),
-        ([0, 1, 2], [[3, 0]], 2),  # more than the prompt has
+        ([0, 1], [[3]], 4, "[2] positions, expected [3]"),
+        ([1, 0], [[2]], 4, "1, 0 in one head, expected ascending"),
+        ([1, 1], [[2]], 4, "1, 1 in one head, expected ascending"),
+        ([0, 4], [[2]], 4, "0..4, expected 0..3"),
+        ([-1, 0], [[2]], 4, "-1..0, expected 0..3"),
+        ([0, 1], [[2]], 0, "seq_len is 0"),
+        ([0, 1], [[2]], True, "seq_len is True"),
+        ([0, 1, 2], [[3, 0]], 2, "counts lie in 0..3, expected 0..2"),
     ],
 )
-def test_a_selection_that_cannot_be_is_refused(positions, counts, seq_len):
-    one_line(lambda: Selection(torch.tensor(positions), np.array(counts), seq_len))
+def test_a_selection_that_cannot_be_is_refused(positions, counts, seq_len, said):
+    assert said in one_line(lambda: Selection(torch.tensor(positions), np.array(counts), seq_len))
 
 
 def test_order_starts_anew_at_each_head_even_after_empty_ones():
@@ -123,28 +130,34 @@ def test_order_starts_anew_at_each_head_even_after_empty_ones():
     assert selection.head(0, 1).tolist() == [2] and selection.head(1, 1).tolist() == [0, 1]
 
 
-def test_positions_are_whole_numbers_on_the_cpu():
-    one_line(lambda: Selection(torch.tensor([0.0]), np.array([[1]]), 2))
-    one_line(lambda: Selection(torch.tensor([0], dtype=torch.int32), np.array([[1]]), 2))
-    one_line(lambda: Selection([0], np.array([[1]]), 2))
-    one_line(lambda: Selection.from_mask(torch.ones(2, 2, 2)))
-    one_line(lambda: Selection.from_heads([[torch.tensor([0])], []], 2))
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Selection(torch.tensor([0.0]), np.array([[1]]), 2), "torch.float32 on cpu, expected an int64"),
+        (lambda: Selection(torch.tensor([0], dtype=torch.int32), np.array([[1]]), 2), "torch.int32 on cpu"),
+        (lambda: Selection([0], np.array([[1]]), 2), "positions are list"),
+        (lambda: Selection.from_mask(torch.ones(2, 2, 2)), "mask is torch.float32"),
+        (lambda: Selection.from_heads([[torch.tensor([0])], []], 2), "layers list [0, 1] heads"),
+    ],
+)
+def test_positions_are_whole_numbers_on_the_cpu_alike_in_every_layer(make, said):
+    assert said in one_line(make)
 
 
 def test_a_head_that_is_not_there_is_named():
     assert "kv_head 2" in one_line(lambda: Selection.full(1, 2, 3).head(0, 2))
-    one_line(lambda: Selection.full(1, 2, 3).head(-1, 0))
+    assert "layer -1" in one_line(lambda: Selection.full(1, 2, 3).head(-1, 0))
 
 
 @pytest.mark.parametrize("kind", [HeadScores, Budgets, Selection])
 def test_a_missing_or_damaged_or_foreign_file_is_one_line_that_names_it(tmp_path, kind):
     path = tmp_path / "file.safetensors"
     assert "no such file" in one_line(lambda: kind.load(path))
-    one_line(lambda: kind.load(tmp_path))
+    assert "no such file" in one_line(lambda: kind.load(tmp_path))
     path.write_bytes(b"not a safetensors file")
     assert str(path) in one_line(lambda: kind.load(path))
     path.write_bytes(b"")
-    one_line(lambda: kind.load(path))
+    assert "it is damaged" in one_line(lambda: kind.load(path))
     made = {
         HeadScores: HeadScores(np.zeros((2, 3))),
         Budgets: Budgets(np.zeros((2, 3), dtype=int)),
@@ -170,13 +183,13 @@ def test_a_file_whose_numbers_break_the_rules_is_refused(tmp_path):
     save_file({"values": torch.zeros(1, 1)}, path, {"kind": "cokv.head_scores", "provenance": "{}"})
     assert "float64" in one_line(lambda: HeadScores.load(path))
     save_file({"values": torch.zeros(1, 1).double()}, path, {"kind": "cokv.head_scores", "provenance": "{"})
-    one_line(lambda: HeadScores.load(path))
+    assert "it is damaged" in one_line(lambda: HeadScores.load(path))
     bad = {"positions": torch.tensor([5]), "counts": torch.tensor([[1]])}
     for seq_len in ("3", '"three"', "null"):
         save_file(bad, path, {"kind": "cokv.selection", "seq_len": seq_len})
-        one_line(lambda: Selection.load(path))
+        assert str(path) in one_line(lambda: Selection.load(path))
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "plain").write_text("a file, not a folder")
-    one_line(lambda: HeadScores(np.zeros((1, 1))).save(tmp_path / "plain" / "scores"))
+    assert "cannot be written" in one_line(lambda: HeadScores(np.zeros((1, 1))).save(tmp_path / "plain" / "scores"))
