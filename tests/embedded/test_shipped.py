@@ -9,7 +9,7 @@ from cokv.embedded import WEIGHTS
 from cokv.embedded.evaluate import BARS, task_scores
 from cokv.game.estimators import SlicedShapley
 from cokv.model import load_model
-from suite.heads import game_of
+from suite.profile_game import game_of
 from suite.spec import read_experiment
 from suite.tasks import test_prompts as prompts_of
 from suite.tasks import validation_prompts
