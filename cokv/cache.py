@@ -58,9 +58,10 @@ class RaggedCache(Cache):
         full = set(shape.full_layers)
         if select is None:
             select = _keep_all
+        rules = {i: at_layer(policy or Grow(), place, len(full)) for place, i in enumerate(shape.full_layers)}
         super().__init__(
             layers=[
-                RaggedLayer(i, select, window, slack, attend, at_layer(policy or Grow(), shape.full_layers.index(i)))
+                RaggedLayer(i, select, window, slack, attend, rules[i])
                 if i in full
                 else sliding_layer(shape.sliding_window or 0)
                 for i in range(shape.num_hidden_layers)
@@ -84,7 +85,7 @@ class RaggedCache(Cache):
         for i, source in enumerate(prefill.layers):
             layer = RaggedLayer(source.layer_idx, slack=slack, attend=attend)
             kept = [[s.head(i, h) for h in range(shape.num_kv_heads)] for s in selections]
-            layer.fill([source], kept, policies and [at_layer(policy, i) for policy in policies])
+            layer.fill([source], kept, policies and [at_layer(policy, i, shape.num_layers) for policy in policies])
             layer.seen = prefill.seq_len
             layers[source.layer_idx] = layer
         for i, sliding in prefill.sliding.items():

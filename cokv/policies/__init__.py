@@ -19,9 +19,9 @@ from cokv.policies.recall import Recall
 Policy = Grow | EvictOldest | EvictsByAttention | Compensate | Quantize | PruneChannels | Recall
 
 
-def at_layer(policy: Policy, place: int) -> Policy:
-    """What a policy means for the full-attention layer number `place`."""
-    return policy.at_layer(place) if isinstance(policy, Quantize) else policy
+def at_layer(policy: Policy, place: int, num_layers: int) -> Policy:
+    """What a policy means for the full-attention layer number `place` of `num_layers`."""
+    return policy.at_layer(place, num_layers) if isinstance(policy, Quantize) else policy
 
 
 __all__ = [

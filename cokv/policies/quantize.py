@@ -7,9 +7,10 @@ quantized together. Tokens are those that the selection keeps: quantization and 
 
 16 bits means: left as it is, whatever the model's dtype. Smallest value and step of a group are in the model's dtype.
 
-A stored number is off by at most half a step s of its group. Through attention: with e the largest over tokens of
-scaling * sum_d |q_d| s_d / 2, the weights differ by at most exp(2e) - 1 in total, so an output channel by at most half
-a step of its values plus (exp(2e) - 1) max |v|.
+A stored number is off by at most half a step s of its group and the rounding of the dtype, see packing.py. Through
+attention, where that rounding is small (float32): with e the largest over tokens of scaling * sum_d |q_d| s_d / 2, the
+weights differ by at most exp(2e) - 1 in total, so an output channel by at most half a step of its values plus
+(exp(2e) - 1) max |v|.
 
 Differs: the released code quantizes all keys of a full residual at once and values one by one, so its residual holds 0
 to `residual` keys but always `residual` values; here both leave together, `group` at a time.
@@ -50,12 +51,14 @@ class Quantize:
                 "token, and no negative residual"
             )
 
-    def at_layer(self, place: int) -> Quantize:
-        """The same for the full-attention layer number `place` alone."""
+    def at_layer(self, place: int, num_layers: int) -> Quantize:
+        """The same for the full-attention layer number `place` of `num_layers` alone."""
         if isinstance(self.bits, int):
             return self
-        if place >= len(self.bits):
-            raise CokvError(f"bits are given for {len(self.bits)} layers, the model has more; give bits for this model")
+        if len(self.bits) != num_layers:
+            raise CokvError(
+                f"bits are given for {len(self.bits)} layers, the model has {num_layers}; give bits for this model"
+            )
         return replace(self, bits=(self.bits[place],))
 
     def of_heads(self, num_kv_heads: int) -> tuple[int, ...]:

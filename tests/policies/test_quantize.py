@@ -32,20 +32,36 @@ def steps(numbers: np.ndarray, bits: int) -> np.ndarray:
     return (numbers.max(-1) - numbers.min(-1)) / (2**bits - 1)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=200)
 @given(
     bits=st.sampled_from([2, 4, 8]),
-    group=st.integers(1, 9),
-    seed=st.integers(0, 999),
-    scale=st.sampled_from([0.0, 1e-3, 1.0, 300.0]),
+    group=st.integers(1, 33),
+    seed=st.integers(0, 9999),
+    spread=st.sampled_from([0.0, 1e-7, 1e-3, 1.0, 300.0]),
+    middle=st.sampled_from([0.0, 1.0, -300.0]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32, torch.float64]),
 )
-def test_packed_numbers_come_back_within_half_a_step(bits: int, group: int, seed: int, scale: float) -> None:
-    numbers = torch.randn(3, 5 * group, generator=torch.Generator().manual_seed(seed)) * scale + scale
+def test_packed_numbers_come_back_within_the_stated_bound(
+    bits: int, group: int, seed: int, spread: float, middle: float, dtype: torch.dtype
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    numbers = (torch.randn(3, 5 * group, generator=draw, dtype=torch.float64) * spread + middle).to(dtype)
     packed = pack(numbers, group, bits)
-    apart = numbers.double().numpy().reshape(3, 5, group)
-    off = np.abs(packed.unpacked(group).double().numpy().reshape(3, 5, group) - apart)
-    assert (off <= steps(apart, bits)[..., None] * 0.5001 + 1e-6 * scale).all()
-    assert packed.codes.dtype == torch.uint8 and packed.nbytes == 15 * (-(-group * bits // 8) + 8)
+    assert packed.low.dtype == packed.step.dtype == packed.unpacked(group).dtype == dtype
+    apart, back = (n.double().numpy().reshape(3, 5, group) for n in (numbers, packed.unpacked(group)))
+    step, off = packed.step.double().numpy()[..., None], np.abs(back - apart)
+    limits = torch.finfo(dtype)
+    wide = 4 * min(limits.eps, 2.0**-23) * np.abs(apart).max(-1, keepdims=True) + limits.smallest_normal * limits.eps
+    half = limits.bits == 16
+    assert (off <= step / 2 + wide + half * limits.eps / 2 * np.abs(back)).all(), "half a step, and the cast"
+    assert (off <= step * (1 if half else 0.5) + 2 * wide).all(), "no more than a step in half precision"
+    same = np.ptp(apart, -1) == 0
+    true, same = steps(apart, bits), np.ptp(apart, -1) == 0
+    assert (step[same] == 1).all()
+    assert (step[..., 0] >= true * (1 - 1e-6))[~same].all(), "rounded up, that the codes reach the largest number"
+    assert (step[..., 0] <= true * (1 + 2 * limits.eps) + limits.smallest_normal * limits.eps)[~same].all()
+    size = numbers.element_size()
+    assert packed.codes.dtype == torch.uint8 and packed.nbytes == 15 * (-(-group * bits // 8) + 2 * size)
 
 
 def test_codes_lie_lowest_bits_first() -> None:
@@ -224,6 +240,8 @@ def test_settings_that_cannot_be_are_refused(make_model: MakeModel, prompt: Prom
     with pytest.raises(CokvError, match="the widths there are"):
         bits_by_score(np.ones((2, 2)), 1.5)
     made = prefill(make_model(), prompt(9))
-    for bits in (((2, 2),) * 2, ((2, 2, 2),) * 3):
-        with pytest.raises(CokvError, match="give bits for this model"):
+    for bits, what in ((((2, 2),) * 2, "2 layers"), (((2, 2),) * 4, "4 layers"), (((2, 2, 2),) * 3, "3 KV heads")):
+        with pytest.raises(CokvError, match=rf"bits are given for {what}, the model has \d; give bits for this model"):
             RaggedCache.of(made, [Selection.full(3, 2, 9)], [Quantize(bits)])
+    with pytest.raises(CokvError, match="4 layers, the model has 3"):
+        RaggedCache(make_model().config, policy=Quantize(((2, 2),) * 4))
