@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from cokv.allocators.integerize import integerize, round_as_released
+from cokv.allocators.profile import head_scores
 from cokv.types import Budgets, CokvError, FloatArray, HeadScores
 
 Normalization = Literal["shift", "min_max"]
@@ -68,12 +69,7 @@ class CoKV:
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None
     ) -> Budgets:
-        num_layers, num_kv_heads = len(scores), scores[0].shape[0]
-        if profile is None:
-            raise CokvError(
-                "CoKV allocates by head scores and got none; compute or load sliced Shapley values and pass profile="
-            )
-        z = self.claims(profile.require_shape(num_layers, num_kv_heads).values)
+        z = self.claims(head_scores(profile, len(scores), scores[0].shape[0], "CoKV"))
         extra = total - z.size * reserved
         if z.sum() == 0:
             if not self.exact:
@@ -86,13 +82,11 @@ class CoKV:
             return integerize(raw + reserved, total, seq_len, reserved)
         return Budgets(round_as_released(raw, seq_len - reserved, "floor").values + reserved)
 
-    def claims(self, head_scores: FloatArray) -> FloatArray:
+    def claims(self, values: FloatArray) -> FloatArray:
         """z of every head: [num_layers, num_kv_heads], 0 for the alpha lowest."""
-        alpha = self.alpha if self.alpha is not None else max(1, round(self.alpha_share * head_scores.size))
-        if alpha > head_scores.size:
-            raise CokvError(
-                f"alpha is {alpha}, but the model has {head_scores.size} KV heads; set alpha to at most that"
-            )
-        edge = np.sort(head_scores, axis=None)[alpha - 1]
-        z: FloatArray = np.maximum(head_scores - edge, 0.0)
+        alpha = self.alpha if self.alpha is not None else max(1, round(self.alpha_share * values.size))
+        if alpha > values.size:
+            raise CokvError(f"alpha is {alpha}, but the model has {values.size} KV heads; set alpha to at most that")
+        edge = np.sort(values, axis=None)[alpha - 1]
+        z: FloatArray = np.maximum(values - edge, 0.0)
         return z / z.max() if self.normalization == "min_max" and z.max() > 0 else z

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from cokv.allocators.integerize import integerize, round_as_released
+from cokv.allocators.profile import head_scores
 from cokv.types import Budgets, CokvError, HeadScores
 
 
@@ -45,10 +46,7 @@ class HeadKV:
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None
     ) -> Budgets:
-        num_layers, num_kv_heads = len(scores), scores[0].shape[0]
-        if profile is None:
-            raise CokvError("HeadKV allocates by head scores and got none; read or compute a profile and pass profile=")
-        values = profile.require_shape(num_layers, num_kv_heads).values
+        values = head_scores(profile, len(scores), scores[0].shape[0], "HeadKV")
         if values.min() < 0:
             raise CokvError(
                 f"HeadKV needs scores of 0 or more, the smallest is {values.min():.4g}; "

@@ -26,6 +26,7 @@ import torch
 
 from cokv.allocators import LooksAt
 from cokv.allocators.integerize import integerize
+from cokv.allocators.profile import head_scores
 from cokv.types import Budgets, CokvError, HeadScores
 
 
@@ -53,9 +54,7 @@ class TwoClasses:
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None
     ) -> Budgets:
         shape = (len(scores), scores[0].shape[0])
-        if profile is None:
-            raise CokvError("needs scores that say which heads retrieve, and got none; pass profile=")
-        values = profile.require_shape(*shape).values.reshape(-1)
+        values = head_scores(profile, *shape, "TwoClasses").reshape(-1)
         heads, least = values.size, min(reserved + self.local, seq_len)
         if self.retrieval_share is None:
             count = (total - heads * least) // (seq_len - least) if seq_len > least else heads

@@ -74,7 +74,7 @@ def test_a_total_below_sinks_and_window_is_refused():
 
 
 def test_scores_must_be_given_and_fit():
-    with pytest.raises(CokvError, match="which heads retrieve"):
+    with pytest.raises(CokvError, match="TwoClasses allocates by head scores and got none"):
         TwoClasses(local=1).budgets(blank(2, 2, 50), 40, 50, 2, None)
     with pytest.raises(CokvError, match=r"\[2, 2\]"):
         TwoClasses(local=1).budgets(blank(2, 2, 50), 40, 50, 2, gates(3, 2))
