@@ -10,24 +10,31 @@ meaning to.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from cokv.allocators import Allocator
-from cokv.scorers import Measures, Refines, Scorer
-from cokv.types import JSON, Budgets, CokvError, HeadScores, Selection
+from cokv.scorers import Refines, Scorer
+from cokv.seen import ScoreCache, ranking, scored, see
+from cokv.types import JSON, Budgets, CokvError, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cokv.model import Shape
     from cokv.observe import Observer, Replayer
     from cokv.prefill import Prefill, PrefillLayer
 
-ScoreCache: TypeAlias = "dict[Scorer, tuple[Prefill, list[torch.Tensor]]]"
+
+@runtime_checkable
+class OfAShape(Protocol):
+    """A profile that can say whether it fits a model: head scores, curves."""
+
+    def require_shape(self, num_layers: int, num_kv_heads: int) -> Any: ...
+
 
 SET_BY_PRESET = frozenset({"exact"})  # what makes a preset a preset is not a parameter
 
@@ -92,99 +99,118 @@ class Method:
         """Which prompt positions stay. Full takes any kv_budget and keeps all.
 
         profile: head scores, or whatever else the method's row in the table says it needs.
-        score_cache: a dict the caller owns. Methods whose scorers are equal then score a prefill once; scores found in
-        it that belong to another prefill are replaced, never used.
+        score_cache: a dict the caller owns. Methods whose scorers are equal then score and measure a prefill once;
+        what is found in it that belongs to another prefill is replaced, never used.
         """
         num_layers, num_kv_heads, seq_len = _shape(prefill)
         if self.scorer is None or self.allocator is None:
             return Selection.full(num_layers, num_kv_heads, seq_len)
-        if isinstance(kv_budget, bool) or not isinstance(kv_budget, (int, np.integer)) or kv_budget < 1:
-            raise CokvError(
-                f"{self.name}: kv_budget is {kv_budget!r}, expected a positive whole number of KV slots per head"
-            )
-        total = int(kv_budget) * num_layers * num_kv_heads
-        try:
-            if self.needs_profile:
-                self._check_profile(profile, num_layers, num_kv_heads)
-            if kv_budget >= seq_len:
+        with self._named():
+            slots = self._checked(kv_budget, profile, num_layers, num_kv_heads)
+            if slots >= seq_len:
                 return Selection.full(num_layers, num_kv_heads, seq_len)
-            self.scorer.check_budget(int(kv_budget))
-            scores = self._scores(prefill, score_cache)
-            if self.allocator.looks_at == "prompt":
-                assert isinstance(self.scorer, Measures), self.name
-                profile = np.stack([self.scorer.measure(layer) for layer in prefill.layers])
-            budgets = self.allocator.budgets(scores, total, seq_len, self.scorer.reserved(seq_len), profile)
-            if isinstance(self.scorer, Refines):
-                counts = torch.from_numpy(budgets.values.copy())
-                scores = [self.scorer.refine(*three) for three in zip(prefill.layers, scores, counts, strict=True)]
-        except CokvError as error:
-            raise CokvError(f"{self.name}: {error}") from None
-        assert not self.exact or budgets.total == total, (self.name, budgets.total, total)
-        return _keep_best(scores, budgets, seq_len)
+            self.scorer.check_budget(slots)
+            of_prompt = self.allocator.looks_at == "prompt"
+            seen = see(self.scorer, prefill, score_cache, measure=of_prompt)
+            budgets = self._budgets(seen.scores, slots, seen.measured if of_prompt else profile)
+            return self._keep(prefill.layers, seen.scores, budgets)
 
     def layer_select(
-        self, shape: Shape, kv_budget: int, profile: HeadScores | None = None
+        self, shape: Shape, kv_budget: int | None, profile: Any = None
     ) -> Callable[[PrefillLayer], list[torch.Tensor]]:
         """The same selection, one layer at a time as the prompt is read: for `RaggedCache(config, select=...)`.
 
-        Positions of each KV head are those `select` would keep. Refuses methods that look at all prompt queries, which
-        such a cache does not hold, or share slots between layers by what they read, which needs all layers.
+        Positions of each KV head are those `select` would keep, of the same `profile`. Refuses methods that look at
+        all prompt queries, which such a cache does not hold, or share slots between layers by what they read, which
+        needs all layers. No prompt is known yet, so a kv_budget that no longer prompt could be compressed to is
+        refused here, before one is read.
         """
         if self.observers or (self.allocator and self.allocator.looks_at not in ("layer_scores", "shape")):
             raise CokvError(
                 f"{self.name}: must see the whole prefill, so it cannot compress one layer at a time; "
                 "use prefill(...), select(...) and decode(...)"
             )
+        if self.scorer is None or self.allocator is None:
+            return _every_position
+        scorer, by_shape = self.scorer, self.allocator.looks_at == "shape"
         places = {layer_idx: place for place, layer_idx in enumerate(shape.full_layers)}
+        with self._named():
+            slots = self._checked(kv_budget, profile, shape.num_layers, shape.num_kv_heads)
+            scorer.check_budget(slots)
+            if by_shape:  # what the shortest prompt that is compressed may not have, no longer one may
+                blank = torch.zeros(()).expand(shape.num_kv_heads, slots + 1)
+                self._budgets([blank] * shape.num_layers, slots, profile)
 
         def select(layer: PrefillLayer) -> list[torch.Tensor]:
             heads, seq_len, _ = layer.keys.shape
-            if self.scorer is None or self.allocator is None or kv_budget >= seq_len:
-                return [torch.arange(seq_len)] * heads
-            self.scorer.check_budget(kv_budget)
-            scores, reserved = self.scorer.scores(layer), self.scorer.reserved(seq_len)
-            if self.allocator.looks_at == "layer_scores":
-                budgets = self.allocator.budgets([scores], kv_budget * heads, seq_len, reserved, profile)
-            else:
-                blank = [scores] * shape.num_layers
-                whole = self.allocator.budgets(blank, kv_budget * heads * shape.num_layers, seq_len, reserved, profile)
-                place = places[layer.layer_idx]
-                budgets = Budgets(whole.values[place : place + 1])
-            if isinstance(self.scorer, Refines):
-                scores = self.scorer.refine(layer, scores, torch.from_numpy(budgets.values[0].copy()))
-            kept = _keep_best([scores], budgets, seq_len)
+            with self._named():
+                if layer.layer_idx not in places or heads != shape.num_kv_heads:
+                    raise CokvError(
+                        f"layer {layer.layer_idx} has {heads} KV heads, but the selection was made for "
+                        f"{shape.num_kv_heads} in layers {', '.join(map(str, places))}; give layer_select the shape "
+                        "of this model"
+                    )
+                if slots >= seq_len:
+                    return _every_position(layer)
+                scores = scored(scorer, layer)
+                budgets = self._budgets([scores] * (shape.num_layers if by_shape else 1), slots, profile)
+                place = places[layer.layer_idx] if by_shape else 0
+                kept = self._keep([layer], [scores], Budgets(budgets.values[place : place + 1]))
             return [kept.head(0, h) for h in range(heads)]
 
         return select
 
-    def _check_profile(self, profile: Any, num_layers: int, num_kv_heads: int) -> None:
-        """A profile without provenance is taken at its word; one that says it is of another kind is not."""
-        if profile is None:
-            raise CokvError(f"needs {self.profile} and got none; compute them on this model or load a file")
-        kind = getattr(profile, "provenance", {}).get("kind")
-        if isinstance(kind, str) and not kind.startswith(self.profile_kinds):
-            raise CokvError(f"needs {self.profile} and got a profile of kind {kind!r}; give it one of its own")
-        if isinstance(profile, HeadScores):
-            profile.require_shape(num_layers, num_kv_heads)
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Puts the method's name in front of a CokvError raised inside."""
+        try:
+            yield
+        except CokvError as error:
+            raise CokvError(f"{self.name}: {error}") from None
 
-    def _scores(self, prefill: Prefill, score_cache: ScoreCache | None) -> list[torch.Tensor]:
-        assert self.scorer is not None
-        if score_cache is not None and self.scorer in score_cache and score_cache[self.scorer][0] is prefill:
-            return score_cache[self.scorer][1]
-        scores = [self.scorer.scores(layer) for layer in prefill.layers]
-        for index, layer in enumerate(scores):
-            if torch.isnan(layer).any():
-                raise CokvError(
-                    f"token scores of layer {index} hold NaN; look at the model's keys and queries, or try float32"
-                )
-        if score_cache is not None:
-            score_cache[self.scorer] = (prefill, scores)
-        return scores
+    def _checked(self, kv_budget: object, profile: Any, num_layers: int, num_kv_heads: int) -> int:
+        """kv_budget, if it is one and the profile is of this method and model.
+
+        A profile without provenance is taken at its word; one that says it is of another kind is not.
+        """
+        if isinstance(kv_budget, bool) or not isinstance(kv_budget, (int, np.integer)) or kv_budget < 1:
+            raise CokvError(f"kv_budget is {kv_budget!r}, expected a positive whole number of KV slots per head")
+        if self.needs_profile:
+            if profile is None:
+                raise CokvError(f"needs {self.profile} and got none; compute them on this model or load a file")
+            kind = getattr(profile, "provenance", {}).get("kind")
+            if isinstance(kind, str) and not kind.startswith(self.profile_kinds):
+                raise CokvError(f"needs {self.profile} and got a profile of kind {kind!r}; give it one of its own")
+            if isinstance(profile, OfAShape):
+                profile.require_shape(num_layers, num_kv_heads)
+        return int(kv_budget)
+
+    def _budgets(self, scores: list[torch.Tensor], kv_budget: int, profile: Any) -> Budgets:
+        """Of as many layers as there are scores, each [num_kv_heads, seq_len]."""
+        assert self.scorer is not None and self.allocator is not None
+        num_kv_heads, seq_len = scores[0].shape
+        total = kv_budget * len(scores) * num_kv_heads
+        budgets = self.allocator.budgets(scores, total, seq_len, self.scorer.reserved(seq_len), profile)
+        assert not self.exact or budgets.total == total, (self.name, budgets.total, total)
+        return budgets
+
+    def _keep(self, layers: Sequence[PrefillLayer], scores: list[torch.Tensor], budgets: Budgets) -> Selection:
+        """Of as many layers as there are budgets; scores that depend on them are refined first."""
+        if isinstance(self.scorer, Refines):
+            counts = torch.from_numpy(budgets.values.copy())
+            refined = [self.scorer.refine(*three) for three in zip(layers, scores, counts, strict=True)]
+            scores = [ranking(*pair) for pair in zip(refined, layers, strict=True)]
+        return _keep_best(scores, budgets)
 
 
-def _keep_best(scores: list[torch.Tensor], budgets: Budgets, seq_len: int) -> Selection:
+def _every_position(layer: PrefillLayer) -> list[torch.Tensor]:
+    heads, seq_len, _ = layer.keys.shape
+    return [torch.arange(seq_len)] * heads
+
+
+def _keep_best(scores: list[torch.Tensor], budgets: Budgets) -> Selection:
     """Each head's best-scored tokens, ties to the lower position (a stable sort: the same on every device)."""
-    positions = []
+    positions, seq_len = [], scores[0].shape[1]
     for layer, counts in zip(scores, budgets.values, strict=True):
         order = layer.sort(dim=-1, descending=True, stable=True).indices
         rank = torch.arange(seq_len, device=layer.device)

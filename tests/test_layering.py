@@ -20,6 +20,7 @@ FLOORS = [
     {"cokv.types"},
     {"cokv.observe"},
     {"cokv.compat", "cokv.live_bytes", "cokv.model", "cokv.probes", "cokv.scorers", "cokv.allocators"},
+    {"cokv.seen"},
     {"cokv.attention", "cokv.method", "cokv.policies"},
     {"cokv.entries", "cokv.replay", "cokv.bridge"},
     {"cokv.outside", "cokv.table"},
@@ -40,6 +41,7 @@ PURE = (
     "cokv.methods",
     "cokv.table",
     "cokv.entries",
+    "cokv.seen",
 )  # know neither the engine nor transformers
 
 
