@@ -34,6 +34,7 @@ SPELLING = {
     "kvzip": "KVzip",
     "think": "ThinK",
     "snapkvthink": "SnapKV with ThinK",
+    "snapkvkivi4": "SnapKV with KIVI, 4 bit",
     "headkvr": "HeadKV-R",
     "headkvr2": "HeadKV-R2",
     "lukv": "LU-KV",

@@ -420,7 +420,7 @@ def test_the_table_has_the_methods():
         *("full", *EVICTING),
         *("snapkv", "pyramidkv", "adakv", "criticalkv", "kvzip", "knorm", "keydiff", "expectedattention"),
         *("headkv_r", "headkv_r2", "lukv", "cokv", "razorattention", "duoattention"),
-        *("arkvale", "kivi2", "kivi4", "kivi8", "kivi_by_score", "kivi_at_random"),
+        *("arkvale", "kivi2", "kivi4", "kivi8", "kivi_by_score", "kivi_at_random", "snapkv_kivi4"),
         *("think", "snapkv_think"),
     ]
     with pytest.raises(TypeError):

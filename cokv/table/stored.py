@@ -10,9 +10,18 @@ from cokv.scorers.window_attention import WindowAttention
 from cokv.types import JSON
 
 
-def _kivi(name: str, title: str, bits: float, split: str, note: str) -> MethodEntry:
-    """Takes no kv_budget: what it saves is in the bytes."""
-    decoding = (("bits", bits), ("split", split), ("seed", 0), ("group", 32), ("residual", 128))
+def _kivi(
+    name: str,
+    title: str,
+    bits: float,
+    split: str,
+    note: str,
+    scorer: Scorer | None = None,
+    allocator: Allocator | None = None,
+    residual: int = 128,
+) -> MethodEntry:
+    """What it saves is in the bytes; tokens are those of the scorer and the allocator, or all."""
+    decoding = (("bits", bits), ("split", split), ("seed", 0), ("group", 32), ("residual", residual))
     scored = split == "scores"
     return MethodEntry(
         name=name,
@@ -22,7 +31,7 @@ def _kivi(name: str, title: str, bits: float, split: str, note: str) -> MethodEn
         policy="quantize",
         profile="sliced Shapley values" if scored else "",
         profile_kinds=("sliced Shapley value", "HeadKV") if scored else (),
-        presets={"normalized": Preset(None, None, note, decoding=decoding)},
+        presets={"normalized": Preset(scorer, allocator, note, decoding=decoding)},
     )
 
 
@@ -90,6 +99,16 @@ STORED: tuple[MethodEntry, ...] = (
         3,
         "random",
         "half of the heads, drawn at random, in 4 bits, the others in 2",
+    ),
+    _kivi(
+        "snapkv_kivi4",
+        "SnapKV with KIVI 4 bit",
+        4,
+        "even",
+        "the tokens that snapkv keeps, in 4 bits; the newest, as many as its window, in full precision",
+        WindowAttention(),
+        Uniform(),
+        residual=32,
     ),
     _think(
         "think",

@@ -15,7 +15,9 @@ from cokv.attention import buckets
 from cokv.attention.interface import engine
 from cokv.cache import RaggedCache
 from cokv.decode import Row, Stop, decode
+from cokv.methods import get_method
 from cokv.policies import Grow, Quantize
+from cokv.policies.by_name import policy_named
 from cokv.policies.packing import pack
 from cokv.policies.quantize import bits_at_random, bits_by_score
 from cokv.prefill import PrefillLayer, prefill
@@ -198,6 +200,20 @@ def test_sixteen_bits_is_the_full_cache_and_fewer_compose_with_any_selection(
             )
             assert answer.kept_bytes == expected and answer.kept_tokens == selection.total
     assert answers[5].kept_bytes < answers[0].kept_bytes * 0.5
+
+
+def test_the_row_with_snapkv_selects_as_snapkv_and_packs_what_is_older_than_the_window(
+    make_model: MakeModel, prompt: Prompt
+) -> None:
+    model, method = make_model(), get_method("snapkv_kivi4")
+    made = prefill(model, prompt(200), method.window_size)
+    selection = method.select(made, 96)
+    assert selection == get_method("snapkv").select(made, 96) and selection.total == 6 * 96
+    policy = policy_named(method.policy, 96, method.parameters)
+    assert policy == Quantize(4, 32, 32)
+    alone = decode(model, made, [Row(selection, policy)], Stop(4))[0]
+    assert alone.kept_tokens == 6 * 96 and alone.kept_bytes == 6 * Quantize(4, 32, 32).head_bytes(96, 4, 16, 4)
+    assert alone.kept_bytes < 0.6 * selection.total * made.token_bytes
 
 
 def test_rows_leave_and_are_copied(make_model: MakeModel, prompt: Prompt) -> None:

@@ -36,7 +36,8 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
     methods = [get_method(name) for name in ROWS]
     kivi, arkvale = get_method("kivi2"), get_method("arkvale")
     think = Cell(get_method("think"), None)
-    grid = [Cell(full, None), Cell(kivi, None), think, Cell(get_method("snapkv_think"), 128)]
+    composed = [Cell(get_method(name), 128) for name in ("snapkv_think", "snapkv_kivi4")]
+    grid = [Cell(full, None), Cell(kivi, None), think, *composed]
     assert looked_for([think]) == (33, [])
     grid += [Cell(method, budget) for method in (*methods, arkvale) for budget in (8, 128)]
     assert looked_for(grid)[0] == 401
@@ -51,6 +52,9 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
         thin = records[method, None if method == "think" else 128]
         assert thin["kept_tokens"] == 4 * tokens
         assert thin["kept_bytes"] == 4 * PruneChannels().head_bytes(tokens, 8, 4) < 4 * tokens * token
+    both = records["snapkv_kivi4", 128]
+    assert both["kept_tokens"] == 4 * 128
+    assert both["kept_bytes"] == 4 * Quantize(4, 32, 32).head_bytes(128, 4, 8, 4) < 0.7 * 4 * 128 * token
     for name in ROWS:
         record = records[name, 128]
         assert record["kept_tokens"] == 4 * 128 and record["infeasible"] is None
@@ -112,5 +116,6 @@ def test_what_is_missing_is_said(name, parameters, message) -> None:
 def test_budgets_are_for_methods_that_take_them() -> None:
     assert not takes_budget(get_method("full")) and not takes_budget(get_method("kivi2"))
     assert not takes_budget(get_method("think")) and takes_budget(get_method("snapkv_think"))
+    assert takes_budget(get_method("snapkv_kivi4"))
     assert takes_budget(get_method("arkvale")) and takes_budget(get_method("snapkv"))
     assert all(named.does for named in BY_NAME.values())
