@@ -25,13 +25,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cokv import __version__
+
 if TYPE_CHECKING:
     import torch
 
 Result = dict[str, float | int]
 
 # Everything whose version can change an answer or a time.
-DISTRIBUTIONS = ("cokv", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "flash-attn", "triton")
+DISTRIBUTIONS = (
+    *("torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "rouge", "jieba", "flash-attn", "triton"),
+)
 
 
 @dataclass
@@ -144,8 +148,8 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the installed libraries of DISTRIBUTIONS; those not installed are absent."""
-    out = {"python": platform.python_version()}
+    """Python, this package, installed or not, and the installed libraries of DISTRIBUTIONS; others are absent."""
+    out = {"python": platform.python_version(), "cokv": __version__}
     for name in DISTRIBUTIONS:
         with suppress(importlib.metadata.PackageNotFoundError):
             out[name] = importlib.metadata.version(name)

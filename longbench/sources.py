@@ -8,6 +8,7 @@ refused whole.
 
 from __future__ import annotations
 
+import lzma
 import re
 import zipfile
 import zlib
@@ -70,12 +71,14 @@ def _from_zip(path: Path, name: str, partial: bool, line_limit: int, revision: s
                 return parse_dataset(stream, name, source, partial=partial, revision=revision, line_limit=line_limit)
     except zipfile.BadZipFile as error:
         raise LongBenchError(f"{path}: not a whole zip archive ({error}); fetch data.zip again") from None
-    except (zlib.error, EOFError) as error:
+    except (zlib.error, lzma.LZMAError, EOFError) as error:
         raise LongBenchError(f"{path}: damaged inside ({error or 'it ends early'}); fetch data.zip again") from None
     except RuntimeError as error:  # encrypted; an unknown compression or version is its child NotImplementedError
         raise LongBenchError(f"{path}: cannot be unpacked here ({error}); expected the official data.zip") from None
     except OSError as error:
-        raise LongBenchError(f"cannot read {path} ({error.strerror}); expected the official data.zip") from None
+        raise LongBenchError(
+            f"cannot read {path} ({error.strerror or error}); expected the official data.zip"
+        ) from None
 
 
 def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:

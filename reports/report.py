@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,8 @@ def _context(run: Run) -> list[str]:
     if tokens:
         facts["Prompt tokens"] = f"{min(tokens)} to {max(tokens)}, mean {sum(tokens) / len(tokens):.0f}"
     facts["Intervals"] = f"{CONFIDENCE:.0%} bootstrap over samples, seed {run.metrics['seed']}"
+    if run.stages:
+        facts["Wall time"] = _wall_time(run.stages)
     lines = [f"* {key}: {escape_markdown(value)}" for key, value in facts.items()]
     notes = Counter(note for record in records for note in record.get("notes") or [])
     lines += [
@@ -164,6 +166,17 @@ def _context(run: Run) -> list[str]:
     table = ["\n<details><summary>Specification, machine and versions</summary>\n", "| Key | Value |", "|:--|:--|"]
     table += [f"| {escape_markdown(key)} | {escape_markdown(value)} |" for key, value in spec]
     return ["\n".join(lines), "\n".join([*table, "\n</details>\n"])]
+
+
+def _wall_time(stages: Sequence[Mapping[str, Any]]) -> str:
+    """Stages that ended, of all starts of the run."""
+    workers = max(stage["workers"] for stage in stages)
+    by_stage: dict[str, float] = {}
+    for stage in stages:
+        by_stage[stage["stage"]] = by_stage.get(stage["stage"], 0.0) + stage["seconds"]
+    parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in by_stage.items())
+    by = "one process" if workers == 1 else f"{workers} processes"
+    return f"{sum(by_stage.values()):.0f} s by {by}: {parts}"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -32,6 +32,7 @@ class Run:
     longbench: Mapping[str, Any] | None = None
     masking: Mapping[str, Any] | None = None
     transfer: Mapping[str, Any] | None = None
+    stages: tuple[Mapping[str, Any], ...] = ()  # seconds of each stage, of each start that ended one
 
 
 def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
@@ -70,7 +71,26 @@ def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
         longbench=_read_optional(path / "longbench.json", check_longbench),
         masking=_read_optional(path / "masking.json", check_masking),
         transfer=_read_optional(path / "transfer.json", check_transfer),
+        stages=tuple(_read_stages(path / "stages.jsonl")),
     )
+
+
+def _read_stages(path: Path) -> list[dict[str, Any]]:
+    """Whole lines only; none where the run is older than the file."""
+    if not path.exists():
+        return []
+    found = []
+    for number, line in enumerate(_read_bytes(path).split(b"\n")[:-1], start=1):
+        try:
+            entry = json.loads(line)
+            found.append(
+                {"stage": str(entry["stage"]), "seconds": float(entry["seconds"]), "workers": entry["workers"]}
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ReportError(
+                f"{path.parent.name}/{path.name} line {number}: no stage with its seconds ({error}); delete the line"
+            ) from None
+    return found
 
 
 def _check_metrics(metrics: Mapping[str, Any], records: list[dict[str, Any]], path: Path) -> None:

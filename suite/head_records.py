@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cokv.cluster import InProcess
+from cokv.game.identity import canonical
 from cokv.game.ledger import Ledger
 from cokv.game.plan import BoolArray
 from cokv.model import LoadedModel
@@ -22,7 +23,7 @@ from suite.profile_game import game_of, identity, worker_of
 from suite.profile_record import record
 from suite.progress import progress
 from suite.prompt import Prompt
-from suite.runs import RunFolder, canonical
+from suite.runs import RunFolder
 from suite.spec import Experiment, GameSpec
 from suite.tasks import seeds_of, task_names, test_prompts
 from suite.transfer import answers, matrix, methods_of

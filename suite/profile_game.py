@@ -29,7 +29,7 @@ from suite.prompt import Prompt, text_of
 from suite.spec import Experiment, GameSpec
 from suite.tasks import seeds_of, test_prompts, validation_prompts
 
-VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy")
+VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy", "rouge", "jieba")
 
 
 def whole_ids(prompt: Prompt) -> torch.Tensor:

@@ -24,13 +24,17 @@ from suite.profile_game import VERSIONS_THAT_MATTER
 from suite.profiles_run import compute_profiles
 from suite.runs import RunFolder
 from suite.samples import PREDICTIONS, run_samples
+from suite.source import source_digest
 from suite.spec import Experiment
+from suite.team import size
 
-# Not hashed: where the user's texts lie (their checksums are, see `_data`), and which of several GPUs is used.
+# Not hashed: how things are called, where the model and the user's texts lie (checksums of their content are hashed),
+# and which of several GPUs is used.
 NOT_AN_ANSWERS_CAUSE: Any = {
+    "name": True,
     "description": True,
     "profiles": True,  # settings and checksums of those in use are hashed
-    "model": {"device"},
+    "model": {"name", "device"},
     "ruler": {"data", "essays", "questions"},
     "longbench": {"data", "templates"},
 }
@@ -42,11 +46,12 @@ def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
     profiles = profiles_run.identity(experiment)
     return {
         "experiment": experiment.model_dump(mode="json", exclude=NOT_AN_ANSWERS_CAUSE),
-        "model": loaded.identity(),
+        "model": {name: fact for name, fact in loaded.identity().items() if name != "model"},
         "methods": [cell.method.spec() for cell in cells(experiment)],
         "data": _data(experiment),
         **({"profiles": profiles} if profiles else {}),
         "versions": {name: versions[name] for name in VERSIONS_THAT_MATTER if name in versions},
+        "source": source_digest(),
         "device": loaded.device.type,
     }
 
@@ -72,8 +77,8 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
     spec = experiment.model
     loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype)
     check_fit(experiment, loaded)
-    folder = RunFolder(runs, experiment.name, identity(experiment, loaded))
-    return folder, loaded
+    about = {"name": experiment.name, "description": experiment.description, "model": spec.name}
+    return RunFolder(runs, experiment.name, identity(experiment, loaded), about), loaded
 
 
 def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None) -> RunFolder:
@@ -86,12 +91,16 @@ def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None)
     with folder.lock():
         scores: dict[str, HeadScores] = {}
         if experiment.game is not None:
-            scores = compute_head_scores(experiment, loaded, folder, pool)
-        profiles = compute_profiles(experiment, loaded, folder)
-        run_samples(experiment, loaded, folder, scores, profiles, pool)
+            with folder.stage("head game", size(pool)):
+                scores = compute_head_scores(experiment, loaded, folder, pool)
+        with folder.stage("profiles", 1):
+            profiles = compute_profiles(experiment, loaded, folder)
+        with folder.stage("samples", size(pool)):
+            run_samples(experiment, loaded, folder, scores, profiles, pool)
         if experiment.measure is not None and folder.read("measurements.json") is None:
             first = next(iter(scores.values()), None)
-            folder.write("measurements.json", measure_decode(experiment, loaded, first, profiles))
+            with folder.stage("latency and memory", 1):
+                folder.write("measurements.json", measure_decode(experiment, loaded, first, profiles))
         if experiment.longbench is not None:
             folder.write("longbench.json", official_numbers(folder.lines(PREDICTIONS), experiment.longbench.protocol))
         folder.write("metrics.json", aggregate(folder.lines(PREDICTIONS)))

@@ -10,29 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cokv.game.identity import canonical
 from suite.errors import SuiteError
 
 SCHEMA = 1
+ABOUT = "about"  # in spec.json: where things lay and how they are called, which changes no answer
+STAGES = "stages.jsonl"
 LEFT_BY_A_KILL = {".spec.json.part"}  # between making the folder and its first file
 
 
-def canonical(value: Any) -> str:
-    """JSON with one spelling: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-
-
 class RunFolder:
-    """One run's files. Opening it checks that it belongs to `identity`."""
+    """One run's files. Opening it checks that it belongs to `identity`; `about` is only written down for readers."""
 
-    def __init__(self, root: Path, name: str, identity: dict[str, Any]) -> None:
+    def __init__(self, root: Path, name: str, identity: dict[str, Any], about: dict[str, Any] | None = None) -> None:
         self.hash = hashlib.sha256(canonical({"schema": SCHEMA, **identity}).encode()).hexdigest()[:8]
         self.path = root / f"{name}-{self.hash}"
-        self.identity = identity
+        self.identity, self.about = identity, about or {}
 
     @property
     def done(self) -> bool:
@@ -47,7 +46,8 @@ class RunFolder:
                 stored = json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise SuiteError(f"{file} is damaged ({error}); move the folder away and run again") from None
-            if canonical(stored) != canonical(spec):
+            said = stored.pop(ABOUT, None) if isinstance(stored, dict) else None
+            if not isinstance(said, dict | None) or canonical(stored) != canonical(spec):
                 raise SuiteError(f"{file} was written for another experiment; move the folder away and run again")
             return
         if self.path.is_dir() and any(f.name not in LEFT_BY_A_KILL for f in self.path.iterdir()):
@@ -60,7 +60,7 @@ class RunFolder:
             raise SuiteError(
                 f"cannot make the run folder {self.path} ({error.strerror}); choose another with --runs"
             ) from None
-        self.write("spec.json", spec)
+        self.write("spec.json", {**spec, ABOUT: self.about} if self.about else spec)
 
     def write(self, name: str, value: Any) -> None:
         """Writes a JSON file whole or not at all."""
@@ -121,6 +121,14 @@ class RunFolder:
                 os.fsync(file.fileno())
 
             yield append
+
+    @contextmanager
+    def stage(self, name: str, workers: int) -> Iterator[None]:
+        """Notes the seconds of one stage; a killed one is not noted, its next try is."""
+        start = time.monotonic()
+        yield
+        with self.appender(STAGES) as append:
+            append([{"stage": name, "seconds": round(time.monotonic() - start, 1), "workers": workers}])
 
     @contextmanager
     def lock(self) -> Iterator[None]:

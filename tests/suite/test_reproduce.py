@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -141,6 +143,27 @@ def test_where_the_users_texts_lie_is_not_part_of_a_runs_identity(experiment_fil
         experiment_file.write_text(text.replace("[ruler]", f'[ruler]\nessays = "{tmp_path / folder}"'))
         names.add(open_run(read_experiment(experiment_file), tmp_path / "runs")[0].path.name)
     assert len(names) == 1
+
+
+def test_where_the_model_lies_and_what_the_run_is_called_are_not_part_of_its_identity(experiment_file, tmp_path):
+    text, found = experiment_file.read_text(), set()
+    (model,) = re.findall(r'name = "(/.*)"', text)
+    for copy in ("one", "two"):
+        shutil.copytree(model, tmp_path / copy)
+        experiment_file.write_text(text.replace(model, str(tmp_path / copy)).replace('"tiny"', f'"tiny-{copy}"'))
+        folder, _ = open_run(read_experiment(experiment_file), tmp_path / "runs")
+        folder.open()
+        said = folder.read("spec.json")["about"]
+        assert said == {"name": f"tiny-{copy}", "description": "", "model": str(tmp_path / copy)}
+        found.add(folder.hash)
+    assert len(found) == 1
+
+
+def test_stages_are_timed(experiment_file, tmp_path):
+    folder = run(experiment_file, tmp_path / "runs")
+    stages = folder.lines("stages.jsonl")
+    assert [s["stage"] for s in stages] == ["head game", "profiles", "samples", "latency and memory"]
+    assert all(s["seconds"] >= 0 and s["workers"] == 1 for s in stages)
 
 
 @pytest.mark.slow
