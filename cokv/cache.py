@@ -34,8 +34,9 @@ class RaggedCache(Cache):
 
     `select`, called with each layer's own PrefillLayer, makes `model.generate` compress by itself after the prompt;
     without it the cache keeps everything. `policy` is what happens after that. The prompt is the first forward pass:
-    what comes later, a second turn or a second chunk, is read on the compressed cache. Layers with sliding-window
-    attention are transformers' own.
+    what comes later, a second turn or a second chunk, is read on the compressed cache. Padding may stand before the
+    prompt only: a later mask that hides anything else is refused. Layers with sliding-window attention are
+    transformers' own.
     """
 
     kinds: Kinds | None = None  # where a row's policy must know them
@@ -67,6 +68,7 @@ class RaggedCache(Cache):
                 for i in range(shape.num_hidden_layers)
             ]
         )
+        self._check_masks_once()
 
     @classmethod
     def of(
@@ -92,9 +94,15 @@ class RaggedCache(Cache):
             layers[i] = repeated(sliding, len(selections))
         cache = cls.__new__(cls)
         Cache.__init__(cache, layers=layers)
+        cache._check_masks_once()
         if any(isinstance(policy, ReadsKinds) for policy in policies or ()):
             cache.kinds = Kinds(ModelParts(None, prefill.tokenizer))
         return cache
+
+    def _check_masks_once(self) -> None:
+        """All layers get the same mask of a forward pass: the first one looks at it."""
+        for layer in self.ragged_layers[1:]:
+            layer.checks_masks = False
 
     def reads(self, ids: torch.Tensor) -> None:
         """Says which tokens the next forward pass reads, int64 [rows, t], to rows whose policy must know."""

@@ -42,6 +42,9 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
 
+    def check_mask(self, mask: torch.Tensor | None, t: int) -> None:
+        """Nothing, where only this package runs the model, and passes no mask of its own."""
+
     def get_seq_length(self, *args: Any) -> int:
         return self.seen
 

@@ -14,6 +14,7 @@ import torch
 
 from cokv.attention import buckets
 from cokv.attention.interface import tagged
+from cokv.attention.masks import check_plain, prompt_starts
 from cokv.compat import Layer
 from cokv.observe import LayerView, ModelParts
 from cokv.policies import Grow, Policy, PruneChannels, Quantize, Recall
@@ -49,6 +50,8 @@ class RaggedLayer(Layer):
         self.policy = policy or Grow()  # of every row that this layer compresses by itself
         self.parts: list[tuple[torch.Tensor, Rows]] = []  # rows int64, on the CPU, and the store that has them
         self.told: torch.Tensor | None = None  # kinds of the tokens that come next, where they are known
+        self.starts = torch.zeros(0, dtype=torch.int64)  # where each row's prompt begins behind its padding
+        self.checks_masks = True  # a cache whose layers all get one mask asks but the first
         self.ragged = False
 
     # ---- filling
@@ -78,6 +81,7 @@ class RaggedLayer(Layer):
             )
             for (store, _), rows in kinds.items()
         ]
+        self.starts = torch.zeros(len(kept), dtype=torch.int64)
         self.keys = self.values = None
         self.ragged = True
 
@@ -103,10 +107,10 @@ class RaggedLayer(Layer):
         if self.select is None:
             return
         rows, heads, seq_len, _ = self.keys.shape
-        starts = [0] * rows if mask is None else _prompt_starts(mask, rows)
+        starts = prompt_starts(mask, rows, seq_len)
         window = max(self.window, getattr(self.policy, "window_size", 0))
         views, kept = [], []
-        for row, start in enumerate(starts):
+        for row, start in enumerate(starts.tolist()):
             keys, values, asked = self.keys[row, :, start:], self.values[row, :, start:], queries[row, :, start:]
             last = asked[:, max(asked.shape[1] - window, 0) :]
             view = PrefillLayer(self.index, keys, values, last, scaling)
@@ -122,6 +126,11 @@ class RaggedLayer(Layer):
             views.append(view)
             kept.append([chosen.head(0, h) for h in range(heads)])
         self.fill(views, kept, [self.policy] * rows)
+        self.starts = starts
+
+    def check_mask(self, mask: torch.Tensor | None, t: int) -> None:
+        if self.checks_masks:
+            check_plain(mask, self.starts, t, self.seen)
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         """Queries [rows, num_heads, t, head_dim] over the stored tokens and the t new ones (causal among these),
@@ -158,7 +167,7 @@ class RaggedLayer(Layer):
             if bool((picked >= 0).any()):
                 store.select(picked[picked >= 0], copies)
                 parts.append(((picked >= 0).nonzero()[:, 0], store))
-        self.parts = parts
+        self.parts, self.starts = parts, self.starts[rows]
 
     def _rows(self) -> int:
         return sum(len(rows) for rows, _ in self.parts)
@@ -182,7 +191,9 @@ class RaggedLayer(Layer):
         self.reorder_cache(torch.arange(rows).repeat_interleave(repeats))
 
     def reset(self) -> None:
+        checks = self.checks_masks
         self.__init__(self.index, self.select, self.window, self.slack, self.backend, self.policy)  # type: ignore[misc]
+        self.checks_masks = checks
 
     # ---- what it holds
 
@@ -221,12 +232,3 @@ def _kind(policy: Policy) -> tuple[type[Rows], Any]:
     if isinstance(policy, Recall):
         return RecalledRows, policy
     return PlainRows, None
-
-
-def _prompt_starts(mask: torch.Tensor, rows: int) -> list[int]:
-    """Where each row's prompt begins behind its padding, from what its last query sees: mask [1 or rows, 1, t, n]."""
-    seen = (mask[:, 0, -1] if mask.dtype == torch.bool else mask[:, 0, -1] == 0).expand(rows, -1)
-    starts = seen.int().argmax(-1)
-    if bool((seen.sum(-1) != seen.shape[1] - starts).any()):
-        raise CokvError("a prompt has padding, or masked tokens, after its first token; pad on the left only")
-    return [int(start) for start in starts]

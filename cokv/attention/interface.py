@@ -33,6 +33,12 @@ class AttentionLayer(Protocol):
     def attends(self) -> bool:
         """Whether this layer computes attention itself now (it holds more, or less, than the keys it returned)."""
 
+    def check_mask(self, mask: torch.Tensor | None, t: int) -> None:
+        """Called before `attend`, which knows no mask, of t new tokens: refuses one that this layer would not follow.
+
+        mask: as for transformers' SDPA, [1 or batch, 1, t, n]; none where each token sees all before it.
+        """
+
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         """Output [batch, num_heads, t, head_dim]."""
 
@@ -75,6 +81,7 @@ def attention(
         if layer is not None:
             layer.observe(query, attention_mask, scaling)
         return out, None
+    layer.check_mask(attention_mask, query.shape[2])
     return layer.attend(query, key, value, scaling).transpose(1, 2).contiguous(), None
 
 
