@@ -197,17 +197,19 @@ def _kvpress(path: Path, dataset: str | None) -> list[Prediction]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise LongBenchError(f"{path}: not UTF-8 at byte {error.start}; expected kvpress's predictions.csv") from None
+    header, rows = _csv_rows(text, path)
+    if "predicted_answer" not in header or not ({"answers", "answer"} & set(header)):
+        raise LongBenchError(
+            f"{path}: got the columns {', '.join(name[:30] for name in header[:8]) or 'none'}; expected "
+            "predicted_answer, answers, task (older versions of kvpress left the answers out: run it again with a "
+            "current one)"
+        )
     out = []
-    for number, row in enumerate(_csv_rows(text, path)):
+    for number, row in enumerate(rows):
         place = f"{path} row {number + 1}"
         if None in row or None in row.values():
             raise LongBenchError(
                 f"{place}: has more or fewer cells than the header; expected kvpress's predictions.csv"
-            )
-        if "predicted_answer" not in row or not ({"answers", "answer"} & row.keys()):
-            raise LongBenchError(
-                f"{place}: got the columns {', '.join(map(str, row))}; expected predicted_answer, answers, task (older "
-                "versions of kvpress left the answers out: run it again with a current one)"
             )
         task = dataset or row.get("task")
         if not task:
@@ -223,11 +225,12 @@ def _kvpress(path: Path, dataset: str | None) -> list[Prediction]:
     return out
 
 
-def _csv_rows(text: str, path: Path) -> list[dict[str, str]]:
+def _csv_rows(text: str, path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The header, and a dictionary per row."""
     before = csv.field_size_limit(LINE_LIMIT)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        return list(reader)
+        return list(reader.fieldnames or []), list(reader)
     except csv.Error as error:
         raise LongBenchError(f"{path}: broken CSV ({error}); expected kvpress's predictions.csv") from None
     finally:

@@ -55,13 +55,21 @@ def score_file(path: Path, form: str | None, dataset: str | None) -> dict[str, d
     """Official numbers of what another tool wrote; `form` is one of FORMATS, told by name and content when None.
 
     LongBench's pred/*.jsonl, version 2's results/*.jsonl, RULER's pred/*.jsonl; kvpress's predictions.csv and an
-    lm-eval sample log of either benchmark. One entry per task, and per length where a file holds several.
+    lm-eval sample log of either benchmark. One entry per task, and per length where a file holds several. A file in
+    which there is nothing to score is refused.
     """
+    expected = f"expected one of {', '.join(FORMATS)}"
     if form is not None and form not in FORMATS:
-        raise SuiteError(f"got the format {form!r}, expected one of {', '.join(FORMATS)}")
+        raise SuiteError(f"got the format {form!r}, {expected}")
+    if not path.is_file():
+        raise SuiteError(
+            f"{path} is {'a folder' if path.is_dir() else 'no file'}; give a file of predictions, {expected}"
+        )
     if form == "ruler" or (form is None and _is_rulers(path)):
         return _ruler_rows(ruler_predictions.read_answers(path, dataset))
     found = longbench_predictions.read_predictions(path, form=form, dataset=dataset)
+    if not found:
+        raise SuiteError(f"{path} holds no prediction, so there is nothing to score; {expected}")
     answers = [_answer(item) for item in found]
     rest = [item for item, answer in zip(found, answers, strict=True) if answer is None]
     scores = score_predictions(rest, second=True)
@@ -70,7 +78,7 @@ def score_file(path: Path, form: str | None, dataset: str | None) -> dict[str, d
 
 
 def _is_rulers(path: Path) -> bool:
-    if path.suffix == ".csv" or path.name.startswith("samples_") or not path.is_file():
+    if path.suffix == ".csv" or path.name.startswith("samples_"):
         return False
     return ruler_predictions.is_official_file(longbench_predictions.first_record(path))
 

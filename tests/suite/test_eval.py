@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from longbench.sources import load_dataset
 from suite.cli import app
+from suite.rescore import FORMATS
 
 DATA = os.environ.get("COKV_TEST_DATA")
 official_files = pytest.mark.skipif(DATA is None, reason="COKV_TEST_DATA is not set: no official files here")
@@ -166,3 +167,26 @@ def test_what_no_metric_here_can_judge_is_refused(tmp_path):
     assert "hellaswag" in refused("--predictions", lines(tmp_path / "samples_hellaswag_2026-01-31T10-20.jsonl", log))
     assert "expected one of" in refused("--predictions", tmp_path / "none.jsonl", "--form", "helm")
     assert "gold answers" in refused("--predictions", lines(tmp_path / "vt.jsonl", [{"pred": "", "outputs": []}]))
+
+
+@pytest.mark.parametrize("form", ["longbench", "longbench-v2", "ruler", "lm-eval", None])
+def test_a_file_without_predictions_is_refused(tmp_path, form):
+    empty = lines(tmp_path / "qasper.jsonl", [])
+    said = refused("--predictions", empty, *(() if form is None else ("--form", form, "--dataset", "vt")))
+    assert str(empty) in said and ("no prediction" in said or "is empty" in said)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_header_of_a_table_is_read_before_its_rows(tmp_path, count):
+    rows = [{"pred": "a, b", "answers": ["a"], "all_classes": None, "length": 9 * i} for i in range(count)]
+    path = lines(tmp_path / "qasper.jsonl", rows)
+    assert "expected predicted_answer" in refused("--predictions", path, "--form", "kvpress")
+    only_header = tmp_path / "predictions.csv"
+    only_header.write_text("task,predicted_answer,answers\n")
+    assert "no prediction" in refused("--predictions", only_header)
+
+
+def test_a_wrong_path_lists_every_format(tmp_path):
+    for path, what in ((tmp_path / "none.jsonl", "no file"), (tmp_path, "a folder")):
+        said = refused("--predictions", path)
+        assert what in said and all(form in said for form in FORMATS)
