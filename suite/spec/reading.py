@@ -59,13 +59,21 @@ def with_game(experiment: Experiment, **changes: Any) -> Experiment:
 
 
 def _first(error: ValidationError) -> str:
-    """The first mistake, as `key: message`; an unknown key is answered with the nearest known one."""
-    first = error.errors()[0]
+    """The first mistake, as `key: message`; an unknown key is answered with the nearest known one.
+
+    A key that is missing may be there in another spelling: then the unknown one is the mistake.
+    """
+    found = error.errors()
+    first = found[0]
+    if first["type"] == "missing":
+        first = next((one for one in found if one["type"] == "extra_forbidden"), first)
     key = ".".join(str(part) for part in first["loc"]) or "the file"
     if first["type"] == "extra_forbidden":
         return f"unknown key `{key}`; {nearest(str(first['loc'][-1]), _fields(first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"key `{key}` is missing; it has no default"
     message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
     return f"key `{key}`: {message}{got}"
 
 
