@@ -77,12 +77,14 @@ def reproduce(
 
 
 def _print_plan(stages: Any, path: str, done: bool) -> None:
+    from suite.plan import in_words
+
     table = Table("stage", "prompts", "rows", "prefill tokens", "decode tokens (at most)", "about")
     for stage in stages:
         numbers = (stage.prompts, stage.rows, stage.prefill_tokens, stage.decode_tokens)
-        table.add_row(stage.name, *(f"{n:,}" for n in numbers), f"{stage.seconds / 60:.1f} min")
+        table.add_row(stage.name, *(f"{n:,}" for n in numbers), in_words(stage.seconds))
     Console().print(table)
-    print(f"about {sum(s.seconds for s in stages) / 60:.0f} minutes at most on this machine")
+    print(f"about {in_words(sum(s.seconds for s in stages))} at most on this machine")
     print(f"{path} is finished: it would only be reported" if done else f"would write {path}")
 
 

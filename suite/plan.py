@@ -30,6 +30,15 @@ class Stage:
     seconds: float
 
 
+def in_words(seconds: float) -> str:
+    """A time that is known roughly: whole seconds below two minutes, then minutes, then hours."""
+    if seconds < 1.5:
+        return "1 second"
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
 @dataclass(frozen=True)
 class _Task:
     name: str

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from suite.cli import app
+from suite.plan import in_words
 from suite.runs import RunFolder
 
 runner = CliRunner()
@@ -46,6 +48,15 @@ def test_dry_run_writes_nothing(experiment_file, tmp_path):
     result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs", "--dry-run")
     assert result.exit_code == 0 and "prefill tokens" in result.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_short_plan_counts_seconds(experiment_file, tmp_path):
+    result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs", "--dry-run")
+    said = next(line for line in result.stdout.splitlines() if line.startswith("about"))
+    assert re.fullmatch(r"about \d+ seconds? at most on this machine", said) and " 0 " not in said
+    assert [in_words(s) for s in (0.01, 1.6, 119, 150, 7100, 9000)] == [
+        "1 second", "2 seconds", "119 seconds", "2 minutes", "118 minutes", "2.5 hours",
+    ]  # fmt: skip
 
 
 def test_methods_and_tasks_are_listed():
