@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from reports.side_tables import CUTS, head_scores, removal_rows
 from reports.style import ERROR_BAR, PAGE_WIDTH, STYLE, legend, panels
 
 Row = Mapping[str, Any]
+ACROSS = 9  # tasks whose names fit side by side
 CUT_STYLE: dict[str, dict[str, Any]] = {
     "top": {"color": "#D55E00", "marker": "v"},
     "bottom": {"color": "#0072B2", "marker": "^"},
@@ -108,13 +110,27 @@ def _removal_panel(axis: Axes, points: Sequence[Row], handles: dict[str, Any]) -
 
 
 def _removal_bars(by_task: Mapping[str, Sequence[Row]], stability: Row) -> Figure:
-    figure = Figure(figsize=(min(PAGE_WIDTH, 2.4 + 0.75 * len(by_task)), 2.1), layout="constrained")
+    """Bars per task, at most ACROSS tasks in a row of axes."""
+    tasks = list(by_task)
+    rows = math.ceil(len(tasks) / ACROSS)
+    across = math.ceil(len(tasks) / rows)
+    figure = Figure(figsize=(min(PAGE_WIDTH, 2.4 + 0.75 * across), 0.5 + 1.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axis = figure.subplots()
+    handles: dict[str, Any] = {}
+    for place, axis in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
+        mine = tasks[place * across : (place + 1) * across]
+        _bars(axis, {task: by_task[task] for task in mine}, handles)
+        axis.set_xlim(-0.6, across - 0.4)
+    heads = sorted({row["heads"] for points in by_task.values() for row in points})
+    count = str(heads[0]) if len(heads) == 1 else f"{heads[0]} to {heads[-1]}"
+    figure.axes[0].set_title(f"{count} of {stability['num_players']} heads removed")
+    legend(figure, handles, ["Full", *handles])
+    return figure
+
+
+def _bars(axis: Axes, by_task: Mapping[str, Sequence[Row]], handles: dict[str, Any]) -> None:
     cuts = [cut for cut in CUTS if any(row["cut"] == cut for points in by_task.values() for row in points)]
     width = 0.8 / len(cuts)
-    handles: dict[str, Any] = {}
-    heads = sorted({row["heads"] for points in by_task.values() for row in points})
     for number, cut in enumerate(cuts):
         found = [(place, row) for place, points in enumerate(by_task.values()) for row in points if row["cut"] == cut]
         mine = [row for _, row in found]
@@ -133,7 +149,3 @@ def _removal_bars(by_task: Mapping[str, Sequence[Row]], stability: Row) -> Figur
     axis.grid(axis="x", visible=False)
     axis.set_ylim(0, 105)
     axis.set_ylabel("Score (%)")
-    count = str(heads[0]) if len(heads) == 1 else f"{heads[0]} to {heads[-1]}"
-    axis.set_title(f"{count} of {stability['num_players']} heads removed")
-    legend(figure, handles, ["Full", *handles])
-    return figure

@@ -14,7 +14,7 @@ import numpy as np
 from reports.labels import Labels, is_full
 from reports.records import Variant, variant_of
 from reports.table import MISSING, Cell, Table
-from reports.tables import interval_text, interval_words, score_text
+from reports.tables import interval_text, interval_words, no_average, score_text
 
 Row = Mapping[str, Any]
 
@@ -43,6 +43,7 @@ def overview_table(metrics: Row, benchmark: str | None = None) -> Table | None:
     by_place = {(r["benchmark"], r["kv_budget"], variant_of(r)): r for r in rows}
     best = {place: _best(by_place, place) for place in places}
     columns = [(name, budget) for name in sorted({name for name, _ in places}) for budget in budgets]
+    interval = f" with its {interval_words(metrics)}" if any("low" in row for row in rows) else ""
     body = []
     for variant in ranked(metrics):
         line = [Cell(labels.name(variant))]
@@ -59,9 +60,9 @@ def overview_table(metrics: Row, benchmark: str | None = None) -> Table | None:
         columns=("Method", *(_head(name if benchmark is None else "", budget) for name, budget in columns)),
         rows=tuple(body),
         notes=(
-            f"Mean over tasks in percent with its {interval_words(metrics)}, at KV slots per head; best first.",
+            f"Mean over tasks in percent{interval}, at KV slots per head; best first.",
             "Methods that keep every position, the full cache among them, have one number.",
-            "A dash: no average, because some task could not be run at this budget; the tables by task say why.",
+            "No average where some task could not be run at this budget; the tables by task say why.",
         ),
     )
 
@@ -81,6 +82,6 @@ def _best(by_place: Mapping[Any, Row], place: tuple[str, int | None]) -> str | N
 
 def _cell(row: Row, best: str | None) -> Cell:
     if "mean" not in row:
-        return Cell(MISSING)
+        return Cell(no_average(row) if row.get("missing") else MISSING)
     text = score_text(row)
     return Cell(text, interval_text(row), bold=text == best and row["kv_budget"] is not None)

@@ -44,7 +44,8 @@ def _score_table(metrics: Row, benchmark: str) -> Table:
             best = _best([column[other] for other in group if other in column])
             row.append(_score_cell(column.get(place), best if place in group else None, reasons))
         rows.append(tuple(row))
-    notes = [f"Score in percent with its {interval_words(metrics)}; {_sample_words(cells)}."]
+    interval = f" with its {interval_words(metrics)}" if any("low" in row for row in cells) else ""
+    notes = [f"Score in percent{interval}; {_sample_words(cells)}."]
     notes.append("Best of each budget in bold, ties within rounding alike; the full cache does not compete.")
     if any(PARTIAL in cell.text for row in rows for cell in row):
         notes.append(f"{PARTIAL} over fewer samples than the other methods of its column: not comparable, never bold.")
@@ -100,7 +101,15 @@ def _best(rows: Iterable[Row]) -> str | None:
     return f"{max(means):.1f}" if len(means) > 1 else None
 
 
+def no_average(row: Row) -> str:
+    """Of an average without a mean: how many of its tasks were run on all samples."""
+    done, missing = row["tasks"], len(row["missing"])
+    return f"{done} of {done + missing} tasks" if done else "infeasible"
+
+
 def _score_cell(row: Row | None, best: str | None, reasons: list[str]) -> Cell:
+    if row is not None and "mean" not in row and row.get("missing"):
+        return Cell(no_average(row))
     if row is None or ("mean" not in row and "infeasible" not in row):
         return Cell(MISSING)
     if "mean" not in row:
@@ -132,7 +141,9 @@ def _sample_words(cells: Sequence[Row]) -> str:
     if not counts:
         return "no feasible sample"
     low, high = min(counts), max(counts)
-    return f"{low} samples per cell" if low == high else f"{low} to {high} samples per cell"
+    if low == high:
+        return "1 sample per cell" if low == 1 else f"{low} samples per cell"
+    return f"{low} to {high} samples per cell"
 
 
 def difference_tables(metrics: Row) -> list[Table]:
@@ -175,9 +186,10 @@ def _difference_table(metrics: Row, name: str, title: str, rows: Sequence[Row]) 
         f"Score minus the baseline's, in points, on the same samples; paired {interval_words(metrics)}. 'better' and "
         "'worse' only where the interval excludes 0 and at least 6 pairs differ."
     ]
-    if len(rows) > 1:
-        chance = len(rows) * (1 - metrics["confidence"])
-        notes.append(f"Of {len(rows)} such intervals about {chance:.1f} exclude 0 by chance if no method differs.")
+    shown = [row for row in rows if "low" in row]
+    if len(shown) > 1:
+        chance = len(shown) * (1 - metrics["confidence"])
+        notes.append(f"Of {len(shown)} such intervals about {chance:.1f} exclude 0 by chance if no method differs.")
     columns = ["Benchmark", *(["Task"] if per_task else []), "KV budget", "Method"]
     return Table(
         name=name,
