@@ -47,10 +47,17 @@ class Packed:
     def __getitem__(self, rows: torch.Tensor) -> Packed:
         return Packed(self.codes[rows], self.low[rows], self.step[rows], self.bits)
 
-    def joined(self, other: Packed) -> Packed:
+    def __setitem__(self, rows: torch.Tensor, other: Packed) -> None:
         assert self.bits == other.bits
-        codes = torch.cat([self.codes, other.codes])
-        return Packed(codes, torch.cat([self.low, other.low]), torch.cat([self.step, other.step]), self.bits)
+        self.codes[rows], self.low[rows], self.step[rows] = other.codes, other.low, other.step
+
+    def enlarged(self, capacity: int) -> Packed:
+        """The same in storage for so many rows; what the others hold is undefined."""
+
+        def one(part: torch.Tensor) -> torch.Tensor:
+            return torch.cat([part, part.new_empty(capacity - len(part), *part.shape[1:])])
+
+        return Packed(one(self.codes), one(self.low), one(self.step), self.bits)
 
 
 def pack(numbers: torch.Tensor, group: int, bits: int) -> Packed:

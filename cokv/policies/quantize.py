@@ -28,6 +28,7 @@ from cokv.policies.packing import WIDTHS
 from cokv.types import CokvError, FloatArray, HeadScores, IntArray
 
 AS_IT_IS = 16
+INDEX_BYTES = 8  # per group: where it lies, int64
 Bits = int | tuple[tuple[int, ...], ...]
 
 
@@ -79,7 +80,9 @@ class Quantize:
         return self.group if head_dim % self.group == 0 else head_dim
 
     def head_bytes(self, tokens: int, bits: int, head_dim: int, itemsize: int) -> int:
-        """What a head with so many tokens takes, of a model whose numbers have `itemsize` bytes."""
+        """What a head with so many tokens takes, of a model whose numbers have `itemsize` bytes: tokens in full
+        precision; codes, smallest values and steps of the others; and where each of their groups lies.
+        """
         full = 2 * head_dim * itemsize
         if bits == AS_IT_IS:
             return tokens * full
@@ -87,7 +90,7 @@ class Quantize:
         keys = head_dim * (math.ceil(self.group * bits / 8) + 2 * itemsize)
         channels = self.channels(head_dim)
         values = self.group * (head_dim // channels) * (math.ceil(channels * bits / 8) + 2 * itemsize)
-        return groups * (keys + values) + (tokens - groups * self.group) * full
+        return groups * (keys + values + INDEX_BYTES) + (tokens - groups * self.group) * full
 
 
 def bits_by_score(scores: HeadScores | FloatArray, average: float, widths: Sequence[int] = WIDTHS) -> Bits:

@@ -1,63 +1,79 @@
 """Rows whose older tokens are packed into a few bits, group by group; the newest lie in a flat store.
 
-Heads of one width have one pool. For attention a pool is unpacked, one layer at a time; what stays is packed.
+Heads of one width have one pool. For attention a pool is unpacked, one layer at a time; what stays is packed. Where a
+group lies is charged with it; what a store has beside per segment (starts, lengths, counts, bits) is in its storage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from cokv.policies.packing import Packed, pack
-from cokv.policies.quantize import AS_IT_IS, Quantize
+from cokv.policies.quantize import AS_IT_IS, INDEX_BYTES, Quantize
 from cokv.prefill import PrefillLayer
 from cokv.stores.flat import Attend, Flat, merged
+from cokv.stores.places import free_places, nbytes
 from cokv.stores.rows import Held, Kept, gathered, one_by_one, segments_of
 
 
-@dataclass(frozen=True, eq=False)
 class Pool:
-    """Groups of tokens of one width, by segment. owner int64 [groups], ascending."""
+    """Groups of tokens of one width. A group stays where it was put; an index says which segment has which.
 
-    owner: torch.Tensor
-    keys: Packed  # of [groups, head_dim, tokens]: along tokens
-    values: Packed  # of [groups, tokens, head_dim]: along channels
+    places int64 [groups]: where they lie, segment after segment, each segment's oldest first; counts int64 [segments].
+    """
 
-    @classmethod
-    def of(cls, owner: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bits: int, channels: int) -> Pool:
-        """keys, values [groups, tokens, head_dim]."""
-        return cls(owner, pack(keys.transpose(1, 2), keys.shape[1], bits), pack(values, channels, bits))
+    def __init__(self, segments: int, bits: int, channels: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Without groups; keys, values [0, tokens, head_dim] say what they are like."""
+        self.bits, self.channels, self.tokens = bits, channels, keys.shape[1]
+        self.keys, self.values = self._packed(keys, values)
+        self.places = torch.empty(0, dtype=torch.int64, device=keys.device)
+        self.counts = torch.zeros(segments, dtype=torch.int64, device=keys.device)
 
-    def unpacked(self, tokens: int, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V [groups * tokens, head_dim]."""
-        return self.keys.unpacked(tokens).transpose(1, 2).flatten(0, 1), self.values.unpacked(channels).flatten(0, 1)
-
-    def counts(self, segments: int) -> torch.Tensor:
-        """Groups of every segment, int64 [segments]."""
-        return torch.bincount(self.owner, minlength=segments)
-
-    def joined(self, other: Pool) -> Pool:
-        """The other's groups go behind those that the same segment has."""
-        owner = torch.cat([self.owner, other.owner])
-        order = owner.argsort(stable=True)
-        keys, values = self.keys.joined(other.keys), self.values.joined(other.values)
-        return Pool(owner[order], keys[order], values[order])
-
-    def select(self, segments: torch.Tensor, before: int) -> Pool:
-        """Segment i becomes old segment segments[i], of `before` segments."""
-        counts = self.counts(before)
-        starts = counts.cumsum(0) - counts
-        mine = counts[segments]
-        owner = torch.repeat_interleave(torch.arange(len(segments), device=segments.device), mine)
-        first = torch.repeat_interleave(starts[segments] - (mine.cumsum(0) - mine), mine)
-        groups = first + torch.arange(len(owner), device=segments.device)
-        return Pool(owner, self.keys[groups], self.values[groups])
+    def _packed(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[Packed, Packed]:
+        """K [groups, head_dim, tokens] along tokens, V [groups, tokens, head_dim] along channels."""
+        return pack(keys.transpose(1, 2), self.tokens, self.bits), pack(values, self.channels, self.bits)
 
     @property
-    def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+    def owner(self) -> torch.Tensor:
+        """Segment of each group, int64 [groups], ascending."""
+        return torch.repeat_interleave(torch.arange(len(self.counts), device=self.counts.device), self.counts)
+
+    def add(self, owner: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Groups [groups, tokens, head_dim], behind those that their segments have; owner ascending."""
+        capacity = len(self.keys.codes)
+        places, needed = free_places(self.places, capacity, len(owner))
+        if needed > capacity:
+            self.keys, self.values = self.keys.enlarged(needed), self.values.enlarged(needed)
+        self.keys[places], self.values[places] = self._packed(keys, values)
+        order = torch.cat([self.owner, owner]).argsort(stable=True)
+        self.places = torch.cat([self.places, places])[order]
+        self.counts = self.counts + torch.bincount(owner, minlength=len(self.counts))
+
+    def unpacked(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V [groups * tokens, head_dim], segment after segment."""
+        keys, values = self.keys[self.places], self.values[self.places]
+        return keys.unpacked(self.tokens).transpose(1, 2).flatten(0, 1), values.unpacked(self.channels).flatten(0, 1)
+
+    def select(self, segments: torch.Tensor, copies: bool) -> None:
+        """Segment i becomes old segment segments[i]: with `copies` in fresh storage, without by the index alone."""
+        mine = self.counts[segments]
+        starts = (self.counts.cumsum(0) - self.counts)[segments]
+        first = torch.repeat_interleave(starts - (mine.cumsum(0) - mine), mine)
+        self.places = self.places[first + torch.arange(len(first), device=first.device)]
+        self.counts = mine
+        if copies:
+            self.keys, self.values = self.keys[self.places], self.values[self.places]
+            self.places = torch.arange(len(self.places), device=first.device)
+
+    @property
+    def group_bytes(self) -> int:
+        return (self.keys.nbytes + self.values.nbytes) // max(len(self.keys.codes), 1) + INDEX_BYTES
+
+    @property
+    def storage_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes + nbytes(self.places, self.counts)
 
 
 class QuantizedRows:
@@ -89,8 +105,9 @@ class QuantizedRows:
         widths = self.bits[owner]
         for bits in widths.unique().tolist():
             mine = widths == bits
-            new = Pool.of(owner[mine], keys[mine], values[mine], bits, self.channels)
-            self.pools[bits] = self.pools[bits].joined(new) if bits in self.pools else new
+            if bits not in self.pools:
+                self.pools[bits] = Pool(len(self.bits), bits, self.channels, keys[:0], values[:0])
+            self.pools[bits].add(owner[mine], keys[mine], values[mine])
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         rows, num_heads, t, dim = queries.shape
@@ -100,9 +117,10 @@ class QuantizedRows:
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
         parts = [self.residual.attend(grouped, scaling)]
         for pool in self.pools.values():
-            lengths = pool.counts(len(grouped)) * self.policy.group
-            stored = pool.unpacked(self.policy.group, self.channels)
-            parts.append(self.residual.backend(grouped, *stored, lengths.cumsum(0) - lengths, lengths, scaling))
+            lengths = pool.counts * self.policy.group
+            parts.append(
+                self.residual.backend(grouped, *pool.unpacked(), lengths.cumsum(0) - lengths, lengths, scaling)
+            )
         out, _ = merged(parts)
         self._pack_oldest()
         return out.view(rows, num_heads, 1, dim)
@@ -118,21 +136,22 @@ class QuantizedRows:
             store.starts, store.lengths = store.starts + due * group, store.lengths - due * group
 
     def select(self, rows: torch.Tensor, copies: bool) -> None:
-        segments, before = segments_of(rows.to(self.bits.device), self.heads), len(self.bits)
+        segments = segments_of(rows.to(self.bits.device), self.heads)
         (self.residual.copy_segments if copies else self.residual.keep_segments)(segments)
-        self.pools = {bits: pool.select(segments, before) for bits, pool in self.pools.items()}
+        for pool in self.pools.values():
+            pool.select(segments, copies)
         self.bits = self.bits[segments]
 
     def held(self) -> list[Held]:
         slots = self.residual.lengths.clone()
         size = self.residual.lengths * self.residual.token_bytes
         for pool in self.pools.values():
-            counts = pool.counts(len(slots))
-            slots += counts * self.policy.group
-            size = size + counts * (pool.nbytes // max(len(pool.owner), 1))
+            slots += pool.counts * self.policy.group
+            size = size + pool.counts * pool.group_bytes
         by_row = [part.view(-1, self.heads).sum(1).tolist() for part in (slots, size)]
         return [Held(n, m) for n, m in zip(*by_row, strict=True)]
 
     @property
     def storage_bytes(self) -> int:
-        return self.residual.storage_bytes + sum(pool.nbytes for pool in self.pools.values())
+        index = nbytes(self.bits, self.residual.starts, self.residual.lengths)
+        return self.residual.storage_bytes + index + sum(pool.storage_bytes for pool in self.pools.values())

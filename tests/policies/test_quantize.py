@@ -84,12 +84,17 @@ def store(layer: PrefillLayer, kept: list[torch.Tensor], policy: Quantize) -> Qu
     return QuantizedRows([layer], [kept], [policy], 5, buckets.attend)
 
 
+def packed_of(rows: QuantizedRows, bits: int) -> list[torch.Tensor]:
+    pool = rows.pools[bits]
+    return [t for part in (pool.keys, pool.values) for t in (part.codes, part.low, part.step)]
+
+
 def contents(rows: QuantizedRows, head: int) -> tuple[torch.Tensor, torch.Tensor]:
     """K and V of one segment as attention sees them, oldest first."""
     parts = []
     for pool in rows.pools.values():
         mine = (pool.owner == head).repeat_interleave(rows.policy.group)
-        parts.append([part[mine] for part in pool.unpacked(rows.policy.group, rows.channels)])
+        parts.append([part[mine] for part in pool.unpacked()])
     start, length = int(rows.residual.starts[head]), int(rows.residual.lengths[head])
     parts.append([part[start : start + length] for part in (rows.residual.k, rows.residual.v)])
     return torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts])
@@ -121,12 +126,17 @@ def test_each_head_is_off_by_half_a_step_and_has_the_bytes_computed(
             half = steps(values[t].reshape(-1, width), bits).repeat(width) / 2
             assert (np.abs(found[1][t] - values[t]) <= half * 1.001 + 1e-6).all()
         per_group = DIM * (-(-group * bits // 8) + 8) + group * (DIM // width) * (-(-width * bits // 8) + 8)
-        bytes_ = packed // group * per_group + (n - packed) * 2 * DIM * 4
+        bytes_ = packed // group * (per_group + 8) + (n - packed) * 2 * DIM * 4
         assert policy.head_bytes(n, bits, DIM, 4) == bytes_
         total += bytes_
     (held,) = rows.held()
     assert held.bytes == total and held.slots == sum(map(len, kept))
-    assert rows.storage_bytes == total + 2 * 5 * 2 * DIM * 4, "what is allocated is that and the slack"
+    beside = HEADS * (3 + len(rows.pools)) * 8  # bits, start and length of a segment, and its groups in each pool
+    assert rows.storage_bytes == total + 2 * 5 * 2 * DIM * 4 + beside, "what is allocated is that and the slack"
+    parts = [rows.bits, *(getattr(rows.residual, name) for name in ("k", "v", "starts", "lengths"))]
+    for pool in rows.pools.values():
+        parts += [pool.places, pool.counts, *packed_of(rows, pool.bits)]
+    assert rows.storage_bytes == sum(part.untyped_storage().nbytes() for part in parts)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -170,6 +180,30 @@ def test_tokens_read_one_by_one_are_packed_as_if_they_had_been_there(
     for head in range(HEADS):
         for one, other in zip(contents(begun, head), contents(at_once, head), strict=True):
             assert torch.equal(one, other)
+
+
+def test_rows_that_leave_move_no_storage_and_their_places_are_filled_again() -> None:
+    layer, policy, new = layer_of(40), Quantize(((2, 4),), 4, 0), torch.ones(1, 1, HEADS, 4, DIM)
+    rows = QuantizedRows([layer], [[torch.arange(40)] * HEADS] * 6, [policy] * 6, 5, buckets.attend)
+    before = [t.data_ptr() for bits in (2, 4) for t in packed_of(rows, bits)]
+    whole = [contents(rows, segment) for segment in range(6 * HEADS)]
+    rows.select(torch.tensor([1, 4]), copies=False)
+    assert [t.data_ptr() for bits in (2, 4) for t in packed_of(rows, bits)] == before
+    assert [len(packed_of(rows, bits)[0]) for bits in (2, 4)] == [60, 60], "ten groups of each of six rows"
+    for segment, old in enumerate((2, 3, 8, 9)):
+        for one, other in zip(contents(rows, segment), whole[old], strict=True):
+            assert torch.equal(one, other)
+    queries = torch.ones(2, HEADS * GROUP_SIZE, 4, DIM)
+    for _ in range(20):  # twenty groups of each segment: forty for the two rows, as many as the others left
+        rows.attend(queries, *new.expand(2, 2, -1, -1, -1), 1.0)
+    assert [t.data_ptr() for bits in (2, 4) for t in packed_of(rows, bits)] == before
+    for segment, old in enumerate((2, 3, 8, 9)):
+        for one, other in zip(contents(rows, segment), whole[old], strict=True):
+            assert torch.equal(one[:40], other) and torch.equal(one[40:], torch.ones(80, DIM))
+    rows.attend(queries, *new.expand(2, 2, -1, -1, -1), 1.0)
+    assert [len(packed_of(rows, bits)[0]) for bits in (2, 4)] == [75, 75], "a quarter more"
+    for segment, old in enumerate((2, 3, 8, 9)):
+        assert torch.equal(contents(rows, segment)[0][:40], whole[old][0])
 
 
 def test_sixteen_bits_is_the_full_cache_and_fewer_compose_with_any_selection(
