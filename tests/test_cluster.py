@@ -2,9 +2,11 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,25 @@ def test_the_core_imports_no_ray():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=root, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("address", ["WRONG:ADDRESS", "nowhere", "10.0.0.1:99999", "host:6379/x", "", "::1:6379"])
+def test_what_is_no_address_is_refused(monkeypatch, address):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    monkeypatch.setitem(sys.modules, "ray.exceptions", types.ModuleType("ray.exceptions"))
+    with pytest.raises(CokvError, match=r"expected 'auto' or host:port"):
+        OnRay(address)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_where_nobody_listens_is_said_at_once(monkeypatch, scheme):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    monkeypatch.setitem(sys.modules, "ray.exceptions", types.ModuleType("ray.exceptions"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+        OnRay(address)
+    with pytest.raises(CokvError, match=rf"^no Ray cluster at '{address}' .*refused.*'auto'$"):
+        OnRay(address)
 
 
 @pytest.fixture

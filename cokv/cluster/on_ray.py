@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from cokv.cluster.servant import Outcome, Servant
 from cokv.types import CokvError
 
 PATIENCE = 600.0  # seconds that blocks may wait while no actor starts
+ANSWER = 3.0  # seconds within which a cluster's port answers
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class OnRay:
         if self.workers is not None and self.workers < 1:
             raise CokvError(f"{self.workers} workers were asked for, expected at least 1")
         load_ray()
+        check_address(self.address)
 
     def map_blocks(self, make_worker: MakeWorker, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         if not blocks:
@@ -137,6 +140,7 @@ def connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    check_address(address)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         ray.init(address=address, **quiet)
@@ -151,6 +155,24 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raises unless somebody listens there: Ray itself would try for minutes."""
+    if address in ("auto", "local"):
+        return
+    found = re.fullmatch(r"(?:ray://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})", address)
+    if found is None or not 0 < int(found[2]) < 65536:
+        raise CokvError(
+            f"{address!r} is no address of a Ray cluster, expected 'auto' or host:port such as 10.0.0.1:6379"
+        )
+    try:
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=ANSWER).close()
+    except (OSError, UnicodeError) as error:
+        raise CokvError(
+            f"no Ray cluster at {address!r} ({getattr(error, 'strerror', None) or error}); give the address of a "
+            "running one, or 'auto'"
+        ) from None
 
 
 def load_ray() -> Any:
