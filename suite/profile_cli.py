@@ -12,6 +12,7 @@ from suite.errors import SuiteError
 
 app = typer.Typer(help="Head profiles: how much each KV head is worth to a task.", no_args_is_help=True)
 
+Shape = Annotated[str | None, typer.Option(help="LAYERSxKV_HEADS such as 32x8: reduces query heads to KV heads.")]
 LedgerFile = Annotated[Path, typer.Argument(help="A ledger: game.sqlite of a run or profile folder.")]
 
 
@@ -71,14 +72,16 @@ def ssv(
 @app.command()
 @reported
 def show(
-    file: Annotated[Path, typer.Argument(help="A .safetensors profile, or a ledger.")],
+    file: Annotated[Path, typer.Argument(help="A .safetensors profile, a published one, or a ledger.")],
     game: Annotated[str | None, typer.Option(help="Which game of a ledger.")] = None,
+    shape: Shape = None,
 ) -> None:
     """A profile's scores with their intervals, and what they rest on."""
     from suite.profile_show import render
     from suite.profile_show import show as shown
+    from suite.profiles import shape_of
 
-    render(shown(file, game))
+    render(shown(file, game, shape_of(shape)))
 
 
 @app.command()
@@ -136,7 +139,7 @@ def compare(
     prompt_tokens: Annotated[int, typer.Option(help="A head cannot keep more than these.")] = 8192,
     alpha: Annotated[int, typer.Option(help="Of the official CoKV formula: heads without extra.")] = 20,
     beta: Annotated[float, typer.Option(help="Of HeadKV's formula.")] = 1.005,
-    shape: Annotated[str | None, typer.Option(help="LAYERSxKV_HEADS: reduces query heads to KV heads.")] = None,
+    shape: Shape = None,
     out: Annotated[Path | None, typer.Option(help="Folder for a page with heat maps.")] = None,
 ) -> None:
     """Published profiles side by side: sizes, copies, budgets by the official formula and ours, agreement."""
@@ -144,6 +147,9 @@ def compare(
     from suite.profiles import shape_of
     from suite.profiles import show as show_profiles
 
+    for file in files:
+        if not file.exists():
+            raise SuiteError(f"{file}: no such file; expected a published profile, or a folder of them")
     setting = Setting(kv_budget, window_size, prompt_tokens, alpha, beta, shape_of(shape))
     show_profiles(files, setting, out)
 

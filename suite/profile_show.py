@@ -1,4 +1,7 @@
-"""Profiles on the screen: a small heat table of head scores with their intervals, and what they rest on."""
+"""Profiles on the screen: a small heat table of head scores with their intervals, and what they rest on.
+
+Published files too: CoKV's and LU-KV's .npy, HeadKV's .json, DuoAttention's .tsv.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,11 @@ from rich.text import Text
 from cokv.game.ledger import Ledger
 from cokv.game.plan import distinct
 from cokv.game.recorded import RecordedGame
+from cokv.profiles.contributions import Contributions
+from cokv.profiles.contributions import head_scores as contribution_scores
+from cokv.profiles.duo_file import DuoPattern
+from cokv.profiles.lukv_file import RatioCurves
+from cokv.profiles.published import KINDS, read_published
 from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
 from suite.profile_files import head_scores, intervals_of
@@ -21,14 +29,24 @@ from suite.profile_scores import from_record, planned
 
 WIDEST = 16  # KV heads of a layer that are shown with intervals
 LONG = 160  # characters of one fact
+SHOWN_RATIO = 0.25  # of curves: of all tokens kept
+EXPECTED = f"a ledger, or a profile ending in {', '.join(KINDS)}"
+COMPARE = "cokv profile compare"
 
 
-def show(path: Path, game: str | None = None) -> RenderableType:
-    """A profile's table, or a ledger's games and the scores of the one that is named, or alone."""
+def show(path: Path, game: str | None = None, shape: tuple[int, int] | None = None) -> RenderableType:
+    """A profile's table, or a ledger's games and the scores of the one that is named, or alone.
+
+    shape: (num_layers, num_kv_heads) of the model, for published files that do not say it.
+    """
+    if path.is_dir():
+        raise SuiteError(f"{path} is a folder; name a profile in it, or put its files side by side: {COMPARE} {path}")
     if not path.is_file():
-        raise SuiteError(f"{path}: no such file, expected a .safetensors profile or a ledger; check the path")
-    if path.read_bytes()[:6] != b"SQLite":
-        return profile_table(HeadScores.load(path), path.stem)
+        raise SuiteError(f"{path}: no such file, expected {EXPECTED}; check the path")
+    with path.open("rb") as file:
+        ledger = file.read(6) == b"SQLite"
+    if not ledger:
+        return _profile(path, shape)
     with Ledger(path, create=False) as ledger:
         games = ledger.games()
         parts: list[RenderableType] = [ledger_table(games)]
@@ -39,6 +57,25 @@ def show(path: Path, game: str | None = None) -> RenderableType:
             except (CokvError, SuiteError) as error:
                 parts.append(Text(f"no scores yet: {error}"))
         return Group(*parts)
+
+
+def _profile(path: Path, shape: tuple[int, int] | None) -> RenderableType:
+    """One of our own profiles, whatever its name, or a published one, by what its name ends in."""
+    if path.suffix not in KINDS:
+        try:
+            return profile_table(HeadScores.load(path), path.stem)
+        except CokvError:
+            raise SuiteError(f"{path} is neither a profile nor a ledger; expected {EXPECTED}") from None
+    found = read_published(path, shape)
+    if isinstance(found, Contributions):
+        size = f"{found.samples} coalitions of {found.size} heads"
+        return profile_table(contribution_scores([found], "paper", shape), f"{path.stem}: {size}")
+    if isinstance(found, RatioCurves):
+        shares = HeadScores(found.at(SHOWN_RATIO), found.provenance)
+        return profile_table(
+            shares, f"{path.stem}: share of its tokens a head keeps, of {SHOWN_RATIO:.0%} of the cache"
+        )
+    return profile_table(found.scores() if isinstance(found, DuoPattern) else found, path.stem)
 
 
 def the_game(ledger: Ledger, name: str | None) -> RecordedGame:
@@ -115,4 +152,4 @@ def _cut(text: str) -> str:
 def render(what: RenderableType) -> None:
     """On a terminal as it is, elsewhere wide enough for a file or a pipe."""
     console = Console()
-    (console if console.is_terminal else Console(width=200)).print(what)
+    (console if console.is_terminal else Console(width=400)).print(what)

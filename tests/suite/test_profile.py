@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from cokv.game.estimators import ESTIMATORS, SlicedShapley, merge_plans
 from cokv.game.ledger import Ledger
+from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import HeadScores
 from suite.cli import app
 from suite.profile_scores import from_record
@@ -219,8 +220,37 @@ def test_an_experiment_without_a_game_is_refused(game_file, tmp_path):
 
 def test_what_is_no_profile_is_refused(tmp_path):
     assert "no such file" in refused(call("show", tmp_path / "none"))
+    assert "is a folder" in refused(call("show", tmp_path))
+    assert "no such file" in refused(call("compare", tmp_path / "none"))
     (tmp_path / "text").write_text("scores")
-    assert "text" in refused(call("show", tmp_path / "text"))
+    said = refused(call("show", tmp_path / "text"))
+    assert "text is neither" in said and "damaged" not in said and ".tsv" in said
+    (tmp_path / "torn.safetensors").write_bytes(b"\x40")
+    assert "damaged" in refused(call("show", tmp_path / "torn.safetensors"))
     with sqlite3.connect(tmp_path / "db") as connection:
         connection.execute("CREATE TABLE recipes (name TEXT)")
     assert "something else" in refused(call("show", tmp_path / "db"))
+
+
+def test_published_files_are_shown(tmp_path):
+    """One of every kind, written as released."""
+    sums, counts = np.append(np.arange(16.0), 0), np.append(np.full(16, 4.0), 0)
+    published = {"cc_left": sums, "cc_right": sums, "count_left": counts, "count_right": counts, "sampling_count": 8}
+    np.save(tmp_path / "cc_qasper_8.npy", published)
+    heads = {f"{layer}-{head}": [(4 * layer + head) / 100] for layer in range(2) for head in range(4)}
+    (tmp_path / "heads.json").write_text(json.dumps(heads))
+    (tmp_path / "gates.tsv").write_text("0.125\t0.875\n1.5\t0.25\n")
+    (tmp_path / "config.json").write_text(json.dumps({"sink_size": 4, "recent_size": 28}))
+    curves = np.linspace(0.01, 0.99, 99)[:, None, None] ** np.array([[1.0, 2.0]])
+    RatioCurves(curves).save(tmp_path / "curves.safetensors")
+    for name, words in (
+        ("cc_qasper_8.npy", ("3.75", "8 coalitions of 8 heads", "nawei1010")),
+        ("heads.json", ("head 3", "0.07", "HeadKV")),
+        ("gates.tsv", ("0.875", "sink_size: 4", "duo-attention")),
+        ("curves.safetensors", ("0.0625", "25% of the cache")),
+    ):
+        result = call("show", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        assert all(word in result.stdout for word in words), result.stdout
+    assert "0.06" in call("show", tmp_path / "heads.json", "--shape", "2x2").stdout
+    assert "32x8" in refused(call("show", tmp_path / "heads.json", "--shape", "two"))
