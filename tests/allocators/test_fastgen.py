@@ -1,5 +1,7 @@
 """FastGen's thresholds equal a search over every threshold, and the total is spent exactly."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,22 @@ def test_heads_take_what_the_largest_affordable_threshold_asks(num_layers, num_k
     following = chosen(measured, min(above)) if above else now
     assert (values >= now - 1e-9).all(), "a head got less than the threshold asks"
     assert (values[following == now] == now[following == now]).all(), "slots went to a head that asks for none"
+    shares = split(now, following, min(total, heads * seq_len))
+    floors = [share.numerator // share.denominator for share in shares]
+    got_more = [int(value) - floor for value, floor in zip(values, floors, strict=True)]
+    assert set(got_more) <= {0, 1}, "a share is rounded down or up"
+    remainders = [share - floor for share, floor in zip(shares, floors, strict=True)]
+    up, down = ([r for r, more in zip(remainders, got_more, strict=True) if more == which] for which in (1, 0))
+    assert not up or not down or float(min(up) - max(down)) > -1e-9, "the largest remainders are rounded up"
+
+
+def split(now, following, total):
+    """Exact shares: every head's own, and of what is left as much as its move's part of all moves."""
+    now, following = ([Fraction(int(slots)) for slots in side] for side in (now, following))
+    moves = [after - before for before, after in zip(now, following, strict=True)]
+    left = total - sum(now)
+    assert left >= 0 and (left == 0 or left < sum(moves))
+    return [before + (left * move / sum(moves) if left else 0) for before, move in zip(now, moves, strict=True)]
 
 
 def test_what_is_left_goes_to_the_heads_that_move_up_in_proportion():
