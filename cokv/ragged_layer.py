@@ -147,11 +147,11 @@ class RaggedLayer(Layer):
             if isinstance(store, PlainRows):
                 store.kinds = None if told is None else told[rows]
         if len(self.parts) == 1:
-            return self.parts[0][1].attend(queries, keys, values, scaling)
+            return _attend(self.parts[0][1], queries, keys, values, scaling)
         out = torch.empty_like(queries)
         for rows, store in self.parts:
             mine = rows.to(queries.device)
-            out[mine] = store.attend(queries[mine], keys[mine], values[mine], scaling)
+            out[mine] = _attend(store, queries[mine], keys[mine], values[mine], scaling)
         return out
 
     # ---- rows
@@ -232,3 +232,11 @@ def _kind(policy: Policy) -> tuple[type[Rows], Any]:
     if isinstance(policy, Recall):
         return RecalledRows, policy
     return PlainRows, None
+
+
+def _attend(
+    store: Rows, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Stores that merge what they read of several parts are given wide queries, so that the output is rounded once."""
+    wide = queries.dtype if isinstance(store, PlainRows) else torch.promote_types(queries.dtype, torch.float32)
+    return store.attend(queries.to(wide), keys, values, scaling).to(queries.dtype)

@@ -40,5 +40,5 @@ def attend(
         logits = queries[members].to(wide) @ k.to(wide).transpose(1, 2) * scaling
         logits = logits.masked_fill(~inside[:, None], -torch.inf)
         lse[members] = logits.logsumexp(-1)
-        out[members] = logits.softmax(-1).to(v.dtype) @ v
+        out[members] = logits.softmax(-1).to(queries.dtype) @ v.to(queries.dtype)
     return out, lse

@@ -18,7 +18,8 @@ def attend(
     queries [segments, rows, channels]; keys [slots, channels]; values [slots, head_dim]; starts, lengths int64
     [segments]. Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp [segments, rows]
     in float32 (float64 for float64). A segment of length zero gives zeros and a log-sum-exp of -inf. Logits and softmax
-    stay in float32 for half precision too, as in SDPA: rounded logits would cost a few times the error.
+    stay in float32 for half precision too, as in SDPA: rounded logits would cost a few times the error. Queries may be
+    wider than what is stored: the output then is, too, for those who merge it with more and round once.
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
     out = queries.new_zeros(*queries.shape[:2], values.shape[1])
@@ -29,5 +30,5 @@ def attend(
         k, v = keys[start : start + length], values[start : start + length]
         logits = queries[segment].to(wide) @ k.to(wide).T * scaling
         lse[segment] = logits.logsumexp(-1)
-        out[segment] = logits.softmax(-1).to(v.dtype) @ v
+        out[segment] = logits.softmax(-1).to(queries.dtype) @ v.to(queries.dtype)
     return out, lse

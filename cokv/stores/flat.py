@@ -98,26 +98,17 @@ class Flat:
 
 
 def merged(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention over several sets of tokens, from (output [..., head_dim], log-sum-exp [...]) over each of them."""
+    """Attention over several sets of tokens, from (output [..., head_dim], log-sum-exp [...]) over each of them.
+
+    Rounded to the outputs' dtype once, at the end.
+    """
     out, lse = parts[0]
+    dtype, wide = out.dtype, torch.promote_types(out.dtype, torch.float32)
+    out = out.to(wide)
     for more, more_lse in parts[1:]:
         total = torch.logaddexp(lse, more_lse)
         # Where neither has a token, zeros stay zeros.
-        share = torch.where(more_lse > -torch.inf, (more_lse - total).exp(), 0).to(out.dtype)[..., None]
-        rest = torch.where(lse > -torch.inf, (lse - total).exp(), 0).to(out.dtype)[..., None]
+        share = torch.where(more_lse > -torch.inf, (more_lse - total).exp(), 0).to(wide)[..., None]
+        rest = torch.where(lse > -torch.inf, (lse - total).exp(), 0).to(wide)[..., None]
         out, lse = out * rest + more * share, total
-    return out, lse
-
-
-def among_new(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Causal attention of t new tokens among themselves: output as queries, log-sum-exp [rows, heads, group_size, t].
-
-    queries [rows, num_kv_heads, group_size, t, head_dim]; keys, values [rows, num_kv_heads, t, head_dim].
-    """
-    t, wide = keys.shape[2], torch.promote_types(queries.dtype, torch.float32)
-    logits = queries.to(wide) @ keys[:, :, None].to(wide).transpose(-1, -2) * scaling
-    causal = torch.ones(t, t, dtype=torch.bool, device=queries.device).tril()
-    logits = logits.masked_fill(~causal, -torch.inf)
-    return logits.softmax(-1).to(values.dtype) @ values[:, :, None], logits.logsumexp(-1)
+    return out.to(dtype), lse

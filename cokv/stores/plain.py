@@ -10,9 +10,10 @@ from cokv.policies.compensate import Compensate
 from cokv.policies.evict import GROWS, EvictsByAttention, LimitsHeads
 from cokv.policies.growth import EvictOldest, Grow
 from cokv.prefill import PrefillLayer
+from cokv.stores.chunk import attend_chunk
 from cokv.stores.compensated import Compensation, mean_of_dropped
 from cokv.stores.evicting import Columns, Ring
-from cokv.stores.flat import Attend, Flat, among_new, merged
+from cokv.stores.flat import Attend, Flat, merged
 from cokv.stores.rows import Held, Kept, gathered, one_by_one, segments_of, view_of, without_unread
 from cokv.types import CokvError
 
@@ -125,6 +126,8 @@ class PlainRows:
         if t > 1:
             return self._attend_chunk(queries, keys, values, scaling)
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
+        if any(isinstance(watcher, Compensation) for watcher in self.watchers):
+            grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
         self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
         out, lse = self.store.attend(grouped, scaling)
         for watcher in self.watchers:
@@ -132,7 +135,7 @@ class PlainRows:
                 mine = watcher.segments
                 out[mine], lse[mine] = merged([(out[mine], lse[mine]), watcher.attend(grouped[mine], scaling)])
             watcher.attended(self.store, grouped, lse, scaling)
-        return out.view(rows, num_heads, 1, dim)
+        return out.view(rows, num_heads, 1, dim).to(queries.dtype)
 
     def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         if not self.watchers:
@@ -149,15 +152,13 @@ class PlainRows:
     def _attend_chunk(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
     ) -> torch.Tensor:
-        """Several new tokens at once: attention over what is stored, merged with causal attention among them."""
-        rows, num_heads, t, dim = queries.shape
-        group = num_heads // self.heads
-        old, old_lse = self.store.attend(queries.reshape(rows * self.heads, group * t, dim), scaling)
-        new, lse = among_new(queries.reshape(rows, self.heads, group, t, dim), keys, values, scaling)
-        out, _ = merged([(old.view_as(new), old_lse.view_as(lse)), (new, lse)])
-        for i in range(t):
-            self.store.append(keys[:, :, i].reshape(-1, dim), values[:, :, i].reshape(-1, dim))
-        return out.reshape(rows, num_heads, t, dim)
+        store, dim = self.store, queries.shape[3]
+        out = attend_chunk(
+            lambda grouped: [store.attend(grouped, scaling)], len(store.k), queries, keys, values, scaling
+        )
+        for k, v in zip(keys.unbind(2), values.unbind(2), strict=True):
+            store.append(k.reshape(-1, dim), v.reshape(-1, dim))
+        return out
 
     def select(self, rows: torch.Tensor, copies: bool) -> None:
         segments = segments_of(rows.to(self.store.device), self.heads)

@@ -12,7 +12,8 @@ import torch
 
 from cokv.policies.prune_channels import PruneChannels, index_dtype
 from cokv.prefill import PrefillLayer
-from cokv.stores.flat import Attend, Flat, among_new, merged
+from cokv.stores.chunk import Parts, attend_chunk
+from cokv.stores.flat import Attend, Flat, merged
 from cokv.stores.rows import Held, Kept, gathered, segments_of
 
 
@@ -49,16 +50,17 @@ class PrunedRows:
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         rows, num_heads, t, dim = queries.shape
-        group = num_heads // self.heads
-        grouped = queries.reshape(rows * self.heads, group * t, dim)
-        if t == 1:
-            self._append(keys, values)
-        parts = [self.newer.attend(grouped, scaling), self._attend_older(grouped, scaling)]
         if t > 1:
-            out, lse = among_new(queries.reshape(rows, self.heads, group, t, dim), keys, values, scaling)
-            parts.append((out.reshape(grouped.shape), lse.reshape(grouped.shape[:2])))
+            slots = len(self.older.k) + len(self.newer.k)
+            out = attend_chunk(lambda some: self._stored(some, scaling), slots, queries, keys, values, scaling)
             self._append(keys, values)
-        return merged(parts)[0].reshape(rows, num_heads, t, dim)
+            return out
+        self._append(keys, values)
+        grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
+        return merged(self._stored(grouped, scaling))[0].view(rows, num_heads, 1, dim)
+
+    def _stored(self, queries: torch.Tensor, scaling: float) -> Parts:
+        return [self.newer.attend(queries, scaling), self._attend_older(queries, scaling)]
 
     def _attend_older(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """By the channels that its keys still have."""
