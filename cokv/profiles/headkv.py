@@ -51,15 +51,14 @@ class Looked:
         steps, size, device = len(self.emitted), self.end - self.start, view.keys.device
         first = seq_len - steps  # the prompt's last token
         emitted = torch.tensor(self.emitted, device=device)
-        scores = torch.zeros(2, num_heads, device=device)
-        for row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
-            heads = weights.flatten(0, 1)  # [num_heads, rows, columns]
-            best = heads[..., : first + 1].argmax(dim=-1)
-            said = view.input_ids.to(device)[best] == emitted[row - first : row - first + heads.shape[1]]
-            scores[0] += (self._inside(best) & said).sum(dim=-1)
-            top, places = heads.topk(size, dim=-1)
-            scores[1] += (top * self._inside(places)).sum(dim=(-1, -2)) / size
-        return (scores / steps,)
+        scores = torch.zeros(2, view.keys.shape[0], num_heads // view.keys.shape[0], device=device)
+        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
+            best = weights[..., : first + 1].argmax(dim=-1)  # [group_size, rows]
+            said = view.input_ids.to(device)[best] == emitted[row - first : row - first + weights.shape[1]]
+            scores[0, head] += (self._inside(best) & said).sum(dim=-1)
+            top, places = weights.topk(size, dim=-1)
+            scores[1, head] += (top * self._inside(places)).sum(dim=(-1, -2)) / size
+        return (scores.flatten(1) / steps,)
 
     def _inside(self, positions: torch.Tensor) -> torch.Tensor:
         return (positions >= self.start) & (positions < self.end)

@@ -31,10 +31,9 @@ from cokv.prefill import prefill
 from cokv.profiles.asked import Asked, answer, at_least_one, observed
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.scorers import Scorer
+from cokv.scorers.blocks import at_once
 from cokv.scorers.causal import causal_attention
 from cokv.types import FloatArray
-
-CHUNK = 2**23  # numbers of v W_O held at once
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ class FutureImportance:
         num_kv_heads = view.keys.shape[0]
         norms = self._norms(view)
         importance = torch.zeros(num_kv_heads, self.seq_len, device=view.keys.device)
-        for _, weights in causal_attention(view.queries, view.keys, view.scaling, self.seq_len):
-            largest = weights[..., : self.seq_len].amax(dim=2)  # over steps: [num_kv_heads, group_size, seq_len]
-            torch.maximum(importance, (largest * norms).amax(dim=1), out=importance)
+        for head, _, weights in causal_attention(view.queries, view.keys, view.scaling, self.seq_len):
+            largest = weights[..., : self.seq_len].amax(dim=1)  # over steps: [group_size, seq_len]
+            torch.maximum(importance[head], (largest * norms[head]).amax(dim=0), out=importance[head])
         return (importance,)
 
     def _norms(self, view: LayerView) -> torch.Tensor:
@@ -59,7 +58,7 @@ class FutureImportance:
         num_kv_heads = view.keys.shape[0]
         weight = view.parts.output_weight(view.layer_idx, num_heads, head_dim).float()
         by_kv_head = weight.view(num_kv_heads, -1, head_dim, weight.shape[-1])
-        step = max(1, CHUNK // (num_heads * weight.shape[-1]))
+        step = at_once(num_heads * weight.shape[-1])
         pieces = [
             (view.values[:, None, at : min(at + step, self.seq_len)].float() @ by_kv_head).norm(dim=-1)
             for at in range(0, self.seq_len, step)

@@ -41,14 +41,13 @@ class Repeats:
     def observe(self, view: LayerView) -> Observation:
         num_heads, seq_len, _ = view.queries.shape
         first = self.before + self.period
-        sums = torch.zeros(2, num_heads, device=view.keys.device)
-        for row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
-            heads = weights.flatten(0, 1)
-            back = torch.arange(row, row + heads.shape[1], device=heads.device) - self.period
-            rows = torch.arange(heads.shape[1], device=heads.device)
-            sums[0] += heads[:, rows, back].sum(dim=-1)
-            sums[1] += heads[:, rows, back + 1].sum(dim=-1)
-        return (sums / (seq_len - first),)
+        sums = torch.zeros(2, view.keys.shape[0], num_heads // view.keys.shape[0], device=view.keys.device)
+        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
+            rows = torch.arange(weights.shape[1], device=weights.device)
+            back = row + rows - self.period
+            sums[0, head] += weights[:, rows, back].sum(dim=-1)
+            sums[1, head] += weights[:, rows, back + 1].sum(dim=-1)
+        return (sums.flatten(1) / (seq_len - first),)
 
 
 def taken_at(induction: FloatArray, echo: FloatArray) -> FloatArray:

@@ -31,8 +31,8 @@ class AttentionSum:
 
     def observe(self, view: LayerView) -> Observation:
         sums = torch.zeros(view.keys.shape[:2], device=view.keys.device)
-        for _, weights in causal_attention(view.queries, view.keys, view.scaling):
-            sums[:, : weights.shape[-1]] += weights.sum(dim=2).mean(dim=1)
+        for head, _, weights in causal_attention(view.queries, view.keys, view.scaling):
+            sums[head, : weights.shape[-1]] += weights.sum(dim=1).mean(dim=0)
         return (sums,)
 
 

@@ -33,12 +33,13 @@ class PassedOver:
     def observe(self, view: LayerView) -> Observation:
         seq_len = view.keys.shape[1]
         counts = torch.zeros(view.keys.shape[:2], device=view.keys.device)
-        for row, weights in causal_attention(view.queries, view.keys, view.scaling, max(seq_len - self.history, 0)):
-            rows, columns = weights.shape[2:]
+        first = max(seq_len - self.history, 0)
+        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
+            rows, columns = weights.shape[1:]
             seen = torch.arange(row + 1, row + rows + 1, device=weights.device)[:, None]  # tokens each query sees
             visible = torch.arange(columns, device=weights.device) < seen
             below = (weights < 1 / seen) & visible
-            counts[:, :columns] += below.float().sum(dim=2).mean(dim=1)
+            counts[head, :columns] += below.float().sum(dim=1).mean(dim=0)
         return (counts,)
 
 

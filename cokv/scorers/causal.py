@@ -1,6 +1,6 @@
-"""Causal softmax attention in pieces that fit in memory, in float32: never seq_len x seq_len of a head at once.
+"""Causal softmax attention in pieces that fit in memory: never seq_len x seq_len of a head at once.
 
-Shared by the scorers that look at attention in another way than the plain window's mean. Knows no rule of any method.
+Where scorers and profilers have their attention weights from. Knows no rule of any method.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cokv.scorers.blocks import at_once
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
     from cokv.prefill import PrefillLayer
 
-CHUNK = 2**23  # weights held at once (32 MiB of float32, of which a few copies live for a moment)
 
-
-def window_attention(layer: PrefillLayer, window: int) -> Iterator[torch.Tensor]:
+def window_attention(layer: PrefillLayer, window: int, dtype: torch.dtype = torch.float32) -> Iterator[torch.Tensor]:
     """Of the last `window` prompt queries, or all if there are fewer: [heads, group_size, window, seq_len] for a few KV
     heads at a time, all of them in order.
+
+    dtype: of the logits and of the weights; the softmax between them is float32.
     """
     num_kv_heads, seq_len, head_dim = layer.keys.shape
     window = min(window, seq_len)
@@ -30,31 +31,38 @@ def window_attention(layer: PrefillLayer, window: int) -> Iterator[torch.Tensor]
             f"the prefill holds {held} window queries, {window} are needed; prefill with window_size={window}"
         )
     queries = layer.window_queries[:, held - window :].reshape(num_kv_heads, -1, window, head_dim)
-    step = max(1, CHUNK // (queries.shape[1] * window * seq_len))
+    step = at_once(queries.shape[1] * window * seq_len)
     for head in range(0, num_kv_heads, step):
         some = slice(head, head + step)
-        yield _softmax(queries[some], layer.keys[some], layer.scaling, seq_len - window)
+        yield _softmax(queries[some], layer.keys[some].to(dtype), layer.scaling)
 
 
 def causal_attention(
     queries: torch.Tensor, keys: torch.Tensor, scaling: float, first: int = 0
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Of queries `first` to the last, in blocks: (the block's first row, [num_kv_heads, group_size, rows, columns]).
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Of queries `first` to the last, one KV head after the other, in blocks: (the KV head, the block's first row,
+    float32 [group_size, rows, columns]).
 
     queries [num_heads, seq_len, head_dim]; keys [num_kv_heads, seq_len, head_dim]. A block's columns end with its last
     row: later ones are zero by causality.
     """
     num_kv_heads, seq_len, head_dim = keys.shape
     grouped = queries.reshape(num_kv_heads, -1, seq_len, head_dim)
-    step = max(1, CHUNK // (queries.shape[0] * seq_len))
-    for row in range(first, seq_len, step):
-        end = min(row + step, seq_len)
-        yield row, _softmax(grouped[:, :, row:end], keys[:, :end], scaling, row)
+    step = at_once(grouped.shape[1] * seq_len)
+    for head in range(num_kv_heads):
+        own = keys[head].float()
+        for row in range(first, seq_len, step):
+            end = min(row + step, seq_len)
+            yield head, row, _softmax(grouped[head, :, row:end], own[:end], scaling)
 
 
-def _softmax(queries: torch.Tensor, keys: torch.Tensor, scaling: float, before: int) -> torch.Tensor:
-    """queries [heads, group_size, rows, head_dim], of positions `before` and on; keys [heads, columns, head_dim]."""
-    rows, columns = queries.shape[2], keys.shape[1]
-    logits = queries.float() @ keys.float()[:, None].transpose(2, 3) * scaling
-    future = torch.ones(rows, columns, dtype=torch.bool, device=keys.device).triu(before + 1)
-    return logits.masked_fill_(future, -torch.inf).softmax(dim=-1)
+def _softmax(queries: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
+    """queries [..., group_size, rows, head_dim], of the last `rows` of the keys [..., columns, head_dim] ->
+    [..., group_size, rows, columns], all in the dtype of the keys.
+    """
+    rows, columns = queries.shape[-2], keys.shape[-2]
+    logits = queries.to(keys.dtype).flatten(-3, -2) @ keys.transpose(-2, -1)
+    logits = logits.mul_(scaling).unflatten(-2, (-1, rows))
+    future = torch.ones(rows, rows, dtype=torch.bool, device=keys.device).triu(1)
+    logits[..., columns - rows :].masked_fill_(future, -torch.inf)
+    return logits.softmax(dim=-1, dtype=torch.float32).to(keys.dtype)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from cokv.scorers.blocks import at_once
 from cokv.scorers.window_attention import WindowAttention
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
     from cokv.observe import LayerView, Observation
     from cokv.prefill import PrefillLayer
-
-CHUNK = 2**23  # numbers of v W_O held at once
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class OutputNorm:
         num_kv_heads = view.values.shape[0]
         by_kv_head = weight.view(num_kv_heads, -1, head_dim, weight.shape[-1])
         norms = torch.zeros(num_kv_heads, seq_len, device=view.values.device)
-        step = max(1, CHUNK // (num_kv_heads * weight.shape[-1]))
+        step = at_once(num_kv_heads * weight.shape[-1])
         for start in range(0, seq_len, step):
             values = view.values[:, start : start + step].float()
             for head in by_kv_head.unbind(dim=1):  # one query head of every group

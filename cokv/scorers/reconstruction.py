@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.observe import Passage
+from cokv.scorers.blocks import at_once
 from cokv.scorers.checks import require_slot, require_whole
 from cokv.scorers.window import Windowless
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 FIRST = "\n\nRepeat the previous context exactly."
 LATER = "\n\nRepeat the part of the previous context exactly, starting with"
 LINK = 8  # last tokens of the chunk before, which a later passage starts with
-CHUNK = 2**23  # attention weights held at once
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Repetition:
         before = seen.shape[1] - rows
         grouped = queries.view(num_kv_heads, -1, rows, head_dim)
         best = torch.zeros(num_kv_heads, end - start, device=keys.device)
-        step = max(1, CHUNK // (num_heads * seen.shape[1]))
+        step = at_once(num_heads * seen.shape[1])
         for row in range(0, rows, step):
             some = grouped[:, :, row : row + step].float()
             logits = some @ seen[:, None].transpose(2, 3) * scaling

@@ -43,10 +43,11 @@ class LocalSum:
     def observe(self, view: LayerView) -> Observation:
         sums = torch.zeros(view.keys.shape[:2], device=view.keys.device)
         width = int(self.local_share * sums.shape[1])
-        for row, weights in causal_attention(view.queries, view.keys, view.scaling):
-            rows, columns = weights.shape[2:]
-            old = torch.ones(rows, columns, dtype=torch.bool, device=weights.device).tril(row - width)
-            sums[:, :columns] += weights.masked_fill(old, 0.0).sum(dim=2).mean(dim=1)
+        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling):
+            rows, columns = weights.shape[1:]
+            start = max(row - width + 1, 0)  # what the block's first query has among its newest, if any
+            old = torch.ones(rows, columns - start, dtype=torch.bool, device=weights.device).tril(row - width - start)
+            sums[head, start:columns] += weights[..., start:].masked_fill(old, 0.0).sum(dim=1).mean(dim=0)
         return (sums,)
 
 

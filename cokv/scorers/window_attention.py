@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import torch
 import torch.nn.functional as F
 
+from cokv.scorers.causal import window_attention
 from cokv.scorers.checks import require_odd_kernel, require_whole
 from cokv.scorers.window import Windowed
 from cokv.types import CokvError
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 Pooling = Literal["max", "avg"]
 Reduce = Literal["group_mean", "per_query_head"]
 ScoreDtype = Literal["float32", "model"]
-
-CHUNK = 2**25  # logits held at once (128 MiB of float32): KV heads are taken in groups that fit
 
 
 @dataclass(frozen=True)
@@ -57,38 +56,20 @@ class WindowAttention(Windowed):
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         num_kv_heads, seq_len = layer.keys.shape[:2]
         window = self.reserved(seq_len)
-        num_heads, held = layer.window_queries.shape[:2]
-        if held < window:
-            raise CokvError(
-                f"the prefill holds {held} window queries, {window} are needed; prefill with window_size={window}"
-            )
-        group_size = num_heads // num_kv_heads
+        group_size = layer.window_queries.shape[0] // num_kv_heads
         if self.reduce == "per_query_head" and group_size > 1:
             raise CokvError(
                 f"reduce='per_query_head' picks tokens for each query head alone, but {group_size} query heads share "
                 "a KV head in this model and a selection keeps tokens per KV head; use reduce='group_mean'"
             )
-        queries = layer.window_queries[:, held - window :].reshape(num_kv_heads, group_size, window, -1)
-        step = max(1, CHUNK // (group_size * window * seq_len))
-        pooled = [
-            self._attention(queries[h : h + step], layer.keys[h : h + step], layer.scaling)
-            for h in range(0, num_kv_heads, step)
+        dtype = torch.float32 if self.score_dtype == "float32" else layer.keys.dtype
+        means = [
+            weights[..., : seq_len - window].mean(dim=2).mean(dim=1)
+            for weights in window_attention(layer, window, dtype)
         ]
         scores = torch.full((num_kv_heads, seq_len), torch.inf, dtype=torch.float32, device=layer.keys.device)
-        scores[:, : seq_len - window] = self._pool(torch.cat(pooled))
+        scores[:, : seq_len - window] = self._pool(torch.cat(means))
         return scores
-
-    def _attention(self, queries: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:
-        """[heads, group_size, window, head_dim], [heads, seq_len, head_dim] -> [heads, seq_len - window]"""
-        dtype = torch.float32 if self.score_dtype == "float32" else keys.dtype
-        heads, group_size, window, head_dim = queries.shape
-        seq_len = keys.shape[1]
-        rows = queries.to(dtype).reshape(heads, group_size * window, head_dim)
-        logits = (rows @ keys.to(dtype).transpose(1, 2) * scaling).view(heads, group_size, window, seq_len)
-        future = torch.ones(window, window, dtype=torch.bool, device=keys.device).triu(1)
-        logits[..., seq_len - window :].masked_fill_(future, -torch.inf)
-        weights = logits.softmax(dim=-1, dtype=torch.float32).to(dtype)[..., : seq_len - window]
-        return weights.mean(dim=2).mean(dim=1)
 
     def _pool(self, scores: torch.Tensor) -> torch.Tensor:
         """[num_kv_heads, columns] -> the same, float32; averages count the zeros beyond the ends, as released."""

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cokv import probes
 from cokv.method import _keep_best
 from cokv.prefill import prefill
-from cokv.scorers import causal
+from cokv.scorers import blocks
 from cokv.scorers.accumulated_attention import AccumulatedAttention, AttentionSum
 from cokv.scorers.below_average import BelowAverage, PassedOver
+from cokv.scorers.causal import causal_attention
+from cokv.scorers.token_tiers import LocalSum
 from cokv.types import Budgets, CokvError
 
 
@@ -42,13 +45,46 @@ def test_counters_say_who_was_passed_over(make_world, heads, kind, seq_len, hist
     assert off[sure].max(initial=0) < 1e-5
 
 
-@pytest.mark.parametrize("observer", [AttentionSum(), PassedOver(history=17)])
+@pytest.mark.parametrize("observer", [AttentionSum(), PassedOver(history=17), LocalSum(0.3), LocalSum(0.0)], ids=str)
 @pytest.mark.parametrize("chunk", [1, 200, 1000])
 def test_the_size_of_the_blocks_changes_nothing(make_world, monkeypatch, observer, chunk):
     view = make_world(4, 2, 40).view()
     (whole,) = observer.observe(view)
-    monkeypatch.setattr(causal, "CHUNK", chunk)
+    monkeypatch.setattr(blocks, "CHUNK", chunk)
     torch.testing.assert_close(observer.observe(view)[0], whole, rtol=1e-5, atol=1e-6)
+
+
+class Made(TorchDispatchMode):
+    """How many numbers are converted to another dtype, and the most that one operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.converted = self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.converted += out.numel() if func is torch.ops.aten._to_copy.default else 0
+            self.most = max(self.most, out.numel())
+        return out
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(8, 8), (8, 2), (8, 1)])
+def test_each_key_and_query_is_converted_once(monkeypatch, num_heads, num_kv_heads):
+    """However small the blocks: else a long prompt's cost is that of reading all keys again for every few queries."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(num_heads, 64, 4, generator=generator).bfloat16()
+    keys = torch.randn(num_kv_heads, 64, 4, generator=generator).bfloat16()
+    monkeypatch.setattr(blocks, "CHUNK", 2 * num_heads * 64)
+    found = 0
+    with Made() as made:
+        for _, row, weights in causal_attention(queries, keys, 0.5, first=8):
+            group_size, rows, columns = weights.shape
+            assert group_size == num_heads // num_kv_heads and columns == row + rows
+            found += group_size * rows
+    assert found == num_heads * 56
+    assert made.converted == keys.numel() + num_heads * 56 * 4
+    assert made.most <= max(blocks.CHUNK, queries.numel())
 
 
 def test_half_of_each_heads_slots_go_to_the_newest(make_world):
@@ -59,7 +95,7 @@ def test_half_of_each_heads_slots_go_to_the_newest(make_world):
     counts = torch.tensor([9, 20])
     refined = scorer.refine(layer, scores, counts)
     assert torch.isinf(refined).sum(-1).tolist() == [4, 10]
-    kept = _keep_best([refined], Budgets(counts.numpy()[None]), 30)
+    kept = _keep_best([refined], Budgets(counts.numpy()[None]))
     for head, (count, recent) in enumerate([(9, 4), (20, 10)]):
         best = sorted(range(30 - recent), key=lambda j: (-scores[head, j].item(), j))[: count - recent]
         assert set(kept.head(0, head).tolist()) == set(best) | set(range(30 - recent, 30))

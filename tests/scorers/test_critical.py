@@ -7,7 +7,7 @@ import torch
 from cokv.method import _keep_best
 from cokv.observe import LayerView, ModelParts
 from cokv.prefill import prefill
-from cokv.scorers import critical
+from cokv.scorers import blocks
 from cokv.scorers.critical import Critical, OutputNorm
 from cokv.scorers.window_attention import WindowAttention
 from cokv.types import Budgets, CokvError
@@ -35,7 +35,7 @@ def view(world):
 
 @pytest.mark.parametrize("chunk", [1, 2**23])
 def test_norms_equal_every_tokens_own_product(make_world, heads, kind, monkeypatch, chunk):
-    monkeypatch.setattr(critical, "CHUNK", chunk)
+    monkeypatch.setattr(blocks, "CHUNK", chunk)
     world = make_world(*heads, 19, kind=kind)
     np.testing.assert_allclose(OutputNorm().observe(view(world))[0].numpy(), norms_written_out(world), rtol=1e-5)
 
@@ -49,7 +49,7 @@ def test_what_is_kept_equals_the_rule_in_loops(make_world, heads, kind, seq_len,
     scores = scorer.scores(layer)
     assert torch.equal(scores, WindowAttention(window_size=3, kernel_size=3).scores(layer))
     counts = np.array([[3 + (5 * h) % (seq_len - 3) for h in range(1, heads[1] + 1)]])
-    kept = _keep_best([scorer.refine(layer, scores, torch.tensor(counts[0]))], Budgets(counts), seq_len)
+    kept = _keep_best([scorer.refine(layer, scores, torch.tensor(counts[0]))], Budgets(counts))
     norms = layer.observation(OutputNorm())[0]
     for head in range(heads[1]):
         free = list(range(seq_len - 3))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cokv.scorers import causal
+from cokv.scorers import blocks
 from cokv.scorers.last_query import LastQuery
 
 
@@ -30,5 +30,5 @@ def test_the_newest_token_may_go_unless_it_is_to_be_kept(make_world):
 def test_heads_too_large_to_hold_at_once_score_the_same(make_world, monkeypatch):
     world = make_world(6, 3, 30)
     whole = LastQuery().scores(world.layer())
-    monkeypatch.setattr(causal, "CHUNK", 1)
+    monkeypatch.setattr(blocks, "CHUNK", 1)
     torch.testing.assert_close(LastQuery().scores(world.layer()), whole, rtol=1e-6, atol=0)

@@ -6,7 +6,7 @@ import torch
 
 from cokv.observe import ModelParts, Passage
 from cokv.prefill import prefill
-from cokv.scorers import reconstruction
+from cokv.scorers import blocks
 from cokv.scorers.reconstruction import FIRST, LATER, Reconstruction, Repetition
 from cokv.types import CokvError
 
@@ -94,7 +94,7 @@ def test_the_size_of_the_blocks_changes_nothing(monkeypatch, chunk):
     queries, keys = torch.randn(4, 12, 8, generator=generator), torch.randn(2, 42, 8, generator=generator)
     passage, replayer = Passage(10, 20, tuple(range(12))), Repetition(10, 4)
     whole = replayer.look(queries, keys, 0.3, passage)
-    monkeypatch.setattr(reconstruction, "CHUNK", chunk)
+    monkeypatch.setattr(blocks, "CHUNK", chunk)
     torch.testing.assert_close(replayer.look(queries, keys, 0.3, passage), whole, rtol=1e-6, atol=0)
 
 

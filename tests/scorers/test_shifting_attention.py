@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cokv.scorers import causal
+from cokv.scorers import blocks
 from cokv.scorers.shifting_attention import ShiftingAttention
 from cokv.types import CokvError
 
@@ -53,7 +53,7 @@ def test_a_prompt_no_longer_than_the_window_is_all_window(make_world, seq_len):
 def test_heads_too_large_to_hold_at_once_score_the_same(make_world, monkeypatch):
     layer, scorer = make_world(6, 3, 30).layer(), ShiftingAttention(window_size=6)
     scores, measured = scorer.scores(layer), scorer.measure(layer)
-    monkeypatch.setattr(causal, "CHUNK", 1)
+    monkeypatch.setattr(blocks, "CHUNK", 1)
     torch.testing.assert_close(scorer.scores(layer), scores, rtol=1e-6, atol=0)
     np.testing.assert_allclose(scorer.measure(layer), measured, rtol=1e-6)
 

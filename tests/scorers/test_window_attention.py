@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cokv.scorers import window_attention
+from cokv.scorers import blocks
 from cokv.scorers.window_attention import WindowAttention
 from cokv.types import CokvError
 
@@ -108,7 +108,7 @@ def test_groups_of_heads_too_large_to_hold_at_once_score_the_same(monkeypatch):
     scorer = WindowAttention(window_size=6)
     whole = scorer.scores(made)
     for chunk in (1, 2 * 2 * 6 * 33, 3 * 2 * 6 * 33):
-        monkeypatch.setattr(window_attention, "CHUNK", chunk)
+        monkeypatch.setattr(blocks, "CHUNK", chunk)
         torch.testing.assert_close(scorer.scores(made), whole, rtol=1e-6, atol=0)
 
 
