@@ -1,4 +1,4 @@
-"""LU-KV's curves: importance and shares against loops over full attention matrices."""
+"""LU-KV's curves: importance, the scorer's order, hulls and shares against loops over full attention matrices."""
 
 from __future__ import annotations
 
@@ -42,12 +42,54 @@ def oracle(model, full_attention, full_values, read, seq_len, said, per_layer) -
     return importance
 
 
+def window_scores(attention, num_kv_heads, window, kernel) -> np.ndarray:
+    """SnapKV's scores [num_layers, num_kv_heads, n] from attention [num_layers, num_heads, n, n]; inf in the window."""
+    num_layers, num_heads, seq_len, _ = attention.shape
+    scores, group = np.full((num_layers, num_kv_heads, seq_len), np.inf), num_heads // num_kv_heads
+    for layer in range(num_layers):
+        for kv_head in range(num_kv_heads):
+            means = []
+            for j in range(seq_len - window):
+                looks = [
+                    attention[layer, head, query, j]
+                    for head in range(kv_head * group, (kv_head + 1) * group)
+                    for query in range(seq_len - window, seq_len)
+                ]
+                means.append(sum(looks) / len(looks))
+            for j in range(seq_len - window):
+                near = range(max(j - kernel // 2, 0), min(j + kernel // 2 + 1, seq_len - window))
+                scores[layer, kv_head, j] = max(means[i] for i in near)
+    return scores
+
+
+def hull_slopes(increments) -> list[float]:
+    """Slope of each slot along the hull: from a corner, straight to the point that lies highest in its direction."""
+    curve, slopes = [0.0, *np.cumsum(increments).tolist()], []
+    while len(slopes) < len(increments):
+        corner = len(slopes)
+        slope, end = max(((curve[j] - curve[corner]) / (j - corner), j) for j in range(corner + 1, len(curve)))
+        slopes += [slope] * (end - corner)
+    return slopes
+
+
+def shares_at_each_percent(increments) -> np.ndarray:
+    """[99, num_layers, num_kv_heads]: slots one by one to the head whose next one is worth most."""
+    num_layers, num_kv_heads, seq_len = increments.shape
+    slopes = [[*hull_slopes(head), -1.0] for head in increments.reshape(-1, seq_len)]
+    counts, after = [0] * len(slopes), []
+    for _ in range(len(slopes) * seq_len):
+        after.append(list(counts))
+        counts[max(range(len(slopes)), key=lambda head: (slopes[head][counts[head]], -head))] += 1
+    spent = [round(len(slopes) * seq_len * percent / 100) for percent in range(1, 100)]
+    return np.array([after[total] for total in spent]).reshape(99, num_layers, num_kv_heads) / seq_len
+
+
 @pytest.mark.parametrize("heads", ["mha", "gqa", "mqa"])
 @pytest.mark.parametrize(("suffix", "per_layer"), [(None, False), (4, True)])
 def test_curves_are_those_of_the_full_matrices(
     make_model, prompt, full_attention, full_values, greedy_tokens, heads, suffix, per_layer
 ):
-    model, scorer = make_model("llama", heads), WindowAttention(window_size=4, kernel_size=3)
+    model = make_model("llama", heads)
     prompts, expected = [], []
     for seed, seq_len in enumerate((29, 40)):
         ids = prompt(seq_len, seed=seed)
@@ -55,15 +97,13 @@ def test_curves_are_those_of_the_full_matrices(
         read = ids if after is None else torch.cat([ids, after])
         prompts.append(Asked(ids, Stop(5), after))
         importance = oracle(model, full_attention, full_values, read, seq_len, greedy_tokens(model, read, 5), per_layer)
-        made = prefill(model, ids, 4)
-        for layer in range(3):
-            scores = scorer.scores(made.layers[layer]).numpy()
-            for head in range(scores.shape[0]):
-                kept_first = sorted(range(seq_len), key=lambda j: (-scores[head, j], j))
-                ordered = [importance[layer, head, j] for j in kept_first]
-                importance[layer, head] = [1e3] * 4 + ordered[4:]
-        expected.append(keep_ratios(importance))
-    found = lukv_curves(model, prompts, scorer, per_layer=per_layer)
+        scores = window_scores(full_attention(model, ids), importance.shape[1], 4, 3)
+        for place in np.ndindex(importance.shape[:2]):
+            kept_first = sorted(range(seq_len), key=lambda j, score=scores[place]: (-score[j], j))
+            ordered = [importance[place][j] for j in kept_first]
+            importance[place] = [1e3] * 4 + ordered[4:]
+        expected.append(shares_at_each_percent(importance))
+    found = lukv_curves(model, prompts, WindowAttention(window_size=4, kernel_size=3), per_layer=per_layer)
     np.testing.assert_allclose(found.values, np.mean(expected, axis=0), atol=1e-9)
     assert found.provenance["scorer"]["window_size"] == 4
 
@@ -74,6 +114,9 @@ def test_the_window_is_every_heads_first_slots():
     scores[..., -2:] = np.inf
     ordered = in_kept_order(importance, scores, 2)
     assert (ordered[..., :2] > importance.max()).all()
+    for layer, head in np.ndindex(2, 3):
+        others = sorted(range(8), key=lambda j, score=scores[layer, head]: -score[j])
+        assert ordered[layer, head, 2:].tolist() == [importance[layer, head, j] for j in others]
     ratios = keep_ratios(ordered)
     assert (ratios[19] == 0.2).all(), "at 20 percent every head keeps its two window slots"
 

@@ -61,10 +61,31 @@ def test_scores_are_those_of_the_full_matrices(make_model, full_attention, heads
             induction[layer, group] = max(induction[layer, group], induced)
     np.testing.assert_allclose(found.provenance["echo"], echo, atol=1e-6)
     np.testing.assert_allclose(found.provenance["induction"], induction, atol=1e-6)
-    np.testing.assert_array_equal(
-        found.values,
-        taken_at(np.array(found.provenance["induction"]), np.array(found.provenance["echo"])),
-    )
+    expected = one_by_one(np.array(found.provenance["induction"]), np.array(found.provenance["echo"]))
+    np.testing.assert_allclose(found.values, expected, atol=1e-12)
+
+
+def one_by_one(induction: np.ndarray, echo: np.ndarray) -> np.ndarray:
+    """Heads joined one by one by induction, and before every fourteenth of them one by echo."""
+    heads = list(np.ndindex(induction.shape))
+    by_induction, by_echo = (sorted(heads, key=lambda place: (-x[place], place)) for x in (induction, echo))
+    scores = np.full(induction.shape, -1.0)
+    for size in range(len(heads)):
+        joined = [by_induction[size]]
+        if size % 14 == 0:
+            joined.append(by_echo[size // 14])
+        for place in joined:
+            if scores[place] < 0:
+                scores[place] = 1 - size / len(heads)
+    return scores
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (5, 3), (20, 10)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_heads_are_taken_fourteen_by_induction_for_one_by_echo(shape, ties):
+    generator = np.random.default_rng(1)
+    induction, echo = (np.round(x, 1) if ties else x for x in generator.random((2, *shape)))
+    np.testing.assert_allclose(taken_at(induction, echo), one_by_one(induction, echo), atol=1e-12)
 
 
 def test_retrieval_heads_are_the_papers_fourteen_and_one_percent():
