@@ -26,6 +26,8 @@ MakeModel = Callable[..., PreTrainedModel]
 Prompt = Callable[..., torch.Tensor]
 SEQ_LEN, LIMIT, STEPS = 30, 12, 14
 HISTORY, RECENT = 16, 3
+# Each with two layers of full attention; the second has two more, with a sliding window, in between.
+MODELS: dict[str, dict[str, int]] = {"llama": {"num_hidden_layers": 2}, "qwen3-hybrid": {}}
 RULES: dict[str, EvictsByAttention] = {
     "h2o": H2O(LIMIT),
     "scissorhands": Scissorhands(LIMIT, HISTORY, RECENT),
@@ -146,8 +148,11 @@ def test_positions_and_logits_are_those_of_explicit_sets(
 
 
 @pytest.mark.parametrize("name", list(RULES))
-def test_rows_beside_each_other_and_chunks_change_nothing(make_model: MakeModel, prompt: Prompt, name: str) -> None:
-    model, ids, after = make_model(num_hidden_layers=2), prompt(SEQ_LEN), prompt(STEPS, seed=1)
+@pytest.mark.parametrize("family", list(MODELS))
+def test_rows_beside_each_other_and_chunks_change_nothing(
+    make_model: MakeModel, prompt: Prompt, name: str, family: str
+) -> None:
+    model, ids, after = make_model(family, **MODELS[family]), prompt(SEQ_LEN), prompt(STEPS, seed=1)
     params = {"history": HISTORY, "recent": RECENT} if name == "scissorhands" else {}
     method = get_method(name, **params)
     made = prefill(model, ids, HISTORY + 1, [*RULES[name].observers, *method.observers])
@@ -175,8 +180,9 @@ def test_decode_counts_slots_and_notes(make_model: MakeModel, prompt: Prompt, na
     assert answer.kept_bytes == 4 * (LIMIT * made.token_bytes + notes)
 
 
-def test_inside_generate_it_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt) -> None:
-    model, ids = make_model(num_hidden_layers=2), prompt(SEQ_LEN)
+@pytest.mark.parametrize("family", list(MODELS))
+def test_inside_generate_it_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt, family: str) -> None:
+    model, ids = make_model(family, **MODELS[family]), prompt(SEQ_LEN)
     last = torch.arange(SEQ_LEN - LIMIT, SEQ_LEN)
     padded = torch.stack([torch.cat([torch.zeros(6, dtype=torch.long), ids]), prompt(SEQ_LEN + 6, seed=4)])
     for rule in RULES.values():

@@ -22,6 +22,8 @@ from cokv.types import Selection
 MakeModel = Callable[..., PreTrainedModel]
 Prompt = Callable[..., torch.Tensor]
 SEQ_LEN, NEW, PADDING = 40, 14, 5
+# Each with two layers of full attention; the second has two more, with a sliding window, in between.
+MODELS: dict[str, dict[str, int]] = {"llama": {"num_hidden_layers": 2}, "qwen3-hybrid": {}}
 POLICIES: list[Policy] = [
     Compensate(2),
     EvictOldest(None, 2),
@@ -44,8 +46,9 @@ def select(layer: PrefillLayer) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: type(p).__name__)
-def test_it_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt, policy: Policy) -> None:
-    model = make_model(num_hidden_layers=2)
+@pytest.mark.parametrize("family", list(MODELS))
+def test_it_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt, policy: Policy, family: str) -> None:
+    model = make_model(family, **MODELS[family])
     prompts = [prompt(SEQ_LEN), prompt(SEQ_LEN + PADDING, seed=4)]
     ids = torch.stack([torch.cat([torch.zeros(PADDING, dtype=torch.long), prompts[0]]), prompts[1]])
     cache = RaggedCache(model.config, select, policy=policy)
@@ -68,8 +71,9 @@ def test_it_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt, pol
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: type(p).__name__)
-def test_on_cuda_it_is_that_on_the_cpu(fresh_model: MakeModel, prompt: Prompt, policy: Policy) -> None:
-    model, ids = fresh_model(num_hidden_layers=2), prompt(SEQ_LEN)
+@pytest.mark.parametrize("family", list(MODELS))
+def test_on_cuda_it_is_that_on_the_cpu(fresh_model: MakeModel, prompt: Prompt, policy: Policy, family: str) -> None:
+    model, ids = fresh_model(family, **MODELS[family]), prompt(SEQ_LEN)
     selection = Selection.from_heads([[kept(SEQ_LEN)] * 2] * 2, SEQ_LEN)
     answers = []
     for device in ("cpu", "cuda"):
