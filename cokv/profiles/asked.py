@@ -35,18 +35,27 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Needle:
-    """A prompt whose answer stands at positions start..end of what is read, and a judge of generated tokens."""
+    """A prompt whose answer stands at positions start..end of what is read, and a judge of generated tokens.
+
+    answer_tokens: how many tokens the right answer has; None: as many as stand there.
+    """
 
     asked: Asked
     start: int
     end: int
     right: Callable[[list[int]], bool]
+    answer_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end <= self.asked.read.numel():
             raise CokvError(
                 f"a needle at positions {self.start}..{self.end} of a prompt of {self.asked.read.numel()} tokens; "
                 "expected at least one token inside it"
+            )
+        tokens = self.answer_tokens
+        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1):
+            raise CokvError(
+                f"answer_tokens is {tokens!r}, expected a positive whole number, or None: the needle's size"
             )
 
 

@@ -3,16 +3,19 @@
 HeadKV, arXiv 2410.19258, after Wu et al., arXiv 2404.15574. A step emits one token of the answer; its query is that of
 the token before it, the prompt's last one for the first.
 
-    R   share of steps at which the prompt's most attended position holds the needle's token that is just emitted
+    R   share of steps at which the most attended position is one of the needle that holds the token just emitted
         (Wu et al., released in nightdessert/Retrieval_Head, retrieval_head_detection.py)
-    R2  attention on the needle among the top-|needle| positions, mean over steps, per needle token
-        (FYYFU/HeadKV, retrieval_head_detection_r2.py, retrieval_calculate)
+    R2  attention on the needle among the top-|needle| positions, summed over the first `answer_tokens` steps, per
+        needle token and answer token: an answer that ends early is divided by all of them
+        (FYYFU/HeadKV, retrieval_head_detection_r2.py, retrieval_calculate and decode)
 
 A score is the mean over the needles answered right; a KV head's is the mean of its query heads', as readers of the
 published files reduce them (headkv_file.py, after nawei1010/CoKV, kv_utils.py, set_headkv_size).
 
 Differs: R's hits are divided by the number of steps, not by the needle's length (a head would gain from saying a token
-twice), and its most attended position is looked for in the prompt only; R2 has no factor 10, which shares do not see.
+twice); R2 has no factor 10, which shares do not see. What is right is the caller's word on the whole answer: Wu et al.
+ask for ROUGE-1 recall of the needle above 50 percent, HeadKV for token F1 above 50 percent between the right answer and
+the first `answer_tokens` tokens said. Both also end an answer at a line break; here the prompt's own stop rule does.
 """
 
 from __future__ import annotations
@@ -39,12 +42,14 @@ SOURCES = {"R": "https://arxiv.org/abs/2404.15574", "R2": "https://github.com/FY
 class Looked:
     """Observer of what is read and the answer, its last token left out: R and R2 of each query head, [2, num_heads].
 
-    start, end: the needle. emitted: the answer's tokens, whose queries are the last ones.
+    start, end: the needle. emitted: the answer's tokens, whose queries are the last ones. answer_tokens: how many the
+    right answer has.
     """
 
     start: int
     end: int
     emitted: tuple[int, ...]
+    answer_tokens: int
 
     def observe(self, view: LayerView) -> Observation:
         num_heads, seq_len, _ = view.queries.shape
@@ -53,12 +58,14 @@ class Looked:
         emitted = torch.tensor(self.emitted, device=device)
         scores = torch.zeros(2, view.keys.shape[0], num_heads // view.keys.shape[0], device=device)
         for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
-            best = weights[..., : first + 1].argmax(dim=-1)  # [group_size, rows]
-            said = view.input_ids.to(device)[best] == emitted[row - first : row - first + weights.shape[1]]
-            scores[0, head] += (self._inside(best) & said).sum(dim=-1)
+            step = torch.arange(row - first, row - first + weights.shape[1], device=device)
+            best = weights.argmax(dim=-1)  # [group_size, rows]
+            said = view.input_ids.to(device)[best] == emitted[step]
+            scores[0, head] += (self._inside(best) & said).sum(dim=-1) / steps
             top, places = weights.topk(size, dim=-1)
-            scores[1, head] += (top * self._inside(places)).sum(dim=(-1, -2)) / size
-        return (scores.flatten(1) / steps,)
+            mass = (top * self._inside(places)).sum(dim=-1) * (step < self.answer_tokens)
+            scores[1, head] += mass.sum(dim=-1) / (size * self.answer_tokens)
+        return (scores.flatten(1),)
 
     def _inside(self, positions: torch.Tensor) -> torch.Tensor:
         return (positions >= self.start) & (positions < self.end)
@@ -76,7 +83,8 @@ def retrieval_scores(model: PreTrainedModel, needles: Sequence[Needle], kind: Ki
             continue
         right += 1
         read = torch.cat([needle.asked.read, torch.tensor(tokens[:-1], dtype=torch.int64)])
-        seen = observed(model, read, Looked(needle.start, needle.end, tuple(tokens)))
+        size = needle.answer_tokens or needle.end - needle.start
+        seen = observed(model, read, Looked(needle.start, needle.end, tuple(tokens), size))
         by_head = torch.stack([layer[0][0 if kind == "R" else 1] for layer in seen]).double().cpu()
         total += by_head.view(shape.num_layers, shape.num_kv_heads, -1).mean(dim=-1)
     if not right:

@@ -19,7 +19,8 @@ def planted():
 
     def needle(prompt) -> Needle:
         asked = Asked(prompt.input_ids, Stop(2))
-        return Needle(asked, prompt.needle, prompt.needle + 1, lambda tokens: tokens[1:] == [prompt.answer])
+        right = lambda tokens: tokens[1:] == [prompt.answer]  # noqa: E731
+        return Needle(asked, prompt.needle, prompt.needle + 1, right, answer_tokens=2)  # an ask and the value
 
     return model, prompts, [needle(prompt) for prompt in prompts]
 
@@ -40,8 +41,8 @@ def test_planted_heads_are_found(planted, kind):
 
 
 @pytest.mark.parametrize("heads", ["mha", "gqa", "mqa"])
-@pytest.mark.parametrize("suffix", [None, 5])
-def test_scores_are_those_of_the_full_matrices(make_model, prompt, full_attention, greedy_tokens, heads, suffix):
+@pytest.mark.parametrize(("suffix", "gold"), [(None, None), (5, 2), (None, 6), (5, 9)])
+def test_scores_are_those_of_the_full_matrices(make_model, prompt, full_attention, greedy_tokens, heads, suffix, gold):
     model, steps = make_model("llama", heads), 6
     needles, expected = [], {"R": [], "R2": []}
     for seed in range(3):
@@ -53,7 +54,7 @@ def test_scores_are_those_of_the_full_matrices(make_model, prompt, full_attentio
         read = ids if after is None else torch.cat([ids, after])
         said = greedy_tokens(model, read, steps)
         right = seed != 1
-        needles.append(Needle(Asked(ids, Stop(steps), after), 7, 10, lambda tokens, right=right: right))
+        needles.append(Needle(Asked(ids, Stop(steps), after), 7, 10, lambda tokens, right=right: right, gold))
         if not right:
             continue
         attention = full_attention(model, torch.cat([read, torch.tensor(said[:-1])]))
@@ -62,13 +63,14 @@ def test_scores_are_those_of_the_full_matrices(make_model, prompt, full_attentio
             for head in range(4):
                 for step in range(steps):
                     row = attention[layer, head, len(read) - 1 + step]
-                    best = int(np.argmax(row[: len(read)]))
-                    r[layer, head] += 7 <= best < 10 and int(read[best]) == said[step]
+                    best = int(np.argmax(row))
+                    r[layer, head] += (7 <= best < 10 and int(read[best]) == said[step]) / steps
                     top = np.argsort(-row)[:3]
-                    r2[layer, head] += sum(row[i] for i in top if 7 <= i < 10) / 3
+                    if step < (gold or 3):
+                        r2[layer, head] += sum(row[i] for i in top if 7 <= i < 10) / (3 * (gold or 3))
         group = 4 // model.config.num_key_value_heads
         for kind, found in (("R", r), ("R2", r2)):
-            expected[kind].append((found / steps).reshape(3, -1, group).mean(axis=-1))
+            expected[kind].append(found.reshape(3, -1, group).mean(axis=-1))
     for kind in ("R", "R2"):
         mean = np.mean(expected[kind], axis=0)
         if mean.any():
@@ -87,3 +89,6 @@ def test_what_cannot_be_profiled_is_said(planted):
         retrieval_scores(model, [], "R2")
     with pytest.raises(CokvError, match=r"a needle at positions 50\.\.51 of a prompt of 42"):
         Needle(Asked(prompts[0].input_ids[:42], Stop(2)), 50, 51, lambda tokens: True)
+    for wrong in (0, True, 2.0):
+        with pytest.raises(CokvError, match=f"answer_tokens is {wrong}"):
+            Needle(Asked(prompts[0].input_ids, Stop(2)), 5, 6, lambda tokens: True, wrong)

@@ -18,7 +18,7 @@ def test_looking_holds_a_few_numbers_per_token(fresh_model):
     """At 16k tokens one head's attention matrix is 1 GiB of float32; what a look costs is far below."""
     model = fresh_model(num_hidden_layers=1, max_position_embeddings=16384)
     ids = torch.randint(1, 97, (16384,), generator=torch.Generator().manual_seed(0))
-    observers = [Repeats(4096), Looked(100, 104, tuple(range(64))), FutureImportance(16000)]
+    observers = [Repeats(4096), Looked(100, 104, tuple(range(64)), 4), FutureImportance(16000)]
 
     def peak(observers):
         with probes.measure("cpu") as probe:
