@@ -5,15 +5,19 @@ source/arkvale/infer_state.py. A head's stored tokens are pages of `page` tokens
 with the model: the smallest and the largest value of every key channel, `low` and `high`. A page's
 score for a query is the sum over channels of max(q * high, q * low), an upper bound of the query's product with any key
 of the page; the query heads that share a KV head add theirs. The oldest page, the newest complete page and the page
-that is being filled always stay; the highest scores fill the rest of `limit` slots, ties to the lower page. Digests
-are charged in bytes; pages in CPU memory are reported beside.
+that is being filled always stay; the highest scores fill the rest of `limit` slots, ties to the lower page. What is
+left of the slots when no whole page fits any more goes to the newest tokens of the page that ranks next, so that a head
+with `limit` tokens or more attends exactly `limit`. Digests are charged in bytes; pages in CPU memory are reported
+beside.
 
-Differs: the released code draws the box in, to the mean distance from its centre, keeps two sink pages by default and
-chooses the same pages in all heads of a layer; here the box holds all keys, and each KV head chooses for itself.
+Differs: in the paper all pages are whole. The released code draws the box in, to the mean distance from its centre,
+keeps two sink pages by default and chooses the same pages in all heads of a layer; here the box holds all keys, and
+each KV head chooses for itself.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +40,18 @@ class Recall:
             )
 
     @property
-    def complete(self) -> int:
-        """Complete pages with the model at once, beside the one that is being filled."""
-        return self.limit // self.page - 1
+    def places(self) -> int:
+        """Complete pages with the model at once, at most, one that is cut included."""
+        return math.ceil((self.limit - 1) / self.page)
+
+    def room(self, counts: torch.Tensor, filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How many complete pages a head attends whole, and how many tokens of one more: int64 [heads] each.
+
+        counts, filled int64 [heads]: complete pages, and tokens of the page that is being filled.
+        """
+        free = self.limit - filled
+        whole = torch.minimum(counts, free // self.page)
+        return whole, torch.where(counts > whole, free % self.page, 0)
 
     def scores(
         self, queries: torch.Tensor, low: torch.Tensor, high: torch.Tensor, counts: torch.Tensor

@@ -1,7 +1,9 @@
 """Rows whose complete pages lie in CPU memory, with a few of them, chosen anew for each query, beside the model.
 
-Pages are numbered per segment as they are filled. With the model are: digests of all complete pages, as many complete
-pages as the limit allows, and the page that is being filled.
+Pages are numbered per segment as they are filled. With the model are digests of all complete pages, and of each segment
+a stretch of `limit` slots. The page that is being filled begins at its start. Complete pages lie in *places* that are
+counted from its end; the first so many are whole, and of the page in the next place the newest tokens are there, down
+to those that the newest page has overwritten.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import torch
 from cokv.policies.recall import Recall
 from cokv.prefill import PrefillLayer
 from cokv.stores.flat import Attend, merged
+from cokv.stores.host_pages import HostPages
+from cokv.stores.places import nbytes
 from cokv.stores.rows import Held, Kept, gathered, one_by_one, segments_of
 
 KEYS, VALUES = 0, 1
@@ -27,28 +31,33 @@ class RecalledRows:
         self.policy, self.backend = policies[0], backend
         page, self.heads = self.policy.page, views[0].keys.shape[0]
         keys, values, lengths = gathered(views, kept)
-        self.device, self.dim = keys.device, keys.shape[1]
-        segments = len(lengths)
+        device, segments = keys.device, len(lengths)
+        self.dim = keys.shape[1]
         self.counts, self.filled = lengths // page, lengths % page  # complete pages, tokens of the next
-        pages = max(int(self.counts.max()) if segments else 0, 1)
-        shape = (2, segments, pages + 1, page, self.dim)  # K and V; room for a page to come
-        whole = torch.zeros(shape, dtype=keys.dtype, device=self.device)
-        segment = torch.repeat_interleave(torch.arange(segments, device=self.device), lengths)
-        place = torch.arange(len(keys), device=self.device) - torch.repeat_interleave(
-            lengths.cumsum(0) - lengths, lengths
-        )
-        for part, tokens in ((KEYS, keys), (VALUES, values)):
-            whole[part, segment, place // page, place % page] = tokens
-        self.recent = whole[:, torch.arange(segments, device=self.device), self.counts].clone()
-        self.low, self.high = whole[KEYS].amin(2), whole[KEYS].amax(2)  # [segments, pages, head_dim]
-        self.host = self._to_host(whole)
-        here = (2, segments, self.policy.complete, page, self.dim)
-        self.here = torch.zeros(here, dtype=keys.dtype, device=self.device)
-        self.numbers = torch.full(here[1:3], -1, device=self.device)  # which page lies in which place; -1: none
+        self.rows = torch.arange(segments, device=device)  # which stretch and which digests are the segment's
+        # Which page lies in which place; -1: none.
+        self.numbers = torch.full((segments, self.policy.places), -1, device=device)
+        self.k, self.v = (keys.new_zeros(segments * self.policy.limit, self.dim) for _ in (KEYS, VALUES))
 
-    def _to_host(self, pages: torch.Tensor) -> torch.Tensor:
-        """In ordinary CPU memory, or pinned where another device copies from it."""
-        return pages if self.device.type == "cpu" else pages.cpu().pin_memory()
+        before = lengths.cumsum(0) - lengths
+        place = torch.arange(len(keys), device=device) - torch.repeat_interleave(before, lengths)
+        newest = place - torch.repeat_interleave(self.counts * page, lengths)  # place in the page that is being filled
+        begun = newest >= 0
+        slots = torch.repeat_interleave(self.starts, lengths)[begun] + newest[begun]
+        self.k[slots], self.v[slots] = keys[begun], values[begun]
+
+        pages = torch.stack([part[~begun].view(-1, page, self.dim) for part in (keys, values)], dim=1)
+        self.host = HostPages(pages, self.counts)
+        owner = torch.repeat_interleave(self.rows, self.counts)
+        number = torch.arange(len(pages), device=device) - (self.counts.cumsum(0) - self.counts)[owner]
+        wide = int(self.counts.max()) + 1 if segments else 1
+        self.low, self.high = (keys.new_zeros(segments, wide, self.dim) for _ in range(2))
+        self.low[owner, number], self.high[owner, number] = pages[:, KEYS].amin(1), pages[:, KEYS].amax(1)
+
+    @property
+    def starts(self) -> torch.Tensor:
+        """First slot of each segment, int64 [segments]."""
+        return self.rows * self.policy.limit
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         rows, num_heads, t, dim = queries.shape
@@ -56,15 +65,12 @@ class RecalledRows:
             return one_by_one(self, queries, keys, values, scaling)
         self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
-        self._recall(grouped)
-        segments, page = len(self.counts), self.policy.page
-        starts = torch.arange(segments, device=self.device)
-        in_place = (self.numbers >= 0).sum(1) * page
+        recalled = self._recall(grouped)
         parts = [
-            self.backend(grouped, *stored.reshape(2, -1, dim), starts * size, lengths, scaling)
-            for stored, size, lengths in (
-                (self.here, self.policy.complete * page, in_place),
-                (self.recent, page, self.filled),
+            self.backend(grouped, self.k, self.v, starts, lengths, scaling)
+            for starts, lengths in (
+                (self.starts + self.policy.limit - recalled, recalled),
+                (self.starts, self.filled),
             )
         ]
         return merged(parts)[0].view(rows, num_heads, 1, dim)
@@ -74,64 +80,94 @@ class RecalledRows:
         full = (self.filled == self.policy.page).nonzero()[:, 0]
         if full.numel():
             self._put_away(full)
-        place = torch.arange(len(self.filled), device=self.device)
-        self.recent[KEYS, place, self.filled], self.recent[VALUES, place, self.filled] = keys, values
+        slots = self.starts + self.filled
+        self.k[slots], self.v[slots] = keys, values
         self.filled = self.filled + 1
 
     def _put_away(self, segments: torch.Tensor) -> None:
-        numbers = self.counts[segments]
-        if int(numbers.max()) >= self.host.shape[2]:
-            more = max(1, self.host.shape[2] // 4)
-            pad = (0, 0, 0, 0, 0, more)
-            self.host = self._to_host(torch.nn.functional.pad(self.host, pad))
+        numbers, rows = self.counts[segments], self.rows[segments]
+        slots = self.starts[segments, None] + torch.arange(self.policy.page, device=segments.device)
+        pages = torch.stack([self.k[slots], self.v[slots]], dim=1)
+        self.host.put(segments, numbers, pages)
+        if int(numbers.max()) >= self.low.shape[1]:
+            more = max(1, self.low.shape[1] // 4)
             self.low, self.high = (torch.nn.functional.pad(d, (0, 0, 0, more)) for d in (self.low, self.high))
-        pages = self.recent[:, segments]
-        host = self.host.device
-        self.host[:, segments.to(host), numbers.to(host)] = pages.to(host)
-        self.low[segments, numbers], self.high[segments, numbers] = pages[KEYS].amin(1), pages[KEYS].amax(1)
+        self.low[rows, numbers], self.high[rows, numbers] = pages[:, KEYS].amin(1), pages[:, KEYS].amax(1)
         self.counts = self.counts.index_add(0, segments, torch.ones_like(segments))
         self.filled = self.filled.index_fill(0, segments, 0)
+        overwritten = self._first_slots < self.policy.page
+        self.numbers[segments] = self.numbers[segments].masked_fill(overwritten, -1)
 
-    def _recall(self, queries: torch.Tensor) -> None:
-        """Brings the pages that these queries [segments, group_size, head_dim] want to places of pages that go."""
-        wanted = self.wanted(queries)
-        same = (self.numbers[:, :, None] == wanted[:, None]) & (wanted >= 0)[:, None]
-        free, missing = ~same.any(2), (wanted >= 0) & ~same.any(1)
-        # Of each segment, the first free places for as many pages as are missing.
-        taken = free & (free.cumsum(1) <= missing.sum(1, keepdim=True))
-        segment, place = taken.nonzero().unbind(1)
-        number = wanted[missing]
-        self.numbers[segment, place] = number
-        host = self.host.device
-        found = self.host[:, segment.to(host), number.to(host)]
-        self.here[:, segment, place] = found.to(self.device, non_blocking=True)
+    @property
+    def _first_slots(self) -> torch.Tensor:
+        """Of each place, in the stretch: int64 [places]. The last place may begin before it."""
+        place = torch.arange(self.policy.places, device=self.rows.device)
+        return self.policy.limit - (place + 1) * self.policy.page
 
-    def wanted(self, queries: torch.Tensor) -> torch.Tensor:
-        """Numbers of the complete pages that these queries are given: int64 [segments, complete], -1 for none."""
-        scores = self.policy.scores(queries, self.low, self.high, self.counts)
-        width = min(self.policy.complete, scores.shape[1])
-        best = scores.sort(dim=1, descending=True, stable=True)
-        numbers = best.indices[:, :width].masked_fill(best.values[:, :width] == -torch.inf, -1)
-        return torch.nn.functional.pad(numbers, (0, self.policy.complete - width), value=-1)
+    def _recall(self, queries: torch.Tensor) -> torch.Tensor:
+        """Brings the pages that these queries [segments, group_size, head_dim] want to places of pages that go.
+
+        Returns how many of their tokens each segment attends, int64 [segments].
+        """
+        whole, rest = (n[:, None] for n in self.policy.room(self.counts, self.filled))
+        ranked = self.ranked(queries)
+        place = torch.arange(self.policy.places, device=queries.device)
+        first, cut = place < whole, (place == whole) & (rest > 0)
+        same = (self.numbers[:, :, None] == ranked[:, None]) & first[:, :, None] & first[:, None]
+        free, missing = first & ~same.any(2), first & ~same.any(1)  # in each segment as many of one as of the other
+        wanted = torch.where(cut, ranked, self.numbers).masked_fill(~first & ~cut, -1)
+        wanted[free] = ranked[missing]
+        segment, place = ((wanted != self.numbers) & (wanted >= 0)).nonzero().unbind(1)
+        self.numbers = wanted
+        if len(segment):
+            self._bring(segment, place, self.host.get(segment, wanted[segment, place]))
+        return (whole * self.policy.page + rest)[:, 0]
+
+    def _bring(self, segments: torch.Tensor, places: torch.Tensor, pages: torch.Tensor) -> None:
+        """Pages [n, 2, page, head_dim] to their places, but for the tokens where the newest page lies."""
+        first = self._first_slots[places]
+        covered = (self.filled[segments] - first).clamp(min=0)
+        # Those would be the oldest: in their stead the oldest token that fits is written once more.
+        token = torch.maximum(torch.arange(self.policy.page, device=first.device), covered[:, None])
+        slots = (self.starts[segments] + first)[:, None] + token
+        each = torch.arange(len(pages), device=first.device)[:, None]
+        self.k[slots], self.v[slots] = pages[each, KEYS, token], pages[each, VALUES, token]
+
+    def ranked(self, queries: torch.Tensor) -> torch.Tensor:
+        """Numbers of the complete pages in the order in which these queries want them: int64 [segments, places], of
+        which a segment with fewer pages has fewer that mean anything.
+        """
+        asked = queries.new_zeros(len(self.low), *queries.shape[1:])
+        counts = self.counts.new_zeros(len(self.low))
+        asked[self.rows], counts[self.rows] = queries, self.counts
+        scores = self.policy.scores(asked, self.low, self.high, counts)[self.rows]
+        numbers = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.policy.places]
+        return torch.nn.functional.pad(numbers, (0, self.policy.places - numbers.shape[1]), value=-1)
 
     def select(self, rows: torch.Tensor, copies: bool) -> None:
-        segments = segments_of(rows.to(self.device), self.heads)
-        self.counts, self.filled = self.counts[segments], self.filled[segments]
-        self.low, self.high, self.numbers = self.low[segments], self.high[segments], self.numbers[segments]
-        self.recent, self.here = self.recent[:, segments], self.here[:, segments]
-        self.host = self._to_host(self.host[:, segments.to(self.host.device)])
+        segments = segments_of(rows.to(self.rows.device), self.heads)
+        self.rows, self.counts, self.filled, self.numbers = (
+            part[segments] for part in (self.rows, self.counts, self.filled, self.numbers)
+        )
+        self.host.select(segments)
+        if copies:
+            self.low, self.high = self.low[self.rows], self.high[self.rows]
+            self.k, self.v = (
+                part.view(-1, self.policy.limit, self.dim)[self.rows].flatten(0, 1) for part in (self.k, self.v)
+            )
+            self.rows = torch.arange(len(segments), device=segments.device)
 
     def held(self) -> list[Held]:
-        """Slots: what may lie with the model, whether it has been asked for or not."""
-        page, digest = self.policy.page, 2 * self.dim * self.low.element_size()
-        slots = self.counts.clamp(max=self.policy.complete) * page + self.filled
-        token = 2 * self.dim * self.here.element_size()
-        sizes = (slots, slots * token + self.counts * digest, self.counts * page * token)
-        by_row = [part.view(-1, self.heads).sum(1).tolist() for part in sizes]
-        return [Held(*row) for row in zip(*by_row, strict=True)]
+        """Slots: what may lie with the model, whether it has been asked for or not. Which page lies where is charged
+        with the digests.
+        """
+        token, digest = 2 * self.dim * self.k.element_size(), 2 * self.dim * self.low.element_size()
+        slots = (self.counts * self.policy.page + self.filled).clamp(max=self.policy.limit)
+        size = slots * token + self.counts * digest + self.policy.places * self.numbers.element_size()
+        by_row = [part.view(-1, self.heads).sum(1).tolist() for part in (slots, size)]
+        return [Held(*row) for row in zip(*by_row, self.host.row_bytes(self.heads), strict=True)]
 
     @property
     def storage_bytes(self) -> int:
         """On the model's device as such: pages in CPU memory are not counted, also where that is the same."""
-        parts = (self.low, self.high, self.here, self.recent)
-        return sum(part.numel() * part.element_size() for part in parts)
+        return nbytes(self.low, self.high, self.k, self.v, self.rows, self.counts, self.filled, self.numbers)

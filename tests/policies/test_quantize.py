@@ -27,6 +27,7 @@ from cokv.types import CokvError, HeadScores, Selection
 MakeModel = Callable[..., PreTrainedModel]
 Prompt = Callable[..., torch.Tensor]
 HEADS, GROUP_SIZE, DIM = 2, 3, 8
+KEPT_AS_IT_IS = Quantize(16, 8, 8)
 
 
 def steps(numbers: np.ndarray, bits: int) -> np.ndarray:
@@ -204,6 +205,35 @@ def test_rows_that_leave_move_no_storage_and_their_places_are_filled_again() -> 
     assert [len(packed_of(rows, bits)[0]) for bits in (2, 4)] == [75, 75], "a quarter more"
     for segment, old in enumerate((2, 3, 8, 9)):
         assert torch.equal(contents(rows, segment)[0][:40], whole[old][0])
+
+
+def read_on(model: PreTrainedModel, policy: Quantize | Grow, ids: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    """Logits [len(after), vocab_size] at the tokens after the prompt, read one by one."""
+    made = prefill(model, ids)
+    full = Selection.full(made.shape.num_layers, made.shape.num_kv_heads, len(ids))
+    cache, found = RaggedCache.of(made, [full], [policy]), []
+    with engine(model), torch.no_grad():
+        for position, token in enumerate(after.tolist(), len(ids)):
+            where = torch.tensor([[position]])
+            step = model(input_ids=torch.tensor([[token]]), past_key_values=cache, position_ids=where)
+            found.append(step.logits[0])
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_logits_of_sixteen_bits_are_those_of_the_full_cache(
+    fresh_model: MakeModel, prompt: Prompt, family: str
+) -> None:
+    """Bit by bit in float32; in bfloat16 no further from float32 than the full cache."""
+    model, ids, after = fresh_model(family), prompt(45), prompt(30, seed=1)
+    full, sixteen, eight = (read_on(model, policy, ids, after) for policy in (Grow(), KEPT_AS_IT_IS, Quantize(8, 8, 8)))
+    assert torch.equal(sixteen, full) and not torch.equal(eight, full)
+    half = model.to(torch.bfloat16)
+    theirs, ours = (read_on(half, policy, ids, after).float() for policy in (Grow(), KEPT_AS_IT_IS))
+    truth = read_on(half.float(), Grow(), ids, after)  # the weights that bfloat16 has
+    off = [(got - truth).square().mean().sqrt() for got in (ours, theirs)]
+    assert 0 < off[0] <= 1.25 * off[1]
+    assert (ours - theirs).abs().max() < 0.1 * theirs.abs().max()
 
 
 def test_sixteen_bits_is_the_full_cache_and_fewer_compose_with_any_selection(

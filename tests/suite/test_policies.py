@@ -61,8 +61,8 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
         notes = {"h2o": 129 * 8, "tova": 129 * 8, "scissorhands": 129 * 104, "streamingllm": 0}[name]
         assert record["kept_bytes"] == 4 * (128 * token + notes) and "host_bytes" not in record
     pages = records["arkvale", 128]
-    assert pages["kept_tokens"] == 4 * (3 * 32 + 8) and pages["host_bytes"] == 4 * 192 * token
-    assert pages["kept_bytes"] == pages["kept_tokens"] * token + 4 * 6 * token
+    assert pages["kept_tokens"] == 4 * 128 and pages["host_bytes"] == 4 * (192 + 32) * token
+    assert pages["kept_bytes"] == pages["kept_tokens"] * token + 4 * (6 * token + 4 * 8), "digests; what lies where"
     for name, why in (("arkvale", "pages of 32"), ("scissorhands", "10 newest")):
         assert records[name, 8]["score"] is None and why in records[name, 8]["infeasible"]
     assert records["tova", 8]["kept_tokens"] == 32
