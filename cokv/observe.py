@@ -11,6 +11,7 @@ reaches whoever asks for the observation. Knows no scorer, no cache and no trans
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,7 +89,9 @@ class ModelParts:
     def rotary(self, layer_idx: int, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin of the rotary embedding at `positions` int64 [n]: float32 [n, rotated dims] each.
 
-        Only for models that rotate the first half of those dims against the second, which is checked.
+        Where frequencies depend on the largest position (longrope, dynamic), they are those of the positions asked for
+        together. What the model rotates with is left as it is. Only for models that rotate the first half of those
+        dims against the second, which is checked.
         """
         found = {id(m): m for name, m in self.model.named_modules() if name.rpartition(".")[2] == "rotary_emb"}
         if len(found) != 1:
@@ -96,7 +99,7 @@ class ModelParts:
                 f"{type(self.model).__name__} has {len(found)} modules named rotary_emb, expected one; "
                 "use a model with one rotary position embedding"
             )
-        (module,) = found.values()
+        module = copy.deepcopy(*found.values())  # some note the largest position they were asked for
         probe = torch.arange(1, 5, dtype=torch.float32, device=positions.device)
         cos, sin = (part[0].float() for part in module(probe, positions[None]))
         apply = getattr(sys.modules[type(self._attention(layer_idx)).__module__], "apply_rotary_pos_emb", None)

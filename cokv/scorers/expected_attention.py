@@ -10,6 +10,8 @@ normalized over the tokens that are no sinks, averaged over the query heads that
 times ||v||. The first num_sinks tokens, and the newest `recent` ones, always stay.
 Differs: queries before RoPE are found by turning the model's own back, so that no model needs code of its own; all in
 float32. `recent` is 0 in the released code.
+Where a model's frequencies depend on the length (longrope, dynamic), those of the next positions are of the last one,
+as released, whatever the prompt's were.
 """
 
 from __future__ import annotations
@@ -40,14 +42,15 @@ class FutureQueries:
         seq_len, head_dim = view.queries.shape[1:]
         first = self.num_sinks if seq_len > self.num_sinks else 0
         positions = torch.arange(first, seq_len + self.future, device=view.queries.device)
-        cos, sin = view.parts.rotary(view.layer_idx, positions)
-        past = seq_len - first
-        square = cos[:past] ** 2 + sin[:past] ** 2  # 1, or the square of what a model scales its rotation with
-        plain = turned(view.queries[:, first:].float(), cos[:past] / square, -sin[:past] / square)
+        past, ahead = positions.split([seq_len - first, self.future])
+        cos, sin = view.parts.rotary(view.layer_idx, past)
+        square = cos**2 + sin**2  # 1, or the square of what a model scales its rotation with
+        plain = turned(view.queries[:, first:].float(), cos / square, -sin / square)
         mean = plain.mean(dim=1, keepdim=True)
         off = plain - mean
-        covariance = off.transpose(1, 2) @ off / past
-        rotation = turned(torch.eye(head_dim, device=cos.device), cos[past:].mean(0), sin[past:].mean(0))
+        covariance = off.transpose(1, 2) @ off / len(past)
+        cos, sin = view.parts.rotary(view.layer_idx, ahead)
+        rotation = turned(torch.eye(head_dim, device=cos.device), cos.mean(0), sin.mean(0))
         return (mean @ rotation)[:, 0], rotation.T @ covariance @ rotation
 
 

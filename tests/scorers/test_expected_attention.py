@@ -109,6 +109,44 @@ def test_a_scaled_rotation_is_undone_too(fresh_model, prompt):
     torch.testing.assert_close(mean, plain * cos[0] + halves * sin[0], rtol=1e-4, atol=1e-5)
 
 
+FOLLOWING_THE_LENGTH = {
+    "longrope": {
+        "rope_type": "longrope",
+        "short_factor": [1.0 + i / 8 for i in range(8)],
+        "long_factor": [2.0 + i for i in range(8)],
+        "original_max_position_embeddings": 64,
+        "rope_theta": 10000.0,
+    },
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+}
+
+
+@pytest.mark.parametrize("kind", FOLLOWING_THE_LENGTH)
+def test_queries_are_turned_back_as_they_were_turned_whatever_comes_next(fresh_model, prompt, kind):
+    """Positions to come may switch the frequencies; the prompt was not read with those."""
+    future, most = 40, 128 if kind == "longrope" else 64
+    model, ids = fresh_model(rope_parameters=FOLLOWING_THE_LENGTH[kind], max_position_embeddings=most), prompt(50)
+    read = model.model.rotary_emb(torch.zeros(1), torch.arange(50)[None])[0]
+    (mean, _) = prefill(model, ids, 1, [FutureQueries(0, future)]).layers[0].observation(FutureQueries(0, future))
+    cos, sin = model.model.rotary_emb(torch.zeros(1), torch.arange(50, 50 + future)[None])
+    both = model.model.rotary_emb(torch.zeros(1), torch.arange(50 + future)[None])[0]
+    assert (both[:, :50] - read).abs().max() > 0.1, "the frequencies do not switch here"
+    plain = torch.tensor(plain_queries(fresh_model(), ids)[0].mean(1)).float()  # layer 0: before any rotation
+    halves = torch.cat([-plain[:, 8:], plain[:, :8]], dim=-1)
+    torch.testing.assert_close(mean, plain * cos[0].mean(0) + halves * sin[0].mean(0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FOLLOWING_THE_LENGTH)
+def test_asking_for_positions_to_come_leaves_the_models_rotation_alone(fresh_model, prompt, kind):
+    model = fresh_model(rope_parameters=FOLLOWING_THE_LENGTH[kind], max_position_embeddings=64)
+    made = prefill(model, prompt(60), 1)
+    before = model.model.rotary_emb.inv_freq.clone()
+    looked = prefill(model, prompt(60), 1, ExpectedAttention().observers)
+    assert torch.equal(model.model.rotary_emb.inv_freq, before)
+    assert torch.isfinite(ExpectedAttention().scores(looked.layers[0])[:, 4:]).all()
+    assert torch.equal(looked.first_logits, made.first_logits)
+
+
 def test_a_model_without_one_rotary_embedding_is_refused_when_asked_for(fresh_model, prompt):
     model, scorer = fresh_model(), ExpectedAttention()
     made = prefill(model, prompt(20), 1, scorer.observers)
