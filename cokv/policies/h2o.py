@@ -16,6 +16,7 @@ import torch
 
 from cokv.policies.evict import check_limit, highest, newest
 from cokv.scorers.accumulated_attention import AttentionSum
+from cokv.scorers.checks import part_of, require_share
 
 if TYPE_CHECKING:
     from cokv.prefill import PrefillLayer
@@ -32,6 +33,7 @@ class H2O:
 
     def __post_init__(self) -> None:
         check_limit(self.limit, 2, "to be shared by old and new tokens")
+        require_share(self, "the limit", "recent_share")
 
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
         return layer.observation(AttentionSum())[0][..., None]
@@ -40,4 +42,4 @@ class H2O:
         memory[..., 0] += weights.mean(dim=2)
 
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
-        return highest(-memory[..., 0], positions, newest(positions, int(self.limit * self.recent_share)))
+        return highest(-memory[..., 0], positions, newest(positions, part_of(self.limit, self.recent_share)))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.scorers.causal import causal_attention
+from cokv.scorers.checks import part_of, require_share
 from cokv.scorers.window import Windowless
 from cokv.types import CokvError
 
@@ -43,9 +44,7 @@ class AccumulatedAttention(Windowless):
     recent_share: float = 0.5
 
     def __post_init__(self) -> None:
-        share = self.recent_share
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-            raise CokvError(f"recent_share is {share!r}, expected a share of the budget between 0 and 1")
+        require_share(self, "the budget", "recent_share")
 
     @property
     def observers(self) -> tuple[AttentionSum]:
@@ -56,10 +55,10 @@ class AccumulatedAttention(Windowless):
             raise CokvError(f"kv_budget {kv_budget} cannot be shared by old and new tokens; set it to at least 2")
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
-        return layer.observation(AttentionSum())[0]
+        return layer.observation(AttentionSum())[0].clone()
 
     def refine(self, layer: PrefillLayer, scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """The newest floor(recent_share * slots) tokens of each head must stay."""
-        newest = (counts * self.recent_share).floor().to(scores.device)
+        newest = torch.tensor([part_of(slots, self.recent_share) for slots in counts.tolist()], device=scores.device)
         age = torch.arange(scores.shape[1], device=scores.device).flip(0)  # 0 for the newest
         return scores.masked_fill(age < newest[:, None], torch.inf)

@@ -1,6 +1,8 @@
-"""What scorers check alike: their fields, and the budget against what they always keep."""
+"""What scorers check alike: their fields, and the budget against what they always keep; how a share is rounded."""
 
 from __future__ import annotations
+
+import math
 
 from cokv.types import CokvError
 
@@ -16,6 +18,19 @@ def require_whole(fields: object, **least: int) -> None:
 def require_odd_kernel(kernel_size: int) -> None:
     if kernel_size % 2 == 0:
         raise CokvError(f"kernel_size is {kernel_size}, expected an odd number (same padding has a centre)")
+
+
+def require_share(fields: object, of: str, *names: str) -> None:
+    """Each named field is a share, of something in words."""
+    for name in names:
+        value = getattr(fields, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise CokvError(f"{name} is {value!r}, expected a share of {of} between 0 and 1")
+
+
+def part_of(slots: int, share: float) -> int:
+    """The share of the slots, rounded down: 29 of 100 for 0.29, whose product with 100 in binary is below 29."""
+    return math.floor(round(slots * share, 9))
 
 
 def require_slot(kv_budget: int, kept: int, what: str, field: str = "") -> None:

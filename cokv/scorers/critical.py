@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.scorers.blocks import at_once
+from cokv.scorers.checks import part_of
 from cokv.scorers.window_attention import WindowAttention
 from cokv.types import CokvError
 
@@ -64,7 +65,8 @@ class Critical(WindowAttention):
         (norms,) = layer.observation(OutputNorm())
         window = self.reserved(scores.shape[1])
         before = 0 if self.window_in_first_stage else window
-        chosen = (before + ((counts - before) * self.first_stage).floor().long()).clamp(min=window).to(scores.device)
+        first_stage = [before + part_of(slots - before, self.first_stage) for slots in counts.tolist()]
+        chosen = torch.tensor(first_stage, device=scores.device).clamp(min=window)
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         first = torch.arange(scores.shape[1], device=scores.device) < chosen[:, None]
         stays = torch.zeros_like(first).scatter_(-1, order, first)

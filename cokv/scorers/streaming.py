@@ -35,4 +35,4 @@ class Streaming(Windowless):
         num_kv_heads, seq_len = layer.keys.shape[:2]
         recency = torch.arange(seq_len, dtype=torch.float32, device=layer.keys.device)
         recency[: self.reserved(seq_len)] = torch.inf
-        return recency.expand(num_kv_heads, seq_len)
+        return recency.repeat(num_kv_heads, 1)

@@ -22,8 +22,9 @@ import torch
 
 from cokv.scorers.accumulated_attention import AttentionSum
 from cokv.scorers.causal import causal_attention
+from cokv.scorers.checks import require_share
 from cokv.scorers.token_kinds import PUNCTUATION, SPECIAL, TokenKinds
-from cokv.types import CokvError, FloatArray
+from cokv.types import FloatArray
 
 if TYPE_CHECKING:
     from cokv.observe import LayerView, Observation
@@ -59,10 +60,7 @@ class TokenTiers:
     local_share: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("frequent_share", "local_share"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise CokvError(f"{name} is {value!r}, expected a share of the prompt between 0 and 1")
+        require_share(self, "the prompt", "frequent_share", "local_share")
 
     @property
     def window_size(self) -> int:
