@@ -18,6 +18,7 @@ import torch
 
 from cokv.policies.evict import check_limit, highest, newest
 from cokv.scorers.causal import window_attention
+from cokv.types import CokvError
 
 if TYPE_CHECKING:
     from cokv.prefill import PrefillLayer
@@ -75,4 +76,9 @@ class Scissorhands:
 
 def _bits(group_size: int) -> int:
     """Of a number from 0 to group_size, in a byte that it shares with others alike."""
+    if group_size > 255:
+        raise CokvError(
+            f"Scissorhands counts at most 255 query heads per KV head and this model has {group_size}; "
+            "use another method that evicts, such as h2o"
+        )
     return next(bits for bits in (1, 2, 4, 8) if group_size < 2**bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from cokv.policies import EvictsByAttention, Grow
 from cokv.policies.h2o import H2O
 from cokv.policies.scissorhands import Scissorhands
 from cokv.policies.tova import TOVA
-from cokv.prefill import prefill
+from cokv.prefill import PrefillLayer, prefill
 from cokv.stores.evicting import Columns
 from cokv.types import CokvError, Selection
 
@@ -214,6 +215,11 @@ def test_what_cannot_hold_is_refused(make_model: MakeModel, prompt: Prompt) -> N
     uneven = Selection.from_heads([[torch.arange(3), torch.arange(1, 4)]] * 2, SEQ_LEN)
     with pytest.raises(CokvError, match="same positions in all heads"):
         RaggedCache.of(made, [uneven], [TOVA(LIMIT)])
+    crowded = PrefillLayer(0, torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), torch.zeros(256, 4, 2), 1.0)
+    with pytest.raises(CokvError, match="at most 255 query heads per KV head and this model has 256"):
+        Scissorhands(20).seed(crowded)
+    fits = replace(crowded, window_queries=torch.zeros(255, 4, 2))
+    assert Scissorhands(20).seed(fits).shape == (1, 4, 400), "a byte per token and query"
     for make in (lambda: H2O(1), lambda: TOVA(0), lambda: Scissorhands(10), lambda: Scissorhands(20, 0)):
         with pytest.raises(CokvError, match="expected at least"):
             make()
