@@ -23,6 +23,7 @@ class Preset:
     note: str
     source: str = ""  # which code it is, for a scorer that is not this package's
     decoding: tuple[tuple[str, JSON], ...] = ()  # parameters of the policy that are none of the scorer's
+    policy: str = ""  # "": the row's
 
     def parameters(self) -> dict[str, JSON]:
         return {**parameters(self.scorer, self.allocator), **dict(self.decoding)}
@@ -36,7 +37,7 @@ class MethodEntry:
     title: str
     paper: str
     code: str
-    policy: str  # a name of cokv/policies/by_name.py
+    policy: str  # a name of cokv/policies/by_name.py; a preset may have another
     presets: Mapping[str, Preset]
     profile: str = ""  # what `select` must be given as `profile`, in words; "" for nothing
     profile_kinds: tuple[str, ...] = ()  # how the provenance of such a profile begins
@@ -56,8 +57,12 @@ class MethodEntry:
     def needs(self, preset: str = "normalized") -> str:
         """What the method asks of a run, in words."""
         reads = getattr(self.preset(preset).scorer, "reads", "")
-        work = POLICIES[self.policy] if self.policy != "grow" else ""
+        policy = self.policy_of(preset)
+        work = POLICIES[policy] if policy != "grow" else ""
         return ", ".join(part for part in (reads, self.profile, work) if part) or "nothing"
+
+    def policy_of(self, preset: str) -> str:
+        return self.preset(preset).policy or self.policy
 
     def parameters(self, preset: str = "normalized") -> dict[str, JSON]:
         """Every hyper-parameter of a preset with its value there: what `get_method` takes by name."""

@@ -14,6 +14,7 @@ from cokv.methods import METHODS, POLICIES, describe_methods, get_method
 from cokv.observe import LayerView, ModelParts, Replayer
 from cokv.prefill import PrefillLayer
 from cokv.profiles.lukv_file import RatioCurves
+from cokv.scorers.last_query import LastQuery
 from cokv.scorers.window_attention import WindowAttention
 from cokv.types import CokvError, HeadScores
 
@@ -365,7 +366,11 @@ def test_kvpress_keeps_the_newest_token_where_tovas_paper_may_not():
     for layer in made.layers:
         layer.keys[:, -1], layer.window_queries[:, -1] = -9, 1
     assert not get_method("tova").select(made, 20).mask()[..., -1].any()
-    assert get_method("tova", "kvpress").select(made, 20).mask()[..., -1].all()
+    theirs = get_method("tova", "kvpress")
+    assert theirs.select(made, 20).mask()[..., -1].all()
+    assert (theirs.policy, get_method("tova").policy) == ("grow", "evict_tova"), "a press acts on the prompt alone"
+    shown = {row["preset"]: (row["policy"], row["needs"]) for row in describe_methods() if row["name"] == "tova"}
+    assert shown["kvpress"] == ("grow", LastQuery.reads) and shown["normalized"][0] == "evict_tova"
 
 
 def test_kvpress_counts_the_window_into_criticals_first_stage():

@@ -73,7 +73,10 @@ EVICTING: tuple[MethodEntry, ...] = (
                 "at the end of the prompt",
             ),
             "kvpress": Preset(
-                LastQuery(keep_last=True), Uniform(), "kvpress/presses/tova_press.py: the newest token always stays"
+                LastQuery(keep_last=True),
+                Uniform(),
+                "kvpress/presses/tova_press.py: the newest token always stays, and nothing goes while decoding",
+                policy="grow",
             ),
         },
     ),
