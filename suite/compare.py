@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from cokv.prefill import prefill
 from cokv.types import CokvError, Selection
 from suite.cells import Cell, looked_for, takes_budget
 from suite.errors import SuiteError
-from suite.given_profile import EVERY
 from suite.prompt import text_of
+from suite.stored_profiles import Given
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Compared:
     generated_tokens: int = 0
     kept_bytes: int = 0
     infeasible: str = ""
+    profile: str = ""  # where it comes from, of a method that needs one
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class Comparison:
         """Whether a method answered what the full cache did."""
         return not row.infeasible and row.answer == self.full.answer
 
+    def check_any_ran(self, names: str) -> None:
+        """Raises where none of the methods that `names` asks for could run; `all` asks for others than the full cache.
+
+        The full cache, which is always there, counts where it is asked for by name.
+        """
+        failed = [row for row in self.methods if row.infeasible]
+        if not failed or len(failed) < len(self.methods) or (names != "all" and "full" in _listed(names)):
+            return
+        several = f"none of the {len(failed)} methods could run; " if len(failed) > 1 else ""
+        raise SuiteError(several + "; ".join(f"{row.method.name}: {row.infeasible}" for row in failed[:3]))
+
     def as_json(self) -> dict[str, Any]:
         def one(row: Compared) -> dict[str, Any]:
             said = row.method.spec()
@@ -66,6 +78,7 @@ class Comparison:
                 "kept_tokens": row.selection.total,
                 "kept_bytes": row.kept_bytes,
                 "counts": row.selection.counts.tolist(),
+                **({"profile": row.profile} if row.profile else {}),
             }
 
         return {
@@ -82,7 +95,9 @@ def read_prompt(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SuiteError(f"no prompt file {path}; check the path") from None
-    except (UnicodeDecodeError, IsADirectoryError):
+    except IsADirectoryError:
+        raise SuiteError(f"{path} is a folder; name a text file") from None
+    except UnicodeDecodeError:
         raise SuiteError(f"{path} is no UTF-8 text; give a text file") from None
     text = text.removesuffix("\n")
     if not text.strip():
@@ -92,7 +107,7 @@ def read_prompt(path: Path) -> str:
 
 def chosen(names: str, params: Sequence[str]) -> list[Method]:
     """Methods of a comma-separated list, or `all` of the table. Each `name=value` reaches the methods that know it."""
-    wanted = list(METHODS) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
+    wanted = list(METHODS) if names == "all" else _listed(names)
     if not wanted or len(set(wanted)) < len(wanted):
         raise SuiteError(f"methods are {names!r}; expected `all`, or names separated by commas, each once")
     given = dict(_parameter(text) for text in params)
@@ -102,6 +117,10 @@ def chosen(names: str, params: Sequence[str]) -> list[Method]:
             every = sorted({name for known in entries.values() for name in known})
             raise SuiteError(f"parameter {key!r} is known to none of these methods; expected one of {', '.join(every)}")
     return [get_method(name, **{k: v for k, v in given.items() if k in known}) for name, known in entries.items()]
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -120,11 +139,16 @@ def compare(
     methods: Sequence[Method],
     kv_budget: int,
     max_new_tokens: int,
-    profiles: Mapping[str, Any] | None = None,
+    profiles: Mapping[str, Given | str] | None = None,
 ) -> Comparison:
-    """Answers of the full cache and of every method to one prompt. profiles: by method, or EVERY."""
+    """Answers of the full cache and of every method to one prompt. profiles: by method that needs one, or why none."""
     profiles = profiles or {}
     ids = torch.tensor(loaded.tokenizer(text)["input_ids"], dtype=torch.int64)
+    if ids.numel() + max_new_tokens > loaded.shape.context_length:
+        raise SuiteError(
+            f"the prompt has {ids.numel()} tokens, with {max_new_tokens} of an answer more than the model's "
+            f"{loaded.shape.context_length} positions; shorten the prompt, or lower --max-new-tokens"
+        )
     full = get_method("full")
     others = [Cell(m, kv_budget if takes_budget(m) else None) for m in methods if m.name != "full"]
     cells = [Cell(full, None), *others]
@@ -134,13 +158,14 @@ def compare(
     rows: list[tuple[int, Row]] = []
     for cell in cells:
         method = cell.method
-        profile = profiles.get(method.name, profiles.get(EVERY))
+        given = profiles.get(method.name, f"needs {method.profile}") if method.needs_profile else None
         try:
-            if method.needs_profile and profile is None:
-                raise CokvError(f"needs {method.profile}; give them with --profile FILE")
-            selection = method.select(made, cell.kv_budget, profile if method.needs_profile else None, scores)
+            if isinstance(given, str):
+                raise CokvError(given)
+            profile: Any = given.profile if given else None
+            selection = method.select(made, cell.kv_budget, profile, scores)
             rows.append((len(found), Row(selection, cell.policy(loaded.shape, profile))))
-            found.append(Compared(method, selection))
+            found.append(Compared(method, selection, profile=given.origin if given else ""))
         except CokvError as error:
             found.append(Compared(method, infeasible=str(error).removeprefix(f"{method.name}: ")))
     stop = Stop(max_new_tokens, loaded.eos_ids)
@@ -148,5 +173,5 @@ def compare(
     for (place, _), answer in zip(rows, decoded, strict=True):
         row = found[place]
         text = text_of(loaded, answer.tokens)
-        found[place] = Compared(row.method, row.selection, text, len(answer.tokens), answer.kept_bytes)
+        found[place] = replace(row, answer=text, generated_tokens=len(answer.tokens), kept_bytes=answer.kept_bytes)
     return Comparison(kv_budget, made.seq_len, made.full_bytes, found[0], tuple(found[1:]))

@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cokv.method import Method
 from cokv.types import Selection
 from reports.heatmap import save
 from reports.kept_tokens import Kept, kept_figure
 from suite.compare import Compared, Comparison
+from suite.errors import SuiteError
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 STRIP = 48  # characters
@@ -58,11 +60,48 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         if row.selection is None:
             table.add_row(row.method.name, Text(row.infeasible, style="dim"), "-", "-", "-")
             continue
+        kept = Text(strip(row.selection), "cyan")
+        if stored := stored_as(row.method):
+            kept.append(f"\n{stored}", "dim")
         answer = Text(json.dumps(row.answer, ensure_ascii=False), overflow="ellipsis", no_wrap=True)
         answer.truncate(40, overflow="ellipsis")
         mark = Text("yes", "green") if comparison.same(row) else Text("no", "red")
-        table.add_row(row.method.name, Text(strip(row.selection), "cyan"), spread(row.selection), answer, mark)
+        table.add_row(row.method.name, kept, spread(row.selection), answer, mark)
     console.print(table)
+    for origin, names in _origins(comparison).items():
+        console.print(Text(f"profile {origin}: {', '.join(names)}", "dim"))
+
+
+def _origins(comparison: Comparison) -> dict[str, list[str]]:
+    """The methods that used a profile, by where theirs comes from."""
+    found: dict[str, list[str]] = {}
+    for row in comparison.methods:
+        if row.profile:
+            found.setdefault(row.profile, []).append(row.method.name)
+    return found
+
+
+def stored_as(method: Method) -> str:
+    """How a method stores what it keeps, where that is not as it is: in few bits, in other memory, with fewer channels.
+
+    "" for all others.
+    """
+    said = method.parameters
+    if method.policy == "quantize":
+        by = {"scores": ", more where heads score best", "random": ", more in heads drawn at random"}
+        return f"in {said['bits']:g} bits{' on average' * (said['split'] != 'even')}{by.get(str(said['split']), '')}"
+    if method.policy == "prune_channels":
+        return f"keys without {said['pruned']:.0%} of their channels"
+    if method.policy == "recall":
+        return f"in pages of {said['page']} in CPU memory, the best brought back at each step"
+    return ""
+
+
+def check_folder(folder: Path) -> None:
+    """Raises where files could not be written into this folder: something else is in its place."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise SuiteError(f"--out {folder}: {there} is a file; name a folder, new or not")
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
@@ -76,10 +115,8 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
             row.selection.save(paths[-1])
     panels = [_panel(comparison, row) for row in comparison.methods if row.selection is not None]
     if panels:
-        heads = comparison.full.method, comparison.full.selection
-        assert heads[1] is not None
-        num_kv_heads = heads[1].counts.shape[1]
-        figure = kept_figure(panels, comparison.seq_len, num_kv_heads, comparison.kv_budget)
+        missing = {row.method.name: row.infeasible for row in comparison.methods if row.selection is None}
+        figure = kept_figure(panels, comparison.seq_len, comparison.kv_budget, comparison.full.answer, missing)
         paths += save(figure, folder, "kept")
     return paths
 
@@ -87,5 +124,6 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 def _panel(comparison: Comparison, row: Compared) -> Kept:
     assert row.selection is not None
     return Kept(
-        row.method.name, shares(row.selection, 512), row.selection.counts, row.answer, comparison.same(row)
+        row.method.name, shares(row.selection, 512), row.selection.counts, row.answer, comparison.same(row),
+        stored_as(row.method),
     )  # fmt: skip

@@ -55,7 +55,7 @@ class Profiles:
         """What this method is to be given; `shapley`: its task's head scores. An error where it cannot be had."""
         if not method.needs_profile:
             return None
-        found = self.found.get(_name(method))
+        found = self.found.get(profile_name(method))
         if found is None:
             return shapley
         if isinstance(found, str):
@@ -72,7 +72,7 @@ def needed(experiment: Experiment) -> list[Need]:
         files = spec.files_of(method.name)
         if not method.needs_profile or (SHAPLEY in method.profile_kinds and not files):
             continue
-        name = _name(method)
+        name = profile_name(method)
         settings = _checksums(files) if files else settings_of(experiment, spec, method)
         needs.setdefault(name, Need(name, method, files, settings))
     return list(needs.values())
@@ -99,7 +99,7 @@ def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFol
     with progress("profiles", len(needs)) as report:
         for need in needs:
             stem = folder.path / "profiles" / need.name
-            kept = _kept(stem)
+            kept = kept_profile(stem)
             if kept is None:
                 kept = _read(need, loaded) if need.files else _computed(need, experiment, loaded)
                 _keep(stem, kept)
@@ -108,7 +108,7 @@ def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFol
     return Profiles(found)
 
 
-def _name(method: Method) -> str:
+def profile_name(method: Method) -> str:
     """Profiles that depend on a method's parameters are of one preset, the others of all."""
     return f"{method.name}-{method.preset}" if method.name in OF_PARAMETERS else method.name
 
@@ -153,7 +153,7 @@ def _checksums(files: tuple[str, ...]) -> dict[str, JSON]:
     return {"sha256": digests}
 
 
-def _kept(stem: Path) -> Profile | str | None:
+def kept_profile(stem: Path) -> Profile | str | None:
     """What an earlier start of this run has left."""
     said, file = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors")
     if said.exists():

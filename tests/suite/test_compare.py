@@ -1,6 +1,7 @@
 """One prompt under several methods: what is shown is what was kept and answered."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from cokv.types import HeadScores, Selection
 from ruler.generate import generate
 from suite.cli import app
 from suite.compare import chosen, compare, read_prompt
-from suite.compare_show import BLOCKS, shares, strip
+from suite.compare_show import BLOCKS, shares, stored_as, strip
 from suite.errors import SuiteError
-from suite.given_profile import read_profiles
+from suite.given_profile import profiles_of
+from suite.run import open_run
+from suite.spec import read_experiment
+from suite.stored_profiles import mean_over_tasks, of_run, shipped
 
 runner = CliRunner()
 PARAMS = ["window_size=8", "kernel_size=3"]
@@ -40,7 +44,7 @@ def test_every_method_answers_or_says_why(random, text):
     for row in made.methods:
         if row.infeasible:
             assert row.selection is None and not made.same(row)
-            assert not row.method.needs_profile or "--profile FILE" in row.infeasible
+            assert not row.method.needs_profile or "needs" in row.infeasible
         else:
             each = made.seq_len if row.method.scorer is None else 24
             assert row.selection.total == each * shape[0] * shape[1]
@@ -54,10 +58,12 @@ def test_a_profile_is_given_to_the_methods_that_take_it(random, text, tmp_path):
     scores.save(tmp_path / "scores.safetensors")
     methods = chosen("cokv,headkv_r", ["window_size=8", "kernel_size=3", "alpha=1"])
     for given, feasible in ((f"{tmp_path}/scores.safetensors", 2), (f"cokv={tmp_path}/scores.safetensors", 1)):
-        made = compare(random, text, methods, 24, 4, read_profiles([given], random.shape))
+        made = compare(random, text, methods, 24, 4, profiles_of(methods, random, [given]))
         assert sum(not row.infeasible for row in made.methods) == feasible
         row = made.methods[0]
         assert not row.infeasible and row.selection.counts.argmax() == scores.values.argmax()
+        assert row.profile == f"from {tmp_path}/scores.safetensors"
+        assert feasible == 2 or "--profile FILE" in made.methods[1].infeasible
 
 
 def test_the_whole_budget_is_the_full_cache(random, text):
@@ -116,6 +122,167 @@ def test_the_command_shows_and_writes(random_model, text, tmp_path, monkeypatch)
     said = json.loads((out / "compare.json").read_text())
     kept = Selection.load(out / "snapkv.safetensors")
     assert said["methods"][1]["counts"] == kept.counts.tolist() and said["methods"][3]["infeasible"]
+
+
+def called(text: str, tmp_path: Path, *arguments: object):
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text(text)
+    return runner.invoke(app, ["compare", "--prompt-file", str(prompt), *map(str, arguments)])
+
+
+def refused(result) -> str:
+    assert result.exit_code == 2, result.output
+    said = result.stderr.strip().splitlines()[-1]
+    assert said.startswith("cokv: ") and "Traceback" not in result.output
+    return said
+
+
+@pytest.mark.parametrize(
+    ("names", "budget", "said"),
+    [
+        ("cokv", 24, "cokv: cokv: needs sliced Shapley values; give them with --profile FILE or --run RUN"),
+        ("snapkv", 8, "window"),
+        ("cokv,headkv_r", 24, "none of the 2 methods could run; cokv: needs"),
+    ],
+)
+def test_where_nothing_that_was_asked_for_ran_it_fails(random_model, text, tmp_path, names, budget, said):
+    arguments = ("--methods", names, "--kv-budget", budget, "--model", random_model, "--out", tmp_path / "out")
+    assert said in refused(called(text, tmp_path, *arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_full_cache_counts_where_it_is_named(random, text):
+    made = compare(random, text, chosen("full,cokv", PARAMS), 24, 2)
+    made.check_any_ran("full,cokv")
+    for names in ("all", "cokv"):
+        with pytest.raises(SuiteError, match="cokv: needs"):
+            made.check_any_ran(names)
+
+
+@pytest.mark.parametrize("budget", ["0", "-5"])
+def test_a_budget_of_nothing_is_refused(random_model, text, tmp_path, budget):
+    result = called(text, tmp_path, "--kv-budget", budget, "--model", random_model)
+    assert result.exit_code == 2 and "--kv-budget" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "said"),
+    [
+        ("cokv", "nope=FILE", "nope is not compared, or needs none; those compared that need one: cokv"),
+        ("cokv,lukv", "headkv_r=FILE", "those compared that need one: cokv, lukv"),
+        ("snapkv,cokv", "snapkv=FILE", "those compared that need one: cokv"),
+        ("snapkv", "FILE", "none of these methods needs a profile"),
+    ],
+)
+def test_a_profile_that_no_method_takes_is_refused(random, tmp_path, names, given, said):
+    file = tmp_path / "a=b.safetensors"
+    HeadScores(np.ones((2, 2))).save(file)
+    with pytest.raises(SuiteError, match=said):
+        profiles_of(chosen(names, []), random, [given.replace("FILE", str(file))])
+    taken = profiles_of(chosen("cokv", []), random, [str(file)])
+    assert taken["cokv"].origin == f"from {file}", "a path may hold an equals sign"
+    with pytest.raises(SuiteError, match="two files"):
+        profiles_of(chosen("cokv", []), random, [f"cokv={file}", f"cokv={file}"])
+
+
+@pytest.fixture
+def run(experiment_file, tmp_path):
+    """A run's folder with head scores of two tasks and one profile per model."""
+    folder, loaded = open_run(read_experiment(experiment_file), tmp_path / "runs")
+    folder.open()
+    for place, task in enumerate(("niah_single_1", "vt")):
+        scores = HeadScores(np.eye(2) * (place + 1), {"kind": "sliced Shapley value", "task": task})
+        scores.save(folder.path / "head_scores" / f"{task}.safetensors")
+    told = {"kind": "HeadKV-R score, mean over needles", "model": loaded.identity()}
+    HeadScores(np.arange(4.0).reshape(2, 2), told).save(folder.path / "profiles" / "headkv_r.safetensors")
+    (folder.path / "profiles" / "headkv_r2.json").write_text('{"unavailable": "no needle was found"}')
+    return folder.path
+
+
+def test_profiles_of_a_run_are_used(run, random, tmp_path):
+    methods = chosen("cokv,headkv_r,headkv_r2,lukv,kivi_by_score,snapkv", [])
+    found = profiles_of(methods, random, [], of_run(run, None, random))
+    assert set(found) == {"cokv", "headkv_r", "headkv_r2", "lukv", "kivi_by_score"}
+    assert np.array_equal(found["cokv"].profile.values, np.eye(2) * 1.5), "the mean over tasks"
+    assert found["cokv"].origin == f"of the run {run.name}, mean over 2 tasks"
+    assert found["kivi_by_score"] == found["cokv"] and found["headkv_r"].origin == f"of the run {run.name}"
+    assert "no needle was found" in found["headkv_r2"] and "none of the run" in found["lukv"]
+    of_task = profiles_of(methods, random, [], of_run(run, "vt", random))["cokv"]
+    assert of_task.origin.endswith("task vt") and np.array_equal(of_task.profile.values, np.eye(2) * 2)
+    own = tmp_path / "own.safetensors"
+    HeadScores(np.ones((2, 2)), {"kind": "HeadKV-R score"}).save(own)
+    mixed = profiles_of(methods, random, [str(own)], of_run(run, None, random))
+    assert mixed["headkv_r"].origin == f"from {own}" and mixed["cokv"].origin.startswith("of the run")
+
+
+def test_a_run_of_another_model_or_task_is_refused(run, random, tmp_path):
+    with pytest.raises(SuiteError, match="niah_single_1, vt"):
+        of_run(run, "cwe", random)
+    with pytest.raises(SuiteError, match="no run folder"):
+        of_run(tmp_path, None, random)
+    with pytest.raises(SuiteError, match="a run of the same model"):
+        of_run(run, None, replace(random, digest="0" * 16))
+
+
+def test_the_command_takes_a_run(run, random_model, text, tmp_path):
+    arguments = ("--methods", "cokv", "--kv-budget", 24, "--model", random_model, "--max-new-tokens", 2)
+    arguments += ("--param", "window_size=8", "--param", "alpha=1")
+    result = called(text, tmp_path, *arguments, "--run", run, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert f"profile of the run {run.name}, mean over 2 tasks: cokv" in result.stdout
+    assert json.loads((tmp_path / "out" / "compare.json").read_text())["methods"][1]["profile"].endswith("2 tasks")
+    assert "--run" in refused(called(text, tmp_path, *arguments, "--task", "vt"))
+
+
+def test_the_embedded_model_ships_its_profiles():
+    """Of today's weights: after another training they are made again by suite/embedded_profiles.py."""
+    loaded = load_model()
+    methods = [method for method in chosen("all", []) if method.needs_profile]
+    found = profiles_of(methods, loaded, [], shipped(loaded))
+    assert {name for name, given in found.items() if isinstance(given, str)} == set()
+    for method in methods:
+        profile = found[method.name].profile
+        assert profile.provenance["kind"].startswith(method.profile_kinds)
+        assert profile.provenance["model"]["digest"] == loaded.digest
+        profile.require_shape(loaded.shape.num_layers, loaded.shape.num_kv_heads)
+    assert "mean over" in found["cokv"].origin and found["lukv"].origin.endswith("made for window_size=8")
+    other = replace(loaded, digest="0" * 16)
+    assert all("another model" in said for said in profiles_of(methods, other, [], shipped(other)).values())
+    assert shipped(replace(loaded, name="other")) is None
+
+
+def test_the_mean_counts_every_task_the_same():
+    told = {"model": {"digest": "d"}}
+    mean = mean_over_tasks({"a": HeadScores(np.full((1, 2), 1.0), told), "b": HeadScores(np.full((1, 2), 3.0), told)})
+    assert mean.values.tolist() == [[2.0, 2.0]] and mean.provenance["tasks"] == ["a", "b"]
+    assert mean.provenance["kind"] == "sliced Shapley value, mean over tasks"
+
+
+def test_mistakes_are_named_before_the_model_answers(random_model, text, tmp_path):
+    known = ("--kv-budget", 24, "--model", random_model, "--methods", "snapkv")
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert "file is a file; name a folder" in refused(called(text, tmp_path, *known, "--out", out))
+    assert (tmp_path / "file").read_text() == "mine"
+    said = refused(called(text * 9, tmp_path, *known))
+    assert "with 24 of an answer" in said and "1024 positions; shorten the prompt" in said
+    with pytest.raises(SuiteError, match="is a folder"):
+        read_prompt(tmp_path)
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(SuiteError, match="no UTF-8"):
+        read_prompt(tmp_path / "bytes")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("kivi2", "in 2 bits"), ("kivi_by_score", "in 3 bits on average, more where heads score best"),
+        ("think", "keys without 40% of their channels"), ("arkvale", "in pages of 32 in CPU memory"), ("snapkv", ""),
+    ],
+)  # fmt: skip
+def test_what_is_stored_otherwise_says_how(name, said):
+    (method,) = chosen(name, [])
+    assert stored_as(method).startswith(said) and bool(stored_as(method)) == bool(said)
 
 
 def test_check_method_ends_with_1_where_a_check_fails(monkeypatch):
