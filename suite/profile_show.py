@@ -44,8 +44,8 @@ def show(path: Path, game: str | None = None, shape: tuple[int, int] | None = No
     if not path.is_file():
         raise SuiteError(f"{path}: no such file, expected {EXPECTED}; check the path")
     with path.open("rb") as file:
-        ledger = file.read(6) == b"SQLite"
-    if not ledger:
+        is_ledger = file.read(6) == b"SQLite"
+    if not is_ledger:
         return _profile(path, shape)
     with Ledger(path, create=False) as ledger:
         games = ledger.games()
