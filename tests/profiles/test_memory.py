@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from cokv import probes
+from cokv.decode import Stop
+from cokv.live_bytes import live_bytes
 from cokv.prefill import prefill
+from cokv.profiles.asked import Asked, Needle
 from cokv.profiles.duo import Answered, Training, train_gates
-from cokv.profiles.headkv import Looked
-from cokv.profiles.lukv import FutureImportance
-from cokv.profiles.razor import Repeats
+from cokv.profiles.headkv import Looked, retrieval_scores
+from cokv.profiles.lukv import FutureImportance, lukv_curves
+from cokv.profiles.razor import Repeats, razor_scores
+from cokv.scorers.window_attention import WindowAttention
 
 
 @pytest.mark.slow
@@ -42,3 +50,39 @@ def test_training_holds_less_than_one_heads_matrix(fresh_model):
         train_gates(model, [Answered(ids, 8187)], Training(4, 28, steps=1))
     more = trained.result["rss_peak_bytes"] - plain.result["rss_peak_bytes"]
     assert more < 4 * 8192**2, f"{more / 2**20:.0f} MiB beyond a plain pass, over 4 heads and 2 layers"
+
+
+def gates(model: Any, ids: torch.Tensor) -> None:
+    train_gates(model, [Answered(ids, ids.numel() - 5)], Training(4, 28, steps=1))
+
+
+def curves(model: Any, ids: torch.Tensor) -> None:
+    lukv_curves(model, [Asked(ids, Stop(4))], WindowAttention(window_size=8))
+
+
+def needles(model: Any, ids: torch.Tensor) -> None:
+    retrieval_scores(model, [Needle(Asked(ids, Stop(4)), 0, 2048, lambda tokens: True)], "R2")
+
+
+def repeats(model: Any, ids: torch.Tensor) -> None:
+    razor_scores(model, ids.numel() // 4)
+
+
+@pytest.mark.parametrize("profiler", [gates, curves, needles, repeats])
+def test_four_times_the_prompt_takes_about_four_times_the_memory(fresh_model, profiler: Callable[[Any, Any], None]):
+    """Tensors by their storages, arrays by the allocator; a matrix of any head would be sixteen times as large."""
+    model = fresh_model(
+        heads="mqa", num_hidden_layers=1, num_attention_heads=2, hidden_size=32, max_position_embeddings=16400
+    )
+    peaks = []
+    for seq_len in (4096, 16384):
+        ids = torch.randint(1, 97, (seq_len,), generator=torch.Generator().manual_seed(0))
+        tracemalloc.start()
+        try:
+            with live_bytes() as held:
+                profiler(model, ids)
+            peaks.append((held.peak, tracemalloc.get_traced_memory()[1]))
+        finally:
+            tracemalloc.stop()
+    for before, after in zip(*peaks, strict=True):
+        assert after < 5 * before + 2**20, f"{before / 2**20:.1f} MiB at 4k tokens, {after / 2**20:.1f} MiB at 16k"
