@@ -23,6 +23,8 @@ LooksAt: TypeAlias = Literal["shape", "layer_scores", "all_scores", "prompt"]
 
 
 class Allocator(Protocol):
+    """Splits a total of KV slots over all heads; a frozen dataclass, equal where its fields are."""
+
     @property
     def looks_at(self) -> LooksAt: ...
 

@@ -26,6 +26,12 @@ from cokv.types import Budgets, CokvError, FloatArray, HeadScores, IntArray
 
 @dataclass(frozen=True)
 class Ada:
+    """Slots of a layer by where its best-scored tokens lie.
+
+    floor_alpha: the share of a layer's slots beyond the window that all its heads get alike, 0..1.
+    exact: False rounds as released.
+    """
+
     looks_at: ClassVar[Literal["layer_scores", "shape"]] = "layer_scores"
 
     floor_alpha: float = 0.2

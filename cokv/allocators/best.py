@@ -22,6 +22,8 @@ from cokv.types import Budgets, HeadScores
 
 @dataclass(frozen=True)
 class Best:
+    """Slots by where the best-scored tokens of the whole model lie."""
+
     looks_at: ClassVar[LooksAt] = "all_scores"
 
     @property

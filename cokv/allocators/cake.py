@@ -27,6 +27,11 @@ from cokv.types import Budgets, CokvError, FloatArray
 
 @dataclass(frozen=True)
 class Cake:
+    """Slots of a layer by the entropy and the variance of its window attention.
+
+    tau1, tau2: temperatures of entropy and variance, above 0; the larger, the less they tell layers apart.
+    """
+
     looks_at: ClassVar[LooksAt] = "prompt"
 
     tau1: float = 1.0

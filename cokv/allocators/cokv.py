@@ -41,6 +41,12 @@ Normalization = Literal["shift", "min_max"]
 
 @dataclass(frozen=True)
 class CoKV:
+    """Slots beyond the window by sliced Shapley value.
+
+    alpha: how many of the lowest heads keep their window only. alpha_share: the same as a share of all heads, for
+    alpha None. exact: False rounds as released.
+    """
+
     looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
 
     alpha: int | None = None

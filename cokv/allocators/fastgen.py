@@ -25,6 +25,8 @@ from cokv.types import Budgets, CokvError, FloatArray
 
 @dataclass(frozen=True)
 class FastGen:
+    """Slots of the cheapest policy of each head that retains as much attention as the total pays for."""
+
     looks_at: ClassVar[LooksAt] = "prompt"
 
     @property

@@ -34,6 +34,11 @@ from cokv.types import Budgets, CokvError, HeadScores
 
 @dataclass(frozen=True)
 class HeadKV:
+    """Slots beyond the window by retrieval score.
+
+    beta: 1 / beta of the slots beyond the window follow the scores, 1 or more. exact: False rounds as released.
+    """
+
     looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
 
     beta: float = 1.005

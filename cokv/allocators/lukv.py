@@ -33,6 +33,8 @@ class Curves(Protocol):
 
 @dataclass(frozen=True)
 class LUKV:
+    """Slots by keep-ratio curves that were made offline."""
+
     looks_at: ClassVar[LooksAt] = "shape"
 
     @property

@@ -25,6 +25,11 @@ from cokv.types import Budgets, CokvError, HeadScores
 
 @dataclass(frozen=True)
 class Pyramid:
+    """Slots that fall from the bottom layer to the top on a straight line.
+
+    beta: beyond the window the top layer has 1 / beta of the mean. exact: False rounds as released.
+    """
+
     looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
 
     beta: int = 20

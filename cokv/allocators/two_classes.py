@@ -32,6 +32,12 @@ from cokv.types import Budgets, CokvError, HeadScores
 
 @dataclass(frozen=True)
 class TwoClasses:
+    """Whole retrieval heads, sinks and newest tokens elsewhere.
+
+    local: newest tokens that every other head keeps at least. retrieval_share: share of all heads that are whole, 0 or
+    more and below 1; None: as many as the total pays for.
+    """
+
     looks_at: ClassVar[LooksAt] = "shape"
 
     local: int = 256

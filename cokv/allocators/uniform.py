@@ -15,6 +15,8 @@ from cokv.types import Budgets, HeadScores
 
 @dataclass(frozen=True)
 class Uniform:
+    """The same number of slots for every head, the first ones one more where that leaves a remainder."""
+
     looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
 
     @property

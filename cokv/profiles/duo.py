@@ -53,6 +53,12 @@ class Answered:
 
 @dataclass(frozen=True)
 class Training:
+    """How the gates are trained.
+
+    sinks, recent: tokens that streaming attention sees, a query's own among the recent. steps: prompts taken, one each.
+    rate: the optimizer's, at its highest. weight: of the mean gate in the loss. seed: of the order of the prompts.
+    """
+
     sinks: int = 64
     recent: int = 256
     steps: int = 2000
