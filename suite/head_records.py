@@ -6,7 +6,8 @@ Curves come out of a ledger, matrices out of a line per sample, so that a killed
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from cokv.cluster import InProcess
 from cokv.game.identity import canonical
 from cokv.game.ledger import Ledger
 from cokv.game.plan import BoolArray
+from cokv.method import Method
 from cokv.model import LoadedModel
 from cokv.types import FloatArray, HeadScores
 from suite.errors import SuiteError
@@ -25,7 +27,7 @@ from suite.progress import progress
 from suite.prompt import Prompt
 from suite.runs import RunFolder
 from suite.spec import Experiment, GameSpec
-from suite.tasks import seeds_of, task_names, test_prompts
+from suite.tasks import seeds_of, test_prompts
 from suite.transfer import answers, matrix, methods_of
 
 MASKING, TRANSFER, ANSWERS = "masking.json", "transfer.json", "transfer.jsonl"
@@ -107,22 +109,36 @@ def _evaluations(profile: HeadScores, spec: MaskingSpec) -> int:
     return len(sets | {np.zeros(profile.values.size, dtype=np.bool_).tobytes()})
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What a transfer matrix is made of: every task's scores, CoKV and its uniform twin, one budget."""
+
+    scores: Mapping[str, HeadScores]
+    methods: tuple[Method, Method]
+    kv_budget: int
+
+
+def carried(
+    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, kv_budget: int, tasks: tuple[str, ...]
+) -> Carried:
+    """The parts of a matrix, once they are known to work together; nothing is written or answered."""
+    params = next((m.params for m in experiment.methods if (m.name, m.preset) == ("cokv", "normalized")), {})
+    cokv, uniform = methods_of(params)
+    uniform.layer_select(loaded.shape, kv_budget)  # refuses a budget that no prompt could be compressed to
+    scores = {task: scores_of(folder, task, loaded) for task in tasks}
+    for profile in scores.values():
+        cokv.layer_select(loaded.shape, kv_budget, profile)
+    return Carried(scores, (cokv, uniform), kv_budget)
+
+
 def transfer(
-    experiment: Experiment,
-    loaded: LoadedModel,
-    folder: RunFolder,
-    kv_budget: int,
-    tasks: tuple[str, ...] | None = None,
-    samples: int | None = None,
+    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, parts: Carried, samples: int | None = None
 ) -> dict[str, Any]:
     """Writes transfer.json: every task's scores on every task's test samples, at one budget.
 
     Each sample's answers are a line of transfer.jsonl, so a killed run goes on where it was.
     """
-    tasks = tasks or task_names(experiment)
-    scores = {task: scores_of(folder, task, loaded) for task in tasks}
-    params = next((m.params for m in experiment.methods if (m.name, m.preset) == ("cokv", "normalized")), {})
-    methods = methods_of(params)
+    scores, methods, kv_budget, tasks = parts.scores, parts.methods, parts.kv_budget, tuple(parts.scores)
     prompts = {task: samples_of(experiment, loaded, task, samples) for task in tasks}
     about = {
         "kv_budget": kv_budget,

@@ -16,6 +16,8 @@ from suite.errors import SuiteError
 
 app = typer.Typer(help="Curves of masked heads, and scores carried to other tasks.", no_args_is_help=True)
 
+ACROSS = 8  # tasks of a matrix that is printed whole
+
 Runs = Annotated[Path, typer.Option(help="Where run folders are kept.")]
 Tasks = Annotated[list[str] | None, typer.Option(help="A task of the experiment; may be repeated; all without it.")]
 Limit = Annotated[int | None, typer.Option(help="As of `cokv reproduce`, to find that run's folder.")]
@@ -37,17 +39,21 @@ def masking(
     scores: Annotated[Path | None, typer.Option(help="Head scores to rank by, instead of the run's.")] = None,
 ) -> None:
     """The score when the top, bottom or random k heads are cut, for every k."""
+    from reports.head_experiments import masking_table
     from suite import head_records
     from suite.masking import MaskingSpec
-    from suite.tasks import task_names
 
-    found, loaded, folder, tasks = _opened(experiment, runs, limit, task, samples)
-    ranked = None if scores is None else (scores.stem, _head_scores(scores, loaded))
     numbers = None if counts is None else _numbers(counts)
     spec = MaskingSpec(numbers, draws, preset, seed)  # type: ignore[arg-type]  # it says which presets there are
+    found, loaded, folder, tasks = _asked(experiment, runs, limit, task, samples)
+    spec.counts_of(loaded.shape.num_layers * loaded.shape.num_kv_heads)
+    ranked = None if scores is None else (scores.stem, _head_scores(scores, loaded))
+    for name in tasks if ranked is None else ():
+        head_records.scores_of(folder, name, loaded)  # or says what is missing, before anything is written
+    folder.open()
     with folder.lock():
-        for name in tasks or task_names(found):
-            head_records.masking(found, loaded, folder, name, spec, samples, ranked)
+        made = [head_records.masking(found, loaded, folder, name, spec, samples, ranked) for name in tasks]
+    _print([masking_table({"curves": made})])
     print(folder.path / head_records.MASKING)
 
 
@@ -62,19 +68,26 @@ def transfer(
     kv_budget: Annotated[int | None, typer.Option(help="Slots per head; the experiment's first without it.")] = None,
 ) -> None:
     """CoKV on every task with the head scores of every other task."""
+    from reports.head_experiments import averages_table, transfer_table
     from suite import head_records
 
-    found, loaded, folder, tasks = _opened(experiment, runs, limit, task, samples)
+    found, loaded, folder, tasks = _asked(experiment, runs, limit, task, samples)
     budget = found.kv_budgets[0] if kv_budget is None else kv_budget
+    carried = head_records.carried(found, loaded, folder, budget, tasks)
+    folder.open()
     with folder.lock():
-        head_records.transfer(found, loaded, folder, budget, tasks, samples)
+        made = head_records.transfer(found, loaded, folder, carried, samples)
+    _print(
+        [transfer_table(made)] * (len(tasks) <= ACROSS or not made["averages"])
+        + [averages_table(made)] * bool(made["averages"])
+    )
     print(folder.path / head_records.TRANSFER)
 
 
-def _opened(
+def _asked(
     file: Path | None, runs: Path, limit: int | None, tasks: list[str] | None, samples: int | None
-) -> tuple[Any, Any, Any, tuple[str, ...] | None]:
-    """The experiment, its model, its run folder, and the tasks asked for (None for all)."""
+) -> tuple[Any, Any, Any, tuple[str, ...]]:
+    """The experiment, its model, its run folder (nothing is written yet), and the tasks asked for."""
     from transformers.utils.logging import disable_progress_bar
 
     from suite.run import open_run
@@ -89,8 +102,22 @@ def _opened(
     if samples is not None and samples < 1:
         raise SuiteError(f"--samples is {samples}, expected at least 1")
     folder, loaded = open_run(experiment, runs)
-    folder.open()
-    return experiment, loaded, folder, tuple(tasks) if tasks else None
+    return experiment, loaded, folder, tuple(dict.fromkeys(tasks)) if tasks else names
+
+
+def _print(tables: list[Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from reports.table import to_rich
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    for table in tables:
+        console.print(to_rich(table))
+        console.print(Text("\n".join(table.notes), style="dim"))
+        console.print()
 
 
 def _head_scores(path: Path, loaded: Any) -> Any:

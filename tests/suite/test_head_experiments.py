@@ -36,7 +36,9 @@ def folder(experiment_file, tmp_path):
 
 def test_curves_of_all_tasks_and_of_one_again(folder, arguments, capsys):
     assert main(["masking", *arguments, "--samples", "2"]) == 0
-    assert capsys.readouterr().out.strip() == str(folder.path / "masking.json")
+    *table, path = capsys.readouterr().out.strip().splitlines()
+    assert path == str(folder.path / "masking.json")
+    assert "Bottom" in "".join(table) and sum(line.startswith(("niah_single_1 ", "vt ")) for line in table) == 2
     first = folder.read("masking.json")
     assert [(c["task"], c["scores"], c["preset"]) for c in first["curves"]] == [
         ("niah_single_1", "run", "normalized"),
@@ -86,6 +88,9 @@ def test_scores_of_a_file(folder, arguments, tmp_path):
 
 def test_the_transfer_matrix(folder, arguments, capsys):
     assert main(["transfer", *arguments, "--samples", "2", "--kv-budget", "32"]) == 0
+    *table, path = capsys.readouterr().out.strip().splitlines()
+    assert path == str(folder.path / "transfer.json")
+    assert any(line.startswith("uniform budgets") for line in table) and "difference" in "".join(table)
     record = folder.read("transfer.json")
     assert record["sources"] == record["targets"] == ["niah_single_1", "vt"] and record["kv_budget"] == 32
     assert len(record["cells"]) == 4 and all(cell["samples"] == 2 for cell in record["cells"])
@@ -127,7 +132,26 @@ def test_a_mistake_is_one_line_and_leaves_no_record(folder, arguments, wrong, ca
     assert main([wrong[0], *arguments, *wrong[1:]]) == 2
     err = capsys.readouterr().err
     assert err.startswith("cokv: ") and err.count("\n") == 1, err
-    assert not (folder.path / "masking.json").exists() and not (folder.path / "transfer.json").exists()
+    assert {file.name for file in folder.path.iterdir()} == {"spec.json", "head_scores"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["masking", "--counts", "0,99"], "from 0 to 4"),
+        (["masking", "--counts", ""], "whole numbers"),
+        (["masking", "--preset", "other"], "'normalized' or 'official'"),
+        (["masking"], "run `cokv reproduce`"),
+        (["masking", "--scores", "none.npy"], "none.npy"),
+        (["transfer", "--kv-budget", "0"], "positive whole number"),
+        (["transfer", "--kv-budget", "9"], "window"),
+        (["transfer"], "run `cokv reproduce`"),
+    ],
+)
+def test_a_mistake_is_told_before_there_is_a_run_folder(arguments, tmp_path, wrong, said, capsys):
+    assert main([wrong[0], *arguments, *wrong[1:]]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_head_scores_it_says_what_to_run(arguments, capsys):
