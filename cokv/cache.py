@@ -16,6 +16,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from cokv.attention import buckets
+from cokv.attention.waiting import sent
 from cokv.compat import sliding_layer
 from cokv.model import model_shape
 from cokv.observe import ModelParts
@@ -107,7 +108,7 @@ class RaggedCache(Cache):
     def reads(self, ids: torch.Tensor) -> None:
         """Says which tokens the next forward pass reads, int64 [rows, t], to rows whose policy must know."""
         if self.kinds is not None:
-            told = self.kinds(ids)
+            told = sent(self.kinds(ids), self.ragged_layers[0].device)
             for layer in self.ragged_layers:
                 layer.told = told
 

@@ -49,6 +49,7 @@ class RaggedLayer(Layer):
         self.index, self.select, self.window, self.slack, self.backend = index, select, window, slack, attend
         self.policy = policy or Grow()  # of every row that this layer compresses by itself
         self.parts: list[tuple[torch.Tensor, Rows]] = []  # rows int64, on the CPU, and the store that has them
+        self.places: list[torch.Tensor] = []  # of each part, its rows on the device
         self.told: torch.Tensor | None = None  # kinds of the tokens that come next, where they are known
         self.starts = torch.zeros(0, dtype=torch.int64)  # where each row's prompt begins behind its padding
         self.checks_masks = True  # a cache whose layers all get one mask asks but the first
@@ -81,6 +82,7 @@ class RaggedLayer(Layer):
             )
             for (store, _), rows in kinds.items()
         ]
+        self.places = [rows.to(self.device) for rows, _ in self.parts]
         self.starts = torch.zeros(len(kept), dtype=torch.int64)
         self.keys = self.values = None
         self.ragged = True
@@ -143,14 +145,14 @@ class RaggedLayer(Layer):
                 f"the cache was told of tokens {list(told.shape)} and reads {new}; call cache.reads(input_ids) with "
                 "the ids of the forward pass that follows"
             )
-        for rows, store in self.parts:
+        told = None if told is None else told.to(self.device)
+        for rows, (_, store) in zip(self.places, self.parts, strict=True):
             if isinstance(store, PlainRows):
                 store.kinds = None if told is None else told[rows]
         if len(self.parts) == 1:
             return _attend(self.parts[0][1], queries, keys, values, scaling)
         out = torch.empty_like(queries)
-        for rows, store in self.parts:
-            mine = rows.to(queries.device)
+        for mine, (_, store) in zip(self.places, self.parts, strict=True):
             out[mine] = _attend(store, queries[mine], keys[mine], values[mine], scaling)
         return out
 
@@ -168,6 +170,7 @@ class RaggedLayer(Layer):
                 store.select(picked[picked >= 0], copies)
                 parts.append(((picked >= 0).nonzero()[:, 0], store))
         self.parts, self.starts = parts, self.starts[rows]
+        self.places = [places.to(self.device) for places, _ in parts]
 
     def _rows(self) -> int:
         return sum(len(rows) for rows, _ in self.parts)

@@ -7,9 +7,12 @@ long ones go through a plain loop, which copies nothing (benchmarks/ragged_atten
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from cokv.attention import reference
+from cokv.attention.waiting import sent
 
 # On a CPU: at most so many segments, or segments of so many numbers in K on average, are looped over.
 FEW, LONG = 8, 8192
@@ -22,17 +25,19 @@ def attend(
     starts: torch.Tensor,
     lengths: torch.Tensor,
     scaling: float,
+    at_most: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `reference.attend`."""
+    """As `reference.attend`. With `at_most` it never waits for the device; lengths well below it cost padding."""
     segments = queries.shape[0]
-    if queries.device.type == "cpu" and (segments <= FEW or int(lengths.sum()) * keys.shape[1] > LONG * segments):
-        return reference.attend(queries, keys, values, starts, lengths, scaling)
+    if at_most is None:
+        if queries.device.type == "cpu" and (segments <= FEW or int(lengths.sum()) * keys.shape[1] > LONG * segments):
+            return reference.attend(queries, keys, values, starts, lengths, scaling)
+        at_most = lengths.tolist()
     wide = torch.promote_types(queries.dtype, torch.float32)
     out = queries.new_zeros(*queries.shape[:2], values.shape[1])
     lse = torch.full(queries.shape[:2], -torch.inf, dtype=wide, device=queries.device)
-    sizes = [0 if n == 0 else 1 << (n - 1).bit_length() for n in lengths.tolist()]
-    for size in sorted({s for s in sizes if s}):
-        members = torch.tensor([i for i, s in enumerate(sizes) if s == size], device=queries.device)
+    starts = starts.clamp(max=len(keys) - 1)  # where a segment of none begins there may be no slot
+    for size, members in _buckets(at_most, queries.device):
         offsets = torch.arange(size, device=queries.device)
         inside = offsets < lengths[members, None]  # [members, size]
         slots = torch.where(inside, starts[members, None] + offsets, starts[members, None])
@@ -41,4 +46,14 @@ def attend(
         logits = logits.masked_fill(~inside[:, None], -torch.inf)
         lse[members] = logits.logsumexp(-1)
         out[members] = logits.softmax(-1).to(queries.dtype) @ v.to(queries.dtype)
-    return out, lse
+    return out.masked_fill_((lengths == 0)[:, None, None], 0), lse
+
+
+def _buckets(at_most: Sequence[int], device: torch.device) -> list[tuple[int, torch.Tensor]]:
+    """Sizes and the segments of each, int64 [members]; segments that surely have no token are in none."""
+    of_size: dict[int, list[int]] = {}
+    for segment, n in enumerate(at_most):
+        if n:
+            of_size.setdefault(1 << (n - 1).bit_length(), []).append(segment)
+    members = sent(torch.tensor([segment for each in of_size.values() for segment in each], dtype=torch.int64), device)
+    return list(zip(of_size, members.split([len(each) for each in of_size.values()]), strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -12,6 +14,7 @@ def attend(
     starts: torch.Tensor,
     lengths: torch.Tensor,
     scaling: float,
+    at_most: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of each segment's queries over its own stretch of flat storage; no mask inside a segment.
 
@@ -19,7 +22,8 @@ def attend(
     [segments]. Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp [segments, rows]
     in float32 (float64 for float64). A segment of length zero gives zeros and a log-sum-exp of -inf. Logits and softmax
     stay in float32 for half precision too, as in SDPA: rounded logits would cost a few times the error. Queries may be
-    wider than what is stored: the output then is, too, for those who merge it with more and round once.
+    wider than what is stored: the output then is, too, for those who merge it with more and round once. `at_most`:
+    bounds of the lengths that are known on the host, for backends that would wait for the device; this one asks.
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
     out = queries.new_zeros(*queries.shape[:2], values.shape[1])

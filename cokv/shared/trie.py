@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from cokv.attention.interface import tagged
+from cokv.attention.waiting import sent
 from cokv.cache import repeated
 from cokv.compat import Layer
 from cokv.prefill import Prefill, PrefillLayer
@@ -70,7 +71,7 @@ class TrieLayer(Layer):
     def arrange(self, partition: Partition, layer: int, moved: IntArray | None) -> None:
         """Takes a new partition over. `moved`: of every input node, the node that held its new tokens before."""
         if moved is not None:
-            where = torch.from_numpy(moved).to(self.device)
+            where = self._put(moved)
             self.tail_keys, self.tail_values = self.tail_keys[where], self.tail_values[where]
         below, above = partition.nodes(layer), partition.nodes(layer + 1)
         parents = partition.parents(layer)
@@ -87,10 +88,10 @@ class TrieLayer(Layer):
         )
 
     def _put(self, index: IntArray) -> torch.Tensor:
-        return torch.from_numpy(index).to(self.device)
+        return sent(torch.from_numpy(index), self.device)
 
     def _hidden(self, found: Products) -> torch.Tensor:
-        return ~self.patterns[torch.from_numpy(found.pattern)].to(self.device)
+        return sent(~self.patterns[torch.from_numpy(found.pattern)], self.device)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.seen += key_states.shape[-2]
@@ -211,7 +212,7 @@ class TrieCache(Cache):
             moved = None if _same(before, after, level) else after.moved(before, level)
             if not isinstance(layer, TrieLayer):
                 if moved is not None:
-                    layer.batch_select_indices(torch.from_numpy(moved).to(layer.keys.device))
+                    layer.batch_select_indices(sent(torch.from_numpy(moved), layer.keys.device))
             elif moved is not None or not _same(before, after, level + 1) or layer.plan is None:
                 layer.arrange(after, level, moved)
         return ids[torch.from_numpy(representatives(after.levels[0]))]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from cokv.attention.waiting import Bounds
 from cokv.policies.compensate import Compensate
 from cokv.policies.evict import GROWS, EvictsByAttention, LimitsHeads
 from cokv.policies.growth import EvictOldest, Grow
@@ -19,6 +20,7 @@ from cokv.types import CokvError
 
 Plain = Grow | EvictOldest | Compensate | EvictsByAttention
 Watcher = Ring | Columns
+AT_HAND = ("cpu",)  # devices that can be asked for a number without waiting
 
 
 class PlainRows:
@@ -35,6 +37,7 @@ class PlainRows:
             for row, policy, n in zip(kept, policies, seq_lens, strict=True)
         ]
         self.store = Flat(*gathered(views, stored), slack, backend)
+        self.bounds = Bounds([p.numel() for row in stored for p in row])
         self.watchers: list[Watcher] = []
         self.kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known: int64 [rows, t]
         self._watch_oldest(policies, seq_lens)
@@ -129,7 +132,7 @@ class PlainRows:
         if any(isinstance(watcher, Compensation) for watcher in self.watchers):
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
         self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
-        out, lse = self.store.attend(grouped, scaling)
+        out, lse = self._over_stored(grouped, scaling)
         for watcher in self.watchers:
             if isinstance(watcher, Compensation):
                 mine = watcher.segments
@@ -137,9 +140,18 @@ class PlainRows:
             watcher.attended(self.store, grouped, lse, scaling)
         return out.view(rows, num_heads, 1, dim).to(queries.dtype)
 
+    def _over_stored(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Flat.attend`, without waiting for the device."""
+        store = self.store
+        if store.device.type in AT_HAND:
+            return store.attend(queries, scaling)
+        stored = store.k, store.v, store.starts, store.lengths
+        return store.backend(queries, *stored, scaling, self.bounds.at_most)
+
     def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         if not self.watchers:
             self.store.append(keys, values)
+            self.bounds.appended(self.store.lengths, all_grow=True)
             return
         places, grows = self.store.lengths.clone(), torch.ones_like(self.store.lengths, dtype=torch.bool)
         kinds = None
@@ -148,22 +160,22 @@ class PlainRows:
         for watcher in self.watchers:
             watcher.place(self.store, places, grows, kinds)
         self.store.append(keys, values, places, grows)
+        self.bounds.appended(self.store.lengths, all_grow=False)
 
     def _attend_chunk(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
     ) -> torch.Tensor:
-        store, dim = self.store, queries.shape[3]
-        out = attend_chunk(
-            lambda grouped: [store.attend(grouped, scaling)], len(store.k), queries, keys, values, scaling
-        )
+        dim, slots = queries.shape[3], len(self.store.k)
+        out = attend_chunk(lambda some: [self._over_stored(some, scaling)], slots, queries, keys, values, scaling)
         for k, v in zip(keys.unbind(2), values.unbind(2), strict=True):
-            store.append(k.reshape(-1, dim), v.reshape(-1, dim))
+            self._append(k.reshape(-1, dim), v.reshape(-1, dim))
         return out
 
     def select(self, rows: torch.Tensor, copies: bool) -> None:
         segments = segments_of(rows.to(self.store.device), self.heads)
         before = self.store.lengths.numel()
         (self.store.copy_segments if copies else self.store.keep_segments)(segments)
+        self.bounds.select(segments_of(rows, self.heads).tolist())
         for watcher in self.watchers:
             place = torch.full((before,), -1, device=segments.device)
             place[watcher.segments] = torch.arange(len(watcher.segments), device=segments.device)

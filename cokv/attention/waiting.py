@@ -1,0 +1,42 @@
+"""What keeps a step from waiting for the device: bounds known on the host, and copies that nobody waits for.
+
+A length that lies on a GPU is there only when all work before it is done; asking for it in every layer leaves the GPU
+idle in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+STEPS = 32  # bounds that may have become loose are asked for again after so many tokens
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on the device, in its turn there; the host goes on."""
+    if device.type != "cuda" or not tensor.numel():
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Bounds:
+    """How many tokens each segment has at most."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.were, self.since, self.loose = list(lengths), 0, 0
+
+    @property
+    def at_most(self) -> list[int]:
+        """One number per segment."""
+        return [n + self.since for n in self.were]
+
+    def appended(self, lengths: torch.Tensor, all_grow: bool) -> None:
+        """One token went to every segment, of which some may have dropped one: int64 [segments], what they have now."""
+        self.since += 1
+        self.loose += not all_grow
+        if self.loose == STEPS:
+            self.were, self.since, self.loose = lengths.tolist(), 0, 0
+
+    def select(self, segments: Sequence[int]) -> None:
+        self.were = [self.were[segment] for segment in segments]
