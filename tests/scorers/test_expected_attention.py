@@ -1,9 +1,12 @@
 """Expected attention equals its formula on the model's own queries before RoPE, position by position."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from cokv.observe import ModelParts
 from cokv.prefill import prefill
 from cokv.scorers.expected_attention import ExpectedAttention, FutureQueries
 from cokv.types import CokvError
@@ -77,6 +80,46 @@ def test_scores_equal_the_formula(make_model, prompt, family, heads, fields):
     for layer, queries in zip(made.layers, plain_queries(model, ids), strict=True):
         scores, expected = scorer.scores(layer).numpy(), written_out(queries, layer, **rest)
         np.testing.assert_allclose(scores, expected, rtol=2e-3, atol=1e-6)
+
+
+class Rotary(ModelParts):
+    """Of positions alone, no model."""
+
+    def rotary(self, layer_idx, positions):
+        angles = positions[:, None].double() * torch.tensor([10000.0 ** (-2 * i / 8) for i in range(4)] * 2)
+        return angles.cos().float(), angles.sin().float()
+
+
+@pytest.mark.parametrize("queries", ["random", "one", "two", "none"])
+@pytest.mark.parametrize("seq_len", [5, 26])
+def test_scores_equal_the_formula_on_structured_layers(make_world, heads, kind, queries, seq_len):
+    """Keys that repeat or that all look at; queries that are all one before they are turned, two in turn, or zero."""
+    world = make_world(*heads, seq_len, kind=kind, head_dim=8)
+    plain = world.queries.double().numpy() / 1.5
+    if queries != "random":
+        plain[:] = plain[:, [0, 1]][:, np.arange(seq_len) % (2 if queries == "two" else 1)] * (queries != "none")
+    turned = np.stack([plain[:, p] @ rotation(p, 8).T for p in range(seq_len)], axis=1)
+    world.queries = torch.tensor(turned).float()
+    view = replace(world.view(), parts=Rotary(None))
+    scorer = ExpectedAttention(num_sinks=2, future=6, epsilon=0.01)
+    layer = world.layer(scorer.observers, view=view)
+    expected = written_out(plain, layer, 2, 6, True, True, 0.01)
+    np.testing.assert_allclose(scorer.scores(layer).numpy(), expected, rtol=2e-4, atol=1e-6)
+    if queries == "none":
+        share = 1 / (seq_len - 2) + 0.01
+        lengths = layer.values[:, 2:].norm(dim=-1)
+        np.testing.assert_allclose(scorer.scores(layer)[:, 2:].numpy(), share * lengths.numpy(), rtol=1e-5)
+
+
+def test_the_key_that_the_next_queries_point_at_wins(make_world):
+    world = make_world(4, 2, 40, head_dim=8)
+    towards = rotation(40, 8) @ np.eye(8)[3]  # where the only query to come will point
+    world.queries = torch.tensor(np.stack([rotation(p, 8)[:, 3] for p in range(40)])).float().expand(4, -1, -1) * 6
+    world.keys[:] = 0
+    world.keys[0, 17], world.keys[1, 29] = torch.tensor(towards).float() * 6, torch.tensor(towards).float() * 6
+    scorer = ExpectedAttention(future=1, value_norm=False)
+    scores = scorer.scores(world.layer(scorer.observers, view=replace(world.view(), parts=Rotary(None))))
+    assert scores[:, 4:].argmax(-1).tolist() == [13, 25] and (scores[:, 4:].amax(-1) > 0.99).all()
 
 
 def test_sinks_and_the_newest_are_kept(make_model, prompt):

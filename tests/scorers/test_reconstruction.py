@@ -67,6 +67,55 @@ def test_scores_equal_an_uncached_pass(make_model, prompt, family, heads, chunk_
         assert torch.isinf(scores[:, :num_sinks]).all() and scorer.reserved(21) == num_sinks
 
 
+@pytest.mark.parametrize("ids", [[5] * 21, [5, 9] * 10, [*range(1, 8)] * 3, [3] * 20 + [77]], ids=str)
+@pytest.mark.parametrize(("chunk_size", "num_sinks"), [(64, 4), (7, 2)])
+def test_scores_equal_an_uncached_pass_on_prompts_that_repeat(make_model, ids, chunk_size, num_sinks):
+    model, ids = make_model("llama", "gqa", num_hidden_layers=2), torch.tensor(ids)
+    scorer = Reconstruction(chunk_size, num_sinks)
+    made = prefill(model, ids, 1, scorer.observers, Tokenizer())
+    for layer, expected in zip(made.layers, written_out(model, ids, chunk_size, num_sinks), strict=True):
+        scores = scorer.scores(layer)[:, num_sinks:].numpy()
+        np.testing.assert_allclose(scores, expected[:, num_sinks:], rtol=1e-3, atol=1e-5)
+
+
+def largest_written_out(world, passage, num_sinks, seq_len):
+    """[num_kv_heads, end - start] of a world whose first seq_len tokens are the prompt, the rest the passage."""
+    queries, keys = world.queries.double().numpy(), world.keys.double().numpy()
+    sinks, group = min(num_sinks, passage.start), len(queries) // len(keys)
+    columns = [*range(sinks), *range(passage.start, passage.end), *range(seq_len, keys.shape[1])]
+    best = np.zeros((len(keys), passage.end - passage.start))
+    for head in range(len(queries)):
+        for row in range(seq_len, keys.shape[1]):
+            seen = [j for j in columns if j <= row]
+            logits = np.array([queries[head, row] @ keys[head // group, j] for j in seen]) * world.scaling
+            weights = np.exp(logits - logits.max())
+            for j, weight in zip(seen, weights / weights.sum(), strict=True):
+                if passage.start <= j < passage.end:
+                    at = head // group, j - passage.start
+                    best[at] = max(best[at], weight)
+    return best
+
+
+@pytest.mark.parametrize(("start", "end", "num_sinks"), [(0, 9, 4), (6, 15, 4), (6, 15, 0), (2, 3, 4)])
+def test_the_largest_attention_on_structured_layers(make_world, heads, kind, start, end, num_sinks):
+    rows = 3 + end - start  # an instruction of three tokens
+    world, passage = make_world(*heads, 18 + rows, kind=kind), Passage(start, end, tuple(range(rows)))
+    best = Repetition(9, num_sinks).look(world.queries[:, 18:], world.keys, world.scaling, passage)
+    np.testing.assert_allclose(best.numpy(), largest_written_out(world, passage, num_sinks, 18), rtol=2e-5, atol=1e-7)
+
+
+def test_who_finds_its_own_word_again_scores_one_and_equal_words_share(make_world):
+    """Each query of the repetition points at one prompt token; two of these are the same word."""
+    world, passage = make_world(2, 1, 22, head_dim=8), Passage(4, 10, tuple(range(6)))
+    world.keys[:] = 0
+    for place, word in enumerate([0, 1, 2, 3, 2, 4]):
+        world.keys[0, 4 + place, word] = world.queries[1, 16 + place, word] = 20
+        world.queries[:, 16 + place, [w for w in range(8) if w != word]] = 0
+    world.queries[0] = 0
+    best = Repetition(6, 4).look(world.queries[:, 16:], world.keys, world.scaling, passage)
+    np.testing.assert_allclose(best[0].numpy(), [1, 1, 0.5, 1, 0.5, 1], atol=1e-6)
+
+
 def test_a_hybrid_model_is_read_again_with_its_sliding_layers(make_model, prompt):
     model, ids = make_model("qwen3-hybrid"), prompt(30)
     scorer = Reconstruction(chunk_size=30)

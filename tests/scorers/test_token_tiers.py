@@ -46,9 +46,15 @@ def written_out(world, frequent_share, local_share):
 
 @pytest.mark.parametrize("seq_len", [1, 2, 23])
 @pytest.mark.parametrize("shares", [(0.3, 0.3), (0.0, 0.5), (0.25, 0.0), (1.0, 1.0)])
-@pytest.mark.parametrize("kind", ["random", "sink"])
+@pytest.mark.parametrize("kind", ["random", "sink", "ties", "nothing"])
 def test_tiers_costs_and_retained_attention(make_world, heads, kind, seq_len, shares):
     world = make_world(*heads, seq_len, kind=kind)
+    if kind == "nothing":  # all of it to two tokens: the others tie at exactly nothing
+        world.keys, world.queries = torch.zeros_like(world.keys), torch.ones_like(world.queries)
+        world.keys[:, 0] = 2000
+        world.keys[:, seq_len // 2] = 4000
+        sums = world.attention().sum(axis=1)
+        assert (sums > 0).sum() == heads[0] * len({0, seq_len // 2})
     world.ids = torch.randint(1, 40, (seq_len,), generator=torch.Generator().manual_seed(seq_len))
     scorer = TokenTiers(*shares)
     layer = world.layer(scorer.observers, view=world.view(tokenizer=Tokenizer()))
