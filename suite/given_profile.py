@@ -34,7 +34,7 @@ def profiles_of(
     given: texts METHOD=FILE, or FILE for every method that it is for and none is named for. Others get what is stored.
     """
     needing = [method for method in methods if method.needs_profile]
-    files = _named(given, needing)
+    files = _named(given, methods)
     read = {name: Given(read_profile(path, loaded.shape), f"from {path}") for name, path in files.items()}
     found: dict[str, Given | str] = {}
     for method in needing:
@@ -48,19 +48,19 @@ def profiles_of(
     return found
 
 
-def _named(given: Sequence[str], needing: Sequence[Method]) -> dict[str, str]:
+def _named(given: Sequence[str], methods: Sequence[Method]) -> dict[str, str]:
     """File by method. A method that takes none of them is no place for one."""
-    takers = [method.name for method in needing]
+    takers = [method.name for method in methods if method.needs_profile]
     found: dict[str, str] = {}
     for text in given:
         method, equals, path = text.partition("=")
         if not equals or Path(text).exists():
             method, path = EVERY, text
         if not takers or (method != EVERY and method not in takers):
+            compared = method in [one.name for one in methods]
+            wrong = f"{method} {'needs none' if compared else 'is not compared'}" if method else "no method needs one"
             raise SuiteError(
-                f"--profile {text}: {method or 'none of these methods'} "
-                f"{'is not compared, or needs none' if method else 'needs a profile'}; "
-                f"those compared that need one: {', '.join(takers) or 'none'}"
+                f"--profile {text}: {wrong}; methods compared that need a profile: {', '.join(takers) or 'none'}"
             )
         if method in found:
             raise SuiteError(f"--profile names two files for {method or 'all methods'}; expected one")
