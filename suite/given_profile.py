@@ -36,9 +36,13 @@ def profiles_of(
     needing = [method for method in methods if method.needs_profile]
     files = _named(given, methods)
     read = {name: Given(read_profile(path, loaded.shape), f"from {path}") for name, path in files.items()}
+    everyones = read.get(EVERY)
+    if everyones and not any(_is_for(everyones, method) for method in needing):
+        kind = everyones.profile.provenance["kind"]
+        takers = ", ".join(f"{method.name} ({method.profile})" for method in needing)
+        raise SuiteError(f"--profile {files[EVERY]} is of kind {kind!r}, which none of these takes: {takers}")
     found: dict[str, Given | str] = {}
     for method in needing:
-        everyones = read.get(EVERY)
         own = read.get(method.name) or (everyones if everyones and _is_for(everyones, method) else None)
         there = stored.of(method, loaded.digest) if stored and own is None else None
         if isinstance(there, Given):

@@ -181,6 +181,9 @@ def test_a_profile_that_no_method_takes_is_refused(random, tmp_path, names, give
         profiles_of(chosen(names, []), random, [given.replace("FILE", str(file))])
     taken = profiles_of(chosen("cokv", []), random, [str(file)])
     assert taken["cokv"].origin == f"from {file}", "a path may hold an equals sign"
+    HeadScores(np.ones((2, 2)), {"kind": "HeadKV-R score"}).save(file)
+    with pytest.raises(SuiteError, match=r"kind 'HeadKV-R score', .* takes: cokv .sliced Shapley values.$"):
+        profiles_of(chosen("cokv", []), random, [str(file)])
     with pytest.raises(SuiteError, match="two files"):
         profiles_of(chosen("cokv", []), random, [f"cokv={file}", f"cokv={file}"])
 
