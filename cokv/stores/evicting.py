@@ -21,17 +21,25 @@ class Ring:
 
     def __init__(self, segments: torch.Tensor, limits: torch.Tensor, sinks: torch.Tensor) -> None:
         self.segments, self.limits = segments, limits  # int64 [watched], slots at which a segment is full
-        self.sinks = torch.minimum(sinks, limits - 1)
-        self.evicted = torch.zeros_like(limits)
+        self.sinks, self.evicted = sinks, torch.zeros_like(limits)
+        self.capped = False
+
+    def expect(self, store: Flat, tokens: int) -> None:
+        """So many tokens of the prompt are still to be read: a segment has slots for these beside what it holds."""
+        self.limits = torch.maximum(self.limits, store.lengths[self.segments] + tokens)
 
     def place(self, store: Flat, places: torch.Tensor, grows: torch.Tensor, kinds: torch.Tensor | None = None) -> None:
         """Writes where the next token of its segments goes, and whether they get longer by it.
 
         kinds: int64 [segments of the store], what kind of token it is, where that is known.
         """
+        if not self.capped:
+            store.cap(self.segments, self.limits)
+            self.capped = True
         lengths = store.lengths[self.segments]
         full = lengths >= self.limits
-        oldest = self.sinks + self.evicted % (self.limits - self.sinks)
+        sinks = torch.minimum(self.sinks, self.limits - 1)
+        oldest = sinks + self.evicted % (self.limits - sinks)
         places[self.segments], grows[self.segments] = torch.where(full, oldest, lengths), ~full
         self.evicted += full
 
@@ -84,9 +92,13 @@ class Columns:
                 "different ones; select the same positions in all heads of a layer"
             )
         self.step, self.next = 0, seen.to(self.positions.dtype)
+        self.capped = False
 
     def place(self, store: Flat, places: torch.Tensor, grows: torch.Tensor, kinds: torch.Tensor | None = None) -> None:
         """The next token goes behind the last, which is where it is by default; it is only noted."""
+        if not self.capped:
+            store.cap(self.segments, self.limits + 1)  # one more while a token is being read
+            self.capped = True
         last = store.lengths[self.segments][:, None]
         self.positions.scatter_(1, last, self.next[:, None])
         column = last[..., None].expand(-1, -1, self.memory.shape[2])

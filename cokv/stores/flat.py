@@ -1,17 +1,20 @@
 """Flat storage: K and V are `[slots, channels]`, and a *segment* (one row's KV head) is a stretch of slots.
 
 Each segment has a start, a length and room behind it. Equal slack after every segment makes appending a scatter of one
-slot each; when it is used up the storage is laid out again with more. Knows no rule and no transformers cache.
+slot each; when it is used up the storage is laid out again with more. A segment with a cap has no slots beyond it.
+Knows no rule and no transformers cache.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
 Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 SLACK = 32
+UNCAPPED = torch.iinfo(torch.int64).max
 
 
 class Flat:
@@ -23,23 +26,28 @@ class Flat:
         self.slack, self.backend, self.lengths = slack, backend, lengths
         self.widths = keys.shape[1], values.shape[1]
         self.dtype, self.device = keys.dtype, keys.device
-        self._lay_out(slack)
-        slots = self.slots(lengths)
-        self.k[slots], self.v[slots] = keys, values
+        self.caps: torch.Tensor | None = None  # the most slots that a segment will ever need: int64 [segments]
+        self.stale = False  # caps have come that the storage is not laid out for
+        self.k, self.v = keys, values
+        self._lay_out(lengths.cumsum(0) - lengths, slack)
 
-    def _lay_out(self, slack: int) -> None:
-        """Fresh, unfilled storage for the present lengths, with `slack` free slots after every segment."""
-        capacities = self.lengths + slack
-        self.starts = capacities.cumsum(0) - capacities
-        slots = int(capacities.sum())
-        self.k, self.v = (torch.empty(slots, n, dtype=self.dtype, device=self.device) for n in self.widths)
-        self.room = slack  # free slots of the fullest segment: a plain number, so appending never waits for the device
-
-    def slots(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Flat slots of the first `lengths` tokens of every segment, segment after segment."""
-        before = lengths.cumsum(0) - lengths
-        offsets = torch.arange(int(lengths.sum()), device=self.device) - torch.repeat_interleave(before, lengths)
-        return torch.repeat_interleave(self.starts, lengths) + offsets
+    def _lay_out(self, starts: torch.Tensor, slack: int) -> None:
+        """Moves the segments that begin at `starts` into fresh storage, with `slack` free slots each, up to its cap."""
+        # How many steps there is room for: a plain number, so appending never waits for the device.
+        self.room: float = slack
+        self.capacities = self.lengths + slack
+        if self.caps is not None:
+            self.capacities = torch.maximum(torch.minimum(self.capacities, self.caps), self.lengths)
+            self.room = slack if bool((self.capacities < self.caps).any()) else math.inf
+        self.stale = False
+        self.starts = self.capacities.cumsum(0) - self.capacities
+        # Every new slot's old one; what slack is filled with does not matter.
+        source = torch.repeat_interleave(starts - self.starts, self.capacities)
+        source += torch.arange(len(source), device=self.device)
+        self.k, self.v = (
+            part.index_select(0, source.clamp(max=len(part) - 1)) if len(part) else part.new_zeros(len(source), width)
+            for part, width in zip((self.k, self.v), self.widths, strict=True)
+        )
 
     def append(
         self,
@@ -53,19 +61,20 @@ class Flat:
         It goes behind the segment's last token; or to `places` int64 [segments], and only segments that `grows`
         (bool) get longer by it.
         """
-        if self.room == 0:
-            self._grow()
+        if self.stale:
+            self._lay_out(self.starts, self.slack)
+        elif self.room == 0:  # a quarter of the mean length, at least the configured slack
+            self._lay_out(self.starts, max(self.slack, int(self.lengths.float().mean()) // 4))
         slots = self.starts + (self.lengths if places is None else places)
         self.k[slots], self.v[slots] = keys, values
         self.lengths = self.lengths + (1 if grows is None else grows)
         self.room -= 1
 
-    def _grow(self) -> None:
-        """Lays the storage out again with more slack: a quarter of the mean length, at least the configured slack."""
-        old, k, v = self.slots(self.lengths), self.k, self.v
-        self._lay_out(max(self.slack, int(self.lengths.float().mean()) // 4))
-        slots = self.slots(self.lengths)
-        self.k[slots], self.v[slots] = k[old], v[old]
+    def cap(self, segments: torch.Tensor, slots: torch.Tensor) -> None:
+        """These segments never hold more than `slots`, int64 [segments]; from the next token on they have no slack."""
+        if self.caps is None:
+            self.caps = torch.full_like(self.lengths, UNCAPPED)
+        self.caps[segments], self.stale = slots, True
 
     def attend(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """queries [segments, rows, head_dim] -> output likewise, log-sum-exp [segments, rows]."""
@@ -73,18 +82,15 @@ class Flat:
 
     def copy_segments(self, segments: torch.Tensor) -> None:
         """Segment i becomes a copy of old segment segments[i], in fresh storage."""
-        starts, lengths, k, v = self.starts[segments], self.lengths[segments], self.k, self.v
-        self.lengths = lengths
-        self._lay_out(self.slack)
-        slots = self.slots(lengths)
-        old = torch.repeat_interleave(starts - (lengths.cumsum(0) - lengths), lengths) + torch.arange(
-            slots.numel(), device=self.device
-        )
-        self.k[slots], self.v[slots] = k[old], v[old]
+        self.lengths, self.caps = self.lengths[segments], None if self.caps is None else self.caps[segments]
+        self._lay_out(self.starts[segments], self.slack)
 
     def keep_segments(self, segments: torch.Tensor) -> None:
         """Forgets the other segments without moving storage."""
-        self.starts, self.lengths = self.starts[segments], self.lengths[segments]
+        self.starts, self.lengths, self.capacities = (
+            part[segments] for part in (self.starts, self.lengths, self.capacities)
+        )
+        self.caps = None if self.caps is None else self.caps[segments]
 
     @property
     def token_bytes(self) -> int:
@@ -92,9 +98,14 @@ class Flat:
         return sum(self.widths) * self.k.element_size()
 
     @property
+    def free_bytes(self) -> torch.Tensor:
+        """Slack of every segment: int64 [segments]."""
+        return (self.capacities - self.lengths) * self.token_bytes
+
+    @property
     def storage_bytes(self) -> int:
-        """Slack included."""
-        return self.k.untyped_storage().nbytes() + self.v.untyped_storage().nbytes()
+        """Of the present segments, slack included. What others have left goes when the storage is laid out again."""
+        return int(self.capacities.sum()) * self.token_bytes
 
 
 def merged(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:

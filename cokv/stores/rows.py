@@ -51,7 +51,7 @@ class Rows(Protocol):
 
     @property
     def storage_bytes(self) -> int:
-        """All that is allocated on the device, slack included."""
+        """All that is allocated for these rows on the device, slack included."""
         ...
 
 
