@@ -45,9 +45,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Decoded:
-    """`tokens`: generated ids, a stop token included. Bytes: over all layers with a budget, before the first step.
+    """`tokens`: generated ids, a stop token included. Bytes: over all layers with a budget.
 
-    `kept_tokens`: KV slots in use. `kept_bytes`: what these take, with notes, digests, scales and zero points.
+    Before the first step: `kept_tokens`, KV slots in use; `kept_bytes`, what these take, with notes, digests, scales
+    and zero points. `slack_bytes`: allocated and unused when the row had ended, by when its storage may have grown.
     """
 
     tokens: list[int]
@@ -86,6 +87,7 @@ def decode(
         for chosen, batch in batches(model, prefill, rows, way, stop.max_new_tokens + read, max(read, 1), max_bytes):
             with started(model, prefill, batch.rows, chosen, stop.max_new_tokens, suffix, first_token, attend) as first:
                 tokens = _greedy(*first, len(batch.rows), stop)
+                first[0].count_slack()
             for place, row, ids in zip(batch.places, first[0].held, tokens, strict=True):
                 answers[int(place)] = Decoded(ids, row.slots, row.bytes, row.slack_bytes, row.host_bytes)
     return [answers[place] for place in range(len(answers))]

@@ -192,8 +192,23 @@ def test_what_is_counted(make_model: MakeModel, prompt: Prompt, uneven_mask: Dra
     for row, got in zip(rows, decode(model, made, rows, Stop(3)), strict=True):
         assert got.kept_tokens == row.selection.budgets.total
         assert got.kept_bytes == got.kept_tokens * 2 * 16 * 4
-        assert got.slack_bytes == 6 * 32 * 2 * 16 * 4
+        assert got.slack_bytes == 6 * (32 - 2) * 2 * 16 * 4, "two tokens were read"
     assert {got.slack_bytes for got in decode(model, made, rows, Stop(3), way="shared")} == {None}
+
+
+def test_slack_is_what_is_free_when_a_row_ends(make_model: MakeModel, prompt: Prompt, uneven_mask: Draw) -> None:
+    """Its own: rows that leave later are not charged for the storage of those that left before."""
+    model = make_model()
+    made = prefill(model, prompt(SEQ_LEN))
+    rows = rows_of(made, uneven_mask, 6)
+    long = tokens(decode(model, made, rows, Stop(50)))
+    stop = Stop(50, (long[1][4], long[2][40]))
+    together = decode(model, made, rows, stop)
+    assert {len(answer.tokens) < 33 for answer in together} == {True, False}, "some should outgrow their first slack"
+    for row, answer in zip(rows, together, strict=True):
+        assert [answer] == decode(model, made, [row], stop)
+        read = len(answer.tokens) - 1
+        assert answer.slack_bytes == 6 * (32 - read if read <= 32 else -read % 32) * made.token_bytes
 
 
 def test_what_cannot_be_decoded_is_refused(make_model: MakeModel, prompt: Prompt) -> None:

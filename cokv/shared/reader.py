@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -14,10 +15,11 @@ from cokv.cache import RaggedCache
 from cokv.prefill import Prefill
 from cokv.shared.choice import Choice, Kept, Table, kept_tokens
 from cokv.shared.plain import SharedCache
-from cokv.shared.rerun import shortened, without_last
+from cokv.shared.rerun import expect_last, holding_last, shortened, without_last
 from cokv.shared.rows import Row, Way
 from cokv.shared.trie import TrieCache, expanding
 from cokv.stores.flat import Attend
+from cokv.stores.plain import PlainRows
 from cokv.stores.rows import Held
 from cokv.types import CokvError
 
@@ -31,10 +33,12 @@ class Reader:
 
     def __init__(self, model: PreTrainedModel, cache: RaggedCache | SharedCache | TrieCache, prefill: Prefill) -> None:
         self.model, self.cache, self.position = model, cache, prefill.seq_len
-        self.held: list[Held] = []  # what each row holds before the first step
+        self.held: list[Held] = []  # what each row holds before the first step, and its slack at the end
+        self.there: list[int] = []  # rows that have not left
 
     def count(self, prefill: Prefill, kept: list[Kept], further: int = 0) -> None:
         """Takes stock of the rows. `further`: tokens that every head holds beside those it keeps of the prompt."""
+        self.there = list(range(len(kept)))
         if isinstance(self.cache, RaggedCache):
             self.held = self.cache.held()
             return
@@ -66,7 +70,31 @@ class Reader:
 
     def leave(self, going: list[int]) -> None:
         """All but these rows leave; places among those still there."""
+        self.count_slack()
+        self.there = [self.there[place] for place in going]
         self.cache.keep_rows(torch.tensor(going))
+
+    def count_slack(self) -> None:
+        """Notes what the storage of the rows still there has free: their last tokens have been read."""
+        if isinstance(self.cache, RaggedCache):
+            for row, free in zip(self.there, _slack(self.cache, len(self.there)), strict=True):
+                self.held[row] = replace(self.held[row], slack_bytes=free)
+
+
+def _slack(cache: RaggedCache, rows: int) -> list[int]:
+    """Of each row: its own where tokens are stored as they are, and some rows have none; else its share of a store's."""
+    found = [0] * rows
+    for layer in cache.ragged_layers:
+        for places, store in layer.parts:
+            mine = places.tolist()
+            if isinstance(store, PlainRows):
+                free = store.store.free_bytes.view(len(mine), -1).sum(1).tolist()
+            else:
+                shares = layer.held()
+                free = [shares[place].slack_bytes or 0 for place in mine]
+            for place, size in zip(mine, free, strict=True):
+                found[place] += size
+    return found
 
 
 @contextmanager
@@ -87,18 +115,21 @@ def started(
     """
     if first_token not in get_args(FirstToken):
         raise CokvError(f"first_token is {first_token!r}; expected one of {', '.join(get_args(FirstToken))}")
-    kept = [row.selection for row in rows]
+    kept = whole = [row.selection for row in rows]
     rerun = suffix is None and first_token == "compressed"
     if rerun:
         suffix, prefill = prefill.input_ids[-1:], without_last(prefill)
-        kept = shortened(kept)
+        whole = holding_last(list(rows))
+        kept = shortened(whole)
     room = new_tokens + (0 if suffix is None else suffix.numel())
     cache: RaggedCache | SharedCache | TrieCache
     if way == "ragged":
         heads = prefill.shape.num_kv_heads
-        whole = [row.selection for row in rows]  # its last token may be unread: it has its slot nevertheless
+        # Of `whole`, the last token may be unread: it has its slot nevertheless.
         selections = [k.selection(heads) if isinstance(k, Choice) else k for k in whole]
         cache = RaggedCache.of(prefill, selections, [row.policy for row in rows], attend=attend)
+        if rerun:
+            expect_last(cache)
     elif way == "shared":
         cache = SharedCache(prefill, kept, room)
     else:

@@ -1,7 +1,7 @@
 """The prompt without its last token, so that this token can be run again on a compressed cache.
 
-Its K and V leave the cache and come back, as computed from what the row keeps; no position is held twice. A head that
-would have dropped the last token holds it nevertheless: it has just read it.
+Its K and V leave the cache and come back, as computed from what the row keeps; no position is held twice. Every head
+holds it, in a slot of the head's own: see `holding_last`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,16 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
+
+from cokv.cache import RaggedCache
+from cokv.policies.evict import EvictsByAttention
 from cokv.prefill import Prefill, PrefillLayer
 from cokv.shared.choice import Choice, Kept
+from cokv.shared.rows import Row
+from cokv.stores.evicting import Ring
+from cokv.stores.plain import PlainRows
 from cokv.types import CokvError, Selection
 
 
@@ -42,6 +50,73 @@ def without_last(prefill: Prefill) -> Prefill:
 def _shorter(layer: PrefillLayer) -> PrefillLayer:
     window = layer.window_queries[:, :-1]
     return replace(layer, keys=layer.keys[:, :-1], values=layer.values[:, :-1], window_queries=window, unread=1)
+
+
+def holding_last(rows: list[Row]) -> list[Kept]:
+    """What the rows keep, the last token in every head, and no head larger than it was.
+
+    A head that had dropped the last token drops the newest of its others for it: a selection says no more of its tokens
+    than their positions. One that had nothing takes a slot of the row's largest head, so that the total stays; in a
+    Choice, whose heads share their sets, it has one slot of its own. Rows that evict by attention are left as they are:
+    their rule makes room when the token is read.
+    """
+    patterns: dict[int, torch.Tensor] = {}
+    kept: list[Kept] = []
+    for row in rows:
+        selection = row.selection
+        if isinstance(row.policy, EvictsByAttention):
+            kept.append(selection)
+        elif isinstance(selection, Choice):
+            had = selection.patterns
+            if id(had) not in patterns:
+                patterns[id(had)] = _swapped(had)
+            kept.append(Choice(patterns[id(had)], selection.which))
+        else:
+            kept.append(_of_one_size(selection))
+    return kept
+
+
+def _swapped(mask: torch.Tensor) -> torch.Tensor:
+    """bool [sets, seq_len]: each set with the last position, in place of its newest."""
+    mask = mask.clone()
+    lacking = ~mask[:, -1]
+    _drop_newest(mask, lacking & mask.any(1))
+    mask[:, -1] = True
+    return mask
+
+
+def _of_one_size(selection: Selection) -> Selection:
+    if _all_hold_last(selection):
+        return selection
+    mask = _swapped(selection.mask().flatten(0, 1))
+    for _ in range(int((selection.counts == 0).sum())):
+        largest = torch.zeros(len(mask), dtype=torch.bool)
+        largest[int(mask.sum(1).numpy().argmax())] = True
+        _drop_newest(mask[:, :-1], largest & mask[:, :-1].any(1))
+    return Selection.from_mask(mask.view(*selection.counts.shape, -1))
+
+
+def _drop_newest(mask: torch.Tensor, chosen: torch.Tensor) -> None:
+    """Of the chosen sets, bool [sets], none of them empty; in place."""
+    newest = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+    mask[chosen, newest[chosen]] = False
+
+
+def _all_hold_last(selection: Selection) -> bool:
+    if (selection.counts == 0).any():
+        return False
+    ends = np.cumsum(selection.counts) - 1
+    return bool((selection.positions[torch.from_numpy(ends)] == selection.seq_len - 1).all())
+
+
+def expect_last(cache: RaggedCache) -> None:
+    """Heads that stay at the size they have will have it when the last token has been read."""
+    for layer in cache.ragged_layers:
+        for _, store in layer.parts:
+            if isinstance(store, PlainRows):
+                for watcher in store.watchers:
+                    if isinstance(watcher, Ring):
+                        watcher.expect(store.store, 1)
 
 
 def shortened(rows: list[Kept]) -> list[Kept]:
