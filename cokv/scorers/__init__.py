@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 class Scorer(Protocol):
+    """Ranks the tokens of each KV head of one layer; a frozen dataclass, equal where its fields are."""
+
     @property
     def window_size(self) -> int:
         """How many of the last prompt queries the prefill must hold."""
@@ -48,6 +50,8 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Refines(Protocol):
+    """A scorer whose ranking depends on how many tokens a head may keep."""
+
     def refine(self, layer: PrefillLayer, scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """float32 [num_kv_heads, seq_len] from the scores of that shape and the slots of each head, int64."""
         ...
@@ -55,6 +59,8 @@ class Refines(Protocol):
 
 @runtime_checkable
 class Measures(Protocol):
+    """A scorer that also measures the prompt, for an allocator that looks at it."""
+
     def measure(self, layer: PrefillLayer) -> FloatArray:
         """float64 [num_kv_heads, ...]"""
         ...

@@ -39,6 +39,11 @@ class AttentionSum:
 
 @dataclass(frozen=True)
 class AccumulatedAttention(Windowless):
+    """Attention summed over all prompt queries, and the newest tokens.
+
+    recent_share: of each head's slots, those for the newest tokens, 0..1.
+    """
+
     reads: ClassVar[str] = "attention of all prompt queries"
 
     recent_share: float = 0.5

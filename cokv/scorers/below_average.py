@@ -45,6 +45,11 @@ class PassedOver:
 
 @dataclass(frozen=True)
 class BelowAverage(Windowless):
+    """Minus how many of the last queries passed a token over.
+
+    history: how many queries are asked. recent: newest tokens that always stay.
+    """
+
     reads: ClassVar[str] = "attention of the last `history` prompt queries"
 
     history: int = 400

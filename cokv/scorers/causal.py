@@ -43,17 +43,18 @@ def causal_attention(
     """Of queries `first` to the last, one KV head after the other, in blocks: (the KV head, the block's first row,
     float32 [group_size, rows, columns]).
 
-    queries [num_heads, seq_len, head_dim]; keys [num_kv_heads, seq_len, head_dim]. A block's columns end with its last
-    row: later ones are zero by causality.
+    queries [num_heads, seq_len, head_dim], or fewer of the last tokens; keys [num_kv_heads, seq_len, head_dim]. A
+    block's columns end with its last row: later ones are zero by causality.
     """
     num_kv_heads, seq_len, head_dim = keys.shape
-    grouped = queries.reshape(num_kv_heads, -1, seq_len, head_dim)
+    grouped = queries.reshape(num_kv_heads, -1, queries.shape[1], head_dim)
+    before = seq_len - queries.shape[1]
     step = at_once(grouped.shape[1] * seq_len)
     for head in range(num_kv_heads):
         own = keys[head].float()
-        for row in range(first, seq_len, step):
+        for row in range(max(first, before), seq_len, step):
             end = min(row + step, seq_len)
-            yield head, row, _softmax(grouped[head, :, row:end], own[:end], scaling)
+            yield head, row, _softmax(grouped[head, :, row - before : end - before], own[:end], scaling)
 
 
 def _softmax(queries: torch.Tensor, keys: torch.Tensor, scaling: float) -> torch.Tensor:

@@ -44,6 +44,12 @@ class OutputNorm:
 
 @dataclass(frozen=True)
 class Critical(WindowAttention):
+    """Window attention first, then the same times the norm of v W_O; the fields of WindowAttention besides.
+
+    first_stage: share of the slots that go by window attention alone, 0..1. epsilon: added to the attention before the
+    product. window_in_first_stage: whether the window takes of the first stage's slots.
+    """
+
     reads: ClassVar[str] = "attention of the last window_size prompt queries, values, the output projection"
 
     first_stage: float = 0.5

@@ -56,6 +56,13 @@ class FutureQueries:
 
 @dataclass(frozen=True)
 class ExpectedAttention(Windowless):
+    """Attention expected of the queries to come.
+
+    num_sinks, recent: first and newest tokens that always stay. future: positions ahead that are averaged over.
+    covariance: queries are spread around their mean. value_norm: times the length of the value. epsilon: added to the
+    attention before that.
+    """
+
     reads: ClassVar[str] = "mean and covariance of all prompt queries"
 
     num_sinks: int = 4

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KeyDifference(Windowless):
+    """Minus the cosine between a key and the mean direction of all keys."""
+
     reads: ClassVar[str] = "keys"
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KeyNorm(Windowless):
+    """Minus the length of a key."""
+
     reads: ClassVar[str] = "keys"
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LastQuery:
+    """Attention of the last prompt query, mean over all heads of the layer.
+
+    keep_last: the newest token always stays.
+    """
+
     reads: ClassVar[str] = "attention of the last prompt query"
 
     keep_last: bool = False

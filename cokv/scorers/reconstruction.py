@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.observe import Passage
-from cokv.scorers.blocks import at_once
+from cokv.scorers.causal import causal_attention
 from cokv.scorers.checks import require_slot, require_whole
 from cokv.scorers.window import Windowless
 
@@ -50,26 +50,22 @@ class Repetition:
         return made
 
     def look(self, queries: torch.Tensor, keys: torch.Tensor, scaling: float, passage: Passage) -> torch.Tensor:
-        num_heads, rows, head_dim = queries.shape
-        num_kv_heads = keys.shape[0]
-        start, end = passage.start, passage.end
+        rows, start, end = queries.shape[1], passage.start, passage.end
         sinks = min(self.num_sinks, start)
-        seen = torch.cat([keys[:, :sinks], keys[:, start:end], keys[:, keys.shape[1] - rows :]], dim=1).float()
-        before = seen.shape[1] - rows
-        grouped = queries.view(num_kv_heads, -1, rows, head_dim)
-        best = torch.zeros(num_kv_heads, end - start, device=keys.device)
-        step = at_once(num_heads * seen.shape[1])
-        for row in range(0, rows, step):
-            some = grouped[:, :, row : row + step].float()
-            logits = some @ seen[:, None].transpose(2, 3) * scaling
-            future = torch.ones(logits.shape[2:], dtype=torch.bool, device=keys.device).triu(before + row + 1)
-            weights = logits.masked_fill_(future, -torch.inf).softmax(dim=-1)
-            best = torch.maximum(best, weights[..., sinks:before].amax(dim=(1, 2)))
+        seen = torch.cat([keys[:, :sinks], keys[:, start:end], keys[:, keys.shape[1] - rows :]], dim=1)
+        best = torch.zeros(keys.shape[0], end - start, device=keys.device)
+        for head, _, weights in causal_attention(queries, seen, scaling):
+            best[head] = torch.maximum(best[head], weights[..., sinks : sinks + end - start].amax(dim=(0, 1)))
         return best
 
 
 @dataclass(frozen=True)
 class Reconstruction(Windowless):
+    """The most attention a token gets while the model repeats the prompt.
+
+    chunk_size: tokens repeated at a time. num_sinks: first tokens that always stay.
+    """
+
     reads: ClassVar[str] = "attention while the prompt is repeated (a second reading), the tokenizer"
 
     chunk_size: int = 2048

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShiftingAttention(Windowed):
+    """Mean plus variance of the window's attention.
+
+    window_size: last queries that are asked, and stay. kernel_size: tokens pooled over, odd. gamma: weight of the
+    variance.
+    """
+
     reads: ClassVar[str] = "attention of the last window_size prompt queries"
 
     window_size: int = 32

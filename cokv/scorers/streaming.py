@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Streaming(Windowless):
+    """The newest tokens, whatever they say.
+
+    num_sinks: first tokens that always stay.
+    """
+
     num_sinks: int = 4
 
     def __post_init__(self) -> None:

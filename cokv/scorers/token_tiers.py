@@ -54,6 +54,11 @@ class LocalSum:
 
 @dataclass(frozen=True)
 class TokenTiers:
+    """By tier: special, punctuation, frequent, local, the others.
+
+    frequent_share, local_share: of the prompt's tokens, those with the most attention and the newest, 0..1.
+    """
+
     reads: ClassVar[str] = "attention of all prompt queries, the tokenizer"
 
     frequent_share: float = 0.3

@@ -38,6 +38,12 @@ ScoreDtype = Literal["float32", "model"]
 
 @dataclass(frozen=True)
 class WindowAttention(Windowed):
+    """Attention of the last queries, pooled along the prompt.
+
+    window_size: last queries that are asked, and stay. kernel_size: tokens pooled over, odd; 1 for none. score_dtype:
+    what logits and means are computed in, float32 or the model's own.
+    """
+
     reads: ClassVar[str] = "attention of the last window_size prompt queries"
 
     window_size: int = 32
