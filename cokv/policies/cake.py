@@ -34,6 +34,12 @@ LAST = 1 << 62
 
 @dataclass(frozen=True)
 class Cake:
+    """After the prompt CAKE's lowest pooled score goes.
+
+    limit: kv_budget, slots of a head where the prompt is no longer than that. window: newest tokens that stay.
+    kernel_size: tokens pooled over, odd. gamma: weight of the variance in the prompt's ranking.
+    """
+
     observers: ClassVar[tuple[()]] = ()
     same_in_all_heads: ClassVar[bool] = False
 

@@ -19,6 +19,11 @@ from cokv.types import CokvError
 
 @dataclass(frozen=True)
 class Compensate:
+    """One slot of a head that lost tokens is the mean of them.
+
+    sinks: first tokens that stay.
+    """
+
     sinks: int = 4
 
     def __post_init__(self) -> None:

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FastGen:
+    """After the prompt the token lowest in the tiers goes.
+
+    limit: kv_budget, slots of a head where the prompt is no longer than that. frequent_share, local_share: of all
+    tokens read so far, 0..1.
+    """
+
     observers: ClassVar[tuple[AttentionSum, TokenKinds]] = (AttentionSum(), TokenKinds())
     window_size: ClassVar[int] = 0
     same_in_all_heads: ClassVar[bool] = False

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class H2O:
+    """After the prompt the least attention so far goes, but of the newest tokens.
+
+    limit: slots of a head. recent_share: of these, those for the newest tokens, 0..1.
+    """
+
     observers: ClassVar[tuple[AttentionSum, ...]] = (AttentionSum(),)
     window_size: ClassVar[int] = 0
     same_in_all_heads: ClassVar[bool] = False

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PruneChannels:
+    """Keys of the prompt without the channels that are used least.
+
+    queries: last prompt tokens that say which. recent: newest kept tokens whose keys stay whole.
+    """
+
     pruned: float = 0.4  # share of head_dim
     queries: int = 32
     recent: int = 32

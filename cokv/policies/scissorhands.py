@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scissorhands:
+    """After the prompt the token that most of the last queries passed over goes.
+
+    limit: slots of a head. history: how many queries are remembered. recent: newest tokens that never go.
+    """
+
     observers: ClassVar[tuple[()]] = ()
     same_in_all_heads: ClassVar[bool] = False
 

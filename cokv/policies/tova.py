@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TOVA:
+    """After the prompt what the newest query looks at least goes.
+
+    limit: slots of a head.
+    """
+
     observers: ClassVar[tuple[()]] = ()
     window_size: ClassVar[int] = 0
     same_in_all_heads: ClassVar[bool] = True
