@@ -18,6 +18,8 @@ POLICIES: Mapping[str, str] = MappingProxyType({name: named.does for name, named
 
 @dataclass(frozen=True)
 class Preset:
+    """One way to run a method: a scorer and an allocator with their hyper-parameters settled."""
+
     scorer: Scorer | None  # None: keeps everything
     allocator: Allocator | None
     note: str
