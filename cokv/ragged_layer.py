@@ -1,7 +1,7 @@
 """One layer's ragged cache: each (row, KV head) owns exactly the tokens it keeps.
 
-Keeps the prompt until it has been attended, then hands it to stores (cokv/stores), one for each kind of row, and lets
-them answer. Knows no other layer, and no transformers cache.
+Keeps the prompt until it has been attended, then hands it to stores (cokv/stores) and lets them answer. Knows no other
+layer, and no transformers cache.
 """
 
 from __future__ import annotations
@@ -17,13 +17,10 @@ from cokv.attention.interface import tagged
 from cokv.attention.masks import check_plain, prompt_starts
 from cokv.compat import Layer
 from cokv.observe import LayerView, ModelParts
-from cokv.policies import Grow, Policy, PruneChannels, Quantize, Recall
+from cokv.policies import Grow, Policy
 from cokv.prefill import PrefillLayer
 from cokv.stores.flat import SLACK, Attend
-from cokv.stores.plain import PlainRows
-from cokv.stores.pruned import PrunedRows
-from cokv.stores.quantized import QuantizedRows
-from cokv.stores.recalled import RecalledRows
+from cokv.stores.mixed import MixedRows
 from cokv.stores.rows import Held, Kept, Rows
 from cokv.types import CokvError, Selection
 
@@ -48,12 +45,10 @@ class RaggedLayer(Layer):
             raise CokvError(f"slack of {slack} slots per head; expected at least 1, the room for the next token")
         self.index, self.select, self.window, self.slack, self.backend = index, select, window, slack, attend
         self.policy = policy or Grow()  # of every row that this layer compresses by itself
-        self.parts: list[tuple[torch.Tensor, Rows]] = []  # rows int64, on the CPU, and the store that has them
-        self.places: list[torch.Tensor] = []  # of each part, its rows on the device
+        self.rows: MixedRows | None = None  # once the prompt has been compressed
         self.told: torch.Tensor | None = None  # kinds of the tokens that come next, where they are known
         self.starts = torch.zeros(0, dtype=torch.int64)  # where each row's prompt begins behind its padding
         self.checks_masks = True  # a cache whose layers all get one mask asks but the first
-        self.ragged = False
 
     # ---- filling
 
@@ -66,32 +61,20 @@ class RaggedLayer(Layer):
             self.lazy_initialization(views[0].keys, views[0].values)
         policies = policies or [Grow()] * len(kept)
         assert len(policies) == len(kept) and len(views) in (1, len(kept)), (len(views), len(kept), len(policies))
-        kinds: dict[Any, list[int]] = {}
-        for row, policy in enumerate(policies):
-            kinds.setdefault(_kind(policy), []).append(row)
-        self.parts = [
-            (
-                torch.tensor(rows),
-                store(
-                    views if len(views) == 1 else [views[row] for row in rows],
-                    [kept[row] for row in rows],
-                    [policies[row] for row in rows],
-                    self.slack,
-                    self.backend,
-                ),
-            )
-            for (store, _), rows in kinds.items()
-        ]
-        self.places = [rows.to(self.device) for rows, _ in self.parts]
+        self.rows = MixedRows(views, kept, policies, self.slack, self.backend)
         self.starts = torch.zeros(len(kept), dtype=torch.int64)
         self.keys = self.values = None
-        self.ragged = True
+
+    @property
+    def parts(self) -> list[tuple[torch.Tensor, Rows]]:
+        """Rows int64, on the CPU, and the store that has them."""
+        return [] if self.rows is None else self.rows.parts
 
     # ---- the cache protocol
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.seen += key_states.shape[-2]
-        if not self.ragged:
+        if self.rows is None:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
                 self.keys, self.values = key_states, value_states
@@ -102,7 +85,7 @@ class RaggedLayer(Layer):
         return tagged(key_states, self), value_states
 
     def attends(self) -> bool:
-        return self.ragged
+        return self.rows is not None
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
         """After the prompt's dense attention: select, and keep only that. Padding on the left is cut off first."""
@@ -145,39 +128,21 @@ class RaggedLayer(Layer):
                 f"the cache was told of tokens {list(told.shape)} and reads {new}; call cache.reads(input_ids) with "
                 "the ids of the forward pass that follows"
             )
-        told = None if told is None else told.to(self.device)
-        for rows, (_, store) in zip(self.places, self.parts, strict=True):
-            if isinstance(store, PlainRows):
-                store.kinds = None if told is None else told[rows]
-        if len(self.parts) == 1:
-            return _attend(self.parts[0][1], queries, keys, values, scaling)
-        out = torch.empty_like(queries)
-        for mine, (_, store) in zip(self.places, self.parts, strict=True):
-            out[mine] = _attend(store, queries[mine], keys[mine], values[mine], scaling)
-        return out
+        assert self.rows is not None
+        self.rows.tell(told)
+        return self.rows.attend(queries, keys, values, scaling)
 
     # ---- rows
 
     def _select(self, rows: torch.Tensor, copies: bool) -> None:
-        """Row i becomes old row rows[i]: in each store, those that it has."""
+        assert self.rows is not None
         rows = rows.cpu()
-        parts = []
-        for had, store in self.parts:
-            place = torch.full((int(self._rows()),), -1)
-            place[had] = torch.arange(len(had))
-            picked = place[rows]
-            if bool((picked >= 0).any()):
-                store.select(picked[picked >= 0], copies)
-                parts.append(((picked >= 0).nonzero()[:, 0], store))
-        self.parts, self.starts = parts, self.starts[rows]
-        self.places = [places.to(self.device) for places, _ in parts]
-
-    def _rows(self) -> int:
-        return sum(len(rows) for rows, _ in self.parts)
+        self.rows.select(rows, copies)
+        self.starts = self.starts[rows]
 
     def reorder_cache(self, rows: torch.Tensor) -> None:
         """Beam search and the like: row i becomes a copy of old row rows[i]."""
-        if self.ragged:
+        if self.rows is not None:
             self._select(rows, copies=True)
         else:
             super().reorder_cache(rows)  # type: ignore[arg-type]
@@ -190,7 +155,7 @@ class RaggedLayer(Layer):
         self.reorder_cache(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        rows = self._rows() if self.ragged else self.keys.shape[0]
+        rows = self.keys.shape[0] if self.rows is None else len(self.rows)
         self.reorder_cache(torch.arange(rows).repeat_interleave(repeats))
 
     def reset(self) -> None:
@@ -201,45 +166,21 @@ class RaggedLayer(Layer):
     # ---- what it holds
 
     def held(self) -> list[Held]:
-        """Per row. Slack is shared out evenly among the rows of a store."""
-        found: dict[int, Held] = {}
-        for rows, store in self.parts:
-            held = store.held()
-            slack = (store.storage_bytes - sum(row.bytes for row in held)) // len(held)
-            found.update(zip(rows.tolist(), (replace(row, slack_bytes=slack) for row in held), strict=True))
-        return [found[row] for row in range(len(found))]
+        """Per row."""
+        return [] if self.rows is None else self.rows.held()
 
     @property
     def stored_tokens(self) -> int:
         """KV slots in use, over all rows and heads."""
         if not self.is_initialized:
             return 0
-        return sum(held.slots for held in self.held()) if self.ragged else self.keys[..., 0].numel()
+        return self.keys[..., 0].numel() if self.rows is None else sum(held.slots for held in self.held())
 
     @property
     def storage_bytes(self) -> int:
         """Bytes of storage on the device, slack included."""
         if not self.is_initialized:
             return 0
-        if self.ragged:
-            return sum(store.storage_bytes for _, store in self.parts)
+        if self.rows is not None:
+            return self.rows.storage_bytes
         return sum(t.untyped_storage().nbytes() for t in (self.keys, self.values))
-
-
-def _kind(policy: Policy) -> tuple[type[Rows], Any]:
-    """The store for rows of this policy, and what such rows must have in common to share one."""
-    if isinstance(policy, Quantize):
-        return QuantizedRows, (policy.group, policy.residual)
-    if isinstance(policy, PruneChannels):
-        return PrunedRows, policy
-    if isinstance(policy, Recall):
-        return RecalledRows, policy
-    return PlainRows, None
-
-
-def _attend(
-    store: Rows, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """Stores that merge what they read of several parts are given wide queries, so that the output is rounded once."""
-    wide = queries.dtype if isinstance(store, PlainRows) else torch.promote_types(queries.dtype, torch.float32)
-    return store.attend(queries.to(wide), keys, values, scaling).to(queries.dtype)
