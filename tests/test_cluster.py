@@ -5,8 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -117,14 +119,38 @@ def test_what_is_no_address_is_refused(monkeypatch, address):
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_where_nobody_listens_is_said_at_once(monkeypatch, scheme):
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(b"\0\0\x06\x04\0\0\0\0\0", ""), (b"HTTP/1.1 400 Bad Request", "something else"), (b"", "something else")],
+)
+def test_what_is_no_cluster_is_said_at_once(monkeypatch, scheme, answer, said):
+    """The first answer is how a gRPC server begins, the others are of a web server and of one that hangs up."""
     monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
     monkeypatch.setitem(sys.modules, "ray.exceptions", types.ModuleType("ray.exceptions"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
-        OnRay(address)
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(64)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(CokvError, match=said) if said else nullcontext():
+            OnRay(address)
+        thread.join(10)
     with pytest.raises(CokvError, match=rf"^no Ray cluster at '{address}' .*refused.*'auto'$"):
         OnRay(address)
+
+
+def test_silence_is_not_waited_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+    monkeypatch.setitem(sys.modules, "ray.exceptions", types.ModuleType("ray.exceptions"))
+    monkeypatch.setattr("cokv.cluster.on_ray.ANSWER", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(CokvError, match="timed out"):
+        OnRay(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.fixture

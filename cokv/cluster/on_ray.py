@@ -24,6 +24,8 @@ from cokv.types import CokvError
 
 PATIENCE = 600.0  # seconds that blocks may wait while no actor starts
 ANSWER = 3.0  # seconds within which a cluster's port answers
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # HTTP/2, which Ray's gRPC speaks
+SETTINGS = 4  # the type of the frame that an HTTP/2 server begins with, its fourth byte (RFC 9113, 3.4 and 4.1)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def connected(address: str) -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Raises unless somebody listens there: Ray itself would try for minutes."""
+    """Raises unless what a Ray cluster speaks is spoken there: Ray itself would try for minutes."""
     if address in ("auto", "local"):
         return
     found = re.fullmatch(r"(?:ray://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})", address)
@@ -167,7 +169,12 @@ def check_address(address: str) -> None:
             f"{address!r} is no address of a Ray cluster, expected 'auto' or host:port such as 10.0.0.1:6379"
         )
     try:
-        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=ANSWER).close()
+        with socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=ANSWER) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true", "True"):  # else nothing is said in the clear
+                connection.sendall(HELLO)
+                said = connection.recv(9)
+                if len(said) < 4 or said[3] != SETTINGS:
+                    raise OSError("something else answers there")
     except (OSError, UnicodeError) as error:
         raise CokvError(
             f"no Ray cluster at {address!r} ({getattr(error, 'strerror', None) or error}); give the address of a "
