@@ -82,7 +82,7 @@ class Reader:
 
 
 def _slack(cache: RaggedCache, rows: int) -> list[int]:
-    """Of each row: its own where tokens are stored as they are, and some rows have none; else its share of a store's."""
+    """Of each row: its own where tokens are stored as they are, and heads differ in it; else a share of the store's."""
     found = [0] * rows
     for layer in cache.ragged_layers:
         for places, store in layer.parts:
