@@ -55,8 +55,16 @@ def needle_prompts(experiment: Experiment, loaded: LoadedModel) -> list[Needle]:
         def right(tokens: list[int], sample: Sample = sample) -> bool:
             return score(sample.metric, text_of(loaded, tokens), sample.outputs) > 50
 
-        made.append(Needle(Asked(ids, stop), places[0], places[-1] + 1, right))
+        made.append(Needle(Asked(ids, stop), places[0], places[-1] + 1, right, _answer_tokens(loaded, sample)))
     return made
+
+
+def _answer_tokens(loaded: LoadedModel, sample: Sample) -> int:
+    """Tokens of the right answer as it follows the prompt, a space before it included, what may stand behind it not."""
+    answer = sample.outputs[0]
+    gold = sample.gold or f" {answer}"
+    said = gold[: gold.index(answer) + len(answer)] if answer in gold else answer
+    return len(loaded.tokenizer.encode(said, add_special_tokens=False))
 
 
 def passkey_prompts(experiment: Experiment, loaded: LoadedModel, length: int | None) -> list[Answered]:
