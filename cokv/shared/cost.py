@@ -17,7 +17,7 @@ import numpy as np
 from cokv.prefill import Prefill
 from cokv.shared.choice import Table
 from cokv.shared.partition import Partition, representatives
-from cokv.shared.trie import FEW
+from cokv.shared.trie_layer import FEW
 
 BALANCE = 8.0  # operations that take as long as moving one byte, in products of a few hundred rows
 GATHERED = 5  # times a ragged K or V is moved: gathered beside its like (index, read, written), read; timed on a CPU

@@ -27,10 +27,10 @@ from cokv.cache import repeated
 from cokv.prefill import Prefill
 from cokv.shared.choice import Table
 from cokv.shared.partition import Partition, numbered, refined, representatives
-from cokv.shared.trie_layer import FEW, TrieLayer
+from cokv.shared.trie_layer import TrieLayer
 from cokv.types import CokvError
 
-__all__ = ["FEW", "TrieCache", "expandable", "expanding"]
+__all__ = ["TrieCache", "expandable", "expanding"]
 
 
 class TrieCache(Cache):
