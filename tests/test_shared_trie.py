@@ -17,7 +17,8 @@ from cokv.shared.choice import Choice, Table
 from cokv.shared.partition import Partition, products, representatives
 from cokv.shared.reader import started
 from cokv.shared.rows import choose
-from cokv.shared.trie import FEW, TrieCache, expanding
+from cokv.shared.trie import TrieCache, expanding
+from cokv.shared.trie_layer import FEW
 from cokv.types import CokvError, Selection
 
 MakeModel = Callable[..., PreTrainedModel]
