@@ -200,6 +200,9 @@ class GamesWorker:
 
 
 def load_on(experiment: Experiment, device: str) -> LoadedModel:
-    """The experiment's model, on a worker's device."""
+    """The experiment's model, on a worker's device, without a bar of its own."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     model = experiment.model
     return load_model(model.name, model.revision, device, model.dtype)

@@ -90,8 +90,8 @@ def _slack(cache: RaggedCache, rows: int) -> list[int]:
             if isinstance(store, PlainRows):
                 free = store.store.free_bytes.view(len(mine), -1).sum(1).tolist()
             else:
-                shares = layer.held()
-                free = [shares[place].slack_bytes or 0 for place in mine]
+                share = (store.storage_bytes - sum(row.bytes for row in store.held())) // len(mine)
+                free = [share] * len(mine)
             for place, size in zip(mine, free, strict=True):
                 found[place] += size
     return found
