@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from cokv.attention.interface import tagged
 from cokv.cache import keep_rows, repeated
-from cokv.compat import Layer
 from cokv.prefill import Prefill, PrefillLayer
 from cokv.shared.choice import Kept, check_kept
+from cokv.shared.layer import SharingLayer
 from cokv.types import Selection
 
 
-class SharedLayer(Layer):
+class SharedLayer(SharingLayer):
     """One prompt, many rows. `kept`: bool [rows, num_kv_heads or num_heads, seq_len]."""
 
     def __init__(self, source: PrefillLayer, kept: torch.Tensor, new_tokens: int) -> None:
@@ -33,16 +32,6 @@ class SharedLayer(Layer):
         self.tail_keys = torch.empty(tail, dtype=self.dtype, device=self.device)
         self.tail_values = torch.empty_like(self.tail_keys)
         self.used = 0
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.seen += key_states.shape[-2]
-        return tagged(key_states, self), value_states
-
-    def attends(self) -> bool:
-        return True
-
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
-        raise AssertionError("a shared layer always attends itself")
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         """Queries [rows, num_heads, t, head_dim]; causal among the new tokens."""

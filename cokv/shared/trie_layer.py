@@ -7,15 +7,13 @@ Which nodes there are is trie.py's affair.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from cokv.attention.interface import tagged
 from cokv.attention.waiting import sent
-from cokv.compat import Layer
 from cokv.prefill import PrefillLayer
+from cokv.shared.layer import SharingLayer
 from cokv.shared.partition import Partition, Products, products, representatives
 from cokv.types import IntArray
 
@@ -34,7 +32,7 @@ class _Plan:
     entry: torch.Tensor  # flat
 
 
-class TrieLayer(Layer):
+class TrieLayer(SharingLayer):
     """One full-attention layer: the prompt once, the new tokens per input node."""
 
     def __init__(self, source: PrefillLayer, patterns: torch.Tensor, which: IntArray, new_tokens: int) -> None:
@@ -79,16 +77,6 @@ class TrieLayer(Layer):
 
     def _hidden(self, found: Products) -> torch.Tensor:
         return sent(~self.patterns[torch.from_numpy(found.pattern)], self.device)
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.seen += key_states.shape[-2]
-        return tagged(key_states, self), value_states
-
-    def attends(self) -> bool:
-        return True
-
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
-        raise AssertionError("a trie layer always attends itself")
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         """Queries [output nodes, num_heads, t, head_dim]; children of one input node bring the same ones."""

@@ -26,3 +26,17 @@ def head_array(values: object, dtype: type[np.generic], what: str) -> Any:
     array = np.array(given, dtype=dtype, order="C")
     array.setflags(write=False)
     return array
+
+
+class PerHead:
+    """The shape of what holds one number per KV head in `values`."""
+
+    values: Any
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.values.shape[0])
+
+    @property
+    def num_kv_heads(self) -> int:
+        return int(self.values.shape[1])

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cokv.types.arrays import IntArray, head_array
+from cokv.types.arrays import IntArray, PerHead, head_array
 from cokv.types.errors import CokvError
 from cokv.types.files import named, numbers, read_tensors, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
-class Budgets:
+class Budgets(PerHead):
     """KV slots kept per (layer, KV head)."""
 
     values: IntArray  # [num_layers, num_kv_heads]
@@ -26,14 +26,6 @@ class Budgets:
                 f"budgets: smallest is {values.min()}, expected 0 or more; a head cannot keep fewer than no tokens"
             )
         object.__setattr__(self, "values", values)
-
-    @property
-    def num_layers(self) -> int:
-        return int(self.values.shape[0])
-
-    @property
-    def num_kv_heads(self) -> int:
-        return int(self.values.shape[1])
 
     @property
     def total(self) -> int:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from cokv.types.arrays import FloatArray, head_array
+from cokv.types.arrays import FloatArray, PerHead, head_array
 from cokv.types.errors import CokvError
 from cokv.types.files import JSON, named, numbers, read_tensors, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
-class HeadScores:
+class HeadScores(PerHead):
     """Importance of each KV head, with the record of how it was measured."""
 
     values: FloatArray  # [num_layers, num_kv_heads]
@@ -38,14 +38,6 @@ class HeadScores:
         if not isinstance(provenance, dict):
             raise CokvError(f"head scores: provenance is a {type(provenance).__name__}, expected a dict of named facts")
         object.__setattr__(self, "provenance", provenance)
-
-    @property
-    def num_layers(self) -> int:
-        return int(self.values.shape[0])
-
-    @property
-    def num_kv_heads(self) -> int:
-        return int(self.values.shape[1])
 
     def require_shape(self, num_layers: int, num_kv_heads: int) -> HeadScores:
         """Return self if the scores fit a model of this shape, else say what does not fit."""
