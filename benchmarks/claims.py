@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from curves import paper_sizes
+from worlds.games import views
+from worlds.whole import WholeGame
 
 from cokv.game.exact import exact_shapley, exact_sliced_shapley
 from cokv.game.stability import spearman
-from cokv.game.whole import WholeGame
-from cokv.game.worlds import views
 from cokv.types import FloatArray
 
 TINY = 1e-12  # what rounding makes of 0

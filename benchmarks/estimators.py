@@ -26,12 +26,12 @@ from pathlib import Path
 import numpy as np
 import scipy  # type: ignore[import-untyped]  # scipy ships no types
 from curves import TARGETS, evaluations_needed, measure, needed_table, paper_sizes, table
+from worlds.toy import interactions
+from worlds.whole import WholeGame
 
 from cokv.game.exact import MAX_PLAYERS
 from cokv.game.ledger import Ledger
 from cokv.game.plan import BoolArray, Game
-from cokv.game.toy import interactions
-from cokv.game.whole import WholeGame
 from cokv.types import CokvError, FloatArray
 from reports.estimator_plot import estimator_figure, save_screen
 

@@ -27,17 +27,17 @@ from typing import Any
 import torch
 from claims import claims
 from curves import TARGETS, evaluations_needed, measure, needed_table, paper_sizes, table
+from worlds.whole import WholeGame, evaluate_whole, in_blocks
 
 from cokv import probes
-from cokv.decode import Stop
+from cokv.cache.prefill import prefill
+from cokv.decode.decode import Stop
 from cokv.game.exact import MAX_PLAYERS
 from cokv.game.identity import canonical
 from cokv.game.ledger import Ledger
 from cokv.game.recorded import RecordedGame
 from cokv.game.utility import GamePrompt, HeadGame
-from cokv.game.whole import WholeGame, evaluate_whole, in_blocks
-from cokv.model import EMBEDDED, LoadedModel, load_model
-from cokv.prefill import prefill
+from cokv.model.loading import EMBEDDED, LoadedModel, load_model
 from cokv.types import JSON, CokvError
 from reports.estimator_plot import estimator_figure, save_screen
 from ruler.errors import RulerError

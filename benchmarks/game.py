@@ -33,11 +33,11 @@ from game_naive import naive
 from game_worlds import PROTOCOL, SHAPES, World, embedded, random_weights
 
 from cokv import probes
-from cokv.decode import Stop, decode
+from cokv.cache.prefill import Prefill, prefill
+from cokv.decode.decode import Stop, decode
 from cokv.game.plan import BoolArray
 from cokv.game.players import coalition_rows
 from cokv.game.utility import HeadGame
-from cokv.prefill import Prefill, prefill
 from cokv.types import FloatArray
 
 NAIVE, ONE, BATCHED, LEAVING, OURS = (

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from game_worlds import embedded
+from worlds.agreement import Agreement, first_token_effect, utility_agreement
 
 from cokv import probes
-from cokv.game.agreement import Agreement, first_token_effect, utility_agreement
 from cokv.game.estimators import SlicedShapley
 from cokv.game.utility import HeadGame
 

@@ -16,10 +16,10 @@ from game_worlds import World
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from cokv.compat import register_attention, unregister_attention
+from cokv.cache.compat import register_attention, unregister_attention
 from cokv.game.plan import BoolArray
 from cokv.game.utility import GamePrompt
-from cokv.model import model_shape
+from cokv.model.loading import model_shape
 from cokv.types import FloatArray
 
 

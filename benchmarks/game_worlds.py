@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from cokv.decode import Stop, decode
+from cokv.cache.prefill import prefill
+from cokv.decode.decode import Stop, decode
 from cokv.game.estimators import SlicedShapley
 from cokv.game.plan import BoolArray, distinct
 from cokv.game.players import coalition_rows
 from cokv.game.utility import GamePrompt
-from cokv.model import load_model, model_shape
-from cokv.prefill import prefill
+from cokv.model.loading import load_model, model_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTOCOL: dict[str, Any] = {
@@ -65,10 +65,10 @@ class World:
 def embedded(task: str, max_bytes: int) -> World:
     """The embedded model, the default experiment's game on one RULER task: one SSV run over all its coalitions."""
     from ruler.generate import generate
-    from suite.prompt import text_of
-    from suite.ruler_tasks import VALIDATION_OFFSET
     from suite.spec import read_experiment
-    from suite.tasks import validation_prompts
+    from suite.tasks.prompt import text_of
+    from suite.tasks.ruler_tasks import VALIDATION_OFFSET
+    from suite.tasks.tasks import validation_prompts
 
     experiment, loaded = read_experiment(ROOT / "experiments" / "embedded.toml"), load_model()
     spec, ruler = experiment.game, experiment.ruler

@@ -3,7 +3,7 @@
     python benchmarks/planted_worlds.py [--out benchmarks/results/planted_worlds.json]
 
 Every score is exact (all coalitions are evaluated), so what differs is what is measured, not how well. The last world
-is played by a transformer with hand-set weights (cokv.game.planted) through the same engine as any model; its
+is played by a transformer with hand-set weights (worlds.planted) through the same engine as any model; its
 utilities are compared with the plain function's, coalition by coalition, and must be equal."""
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from worlds.games import EVERYTHING_ROLES, WORLDS, World, everything_by_question, views
+from worlds.planted import attention_on_needle, planted_game, planted_model, planted_prompts
 
 from cokv.game.exact import all_coalitions
-from cokv.game.planted import attention_on_needle, planted_game, planted_model, planted_prompts
-from cokv.game.worlds import EVERYTHING_ROLES, WORLDS, World, everything_by_question, views
 from cokv.types import FloatArray
 
 COLUMNS = {

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cokv import probes
-from cokv.attention import buckets, reference
+from cokv.cache.attention import buckets, reference
 
 COMMAND = "benchmarks/ragged_attention.py"
 HEADS, GROUP, DIM = 8, 4, 128

@@ -64,10 +64,10 @@ def measure(device: str | torch.device = "cpu") -> Iterator[Measurement]:
         result |= _present("rss_start_bytes", _status_bytes("VmRSS"))
     with _nvml_device(name) as nvml:
         energy = nvml.energy_joules() if nvml else None
-        started = time.perf_counter()
+        start_session = time.perf_counter()
         yield measurement
         synchronize(name)
-        result["seconds"] = time.perf_counter() - started
+        result["seconds"] = time.perf_counter() - start_session
         if nvml:
             ended = nvml.energy_joules()
             if energy is not None and ended is not None:
@@ -96,11 +96,11 @@ def interleaved(
     for turn in range(warmup + repeats):
         for name, arm in arms.items():
             synchronize(device)
-            started = time.perf_counter()
+            start_session = time.perf_counter()
             arm()
             synchronize(device)
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(time.perf_counter() - start_session)
     return seconds
 
 

@@ -104,7 +104,7 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch):
 
 
 def test_the_core_imports_no_ray():
-    code = "import sys, cokv.cluster.on_ray, suite.cli; print('ray' in sys.modules)"
+    code = "import sys, cokv.cluster.on_ray, suite.cli.main; print('ray' in sys.modules)"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], check=True, cwd=root, capture_output=True, text=True)
     assert done.stdout == "False\n"

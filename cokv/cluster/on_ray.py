@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cokv.cluster import MakeWorker
-from cokv.cluster.deaths import Deaths
-from cokv.cluster.servant import Outcome, Servant
+from cokv.cluster.failures import Deaths
+from cokv.cluster.worker import Outcome, Servant
 from cokv.types import CokvError
 
 PATIENCE = 600.0  # seconds that blocks may wait while no actor starts

@@ -12,8 +12,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cokv.cluster import MakeWorker
-from cokv.cluster.deaths import Deaths
-from cokv.cluster.servant import Outcome, serve
+from cokv.cluster.failures import Deaths
+from cokv.cluster.worker import Outcome, serve
 from cokv.types import CokvError
 
 

@@ -15,10 +15,11 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from cokv.decode import Choice, Row
+from cokv.cache.prefill import Prefill
+from cokv.decode.batches import Row
+from cokv.decode.head_mask import HeadMask
 from cokv.game.plan import BoolArray
-from cokv.model import Shape
-from cokv.prefill import Prefill
+from cokv.model.loading import Shape
 from cokv.types import CokvError, Selection
 
 Players = Literal["kv_head", "query_head", "layer"]
@@ -52,11 +53,11 @@ def coalition_rows(
     which = coalitions.reshape(len(coalitions), layers, columns).astype(np.int64)
     if players == "layer":
         which = which.repeat(shape.num_kv_heads, axis=2)
-    return (Row(Choice(patterns, one)) for one in which)
+    return (Row(HeadMask(patterns, one)) for one in which)
 
 
 def coalition_selection(members: BoolArray, prefill: Prefill, window_size: int) -> Selection:
     """A coalition of KV heads (bool [num_layers * num_kv_heads]) as a Selection."""
     (row,) = coalition_rows(members[None], prefill, window_size)
-    assert isinstance(row.selection, Choice)
+    assert isinstance(row.selection, HeadMask)
     return row.selection.selection(prefill.shape.num_kv_heads)

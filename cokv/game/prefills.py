@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from cokv.prefill import Prefill, PrefillLayer, prefill
+from cokv.cache.prefill import Prefill, PrefillLayer, prefill
 from cokv.types import CokvError
 
 

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from cokv.attention.interface import engine
-from cokv.decode import AnyWay, FirstToken, Row, Stop, batches, started, without_stops
+from cokv.cache.attention.interface import engine
+from cokv.cache.prefill import Prefill, check_prompt
+from cokv.decode.batches import AnyWay, Row, batches
+from cokv.decode.decode import Stop, without_stops
+from cokv.decode.session import FirstToken, start_session
 from cokv.game.plan import BoolArray
-from cokv.prefill import Prefill, check_prompt
 from cokv.types import CokvError, FloatArray
 
 
@@ -65,7 +67,11 @@ def force(
     with engine(model):
         for chosen, batch in batches(model, prefill, rows, way, len(answer), len(answer), max_bytes, per_row):
             count = len(batch.rows)
-            with started(model, prefill, batch.rows, chosen, len(answer), None, first_token) as (reader, first, nodes):
+            with start_session(model, prefill, batch.rows, chosen, len(answer), None, first_token) as (
+                reader,
+                first,
+                nodes,
+            ):
                 parts = [_judged(first[:, None], ids[:1], stop, 1, nodes)]
                 if len(ids) > 1:
                     logits, nodes = reader.read(ids[:-1].expand(count, -1), every=True)

@@ -26,13 +26,15 @@ from typing import Literal, get_args
 import numpy as np
 from transformers import PreTrainedModel
 
-from cokv.decode import AnyWay, FirstToken, Stop, decode
+from cokv.cache.prefill import Prefill
+from cokv.decode.batches import AnyWay
+from cokv.decode.decode import Stop, decode
+from cokv.decode.session import FirstToken
 from cokv.game.plan import BoolArray
 from cokv.game.players import Players, coalition_rows, coalition_selection, grid
 from cokv.game.prefills import on_device
 from cokv.game.teacher import Forced, force
-from cokv.model import model_shape
-from cokv.prefill import Prefill
+from cokv.model.loading import model_shape
 from cokv.types import CokvError, FloatArray
 
 Utility = Literal["metric", "exact_match", "probability", "log_likelihood"]

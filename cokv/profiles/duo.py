@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from cokv.compat import register_attention, unregister_attention
-from cokv.model import Shape, model_shape
-from cokv.prefill import check_prompt
-from cokv.profiles.asked import at_least_one
+from cokv.cache.compat import register_attention, unregister_attention
+from cokv.cache.prefill import check_prompt
+from cokv.model.loading import Shape, model_shape
+from cokv.profiles.answered_prompts import at_least_one
 from cokv.types import CokvError, HeadScores
 
 NAME = "cokv_gates"

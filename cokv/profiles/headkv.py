@@ -27,11 +27,11 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from cokv.model import model_shape
-from cokv.observe import LayerView, Observation
-from cokv.prefill import prefill
-from cokv.profiles.asked import Needle, answer, at_least_one, observed
-from cokv.scorers.causal import causal_attention
+from cokv.cache.prefill import prefill
+from cokv.methods.scorers.causal import causal_attention
+from cokv.model.loading import model_shape
+from cokv.model.observe import LayerView, Observation
+from cokv.profiles.answered_prompts import Needle, answer, at_least_one, observed
 from cokv.types import CokvError, HeadScores
 
 Kind = Literal["R", "R2"]

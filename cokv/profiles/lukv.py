@@ -6,7 +6,7 @@ each profiling prompt, answered greedily by the full cache:
     importance of token j   max over the queries after the prompt of ||A_j v_j W_O||_2, the largest of the query heads
                             that share the KV head
     curve of a head         the importance retained by k slots, tokens in the order in which a scorer keeps them
-    shares                  hulls of all curves, the total spent greedily by slope (cokv/allocators/marginal.py)
+    shares                  hulls of all curves, the total spent greedily by slope (cokv/methods/allocators/marginal.py)
 
 and the shares are averaged over prompts. Curves belong to a model and to a scorer, with its settings. Tokens that the
 scorer keeps anyway (a window, sinks) are every head's first slots.
@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from cokv.allocators.marginal import keep_ratios
-from cokv.observe import LayerView, Observation
-from cokv.prefill import prefill
-from cokv.profiles.asked import Asked, answer, at_least_one, observed
+from cokv.cache.prefill import prefill
+from cokv.methods.allocators.marginal import keep_ratios
+from cokv.methods.scorers import Scorer
+from cokv.methods.scorers.blocks import at_once
+from cokv.methods.scorers.causal import causal_attention
+from cokv.model.observe import LayerView, Observation
+from cokv.profiles.answered_prompts import Asked, answer, at_least_one, observed
 from cokv.profiles.lukv_file import RatioCurves
-from cokv.scorers import Scorer
-from cokv.scorers.blocks import at_once
-from cokv.scorers.causal import causal_attention
 from cokv.types import FloatArray
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cokv.allocators.integerize import integerize
+from cokv.methods.allocators.integerize import integerize
 from cokv.profiles.npy import parse_npy, read_bytes
 from cokv.types import JSON, Budgets, CokvError, FloatArray, read_tensors, write_tensors
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from cokv.model import model_shape
-from cokv.observe import LayerView, Observation
-from cokv.profiles.asked import observed
-from cokv.scorers.causal import causal_attention
+from cokv.methods.scorers.causal import causal_attention
+from cokv.model.loading import model_shape
+from cokv.model.observe import LayerView, Observation
+from cokv.profiles.answered_prompts import observed
 from cokv.types import CokvError, FloatArray, HeadScores
 
 INDUCTION_PER_ECHO = 14

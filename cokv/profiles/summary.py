@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from cokv.allocators import Allocator
-from cokv.allocators.cokv import CoKV
-from cokv.allocators.headkv import HeadKV
-from cokv.allocators.two_classes import TwoClasses
+from cokv.methods.allocators import Allocator
+from cokv.methods.allocators.cokv import CoKV
+from cokv.methods.allocators.headkv import HeadKV
+from cokv.methods.allocators.retrieval_streaming import RetrievalStreaming
 from cokv.profiles.contributions import Contributions, head_scores, remarks
 from cokv.profiles.duo_file import DuoPattern
 from cokv.profiles.lukv_file import RatioCurves
@@ -152,7 +152,7 @@ def _duo(name: str, pattern: DuoPattern, setting: Setting) -> _Profile:
         )
     else:
         sinks = replace(setting, window_size=pattern.sink_size)
-        record["budgets"] = [_budgets("normalized", TwoClasses(pattern.recent_size), pattern.scores(), sinks)]
+        record["budgets"] = [_budgets("normalized", RetrievalStreaming(pattern.recent_size), pattern.scores(), sinks)]
     return _Profile(name, pattern.gates, record)
 
 

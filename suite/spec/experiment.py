@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from cokv.methods import get_entry
+from cokv.methods.registry import get_entry
 from suite.spec.benchmarks import LongBenchMiniSpec, LongBenchSpec, RulerSpec
 from suite.spec.game import GameSpec
 from suite.spec.measure import MeasureSpec

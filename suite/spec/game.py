@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cokv.decode import FirstToken
+from cokv.decode.session import FirstToken
 from cokv.game.draws import Draws
 from cokv.game.utility import Players, Utility
 from suite.spec.part import Count, Part, each_once

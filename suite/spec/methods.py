@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from cokv.methods import METHODS, get_entry, get_method
+from cokv.methods.registry import METHODS, get_entry, get_method
 from cokv.types import CokvError
 from suite.errors import SuiteError
 from suite.spec.part import Part, nearest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cokv.decode import FirstToken
+from cokv.decode.session import FirstToken
 from suite.spec.part import Part
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
+from worlds.agreement import agreement, agreement_of, first_token_effect, utility_agreement
 
-from cokv.decode import Stop
-from cokv.game.agreement import agreement, agreement_of, first_token_effect, utility_agreement
+from cokv.cache.prefill import prefill
+from cokv.decode.decode import Stop
 from cokv.game.estimators import SlicedShapley
 from cokv.game.plan import BoolArray
 from cokv.game.utility import GamePrompt, HeadGame
-from cokv.prefill import prefill
 from cokv.types import CokvError, FloatArray
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from worlds.toy import additive, interactions
 
 from cokv.game.adaptive import allocate
 from cokv.game.adjusted import fit_members, mean_of_sum
@@ -20,7 +21,6 @@ from cokv.game.estimators import (
 )
 from cokv.game.exact import all_coalitions, exact_shapley, exact_sliced_shapley
 from cokv.game.stability import assess
-from cokv.game.toy import additive, interactions
 from cokv.types import CokvError
 
 N = 4

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from worlds.toy import interactions, majority
 
 from cokv.game.estimators import (
     ESTIMATORS,
@@ -19,7 +20,6 @@ from cokv.game.estimators import (
     merge_plans,
 )
 from cokv.game.exact import exact_sliced_shapley
-from cokv.game.toy import interactions, majority
 from cokv.types import CokvError
 
 SAMPLERS = [

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds.toy import additive, dictator, glove, interactions, majority, substitutes, unanimity
 
 from cokv.game.exact import all_coalitions, all_utilities, exact_shapley, exact_sliced_shapley
-from cokv.game.toy import additive, dictator, glove, interactions, majority, substitutes, unanimity
 from cokv.types import CokvError
 
 TOYS = [

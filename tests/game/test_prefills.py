@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from cokv.decode import Stop
+from cokv.cache.prefill import prefill
+from cokv.decode.decode import Stop
 from cokv.game.prefills import PrefillStore, on_device, prefill_bytes
 from cokv.game.utility import GamePrompt, HeadGame
-from cokv.prefill import prefill
 from cokv.types import CokvError
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -6,10 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
+from worlds.toy import dictator, interactions
 
 from cokv.game.estimators import Plan, SlicedShapley, evaluate, merge_plans
 from cokv.game.exact import exact_shapley, exact_sliced_shapley
-from cokv.game.toy import dictator, interactions
 from cokv.types import CokvError
 
 EIGHT = interactions(8, seed=1)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from worlds.toy import additive, interactions, majority
 
 from cokv.game.estimators import LeaveOneOut, PermutationSampling, SlicedShapley, evaluate
 from cokv.game.exact import exact_sliced_shapley
@@ -16,7 +17,6 @@ from cokv.game.stability import (
     spearman,
     split_half_reliability,
 )
-from cokv.game.toy import additive, interactions, majority
 from cokv.types import CokvError
 
 N = 12

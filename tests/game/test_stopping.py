@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from worlds.toy import interactions
 
 from cokv.game.estimators import (
     AdjustedSlicedShapley,
@@ -18,7 +19,6 @@ from cokv.game.estimators import (
 )
 from cokv.game.stability import mean_absolute_error, spearman, split_half_reliability, two_run_reliability
 from cokv.game.stopping import SPLITS, GameState, StopRules, complete, in_turn, live_state
-from cokv.game.toy import interactions
 from cokv.types import CokvError
 
 N = 8

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from worlds.toy import dictator, interactions, substitutes
 
 from cokv.game.estimators import ComplementaryContributions, LeaveOneOut, PermutationSampling, evaluate, merge_plans
-from cokv.game.toy import dictator, interactions, substitutes
 
 EIGHT = interactions(8, seed=1)
 

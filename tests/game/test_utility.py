@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from cokv.decode import Row, Stop, decode
+from cokv.cache.prefill import Prefill, prefill
+from cokv.decode.batches import Row
+from cokv.decode.decode import Stop, decode
 from cokv.game.players import coalition_rows
 from cokv.game.utility import GamePrompt, HeadGame, coalition_selection
-from cokv.prefill import Prefill, prefill
 from cokv.types import CokvError, Selection
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from worlds.games import everything, everything_by_question
+from worlds.planted import planted_game, planted_model, planted_prompts
+from worlds.toy import interactions
+from worlds.whole import WholeGame, evaluate_whole, in_blocks
 
 from cokv.game.exact import all_coalitions, exact_shapley
 from cokv.game.ledger import Ledger
-from cokv.game.planted import planted_game, planted_model, planted_prompts
-from cokv.game.toy import interactions
-from cokv.game.whole import WholeGame, evaluate_whole, in_blocks
-from cokv.game.worlds import everything, everything_by_question
 from cokv.types import CokvError
 from reports.errors import ReportError
 from reports.estimator_plot import estimator_figure, save_screen

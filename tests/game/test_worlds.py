@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from cokv.decode import Row, decode
-from cokv.game.estimators import LeaveOneOut, SlicedShapley
-from cokv.game.exact import all_coalitions
-from cokv.game.planted import (
+from worlds.games import EVERYTHING_ROLES, WORLDS, everything, everything_by_question, views
+from worlds.planted import (
     ASK,
     HEADS,
     UNKNOWN,
@@ -20,8 +17,12 @@ from cokv.game.planted import (
     planted_model,
     planted_prompts,
 )
+
+from cokv.decode.batches import Row
+from cokv.decode.decode import decode
+from cokv.game.estimators import LeaveOneOut, SlicedShapley
+from cokv.game.exact import all_coalitions
 from cokv.game.utility import coalition_selection
-from cokv.game.worlds import EVERYTHING_ROLES, WORLDS, everything, everything_by_question, views
 
 PROMPTS = planted_prompts(per_question=2, seed=3)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cokv.allocators.cokv import CoKV
+from cokv.methods.allocators.cokv import CoKV
 from cokv.profiles.contributions import Contributions, head_scores, read_contributions, remarks
 from cokv.types import CokvError
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from worlds.planted import KV_HEADS, LAYERS, attention_on_needle, planted_model, planted_prompts
 
-from cokv.decode import Stop
-from cokv.game.planted import KV_HEADS, LAYERS, attention_on_needle, planted_model, planted_prompts
-from cokv.profiles.asked import Asked, Needle
+from cokv.decode.decode import Stop
+from cokv.profiles.answered_prompts import Asked, Needle
 from cokv.profiles.headkv import retrieval_scores
 from cokv.types import CokvError
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from cokv.allocators.marginal import keep_ratios
-from cokv.decode import Stop
-from cokv.methods import get_method
-from cokv.prefill import prefill
-from cokv.profiles.asked import Asked
+from cokv.cache.prefill import prefill
+from cokv.decode.decode import Stop
+from cokv.methods.allocators.marginal import keep_ratios
+from cokv.methods.registry import get_method
+from cokv.methods.scorers.expected_attention import ExpectedAttention
+from cokv.methods.scorers.window_attention import WindowAttention
+from cokv.profiles.answered_prompts import Asked
 from cokv.profiles.lukv import in_kept_order, lukv_curves
-from cokv.scorers.expected_attention import ExpectedAttention
-from cokv.scorers.window_attention import WindowAttention
 from cokv.types import CokvError
 
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from cokv import probes
-from cokv.decode import Stop
-from cokv.live_bytes import live_bytes
-from cokv.prefill import prefill
-from cokv.profiles.asked import Asked, Needle
+from cokv.cache.live_bytes import live_bytes
+from cokv.cache.prefill import prefill
+from cokv.decode.decode import Stop
+from cokv.methods.scorers.window_attention import WindowAttention
+from cokv.profiles.answered_prompts import Asked, Needle
 from cokv.profiles.duo import Answered, Training, train_gates
 from cokv.profiles.headkv import Looked, retrieval_scores
 from cokv.profiles.lukv import FutureImportance, lukv_curves
 from cokv.profiles.razor import Repeats, razor_scores
-from cokv.scorers.window_attention import WindowAttention
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cokv.observe import LayerView, ModelParts
+from cokv.model.observe import LayerView, ModelParts
 from cokv.profiles.razor import REPEATS, Repeats, razor_scores, taken_at
 from cokv.types import CokvError, HeadScores
 
@@ -106,8 +106,8 @@ def test_what_cannot_be_profiled_is_said(make_model):
 
 
 def test_a_method_takes_the_profile(make_model, tmp_path):
-    from cokv.methods import get_method
-    from cokv.prefill import prefill
+    from cokv.cache.prefill import prefill
+    from cokv.methods.registry import get_method
 
     model = make_model()
     razor_scores(model, 16).save(tmp_path / "razor.safetensors")

@@ -27,7 +27,7 @@ class Embedded:
     """The embedded model's tokenizer."""
 
     def __init__(self) -> None:
-        from cokv.embedded.tokenizer import build
+        from suite.embedded.tokenizer import build
 
         self.tokenizer = build()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cokv.embedded.tokenizer import build
+from suite.embedded.tokenizer import build
 
 EXPERIMENT = """
 name = "tiny"

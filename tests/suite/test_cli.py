@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from suite.cli import app
-from suite.plan import in_words
-from suite.runs import RunFolder
+from suite.cli.main import app
+from suite.run.folder import RunFolder
+from suite.run.plan import in_words
 
 runner = CliRunner()
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cokv.methods import METHODS
-from cokv.model import load_model
+from cokv.methods.registry import METHODS
+from cokv.model.loading import load_model
 from cokv.types import HeadScores, Selection
 from ruler.generate import generate
-from suite.cli import app
-from suite.compare import chosen, compare, read_prompt
-from suite.compare_show import BLOCKS, shares, stored_as, strip
+from suite.cli.compare_show import BLOCKS, shares, stored_as, strip
+from suite.cli.main import app
 from suite.errors import SuiteError
-from suite.given_profile import profiles_of
-from suite.run import open_run
+from suite.experiment import open_run
+from suite.profiles.given import profiles_of
+from suite.profiles.stored import mean_over_tasks, of_run, shipped
+from suite.run.compare import chosen, compare, read_prompt
 from suite.spec import read_experiment
-from suite.stored_profiles import mean_over_tasks, of_run, shipped
 
 runner = CliRunner()
 PARAMS = ["window_size=8", "kernel_size=3"]
@@ -107,7 +107,7 @@ def test_an_empty_or_missing_prompt_is_refused(tmp_path):
 
 
 def test_the_command_shows_and_writes(random_model, text, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "methods"))
     prompt, out = tmp_path / "prompt.txt", tmp_path / "out"
     prompt.write_text(text)
     names = "snapkv,own_scorers:ValueNorm,cokv"
@@ -238,7 +238,7 @@ def test_the_command_takes_a_run(run, random_model, text, tmp_path):
 
 
 def test_the_embedded_model_ships_its_profiles():
-    """Of today's weights: after another training they are made again by suite/embedded_profiles.py."""
+    """Of today's weights: after another training they are made again by suite/profiles/shipped.py."""
     loaded = load_model()
     methods = [method for method in chosen("all", []) if method.needs_profile]
     found = profiles_of(methods, loaded, [], shipped(loaded))
@@ -289,7 +289,7 @@ def test_what_is_stored_otherwise_says_how(name, said):
 
 
 def test_check_method_ends_with_1_where_a_check_fails(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "methods"))
     result = runner.invoke(app, ["check-method", "own_scorers:Double"])
     assert result.exit_code == 1 and "FAIL" in result.stdout and "torch.float64" in result.stdout
     result = runner.invoke(app, ["check-method", "own_scorers:Missing"])

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cokv.model import load_model
+from cokv.model.loading import load_model
 from cokv.types import HeadScores
-from suite.embedded_profiles import PER_MODEL, SHIPPED, main
+from suite.profiles.shipped import PER_MODEL, SHIPPED, main
 
 
 @pytest.fixture

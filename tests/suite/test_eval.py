@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from longbench.sources import load_dataset
-from suite.cli import app
-from suite.rescore import FORMATS
+from suite.cli.main import app
+from suite.cli.rescore import FORMATS
 
 DATA = os.environ.get("COKV_TEST_DATA")
 official_files = pytest.mark.skipif(DATA is None, reason="COKV_TEST_DATA is not set: no official files here")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cokv.model import load_model
+from cokv.model.loading import load_model
 from cokv.types import CokvError, HeadScores
 from ruler.generate import generate
 
@@ -21,8 +21,8 @@ from lm_eval import simple_evaluate  # only where it is installed
 from lm_eval.tasks import TaskManager
 from typer.testing import CliRunner
 
-from suite.cli import app
-from suite.lm_eval_model import CompressedLM
+from suite.cli.main import app
+from suite.integrations.lm_eval_model import CompressedLM
 
 ROOT = Path(__file__).parents[2]
 DOCS = 3
@@ -232,7 +232,7 @@ def test_the_command_line_runs_lm_evals_own(tasks):
         "--include_path", str(tasks), "--tasks", "tiny_generate_until", "--limit", "2",
     ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "suite.cli", "lm-eval", *arguments]
+    command = [sys.executable, "-m", "suite.cli.main", "lm-eval", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "exact_match" in done.stdout

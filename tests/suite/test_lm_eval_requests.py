@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cokv.types import CokvError
-from suite.cli import app
-from suite.lm_eval_requests import asked, cut
+from suite.cli.main import app
+from suite.integrations.lm_eval_requests import asked, cut
 
 
 @pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"])

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from longbench import presets
-from suite.cli import app
+from suite.cli.main import app
 
 DATA = os.environ.get("COKV_TEST_DATA")
 official_files = pytest.mark.skipif(DATA is None, reason="COKV_TEST_DATA is not set: no official files here")
@@ -193,8 +193,8 @@ def test_missing_templates_are_said_before_anything_is_fetched(experiment, tmp_p
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr("suite.longbench_tasks.load_from_hub", never)
-    monkeypatch.setattr("suite.run.load_model", never)
+    monkeypatch.setattr("suite.tasks.longbench_tasks.load_from_hub", never)
+    monkeypatch.setattr("suite.experiment.load_model", never)
     path = experiment(tasks=[task], data=None, templates=tmp_path / "nothing")
     result = call("reproduce", "--experiment", path, "--runs", tmp_path / "runs")
     assert result.exit_code == 2 and "curl" in result.stderr and not (tmp_path / "runs").exists()
@@ -228,7 +228,7 @@ def test_malformed_data_is_one_line_before_any_work(experiment, own, tmp_path, m
     def never(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("suite.run.load_model", never)
+    monkeypatch.setattr("suite.experiment.load_model", never)
     (own / "qasper_e.jsonl").unlink()
     (own / name).write_bytes(content)
     path = experiment(tasks=["qasper_e"], data=own, templates=own)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from suite.cli import app
+from suite.cli.main import app
 from suite.errors import SuiteError
 from suite.spec import read_experiment
 

@@ -8,7 +8,7 @@ import pytest
 
 from cokv.types import HeadScores
 from suite.errors import SuiteError
-from suite.masking import MaskingSpec, curves, cuts
+from suite.heads.masking import MaskingSpec, curves, cuts
 
 N = 12
 

@@ -15,7 +15,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/tiny"
 LOAD = """
 import json, sys
-from cokv.model import load_model
+from cokv.model.loading import load_model
 from cokv.types import CokvError
 try:
     loaded = load_model("someone/tiny", revision=sys.argv[1])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from suite import samples
-from suite.run import run_experiment
+from suite.experiment import run_experiment
+from suite.run import samples
 from suite.spec import read_experiment
 
 NAMES = ["full", "h2o", "scissorhands", "tova", "knorm", "keydiff", "expectedattention", "fastgen"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from reports import write_report
-from suite.run import run_experiment
+from suite.experiment import run_experiment
 from suite.spec import read_experiment
 
 OWN = "own_scorers:ValueNorm"
@@ -14,7 +14,7 @@ OWN = "own_scorers:ValueNorm"
 
 @pytest.fixture
 def own_experiment(experiment_file, monkeypatch) -> Path:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "methods"))
     text = experiment_file.read_text().partition("[game]")[0]
     text = text.replace(
         'methods = ["full", "streamingllm", "snapkv", "cokv"]', f'methods = ["full", "snapkv", "{OWN}"]'

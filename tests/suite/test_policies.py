@@ -3,23 +3,23 @@
 import pytest
 import torch
 
-from cokv.cache import RaggedCache
-from cokv.decode import Stop
-from cokv.methods import get_method
-from cokv.model import load_model
-from cokv.policies import EvictOldest, PruneChannels, Quantize, Recall
-from cokv.policies.by_name import BY_NAME, policy_named
-from cokv.policies.cake import Cake
-from cokv.policies.fastgen import FastGen
-from cokv.policies.h2o import H2O
-from cokv.policies.scissorhands import Scissorhands
-from cokv.policies.tova import TOVA
-from cokv.prefill import prefill
+from cokv.cache.cache import RaggedCache
+from cokv.cache.policies import EvictOldest, PruneChannels, Quantize, Recall
+from cokv.cache.prefill import prefill
+from cokv.decode.decode import Stop
+from cokv.methods.policies.by_name import BY_NAME, policy_named
+from cokv.methods.policies.cake import CakeEviction
+from cokv.methods.policies.fastgen import FastGenEviction
+from cokv.methods.policies.h2o import H2OEviction
+from cokv.methods.policies.scissorhands import ScissorhandsEviction
+from cokv.methods.policies.tova import TOVAEviction
+from cokv.methods.registry import get_method
+from cokv.model.loading import load_model
 from cokv.types import CokvError, HeadScores
-from suite.cells import Cell, looked_for, takes_budget
-from suite.measure import _generate
-from suite.prompt import Prompt
-from suite.samples import run_sample
+from suite.run.cells import Cell, prefill_requirements, takes_budget
+from suite.run.measure import _generate
+from suite.run.samples import run_sample
+from suite.tasks.prompt import Prompt
 
 TOKENS = 200
 ROWS = ("h2o", "scissorhands", "tova", "streamingllm")
@@ -38,9 +38,9 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
     think = Cell(get_method("think"), None)
     composed = [Cell(get_method(name), 128) for name in ("snapkv_think", "snapkv_kivi4")]
     grid = [Cell(full, None), Cell(kivi, None), think, *composed]
-    assert looked_for([think]) == (33, [])
+    assert prefill_requirements([think]) == (33, [])
     grid += [Cell(method, budget) for method in (*methods, arkvale) for budget in (8, 128)]
-    assert looked_for(grid)[0] == 401
+    assert prefill_requirements(grid)[0] == 401
     records = {(r["method"], r["kv_budget"]): r for r in run_sample(loaded, sample(), grid, None)}
     token = 2 * 8 * 4
     whole = records["full", None]
@@ -70,7 +70,7 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
 
 def test_rules_that_must_know_the_tokens_are_told_them_while_timed(random_model) -> None:
     loaded, cell = load_model(str(random_model)), Cell(get_method("fastgen"), 64)
-    made = prefill(loaded.model, sample().context_ids, *looked_for([cell]), loaded.tokenizer)
+    made = prefill(loaded.model, sample().context_ids, *prefill_requirements([cell]), loaded.tokenizer)
     selection = cell.method.select(made, 64)
     assert selection.total == 4 * 64 and selection.counts.max() < TOKENS, "no head should grow here"
     cache = RaggedCache.of(made, [selection] * 2, [cell.policy(loaded.shape)] * 2)
@@ -81,12 +81,14 @@ def test_rules_that_must_know_the_tokens_are_told_them_while_timed(random_model)
 def test_names_make_policies_from_the_methods_parameters() -> None:
     assert policy_named("evict_oldest", 64, {"num_sinks": 2}) == EvictOldest(64, 2)
     assert policy_named("evict_streaming", None, {"num_sinks": 4, "local": 16}) == EvictOldest(None, 4)
-    assert policy_named("evict_h2o", 64, {"recent_share": 0.25}) == H2O(64, 0.25)
-    assert policy_named("evict_scissorhands", 64, {"history": 9, "recent": 2}) == Scissorhands(64, 9, 2)
-    assert policy_named("evict_tova", 64, {}) == TOVA(64)
-    assert policy_named("evict_fastgen", 64, {"frequent_share": 0.2, "local_share": 0.1}) == FastGen(64, 0.2, 0.1)
+    assert policy_named("evict_h2o", 64, {"recent_share": 0.25}) == H2OEviction(64, 0.25)
+    assert policy_named("evict_scissorhands", 64, {"history": 9, "recent": 2}) == ScissorhandsEviction(64, 9, 2)
+    assert policy_named("evict_tova", 64, {}) == TOVAEviction(64)
+    assert policy_named("evict_fastgen", 64, {"frequent_share": 0.2, "local_share": 0.1}) == FastGenEviction(
+        64, 0.2, 0.1
+    )
     cake = {"window_size": 8, "kernel_size": 3, "gamma": 9.0, "tau1": 1.0, "tau2": 1.0}
-    assert policy_named("evict_cake", 64, cake) == Cake(64, 8, 3, 9.0)
+    assert policy_named("evict_cake", 64, cake) == CakeEviction(64, 8, 3, 9.0)
     assert policy_named("recall", 64, {"page": 8}) == Recall(64, 8)
     assert policy_named("quantize", None, {"bits": 4, "group": 16}) == Quantize(4, 16, 128)
     assert policy_named("prune_channels", None, {}) == PruneChannels(0.4, 32, 32)

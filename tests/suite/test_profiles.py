@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cokv.types import HeadScores
-from suite.profile_cli import app
+from suite.cli.profile import app
 
 
 def main(arguments: list[str]) -> int:

@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from cokv.model import load_model
+from cokv.model.loading import load_model
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores
-from suite import profiles_run
 from suite.errors import SuiteError
-from suite.plan import plan
-from suite.profile_prompts import needle_prompts, passkey_prompts
-from suite.profiles_run import PROFILERS, Profiles, needed
-from suite.run import identity, run_experiment
+from suite.experiment import identity, run_experiment
+from suite.profiles import stage as profiles_run
+from suite.profiles.prompts import needle_prompts, passkey_prompts
+from suite.profiles.stage import PROFILERS, Profiles, needed
+from suite.run.plan import plan
 from suite.spec import read_experiment
 
 EXPERIMENT = """
@@ -199,7 +199,7 @@ def test_needles_stand_where_they_are_said_to(experiment, random_model):
 
 
 def test_a_method_is_given_its_own_profile():
-    from cokv.methods import get_method
+    from cokv.methods.registry import get_method
 
     scores, heads = (HeadScores(np.ones((2, 2)), {"kind": kind}) for kind in ("sliced Shapley value", "HeadKV"))
     profiles = Profiles({"headkv_r": heads, "lukv-normalized": "it is broken"})

@@ -16,8 +16,8 @@ import torch
 
 from cokv.cluster import Pool
 from cokv.cluster.processes import Processes
-from suite.run import open_run, run_experiment
-from suite.runs import RunFolder
+from suite.experiment import open_run, run_experiment
+from suite.run.folder import RunFolder
 from suite.spec import read_experiment
 
 ANSWERS = ("metrics.json", "stability.json", "predictions.jsonl")
@@ -171,7 +171,7 @@ def test_stages_are_timed(experiment_file, tmp_path):
 def test_a_killed_process_resumes_to_the_same_answers(experiment_file, tmp_path, workers):
     """kill -9 at several moments; the same command then ends in what an uninterrupted run of one process writes."""
     whole = contents(run(experiment_file, tmp_path / "whole").path)
-    command = [sys.executable, "-m", "suite.cli", "reproduce", "--experiment", str(experiment_file)]
+    command = [sys.executable, "-m", "suite.cli.main", "reproduce", "--experiment", str(experiment_file)]
     command += ["--runs", str(tmp_path / "killed"), "--workers", str(workers)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     for watched, size in (("game.sqlite", 1), ("predictions.jsonl", 1), ("predictions.jsonl", 6000)):

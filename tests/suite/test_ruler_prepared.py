@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from suite.cli import app
+from suite.cli.main import app
 
 OFFICIAL = os.environ.get("COKV_TEST_DATA")
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_run_is_refused_before_a_model_is_loaded(
     def never(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("suite.run.load_model", never)
+    monkeypatch.setattr("suite.experiment.load_model", never)
     result = call(write(experiment_file, data, **more), tmp_path / "runs")
     assert result.exit_code == 2 and said in result.stderr, result.output
     assert not (tmp_path / "runs").exists()

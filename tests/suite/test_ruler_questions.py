@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cokv.model import load_model
+from cokv.model.loading import load_model
 from ruler import RulerError
-from suite.cli import app
-from suite.ruler_tasks import prompts
+from suite.cli.main import app
 from suite.spec import RulerSpec
+from suite.tasks.ruler_tasks import prompts
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_file_too_small_is_refused_before_a_model_is_loaded(experiment_file, s
     def never(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("suite.run.load_model", never)
+    monkeypatch.setattr("suite.experiment.load_model", never)
     result = CliRunner().invoke(
         app, ["reproduce", "--experiment", str(experiment_file), "--runs", str(tmp_path / "runs")]
     )

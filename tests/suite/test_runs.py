@@ -5,7 +5,7 @@ import json
 import pytest
 
 from suite.errors import SuiteError
-from suite.runs import RunFolder
+from suite.run.folder import RunFolder
 
 IDENTITY = {"experiment": {"seed": 0}, "model": {"digest": "abc"}}
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from suite import source
-from suite.source import meaning
+from suite.run import source
+from suite.run.source import meaning
 
 CODE = '''
 """What it is for."""

@@ -6,8 +6,8 @@ import torch
 from cokv.cluster import InProcess
 from cokv.cluster.processes import Processes
 from cokv.types import CokvError
+from suite.run.workers import MOST, pool_for, size
 from suite.spec import ModelSpec
-from suite.team import MOST, pool_for, size
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, 1), (2, 2), (64, MOST)])

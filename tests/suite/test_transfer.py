@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from suite.errors import SuiteError
-from suite.transfer import FULL, UNIFORM, matrix, methods_of
+from suite.heads.transfer import FULL, UNIFORM, matrix, methods_of
 
 TASKS = ("a", "b")
 

@@ -1,1 +1,0 @@
-"""Other projects' methods, run on this one's cache and budgets."""

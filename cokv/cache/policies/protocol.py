@@ -1,0 +1,95 @@
+"""Eviction by attention, while decoding: what such a rule must say, and how it orders tokens.
+
+A rule remembers something of every stored token (its *memory*), is told each step's attention, and names the token that
+goes when a head holds one more than its limit. Tokens are known by their positions, never by where they are stored.
+A rule whose heads have limits of their own also has `limits`, one that must know what a new token says has `begun`.
+All tensors here have a row per head and a column per stored token; columns without a token have position -1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+
+from cokv.types import CokvError
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import PrefillLayer
+
+
+@runtime_checkable
+class EvictsByAttention(Protocol):
+    """A frozen dataclass, one per method."""
+
+    @property
+    def limit(self) -> int:
+        """Slots per head after each step, where heads do not differ; while a token is being read, one more."""
+
+    @property
+    def observers(self) -> tuple[Any, ...]:
+        """What the prefill must look at for `seed`."""
+
+    @property
+    def window_size(self) -> int:
+        """How many of the last prompt queries the prefill must hold for `seed`."""
+
+    @property
+    def same_in_all_heads(self) -> bool:
+        """Whether all heads of a layer drop the same tokens, so that they must start with the same ones."""
+
+    def seed(self, layer: PrefillLayer) -> torch.Tensor:
+        """Memory of every prompt position: [num_kv_heads, seq_len, numbers]. A new token's is all zero."""
+
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+        """Takes one query's attention into the memory [rows, num_kv_heads, tokens, numbers], in place.
+
+        weights float32 [rows, num_kv_heads, group_size, tokens], zero in columns without a token; held bool
+        [rows, num_kv_heads, tokens], the query's own token included; `step` counts the queries since the prompt.
+        """
+
+    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
+        """The column that goes first: memory [heads, tokens, numbers], positions [heads, tokens] -> int64 [heads].
+
+        group_size: query heads that share a KV head. Asked once after every update, for heads with room too, where the
+        answer is not followed; what it learns it may note in the memory.
+        """
+
+
+GROWS = -1  # a limit that is none
+
+
+@runtime_checkable
+class LimitsHeads(Protocol):
+    """A rule whose heads have limits of their own. No rule that drops the same in all heads."""
+
+    def limits(self, slots: torch.Tensor, seq_len: int) -> torch.Tensor:
+        """By how many tokens each head holds of a prompt of seq_len: int64 [heads]; GROWS for heads that keep all."""
+
+
+@runtime_checkable
+class ReadsKinds(Protocol):
+    """A rule that must know what kind of token is read. Who fills the cache then says which: RaggedCache.reads."""
+
+    def begun(self, kinds: torch.Tensor) -> torch.Tensor:
+        """A new token's memory by its kind, see scorers/token_kinds.py: int64 [heads] -> [heads, numbers]."""
+
+
+def newest(positions: torch.Tensor, count: int) -> torch.Tensor:
+    """Whether a token is among the `count` latest of its head: bool [heads, tokens]."""
+    if count == 0:
+        return torch.zeros_like(positions, dtype=torch.bool)
+    edge = positions.topk(min(count, positions.shape[1]), dim=1).values[:, -1:]
+    return positions >= edge
+
+
+def highest(badness: torch.Tensor, positions: torch.Tensor, spared: torch.Tensor) -> torch.Tensor:
+    """Column of the worst token that is not spared, of equals the latest: int64 [heads]."""
+    badness = badness.masked_fill(spared | (positions < 0), -torch.inf)
+    ties = badness == badness.amax(1, keepdim=True)
+    return torch.where(ties, positions, -2).argmax(1)
+
+
+def check_limit(limit: int, least: int, why: str) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < least:
+        raise CokvError(f"a limit of {limit!r} slots per head; expected at least {least}, {why}")

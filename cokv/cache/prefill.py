@@ -1,0 +1,178 @@
+"""Prompt in, Prefill out: the full KV cache of one prompt, the window's queries, and the first answer token's logits.
+
+Done once per prompt; every selection on that prompt, of whatever method or coalition, is decoded from it. What else a
+method needs of the prompt is observed on the way, and only when asked. Knows no method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
+
+from cokv.cache.attention.interface import engine, tagged
+from cokv.cache.compat import Layer, sliding_layer
+from cokv.cache.replay import replay
+from cokv.model.loading import Shape, model_shape
+from cokv.model.observe import LayerView, ModelParts, Observation, Observer, Replayer
+from cokv.types import CokvError
+
+
+@dataclass(frozen=True, eq=False)
+class PrefillLayer:
+    """One full-attention layer after prefill. Keys and queries are post-RoPE, and post-norm where a model has one."""
+
+    layer_idx: int  # in the model, sliding layers counted
+    keys: torch.Tensor  # [num_kv_heads, seq_len, head_dim]
+    values: torch.Tensor  # [num_kv_heads, seq_len, head_dim]
+    window_queries: torch.Tensor  # [num_heads, min(window, seq_len), head_dim], of the last prompt tokens
+    scaling: float  # of the attention logits
+    observed: Mapping[Observer | Replayer, Observation | CokvError] = field(default_factory=dict)
+    unread: int = 0  # tokens at the prompt's end that are not among these, and will be read like new ones
+
+    def observation(self, observer: Observer | Replayer) -> Observation:
+        """What an observer saw of this layer, or why it saw nothing."""
+        seen = self.observed.get(observer)
+        if seen is None:
+            raise CokvError(
+                f"needs {type(observer).__name__}, which this prefill did not look for; "
+                "call prefill(..., observers=method.observers)"
+            )
+        if isinstance(seen, CokvError):
+            raise CokvError(str(seen))
+        return seen
+
+
+@dataclass(frozen=True, eq=False)
+class Prefill:
+    """A prompt's full cache. `sliding` holds transformers' own layers for the layers outside the budget."""
+
+    shape: Shape
+    input_ids: torch.Tensor  # int64 [seq_len], on the CPU
+    layers: list[PrefillLayer]  # full-attention layers, bottom first
+    sliding: dict[int, DynamicSlidingWindowLayer]
+    first_logits: torch.Tensor  # [vocab_size], of the token after the prompt
+    tokenizer: Any = None  # the model's, where one was given
+
+    @property
+    def seq_len(self) -> int:
+        return int(self.input_ids.shape[0])
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of one token's K and V in one (layer, KV head)."""
+        return 2 * self.shape.head_dim * self.layers[0].keys.element_size()
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of the full cache over all layers that have a budget."""
+        return self.shape.num_layers * self.shape.num_kv_heads * self.seq_len * self.token_bytes
+
+
+class _Recorder(Layer):
+    """Keeps everything: K and V as they come, the queries of the last `window` tokens, and what observers see."""
+
+    def __init__(
+        self, index: int, window: int, observers: Iterable[Observer], input_ids: torch.Tensor, parts: ModelParts
+    ) -> None:
+        super().__init__()
+        self.index, self.window, self.scaling = index, window, 0.0
+        self.observers, self.input_ids, self.parts = observers, input_ids, parts
+        self.queries: torch.Tensor | None = None
+        self.observed: dict[Observer | Replayer, Observation | CokvError] = {}
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        assert not self.is_initialized, "a prompt is prefilled in one forward pass"
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values, self.seen = key_states, value_states, key_states.shape[-2]
+        return tagged(self.keys, self), self.values
+
+    def attends(self) -> bool:
+        return False
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+        raise AssertionError("a recorder leaves attention to transformers")
+
+    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
+        self.queries, self.scaling = queries[:, :, max(queries.shape[2] - self.window, 0) :].clone(), scaling
+        view = LayerView(self.index, self.input_ids, queries[0], self.keys[0], self.values[0], scaling, self.parts)
+        for observer in self.observers:
+            try:
+                self.observed[observer] = observer.observe(view)
+            except CokvError as error:
+                self.observed[observer] = error
+
+
+def check_prompt(input_ids: torch.Tensor, context_length: int, new_tokens: int = 0) -> None:
+    """A prompt must be one non-empty row of ids that, with what is to be generated, the model has positions for."""
+    if input_ids.ndim != 1 or input_ids.numel() == 0:
+        raise CokvError(f"prompt ids have shape {list(input_ids.shape)}, expected one non-empty row [seq_len]")
+    needed = input_ids.numel() + new_tokens
+    if needed > context_length:
+        raise CokvError(
+            f"prompt of {input_ids.numel()} tokens plus {new_tokens} to generate is longer than the model's "
+            f"{context_length} positions; shorten the prompt (`length` of the task) or use a model that has more"
+        )
+
+
+@torch.no_grad()
+def prefill(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    window: int = 32,
+    observers: Iterable[Observer | Replayer] = (),
+    tokenizer: Any = None,
+) -> Prefill:
+    """Runs the prompt (int64 [seq_len]) once with full attention. `window`: how many of its last queries to keep.
+
+    `observers`: what else to look at, see observe.py; a replayer costs further passes. `tokenizer`: the model's, for
+    observers, and rules while decoding, that must know what a token says.
+    """
+    shape = model_shape(model.config)
+    check_prompt(input_ids, shape.context_length)
+    full = set(shape.full_layers)
+    ids = input_ids.to(model.device)
+    parts = ModelParts(model, tokenizer)
+    asked = list(dict.fromkeys(observers))
+    watching = [o for o in asked if not isinstance(o, Replayer)]
+    layers: list[Any] = [
+        _Recorder(i, window, watching, ids, parts) if i in full else sliding_layer(shape.sliding_window or 0)
+        for i in range(shape.num_hidden_layers)
+    ]
+    cache = Cache(layers=layers)
+    inside = any(getattr(observer, "needs_inputs", False) for observer in watching)
+    with engine(model), parts.watching(shape.full_layers) if inside else nullcontext():
+        logits = model(input_ids=ids[None], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    sliding = {i: layers[i] for i in range(len(layers)) if i not in full}
+    for i in shape.full_layers:
+        if layers[i].queries is None:
+            raise CokvError(
+                f"layer {i} of {type(model).__name__} keeps no keys and values of its own; "
+                "use a model whose layers all cache theirs"
+            )
+    for replayer in (o for o in asked if isinstance(o, Replayer)):
+        pairs = {i: (layers[i].keys, layers[i].values) for i in shape.full_layers}
+        try:
+            seen: Mapping[int, Observation | CokvError] = replay(
+                model, ids, pairs, sliding, replayer, parts, shape.context_length
+            )
+        except CokvError as error:
+            seen = dict.fromkeys(shape.full_layers, error)
+        for i in shape.full_layers:
+            layers[i].observed[replayer] = seen[i]
+    return Prefill(
+        shape=shape,
+        input_ids=input_ids.cpu(),
+        layers=[
+            PrefillLayer(i, layer.keys[0], layer.values[0], layer.queries[0], layer.scaling, layer.observed)
+            for i, layer in ((i, layers[i]) for i in shape.full_layers)
+        ],
+        sliding=sliding,
+        first_logits=logits[0, -1].float(),
+        tokenizer=tokenizer,
+    )

@@ -1,0 +1,85 @@
+"""Reads more text on a prompt's cache, to see what it attends; the cache is left as it was.
+
+One forward pass per passage, each on the prompt alone: the prompt's K and V are read, never changed, and nothing of a
+passage is kept but what the replayer makes of its attention.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
+
+from cokv.cache.attention.interface import engine, tagged
+from cokv.cache.compat import Layer
+from cokv.model.observe import ModelParts, Observation, Passage, Replayer
+from cokv.types import CokvError
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+
+
+class _Replayed(Layer):
+    """The prompt's K and V [1, num_kv_heads, seq_len, head_dim], and a passage after them."""
+
+    def __init__(self, prompt: KeysValues, replayer: Replayer, passage: Passage) -> None:
+        super().__init__()
+        self.lazy_initialization(*prompt)
+        self.prompt, self.replayer, self.passage = prompt, replayer, passage
+        self.seen = prompt[0].shape[-2]
+        self.result: torch.Tensor | None = None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.keys = torch.cat([self.prompt[0], key_states], dim=-2)
+        self.seen += key_states.shape[-2]
+        return tagged(self.keys, self), torch.cat([self.prompt[1], value_states], dim=-2)
+
+    def attends(self) -> bool:
+        return False
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+        raise AssertionError("a replayed layer leaves attention to transformers")
+
+    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
+        self.result = self.replayer.look(queries[0], self.keys[0], scaling, self.passage)
+        self.keys = None
+
+
+def replay(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    layers: Mapping[int, KeysValues],
+    sliding: Mapping[int, DynamicSlidingWindowLayer],
+    replayer: Replayer,
+    parts: ModelParts,
+    context_length: int,
+) -> dict[int, Observation]:
+    """What the replayer saw, per layer: one tensor [num_kv_heads, seq_len]."""
+    passages = replayer.passages(input_ids, parts)
+    seq_len = input_ids.numel()
+    longest = max(len(passage.ids) for passage in passages)
+    if seq_len + longest > context_length:
+        raise CokvError(
+            f"reads {longest} more tokens after the prompt of {seq_len}, and the model has {context_length} positions; "
+            "use a smaller chunk_size, a shorter prompt, or a model that has more"
+        )
+    seen: dict[int, list[torch.Tensor]] = {i: [] for i in layers}
+    for passage in passages:
+        made: dict[int, Any] = {i: _Replayed(pair, replayer, passage) for i, pair in layers.items()}
+        made |= {i: copy.copy(layer) for i, layer in sliding.items()}
+        ids = torch.tensor(passage.ids, device=model.device)[None]
+        positions = torch.arange(seq_len, seq_len + ids.shape[1], device=model.device)[None]
+        with engine(model):
+            model(
+                input_ids=ids,
+                position_ids=positions,
+                past_key_values=Cache(layers=[made[i] for i in sorted(made)]),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        for i in layers:
+            seen[i].append(made[i].result)
+    return {i: (torch.cat(parts_seen, dim=-1),) for i, parts_seen in seen.items()}

@@ -1,0 +1,199 @@
+"""Rows whose tokens are stored as they are: they grow, or watchers keep each head at its size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from cokv.cache.attention.host_bounds import Bounds
+from cokv.cache.policies.compensate import Compensate
+from cokv.cache.policies.growth import EvictOldest, Grow
+from cokv.cache.policies.protocol import GROWS, EvictsByAttention, LimitsHeads
+from cokv.cache.prefill import PrefillLayer
+from cokv.cache.storage.chunk import attend_chunk
+from cokv.cache.storage.compensated import CompensationToken, mean_of_dropped
+from cokv.cache.storage.evictors import AttentionEvictor, OldestEvictor
+from cokv.cache.storage.ragged import Attend, RaggedStorage, merge_attention_states
+from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of, view_of, without_unread
+from cokv.types import CokvError
+
+Plain = Grow | EvictOldest | Compensate | EvictsByAttention
+Evictor = OldestEvictor | AttentionEvictor
+AT_HAND = ("cpu",)  # devices that can be asked for a number without waiting
+
+
+class PlainRows:
+    """See `Rows`. Segments are row-major: segment = row * num_kv_heads + kv_head."""
+
+    def __init__(
+        self, views: Sequence[PrefillLayer], kept: Kept, policies: Sequence[Plain], slack: int, backend: Attend
+    ) -> None:
+        self.heads = views[0].keys.shape[0]
+        seq_lens = [view_of(views, row).keys.shape[1] for row in range(len(kept))]
+        whole, kept = kept, without_unread(views, kept)
+        stored = [
+            [policy.kept(p, n) for p in row] if isinstance(policy, Compensate) else row
+            for row, policy, n in zip(kept, policies, seq_lens, strict=True)
+        ]
+        self.store = RaggedStorage(*gathered(views, stored), slack, backend)
+        self.bounds = Bounds([p.numel() for row in stored for p in row])
+        self.evictors: list[Evictor] = []
+        self.kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known: int64 [rows, t]
+        self._evict_oldest(policies, seq_lens)
+        self._compensate(views, kept, stored, policies)
+        for rule in dict.fromkeys(p for p in policies if isinstance(p, EvictsByAttention)):
+            self._evict_by_attention(rule, views, whole, stored, policies)
+
+    def _evict_oldest(self, policies: Sequence[Plain], seq_lens: Sequence[int]) -> None:
+        found = []
+        lengths = self.store.lengths.tolist() if any(isinstance(p, EvictOldest) for p in policies) else []
+        for row, policy in enumerate(policies):
+            for segment in range(row * self.heads, (row + 1) * self.heads) if isinstance(policy, EvictOldest) else ():
+                assert isinstance(policy, EvictOldest)
+                if policy.limit is not None and lengths[segment] > policy.limit:
+                    raise CokvError(
+                        f"a selection holds {lengths[segment]} tokens in a head, more than its eviction limit; "
+                        f"select at most {policy.limit} per head"
+                    )
+                if policy.limit is not None or lengths[segment] < seq_lens[row]:
+                    found.append((segment, policy.limit or max(lengths[segment], 1), policy.sinks))
+        if found:
+            self.evictors.append(OldestEvictor(*torch.tensor(found, device=self.store.device).unbind(1)))
+
+    def _compensate(self, views: Sequence[PrefillLayer], kept: Kept, stored: Kept, policies: Sequence[Plain]) -> None:
+        found, means = [], []
+        for row, policy in enumerate(policies):
+            view = view_of(views, row)
+            for head, rest in enumerate(stored[row]) if isinstance(policy, Compensate) else ():
+                assert isinstance(policy, Compensate)
+                if rest.numel() < kept[row][head].numel():
+                    dropped = view.keys.shape[1] - rest.numel()
+                    found.append((row * self.heads + head, rest.numel(), policy.sinks, dropped))
+                    means.append([mean_of_dropped(tokens[head], rest) for tokens in (view.keys, view.values)])
+        if found:
+            segments, limits, sinks, counts = torch.tensor(found, device=self.store.device).unbind(1)
+            keys, values = (torch.stack(part) for part in zip(*means, strict=True))
+            self.evictors.append(CompensationToken(segments, limits, sinks, keys, values, counts.float()))
+
+    def _evict_by_attention(
+        self,
+        rule: EvictsByAttention,
+        views: Sequence[PrefillLayer],
+        whole: Kept,
+        stored: Kept,
+        policies: Sequence[Plain],
+    ) -> None:
+        """`whole`: with what is unread; a head of limits of its own has a slot for it."""
+        rows = [row for row, policy in enumerate(policies) if policy == rule]
+        seeds = [rule.seed(view) for view in views] if len(views) == 1 else [rule.seed(views[row]) for row in rows]
+        positions = [p for row in rows for p in stored[row]]
+        memory = [
+            seeds[place if len(views) > 1 else 0][head, p.to(self.store.device)]
+            for place, row in enumerate(rows)
+            for head, p in enumerate(stored[row])
+        ]
+        segments = segments_of(torch.tensor(rows), self.heads)
+        seen = torch.tensor([view_of(views, row).keys.shape[1] for row in rows]).repeat_interleave(self.heads)
+        if not isinstance(rule, LimitsHeads):
+            limits = torch.full_like(segments, rule.limit)
+            parts = [torch.arange(len(segments))]
+        else:
+            lens = [view_of(views, row).keys.shape[1] + view_of(views, row).unread for row in rows]
+            slots = torch.tensor([[p.numel() for p in whole[row]] for row in rows])
+            limits = torch.cat([rule.limits(row, seq_len) for row, seq_len in zip(slots, lens, strict=True)])
+            # Columns are as wide as their longest segment: those of like size lie together.
+            sizes = torch.tensor([limit.bit_length() for limit in limits.tolist()])
+            parts = [((sizes == size) & (limits != GROWS)).nonzero()[:, 0] for size in sizes.unique()]
+        device = self.store.device
+        for part in (part for part in parts if len(part)):
+            some = part.tolist()
+            self.evictors.append(
+                AttentionEvictor(
+                    rule,
+                    segments[part].to(device),
+                    [positions[place] for place in some],
+                    [memory[place] for place in some],
+                    limits[part].to(device),
+                    seen[part].to(device),
+                    1 if isinstance(rule, LimitsHeads) else self.heads,
+                )
+            )
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+        """Rows that evict take the new tokens one by one, so that none ever attends more than its limit and one."""
+        rows, num_heads, t, dim = queries.shape
+        assert self.kinds is None or self.kinds.shape[1] >= t, self.kinds.shape
+        if t > 1 and self.evictors:
+            return one_by_one(self, queries, keys, values, scaling)
+        if t > 1:
+            return self._attend_chunk(queries, keys, values, scaling)
+        grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
+        if any(isinstance(evictor, CompensationToken) for evictor in self.evictors):
+            grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
+        self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
+        out, lse = self._over_stored(grouped, scaling)
+        for evictor in self.evictors:
+            if isinstance(evictor, CompensationToken):
+                mine = evictor.segments
+                out[mine], lse[mine] = merge_attention_states(
+                    [(out[mine], lse[mine]), evictor.attend(grouped[mine], scaling)]
+                )
+            evictor.attended(self.store, grouped, lse, scaling)
+        return out.view(rows, num_heads, 1, dim).to(queries.dtype)
+
+    def _over_stored(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Flat.attend`, without waiting for the device."""
+        store = self.store
+        if store.device.type in AT_HAND:
+            return store.attend(queries, scaling)
+        stored = store.k, store.v, store.starts, store.lengths
+        return store.backend(queries, *stored, scaling, self.bounds.at_most)
+
+    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if not self.evictors:
+            self.store.append(keys, values)
+            self.bounds.appended(self.store.lengths, all_grow=True)
+            return
+        places, grows = self.store.lengths.clone(), torch.ones_like(self.store.lengths, dtype=torch.bool)
+        kinds = None
+        if self.kinds is not None:
+            kinds, self.kinds = self.kinds[:, 0].repeat_interleave(self.heads).to(places.device), self.kinds[:, 1:]
+        for evictor in self.evictors:
+            evictor.place(self.store, places, grows, kinds)
+        self.store.append(keys, values, places, grows)
+        self.bounds.appended(self.store.lengths, all_grow=False)
+
+    def _attend_chunk(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        dim, slots = queries.shape[3], len(self.store.k)
+        out = attend_chunk(lambda some: [self._over_stored(some, scaling)], slots, queries, keys, values, scaling)
+        for k, v in zip(keys.unbind(2), values.unbind(2), strict=True):
+            self._append(k.reshape(-1, dim), v.reshape(-1, dim))
+        return out
+
+    def select(self, rows: torch.Tensor, copies: bool) -> None:
+        segments = segments_of(rows.to(self.store.device), self.heads)
+        before = self.store.lengths.numel()
+        (self.store.copy_segments if copies else self.store.keep_segments)(segments)
+        self.bounds.select(segments_of(rows, self.heads).tolist())
+        for evictor in self.evictors:
+            place = torch.full((before,), -1, device=segments.device)
+            place[evictor.segments] = torch.arange(len(evictor.segments), device=segments.device)
+            picked = place[segments]
+            evictor.select(picked[picked >= 0], (picked >= 0).nonzero()[:, 0])
+
+    def held(self) -> list[MemoryUsage]:
+        slots, tokens = self.store.lengths.clone(), self.store.lengths
+        notes = torch.zeros_like(slots)
+        for evictor in self.evictors:
+            if isinstance(evictor, CompensationToken):
+                slots[evictor.segments] += 1
+            notes[evictor.segments] += evictor.segment_bytes()
+        by_row = [part.view(-1, self.heads).sum(1).tolist() for part in (slots, tokens, notes)]
+        return [MemoryUsage(n, m * self.store.token_bytes + more) for n, m, more in zip(*by_row, strict=True)]
+
+    @property
+    def storage_bytes(self) -> int:
+        return self.store.storage_bytes + sum(w.segment_bytes() * len(w.segments) for w in self.evictors)

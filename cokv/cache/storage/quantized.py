@@ -1,0 +1,157 @@
+"""Rows whose older tokens are packed into a few bits, group by group; the newest lie in a flat store.
+
+Heads of one width have one pool. For attention a pool is unpacked, one layer at a time; what stays is packed. Where a
+group lies is charged with it; what a store has beside per segment (starts, lengths, counts, bits) is in its storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from cokv.cache.policies.packing import Packed, pack
+from cokv.cache.policies.quantize import AS_IT_IS, INDEX_BYTES, Quantize
+from cokv.cache.prefill import PrefillLayer
+from cokv.cache.storage.places import free_places, nbytes
+from cokv.cache.storage.ragged import Attend, RaggedStorage, merge_attention_states
+from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of
+
+
+class Pool:
+    """Groups of tokens of one width. A group stays where it was put; an index says which segment has which.
+
+    places int64 [groups]: where they lie, segment after segment, each segment's oldest first; counts int64 [segments].
+    """
+
+    def __init__(self, segments: int, bits: int, channels: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Without groups; keys, values [0, tokens, head_dim] say what they are like."""
+        self.bits, self.channels, self.tokens = bits, channels, keys.shape[1]
+        self.keys, self.values = self._packed(keys, values)
+        self.places = torch.empty(0, dtype=torch.int64, device=keys.device)
+        self.counts = torch.zeros(segments, dtype=torch.int64, device=keys.device)
+
+    def _packed(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[Packed, Packed]:
+        """K [groups, head_dim, tokens] along tokens, V [groups, tokens, head_dim] along channels."""
+        return pack(keys.transpose(1, 2), self.tokens, self.bits), pack(values, self.channels, self.bits)
+
+    @property
+    def owner(self) -> torch.Tensor:
+        """Segment of each group, int64 [groups], ascending."""
+        return torch.repeat_interleave(torch.arange(len(self.counts), device=self.counts.device), self.counts)
+
+    def add(self, owner: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Groups [groups, tokens, head_dim], behind those that their segments have; owner ascending."""
+        capacity = len(self.keys.codes)
+        places, needed = free_places(self.places, capacity, len(owner))
+        if needed > capacity:
+            self.keys, self.values = self.keys.enlarged(needed), self.values.enlarged(needed)
+        self.keys[places], self.values[places] = self._packed(keys, values)
+        order = torch.cat([self.owner, owner]).argsort(stable=True)
+        self.places = torch.cat([self.places, places])[order]
+        self.counts = self.counts + torch.bincount(owner, minlength=len(self.counts))
+
+    def unpacked(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V [groups * tokens, head_dim], segment after segment."""
+        keys, values = self.keys[self.places], self.values[self.places]
+        return keys.unpacked(self.tokens).transpose(1, 2).flatten(0, 1), values.unpacked(self.channels).flatten(0, 1)
+
+    def select(self, segments: torch.Tensor, copies: bool) -> None:
+        """Segment i becomes old segment segments[i]: with `copies` in fresh storage, without by the index alone."""
+        mine = self.counts[segments]
+        starts = (self.counts.cumsum(0) - self.counts)[segments]
+        first = torch.repeat_interleave(starts - (mine.cumsum(0) - mine), mine)
+        self.places = self.places[first + torch.arange(len(first), device=first.device)]
+        self.counts = mine
+        if copies:
+            self.keys, self.values = self.keys[self.places], self.values[self.places]
+            self.places = torch.arange(len(self.places), device=first.device)
+
+    @property
+    def group_bytes(self) -> int:
+        return (self.keys.nbytes + self.values.nbytes) // max(len(self.keys.codes), 1) + INDEX_BYTES
+
+    @property
+    def storage_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes + nbytes(self.places, self.counts)
+
+
+class QuantizedRows:
+    """See `Rows`. Policies of one store agree in group and residual; bits may differ from head to head."""
+
+    def __init__(
+        self, views: Sequence[PrefillLayer], kept: Kept, policies: Sequence[Quantize], slack: int, backend: Attend
+    ) -> None:
+        self.heads, _, dim = views[0].keys.shape
+        self.policy, self.channels = policies[0], policies[0].channels(dim)
+        keys, values, lengths = gathered(views, kept)
+        device = keys.device
+        self.bits = torch.tensor([b for policy in policies for b in policy.of_heads(self.heads)], device=device)
+        groups = torch.tensor([self.policy.groups(n) for n in lengths.tolist()], device=device)
+        packed = torch.where(self.bits == AS_IT_IS, 0, groups) * self.policy.group  # tokens of each segment
+        place = torch.arange(len(keys), device=device) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        old = place < torch.repeat_interleave(packed, lengths)
+        segment = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+        self.residual = RaggedStorage(keys[~old], values[~old], lengths - packed, slack, backend)
+        self.pools: dict[int, Pool] = {}
+        self._pack(
+            segment[old][:: self.policy.group],
+            keys[old].view(-1, self.policy.group, dim),
+            values[old].view(-1, self.policy.group, dim),
+        )
+
+    def _pack(self, owner: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Takes groups of tokens [groups, tokens, head_dim] into the pools; owner int64 [groups], ascending."""
+        widths = self.bits[owner]
+        for bits in widths.unique().tolist():
+            mine = widths == bits
+            if bits not in self.pools:
+                self.pools[bits] = Pool(len(self.bits), bits, self.channels, keys[:0], values[:0])
+            self.pools[bits].add(owner[mine], keys[mine], values[mine])
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+        rows, num_heads, t, dim = queries.shape
+        if t > 1:
+            return one_by_one(self, queries, keys, values, scaling)
+        self.residual.append(keys.reshape(-1, dim), values.reshape(-1, dim))
+        grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
+        parts = [self.residual.attend(grouped, scaling)]
+        for pool in self.pools.values():
+            lengths = pool.counts * self.policy.group
+            parts.append(
+                self.residual.backend(grouped, *pool.unpacked(), lengths.cumsum(0) - lengths, lengths, scaling)
+            )
+        out, _ = merge_attention_states(parts)
+        self._pack_oldest()
+        return out.view(rows, num_heads, 1, dim)
+
+    def _pack_oldest(self) -> None:
+        """Of every residual that holds too much, the oldest group."""
+        store, group = self.residual, self.policy.group
+        due = (store.lengths > self.policy.residual) & (store.lengths >= group) & (self.bits != AS_IT_IS)
+        owner = due.nonzero()[:, 0]
+        if owner.numel():
+            slots = store.starts[owner, None] + torch.arange(group, device=owner.device)
+            self._pack(owner, store.k[slots], store.v[slots])
+            store.starts, store.lengths = store.starts + due * group, store.lengths - due * group
+
+    def select(self, rows: torch.Tensor, copies: bool) -> None:
+        segments = segments_of(rows.to(self.bits.device), self.heads)
+        (self.residual.copy_segments if copies else self.residual.keep_segments)(segments)
+        for pool in self.pools.values():
+            pool.select(segments, copies)
+        self.bits = self.bits[segments]
+
+    def held(self) -> list[MemoryUsage]:
+        slots = self.residual.lengths.clone()
+        size = self.residual.lengths * self.residual.token_bytes
+        for pool in self.pools.values():
+            slots += pool.counts * self.policy.group
+            size = size + pool.counts * pool.group_bytes
+        by_row = [part.view(-1, self.heads).sum(1).tolist() for part in (slots, size)]
+        return [MemoryUsage(n, m) for n, m in zip(*by_row, strict=True)]
+
+    @property
+    def storage_bytes(self) -> int:
+        index = nbytes(self.bits, self.residual.starts, self.residual.lengths)
+        return self.residual.storage_bytes + index + sum(pool.storage_bytes for pool in self.pools.values())

@@ -1,0 +1,125 @@
+"""Flat storage: K and V are `[slots, channels]`, and a *segment* (one row's KV head) is a stretch of slots.
+
+Each segment has a start, a length and room behind it. Equal slack after every segment makes appending a scatter of one
+slot each; when it is used up the storage is laid out again with more. A segment with a cap has no slots beyond it.
+Knows no rule and no transformers cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+SLACK = 32
+UNCAPPED = torch.iinfo(torch.int64).max
+
+
+class RaggedStorage:
+    """Segments of tokens. keys, values [sum(lengths), channels], segment after segment; lengths int64 [segments]."""
+
+    def __init__(
+        self, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, slack: int, backend: Attend
+    ) -> None:
+        self.slack, self.backend, self.lengths = slack, backend, lengths
+        self.widths = keys.shape[1], values.shape[1]
+        self.dtype, self.device = keys.dtype, keys.device
+        self.caps: torch.Tensor | None = None  # the most slots that a segment will ever need: int64 [segments]
+        self.stale = False  # caps have come that the storage is not laid out for
+        self.k, self.v = keys, values
+        self._lay_out(lengths.cumsum(0) - lengths, slack)
+
+    def _lay_out(self, starts: torch.Tensor, slack: int) -> None:
+        """Moves the segments that begin at `starts` into fresh storage, with `slack` free slots each, up to its cap."""
+        # How many steps there is room for: a plain number, so appending never waits for the device.
+        self.room: float = slack
+        self.capacities = self.lengths + slack
+        if self.caps is not None:
+            self.capacities = torch.maximum(torch.minimum(self.capacities, self.caps), self.lengths)
+            self.room = slack if bool((self.capacities < self.caps).any()) else math.inf
+        self.stale = False
+        self.starts = self.capacities.cumsum(0) - self.capacities
+        # Every new slot's old one; what slack is filled with does not matter.
+        source = torch.repeat_interleave(starts - self.starts, self.capacities)
+        source += torch.arange(len(source), device=self.device)
+        self.k, self.v = (
+            part.index_select(0, source.clamp(max=len(part) - 1)) if len(part) else part.new_zeros(len(source), width)
+            for part, width in zip((self.k, self.v), self.widths, strict=True)
+        )
+
+    def append(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        places: torch.Tensor | None = None,
+        grows: torch.Tensor | None = None,
+    ) -> None:
+        """One token per segment: keys, values [segments, head_dim].
+
+        It goes behind the segment's last token; or to `places` int64 [segments], and only segments that `grows`
+        (bool) get longer by it.
+        """
+        if self.stale:
+            self._lay_out(self.starts, self.slack)
+        elif self.room == 0:  # a quarter of the mean length, at least the configured slack
+            self._lay_out(self.starts, max(self.slack, int(self.lengths.float().mean()) // 4))
+        slots = self.starts + (self.lengths if places is None else places)
+        self.k[slots], self.v[slots] = keys, values
+        self.lengths = self.lengths + (1 if grows is None else grows)
+        self.room -= 1
+
+    def cap(self, segments: torch.Tensor, slots: torch.Tensor) -> None:
+        """These segments never hold more than `slots`, int64 [segments]; from the next token on they have no slack."""
+        if self.caps is None:
+            self.caps = torch.full_like(self.lengths, UNCAPPED)
+        self.caps[segments], self.stale = slots, True
+
+    def attend(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """queries [segments, rows, head_dim] -> output likewise, log-sum-exp [segments, rows]."""
+        return self.backend(queries, self.k, self.v, self.starts, self.lengths, scaling)
+
+    def copy_segments(self, segments: torch.Tensor) -> None:
+        """Segment i becomes a copy of old segment segments[i], in fresh storage."""
+        self.lengths, self.caps = self.lengths[segments], None if self.caps is None else self.caps[segments]
+        self._lay_out(self.starts[segments], self.slack)
+
+    def keep_segments(self, segments: torch.Tensor) -> None:
+        """Forgets the other segments without moving storage."""
+        self.starts, self.lengths, self.capacities = (
+            part[segments] for part in (self.starts, self.lengths, self.capacities)
+        )
+        self.caps = None if self.caps is None else self.caps[segments]
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one slot's K and V."""
+        return sum(self.widths) * self.k.element_size()
+
+    @property
+    def free_bytes(self) -> torch.Tensor:
+        """Slack of every segment: int64 [segments]."""
+        return (self.capacities - self.lengths) * self.token_bytes
+
+    @property
+    def storage_bytes(self) -> int:
+        """Of the present segments, slack included. What others have left goes when the storage is laid out again."""
+        return int(self.capacities.sum()) * self.token_bytes
+
+
+def merge_attention_states(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over several sets of tokens, from (output [..., head_dim], log-sum-exp [...]) over each of them.
+
+    Rounded to the outputs' dtype once, at the end.
+    """
+    out, lse = parts[0]
+    dtype, wide = out.dtype, torch.promote_types(out.dtype, torch.float32)
+    out = out.to(wide)
+    for more, more_lse in parts[1:]:
+        total = torch.logaddexp(lse, more_lse)
+        # Where neither has a token, zeros stay zeros.
+        share = torch.where(more_lse > -torch.inf, (more_lse - total).exp(), 0).to(wide)[..., None]
+        rest = torch.where(lse > -torch.inf, (lse - total).exp(), 0).to(wide)[..., None]
+        out, lse = out * rest + more * share, total
+    return out.to(dtype), lse

@@ -1,0 +1,173 @@
+"""Rows whose complete pages lie in CPU memory, with a few of them, chosen anew for each query, beside the model.
+
+Pages are numbered per segment as they are filled. With the model are digests of all complete pages, and of each segment
+a stretch of `limit` slots. The page that is being filled begins at its start. Complete pages lie in *places* that are
+counted from its end; the first so many are whole, and of the page in the next place the newest tokens are there, down
+to those that the newest page has overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from cokv.cache.policies.recall import Recall
+from cokv.cache.prefill import PrefillLayer
+from cokv.cache.storage.host_pages import HostPages
+from cokv.cache.storage.places import nbytes
+from cokv.cache.storage.ragged import Attend, merge_attention_states
+from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of
+
+KEYS, VALUES = 0, 1
+
+
+class RecalledRows:
+    """See `Rows`. All rows of one store have the same policy."""
+
+    def __init__(
+        self, views: Sequence[PrefillLayer], kept: Kept, policies: Sequence[Recall], slack: int, backend: Attend
+    ) -> None:
+        self.policy, self.backend = policies[0], backend
+        page, self.heads = self.policy.page, views[0].keys.shape[0]
+        keys, values, lengths = gathered(views, kept)
+        device, segments = keys.device, len(lengths)
+        self.dim = keys.shape[1]
+        self.counts, self.filled = lengths // page, lengths % page  # complete pages, tokens of the next
+        self.rows = torch.arange(segments, device=device)  # which stretch and which digests are the segment's
+        # Which page lies in which place; -1: none.
+        self.numbers = torch.full((segments, self.policy.places), -1, device=device)
+        self.k, self.v = (keys.new_zeros(segments * self.policy.limit, self.dim) for _ in (KEYS, VALUES))
+
+        before = lengths.cumsum(0) - lengths
+        place = torch.arange(len(keys), device=device) - torch.repeat_interleave(before, lengths)
+        newest = place - torch.repeat_interleave(self.counts * page, lengths)  # place in the page that is being filled
+        begun = newest >= 0
+        slots = torch.repeat_interleave(self.starts, lengths)[begun] + newest[begun]
+        self.k[slots], self.v[slots] = keys[begun], values[begun]
+
+        pages = torch.stack([part[~begun].view(-1, page, self.dim) for part in (keys, values)], dim=1)
+        self.host = HostPages(pages, self.counts)
+        owner = torch.repeat_interleave(self.rows, self.counts)
+        number = torch.arange(len(pages), device=device) - (self.counts.cumsum(0) - self.counts)[owner]
+        wide = int(self.counts.max()) + 1 if segments else 1
+        self.low, self.high = (keys.new_zeros(segments, wide, self.dim) for _ in range(2))
+        self.low[owner, number], self.high[owner, number] = pages[:, KEYS].amin(1), pages[:, KEYS].amax(1)
+
+    @property
+    def starts(self) -> torch.Tensor:
+        """First slot of each segment, int64 [segments]."""
+        return self.rows * self.policy.limit
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+        rows, num_heads, t, dim = queries.shape
+        if t > 1:
+            return one_by_one(self, queries, keys, values, scaling)
+        self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
+        grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
+        recalled = self._recall(grouped)
+        parts = [
+            self.backend(grouped, self.k, self.v, starts, lengths, scaling)
+            for starts, lengths in (
+                (self.starts + self.policy.limit - recalled, recalled),
+                (self.starts, self.filled),
+            )
+        ]
+        return merge_attention_states(parts)[0].view(rows, num_heads, 1, dim)
+
+    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """One token per segment into its newest page; a page that was full goes to CPU memory first."""
+        full = (self.filled == self.policy.page).nonzero()[:, 0]
+        if full.numel():
+            self._put_away(full)
+        slots = self.starts + self.filled
+        self.k[slots], self.v[slots] = keys, values
+        self.filled = self.filled + 1
+
+    def _put_away(self, segments: torch.Tensor) -> None:
+        numbers, rows = self.counts[segments], self.rows[segments]
+        slots = self.starts[segments, None] + torch.arange(self.policy.page, device=segments.device)
+        pages = torch.stack([self.k[slots], self.v[slots]], dim=1)
+        self.host.put(segments, numbers, pages)
+        if int(numbers.max()) >= self.low.shape[1]:
+            more = max(1, self.low.shape[1] // 4)
+            self.low, self.high = (torch.nn.functional.pad(d, (0, 0, 0, more)) for d in (self.low, self.high))
+        self.low[rows, numbers], self.high[rows, numbers] = pages[:, KEYS].amin(1), pages[:, KEYS].amax(1)
+        self.counts = self.counts.index_add(0, segments, torch.ones_like(segments))
+        self.filled = self.filled.index_fill(0, segments, 0)
+        overwritten = self._first_slots < self.policy.page
+        self.numbers[segments] = self.numbers[segments].masked_fill(overwritten, -1)
+
+    @property
+    def _first_slots(self) -> torch.Tensor:
+        """Of each place, in the stretch: int64 [places]. The last place may begin before it."""
+        place = torch.arange(self.policy.places, device=self.rows.device)
+        return self.policy.limit - (place + 1) * self.policy.page
+
+    def _recall(self, queries: torch.Tensor) -> torch.Tensor:
+        """Brings the pages that these queries [segments, group_size, head_dim] want to places of pages that go.
+
+        Returns how many of their tokens each segment attends, int64 [segments].
+        """
+        whole, rest = (n[:, None] for n in self.policy.room(self.counts, self.filled))
+        ranked = self.ranked(queries)
+        place = torch.arange(self.policy.places, device=queries.device)
+        first, cut = place < whole, (place == whole) & (rest > 0)
+        same = (self.numbers[:, :, None] == ranked[:, None]) & first[:, :, None] & first[:, None]
+        free, missing = first & ~same.any(2), first & ~same.any(1)  # in each segment as many of one as of the other
+        wanted = torch.where(cut, ranked, self.numbers).masked_fill(~first & ~cut, -1)
+        wanted[free] = ranked[missing]
+        segment, place = ((wanted != self.numbers) & (wanted >= 0)).nonzero().unbind(1)
+        self.numbers = wanted
+        if len(segment):
+            self._bring(segment, place, self.host.get(segment, wanted[segment, place]))
+        return (whole * self.policy.page + rest)[:, 0]
+
+    def _bring(self, segments: torch.Tensor, places: torch.Tensor, pages: torch.Tensor) -> None:
+        """Pages [n, 2, page, head_dim] to their places, but for the tokens where the newest page lies."""
+        first = self._first_slots[places]
+        covered = (self.filled[segments] - first).clamp(min=0)
+        # Those would be the oldest: in their stead the oldest token that fits is written once more.
+        token = torch.maximum(torch.arange(self.policy.page, device=first.device), covered[:, None])
+        slots = (self.starts[segments] + first)[:, None] + token
+        each = torch.arange(len(pages), device=first.device)[:, None]
+        self.k[slots], self.v[slots] = pages[each, KEYS, token], pages[each, VALUES, token]
+
+    def ranked(self, queries: torch.Tensor) -> torch.Tensor:
+        """Numbers of the complete pages in the order in which these queries want them: int64 [segments, places], of
+        which a segment with fewer pages has fewer that mean anything.
+        """
+        asked = queries.new_zeros(len(self.low), *queries.shape[1:])
+        counts = self.counts.new_zeros(len(self.low))
+        asked[self.rows], counts[self.rows] = queries, self.counts
+        scores = self.policy.scores(asked, self.low, self.high, counts)[self.rows]
+        numbers = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.policy.places]
+        return torch.nn.functional.pad(numbers, (0, self.policy.places - numbers.shape[1]), value=-1)
+
+    def select(self, rows: torch.Tensor, copies: bool) -> None:
+        segments = segments_of(rows.to(self.rows.device), self.heads)
+        self.rows, self.counts, self.filled, self.numbers = (
+            part[segments] for part in (self.rows, self.counts, self.filled, self.numbers)
+        )
+        self.host.select(segments)
+        if copies:
+            self.low, self.high = self.low[self.rows], self.high[self.rows]
+            self.k, self.v = (
+                part.view(-1, self.policy.limit, self.dim)[self.rows].flatten(0, 1) for part in (self.k, self.v)
+            )
+            self.rows = torch.arange(len(segments), device=segments.device)
+
+    def held(self) -> list[MemoryUsage]:
+        """Slots: what may lie with the model, whether it has been asked for or not. Which page lies where is charged
+        with the digests.
+        """
+        token, digest = 2 * self.dim * self.k.element_size(), 2 * self.dim * self.low.element_size()
+        slots = (self.counts * self.policy.page + self.filled).clamp(max=self.policy.limit)
+        size = slots * token + self.counts * digest + self.policy.places * self.numbers.element_size()
+        by_row = [part.view(-1, self.heads).sum(1).tolist() for part in (slots, size)]
+        return [MemoryUsage(*row) for row in zip(*by_row, self.host.row_bytes(self.heads), strict=True)]
+
+    @property
+    def storage_bytes(self) -> int:
+        """On the model's device as such: pages in CPU memory are not counted, also where that is the same."""
+        return nbytes(self.low, self.high, self.k, self.v, self.rows, self.counts, self.filled, self.numbers)

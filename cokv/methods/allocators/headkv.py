@@ -1,0 +1,72 @@
+"""HeadKV: every head keeps a small equal share, the rest follows an offline score of each head, over all layers.
+
+arXiv 2410.19258, "Head-Level KV Cache Allocation"; released in FYYFU/HeadKV, headkv/snapkv_utils.py
+(ReasonSnapKVCluster), and for KV heads in nawei1010/CoKV, adaptive_kv/monkeypatch/kv_utils.py (set_headkv_size). With s
+the scores, p = s / sum(s), B the mean budget beyond the window and n heads:
+
+    budget = window + B - B / beta + p * (B / beta) * n
+
+so that beta = 1 gives everything to the scores, and a large beta nothing. The scores are those of the R (retrieval) or
+the R2 (retrieval-reasoning) profile: the rule is the same. beta = 1.005 is the first value of the authors' scripts,
+which try {1.005, 1.01, 1.1, 1.2, 1.5, 2, 5, 10}; their `temp` exponent is 1 in all of them and left out here.
+
+Scores of 0 everywhere tell no head from another: all share equally. (The released code divides by zero there; without
+exact that is an error.)
+
+Differs: the released code divides by beta without remainder, rounds each head alone, and loses what passes the
+prompt's length; with exact (the default) the division is real-valued and `integerize` keeps the total. Without exact,
+heads are floored as in the KV-head form; HeadKV's own cache per query head rounds to the nearest whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from cokv.methods.allocators.integerize import integerize, round_as_released
+from cokv.methods.allocators.profile import head_scores
+from cokv.types import Budgets, CokvError, HeadScores
+
+
+@dataclass(frozen=True)
+class HeadKV:
+    """Slots beyond the window by retrieval score.
+
+    beta: 1 / beta of the slots beyond the window follow the scores, 1 or more. exact: False rounds as released.
+    """
+
+    looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
+
+    beta: float = 1.005
+    exact: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.beta, bool) or not isinstance(self.beta, (int, float)) or not 1 <= self.beta < np.inf:
+            raise CokvError(f"beta is {self.beta!r}, expected 1 (all by score) or more (more evenly)")
+
+    def budgets(
+        self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None
+    ) -> Budgets:
+        values = head_scores(profile, len(scores), scores[0].shape[0], "HeadKV")
+        if values.min() < 0:
+            raise CokvError(
+                f"HeadKV needs scores of 0 or more, the smallest is {values.min():.4g}; "
+                "use an R or R2 profile, not Shapley values"
+            )
+        mean = total / values.size - reserved  # B
+        if values.max() == 0:
+            if not self.exact:
+                raise CokvError("all head scores are 0; the released rule divides by zero there")
+            return integerize(np.full(values.shape, total / values.size), total, seq_len, reserved)
+        share = values / values.max()
+        share = share / share.sum()
+        if self.exact:
+            pool = mean / self.beta
+            return integerize(mean - pool + share * pool * values.size + reserved, total, seq_len, reserved)
+        pool = mean // self.beta
+        raw = mean - pool + share * pool * values.size
+        return Budgets(round_as_released(raw, seq_len - reserved, "floor").values + reserved)

@@ -1,0 +1,84 @@
+"""Two classes of heads: retrieval heads keep everything, the others sinks and the newest tokens.
+
+DuoAttention, arXiv 2410.10819, released in mit-han-lab/duo-attention, duo_attn/utils.py (sparsify_attention_heads);
+RazorAttention, arXiv 2407.15891. The head scores say which heads retrieve: Duo's trained gates, or Razor's echo and
+induction. The scorer is recency with sinks (scorers/streaming.py), so a head's slots are its sinks and the rest its
+local window.
+
+retrieval_share None: as many heads are retrieval heads as the total pays for, the others keep sinks and `local` newest
+tokens (Duo: the budget is the threshold's quantile, said otherwise). A share: that share of all heads are retrieval
+heads, and the total must pay for them (Razor). Either way what is left widens the local windows evenly. Where the total
+does not pay for sinks and `local` in every head, or for the share, the method says so and keeps nothing more.
+
+Differs: both papers fix the windows and report the memory that results; here the total is given. Razor's compensation
+token, the mean of what was dropped, is no prompt position: a policy makes it (policies/compensate.py), in a slot of the
+head's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from cokv.methods.allocators import LooksAt
+from cokv.methods.allocators.integerize import integerize
+from cokv.methods.allocators.profile import head_scores
+from cokv.types import Budgets, CokvError, HeadScores
+
+
+@dataclass(frozen=True)
+class RetrievalStreaming:
+    """Whole retrieval heads, sinks and newest tokens elsewhere.
+
+    local: newest tokens that every other head keeps at least. retrieval_share: share of all heads that are whole, 0 or
+    more and below 1; None: as many as the total pays for.
+    """
+
+    looks_at: ClassVar[LooksAt] = "shape"
+
+    local: int = 256
+    retrieval_share: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.local, bool) or not isinstance(self.local, int) or self.local < 1:
+            raise CokvError(f"local is {self.local!r}, expected a positive whole number of newest tokens")
+        share = self.retrieval_share
+        if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1):
+            raise CokvError(
+                f"retrieval_share is {share!r}, expected a share of the heads below 1, or None: as many as fit"
+            )
+
+    @property
+    def exact(self) -> bool:
+        return True
+
+    def budgets(
+        self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None
+    ) -> Budgets:
+        shape = (len(scores), scores[0].shape[0])
+        values = head_scores(profile, *shape, "RetrievalStreaming").reshape(-1)
+        heads, least = values.size, min(reserved + self.local, seq_len)
+        if self.retrieval_share is None:
+            count = (total - heads * least) // (seq_len - least) if seq_len > least else heads
+            needed = heads * least
+        else:
+            count = round(self.retrieval_share * heads)
+            needed = count * seq_len + (heads - count) * least
+        if needed > total:
+            whole = f"{count} whole heads, " if self.retrieval_share is not None else ""
+            raise CokvError(
+                f"{whole}{reserved} sinks and {self.local} newest tokens elsewhere need {needed} KV slots, the total "
+                f"is {total}; set kv_budget to at least {-(-needed // heads)} for a prompt of {seq_len} tokens, or a "
+                "smaller local"
+            )
+        budgets = np.full(heads, seq_len, dtype=np.int64)
+        streaming = np.sort(np.argsort(-values, kind="stable")[min(count, heads) :])  # ties retrieve by lower index
+        if streaming.size:
+            left = min(total - (heads - streaming.size) * seq_len, streaming.size * seq_len)
+            even = np.full((1, streaming.size), left / streaming.size)
+            budgets[streaming] = integerize(even, left, seq_len, least).values[0]
+        return Budgets(budgets.reshape(shape))

@@ -1,0 +1,1 @@
+"""Rules that evict by attention while decoding, one per method."""

@@ -1,0 +1,98 @@
+"""CAKE while decoding: beside the newest window, the token that the last query looks at least goes, after pooling.
+
+CAKE, arXiv 2503.12491; its released code is read here as kept in qtris123/cakekv, cake/cake_cache.py
+(CakeDecodingKVCache_LayerWise) and cake/model/modify_llama.py. A head stays at the slots it was given; where the prompt
+is no longer than kv_budget, at kv_budget. At each step the newest `window` tokens stay. The others are scored by the
+attention of the new query alone, average-pooled over kernel_size neighbours, mean over the query heads that share the
+KV head; the lowest goes, of equals the last. Mean and variance over a window of queries (scorers/shifting_attention.py)
+decide about the prompt only.
+
+Neighbours are those of the released cache, which lies in the order of its last ranking: by the prompt's scores at
+first, by each step's pooled scores afterwards, best first, and then the token that has just left the window. A prompt
+that was kept whole lies in its own order until the first token goes.
+
+Differs: attention is in float32, not the model's dtype; slots of a layer's heads may differ by one, as the total asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from cokv.cache.policies.protocol import check_limit, newest
+from cokv.methods.scorers.cake import CakeScorer
+from cokv.types import CokvError
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import PrefillLayer
+
+LAST = 1 << 62
+
+
+@dataclass(frozen=True)
+class CakeEviction:
+    """After the prompt CAKE's lowest pooled score goes.
+
+    limit: kv_budget, slots of a head where the prompt is no longer than that. window: newest tokens that stay.
+    kernel_size: tokens pooled over, odd. gamma: weight of the variance in the prompt's ranking.
+    """
+
+    observers: ClassVar[tuple[()]] = ()
+    same_in_all_heads: ClassVar[bool] = False
+
+    limit: int
+    window: int = 32
+    kernel_size: int = 5
+    gamma: float = 200.0
+
+    def __post_init__(self) -> None:
+        self._scorer()
+        check_limit(self.limit, self.window + 1, f"one beside the {self.window} newest")
+
+    def _scorer(self) -> CakeScorer:
+        return CakeScorer(self.window, self.kernel_size, self.gamma)
+
+    @property
+    def window_size(self) -> int:
+        """One more, for a prompt whose last token is run again."""
+        return self.window + 1
+
+    def limits(self, slots: torch.Tensor, seq_len: int) -> torch.Tensor:
+        if seq_len <= self.limit:
+            return torch.full_like(slots, self.limit)
+        if int(slots.min()) < self.window:
+            raise CokvError(
+                f"a selection holds {int(slots.min())} tokens in a head, fewer than the window of {self.window} that "
+                f"always stays; select at least {self.window} per head"
+            )
+        return slots
+
+    def seed(self, layer: PrefillLayer) -> torch.Tensor:
+        """Attention of the last query, and the place in the last ranking, from 1; 0 before there is one."""
+        heads, seq_len, _ = layer.keys.shape
+        memory = torch.zeros(heads, seq_len, 2, device=layer.keys.device)
+        if seq_len + layer.unread > self.limit:
+            ranked = seq_len - min(self.window, seq_len)
+            order = self._scorer().scores(layer)[:, :ranked].sort(dim=1, descending=True, stable=True).indices
+            memory[:, :ranked, 1] = order.argsort(dim=1).float() + 1
+        return memory
+
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+        memory[..., 0] = weights.mean(dim=2)
+
+    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
+        old = ~newest(positions, self.window) & (positions >= 0)
+        places, count = memory[..., 1].long(), old.sum(1, keepdim=True)
+        order = torch.where(places > 0, places, (1 << 32) + positions.long()).masked_fill(~old, LAST).argsort(dim=1)
+        inside = torch.arange(order.shape[1], device=order.device) < count
+        attention = memory[..., 0].gather(1, order).masked_fill(~inside, 0.0)
+        pooled = F.avg_pool1d(attention[:, None], self.kernel_size, stride=1, padding=self.kernel_size // 2)[:, 0]
+        ranking = pooled.masked_fill(~inside, -torch.inf).sort(dim=1, descending=True, stable=True).indices
+        ranked = order.gather(1, ranking)  # columns, best first
+        full = (places > 0).any(1, keepdim=True) | ((positions >= 0).sum(1, keepdim=True) > self.limit)
+        now = torch.arange(1, order.shape[1] + 1, device=order.device).expand_as(order)
+        memory[..., 1] = torch.where(full & old, torch.zeros_like(now).scatter(1, ranked, now), places).float()
+        return ranked.gather(1, (count - 1).clamp(min=0))[:, 0]

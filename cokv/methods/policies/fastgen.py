@@ -1,0 +1,82 @@
+"""FastGen while decoding: the stored token that is lowest in the tiers goes.
+
+FastGen, arXiv 2310.01801, algorithm 2 (no code was released). A head that lost tokens of the prompt keeps the slots
+that it was given. Its tokens are ranked as the prompt's were (scorers/token_tiers.py), new ones among them: special
+tokens; punctuation; frequent ones, of the stored tokens those with the most attention from all queries since they were
+read, as many as frequent_share of all tokens read so far; local ones, the newest local_share of these; the others.
+Inside a tier the least attention goes first, of equals the latest; inside the local tier the oldest. So a head that
+has room for no more than its special tokens drops any other as soon as it has been read, which is that policy's rule.
+A head that kept a whole prompt longer than kv_budget has the policy of everything: it grows. Where the prompt is no
+longer than kv_budget, all heads hold kv_budget.
+Where the last prompt token is run again on the compressed cache, its query counts twice.
+Differs: in the paper a head keeps all that its policy names, and grows with the answer; here it stays at its slots, so
+that the budget holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from cokv.cache.policies.protocol import GROWS, check_limit
+from cokv.methods.scorers.accumulated_attention import AttentionSum
+from cokv.methods.scorers.fastgen import FREQUENT, LOCAL, FastGenScorer
+from cokv.model.token_kinds import TokenKinds
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import PrefillLayer
+
+
+@dataclass(frozen=True)
+class FastGenEviction:
+    """After the prompt the token lowest in the tiers goes.
+
+    limit: kv_budget, slots of a head where the prompt is no longer than that. frequent_share, local_share: of all
+    tokens read so far, 0..1.
+    """
+
+    observers: ClassVar[tuple[AttentionSum, TokenKinds]] = (AttentionSum(), TokenKinds())
+    window_size: ClassVar[int] = 0
+    same_in_all_heads: ClassVar[bool] = False
+
+    limit: int
+    frequent_share: float = 0.3
+    local_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit, 1, "the token that is kept")
+        FastGenScorer(self.frequent_share, self.local_share)  # says what is wrong with a share
+
+    def limits(self, slots: torch.Tensor, seq_len: int) -> torch.Tensor:
+        if seq_len <= self.limit:
+            return torch.full_like(slots, self.limit)
+        return torch.where(slots == seq_len, GROWS, slots)
+
+    def seed(self, layer: PrefillLayer) -> torch.Tensor:
+        """Attention so far, and the kind."""
+        (sums,), (kinds,) = (layer.observation(o) for o in self.observers)
+        return torch.stack([sums, kinds.to(sums.dtype).expand_as(sums)], dim=-1)
+
+    def begun(self, kinds: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.zeros_like(kinds), kinds], dim=-1)
+
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+        memory[..., 0] += weights.mean(dim=2)
+
+    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
+        positions = positions.long()
+        there, seen = positions >= 0, positions.amax(1, keepdim=True) + 1
+        # One number for (attention, earlier position): the bits of floats from 0 on are ordered as the floats are.
+        attention = memory[..., 0].contiguous().view(torch.int32).long()
+        rank = ((attention << 32) - positions).masked_fill(~there, -(1 << 62))
+        frequent = (seen.double() * self.frequent_share).long().clamp(max=rank.shape[1])
+        edge = rank.sort(dim=1, descending=True).values.gather(1, (frequent - 1).clamp(min=0))
+        tiers = memory[..., 1].long()
+        tiers = torch.where((rank >= edge) & (frequent > 0), tiers.clamp(min=FREQUENT), tiers)
+        newest = positions >= seen - (seen.double() * self.local_share).long()
+        tiers = torch.where(newest, tiers.clamp(min=LOCAL), tiers)
+        lowest = tiers.masked_fill(~there, torch.iinfo(torch.int64).max).amin(1, keepdim=True)
+        inside = torch.where(tiers == LOCAL, positions, rank)
+        return inside.masked_fill((tiers != lowest) | ~there, torch.iinfo(torch.int64).max).argmin(1)

@@ -1,0 +1,50 @@
+"""H2O while decoding: the newest half of a head's slots, and the tokens with the most attention so far.
+
+H2O, arXiv 2306.14048; released in FMInference/H2O, h2o_hf/utils_real_drop/modify_llama.py (H2OKVCache_LayerWise). A
+token's score is the attention it got from all queries since it was read, prompt and answer; each step adds to it. When
+a head holds one token more than its limit, the lowest score among all but the newest goes.
+Where the last prompt token is run again on the compressed cache, its query counts twice.
+Differs: scores are means over the query heads that share a KV head, where the released code has a cache per query head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from cokv.cache.policies.protocol import check_limit, highest, newest
+from cokv.methods.scorers.accumulated_attention import AttentionSum
+from cokv.methods.scorers.checks import part_of, require_share
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import PrefillLayer
+
+
+@dataclass(frozen=True)
+class H2OEviction:
+    """After the prompt the least attention so far goes, but of the newest tokens.
+
+    limit: slots of a head. recent_share: of these, those for the newest tokens, 0..1.
+    """
+
+    observers: ClassVar[tuple[AttentionSum, ...]] = (AttentionSum(),)
+    window_size: ClassVar[int] = 0
+    same_in_all_heads: ClassVar[bool] = False
+
+    limit: int
+    recent_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit, 2, "to be shared by old and new tokens")
+        require_share(self, "the limit", "recent_share")
+
+    def seed(self, layer: PrefillLayer) -> torch.Tensor:
+        return layer.observation(AttentionSum())[0][..., None]
+
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+        memory[..., 0] += weights.mean(dim=2)
+
+    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
+        return highest(-memory[..., 0], positions, newest(positions, part_of(self.limit, self.recent_share)))

@@ -1,0 +1,89 @@
+"""Scissorhands while decoding: what many of the last queries passed over goes, never the newest tokens.
+
+Scissorhands, arXiv 2305.17118, algorithm 2 (no code was released). A query that sees t stored tokens gives each 1/t on
+average; a token's counter says how many of the last `history` queries, prompt and answer, gave it less. When a head
+holds one token more than its limit, the highest counter goes; of equals the latest token; never the newest `recent`.
+Counters are summed over the query heads that share a KV head. A query leaves them when it falls out of the history, so
+what it passed over is kept: one bit per token and query, two for 2 or 3 query heads per KV head, four for up to 15.
+Differs: the paper drops half the budget whenever the cache is full; here one token goes per step, so that the budget is
+used, as for every method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from cokv.cache.policies.protocol import check_limit, highest, newest
+from cokv.methods.scorers.causal import window_attention
+from cokv.types import CokvError
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import PrefillLayer
+
+
+@dataclass(frozen=True)
+class ScissorhandsEviction:
+    """After the prompt the token that most of the last queries passed over goes.
+
+    limit: slots of a head. history: how many queries are remembered. recent: newest tokens that never go.
+    """
+
+    observers: ClassVar[tuple[()]] = ()
+    same_in_all_heads: ClassVar[bool] = False
+
+    limit: int
+    history: int = 400
+    recent: int = 10
+
+    def __post_init__(self) -> None:
+        check_limit(self.history, 1, "for there to be a query to look back to")
+        check_limit(self.limit, self.recent + 1, f"one beside the {self.recent} newest")
+
+    @property
+    def window_size(self) -> int:
+        """One more, for a prompt whose last token is run again."""
+        return self.history + 1
+
+    def seed(self, layer: PrefillLayer) -> torch.Tensor:
+        """Query s of the answer has place s % history; before, the prompt's last query has the last place."""
+        heads, seq_len, _ = layer.keys.shape
+        window, bits = min(self.history, seq_len), _bits(layer.window_queries.shape[0] // heads)
+        places = -(-self.history * bits // 8) * 8 // bits
+        counts = torch.zeros(heads, seq_len, places, dtype=torch.uint8, device=layer.keys.device)
+        seen = torch.arange(seq_len - window + 1, seq_len + 1, device=layer.keys.device)[:, None]  # by each query
+        visible = torch.arange(seq_len, device=layer.keys.device) < seen
+        head = 0
+        for weights in window_attention(layer, window):  # [some heads, group_size, window, seq_len]
+            below = ((weights < 1 / seen) & visible).sum(dim=1, dtype=torch.uint8)
+            counts[head : head + len(below), :, self.history - window : self.history] = below.transpose(1, 2)
+            head += len(below)
+        parts = counts.unflatten(-1, (-1, 8 // bits)).unbind(-1)
+        return torch.stack([part << i * bits for i, part in enumerate(parts)]).sum(0, dtype=torch.uint8)
+
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+        average = 1 / held.sum(dim=-1)[:, :, None, None]
+        below = ((weights < average) & held[:, :, None]).sum(dim=2, dtype=torch.uint8)
+        bits = _bits(weights.shape[2])
+        byte, place = divmod(step % self.history, 8 // bits)
+        others = 255 - ((2**bits - 1) << place * bits)
+        memory[..., byte] = (memory[..., byte] & others) | (below << place * bits)
+
+    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
+        bits = _bits(group_size)
+        shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=memory.device)
+        counters = sum((memory >> shift & (2**bits - 1)).sum(-1, dtype=torch.int32) for shift in shifts)
+        assert isinstance(counters, torch.Tensor)
+        return highest(counters.float(), positions, newest(positions, self.recent))
+
+
+def _bits(group_size: int) -> int:
+    """Of a number from 0 to group_size, in a byte that it shares with others alike."""
+    if group_size > 255:
+        raise CokvError(
+            f"Scissorhands counts at most 255 query heads per KV head and this model has {group_size}; "
+            "use another method that evicts, such as h2o"
+        )
+    return next(bits for bits in (1, 2, 4, 8) if group_size < 2**bits)

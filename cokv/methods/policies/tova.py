@@ -1,0 +1,44 @@
+"""TOVA while decoding: the token that the newest query looks at least goes, in every head of a layer.
+
+TOVA, arXiv 2401.06104; released in schwartz-lab-NLP/TOVA, src/tova_cache.py. When the heads hold one token more than
+the limit, the lowest attention of the last query goes, averaged over all query heads of the layer; the new token itself
+may go. Nothing is remembered from one step to the next. All heads of a layer must hold the same positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from cokv.cache.policies.protocol import check_limit, highest
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import PrefillLayer
+
+
+@dataclass(frozen=True)
+class TOVAEviction:
+    """After the prompt what the newest query looks at least goes.
+
+    limit: slots of a head.
+    """
+
+    observers: ClassVar[tuple[()]] = ()
+    window_size: ClassVar[int] = 0
+    same_in_all_heads: ClassVar[bool] = True
+
+    limit: int
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit, 1, "the token that is kept")
+
+    def seed(self, layer: PrefillLayer) -> torch.Tensor:
+        return torch.zeros(*layer.keys.shape[:2], 1, device=layer.keys.device)
+
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+        memory[..., 0] = weights.flatten(1, 2).mean(dim=1, keepdim=True)
+
+    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
+        return highest(-memory[..., 0], positions, torch.zeros_like(positions, dtype=torch.bool))

@@ -1,0 +1,61 @@
+"""What a scorer says of a prefill, said once: token scores of each layer, and its measure of the prompt.
+
+Methods whose scorers are equal share it, over all budgets. Knows neither allocators nor methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from cokv.methods.scorers import Measures, Scorer
+from cokv.types import CokvError, FloatArray
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import Prefill, PrefillLayer
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one scorer says of one prefill."""
+
+    prefill: Prefill
+    scores: list[torch.Tensor]  # float32 [num_kv_heads, seq_len] per layer
+    measured: FloatArray | None = None  # float64 [num_layers, num_kv_heads, ...], once an allocator looks at it
+
+
+ScoreCache: TypeAlias = dict[Scorer, Seen]
+
+
+def see(scorer: Scorer, prefill: Prefill, cache: ScoreCache | None = None, measure: bool = False) -> Seen:
+    """What the cache holds of this prefill, and what it lacks; what it holds of another prefill is replaced.
+
+    measure: the scorer's `measure` too. Cached scores are not computed again for its sake.
+    """
+    seen = cache.get(scorer) if cache is not None else None
+    if seen is None or seen.prefill is not prefill:
+        seen = Seen(prefill, [scored(scorer, layer) for layer in prefill.layers])
+    if measure and seen.measured is None:
+        assert isinstance(scorer, Measures), scorer
+        seen = replace(seen, measured=np.stack([scorer.measure(layer) for layer in prefill.layers]))
+    if cache is not None:
+        cache[scorer] = seen
+    return seen
+
+
+def scored(scorer: Scorer, layer: PrefillLayer) -> torch.Tensor:
+    """Its scores of one layer, float32 [num_kv_heads, seq_len]."""
+    return ranking(scorer.scores(layer), layer)
+
+
+def ranking(scores: torch.Tensor, layer: PrefillLayer) -> torch.Tensor:
+    """The scores, none of which may be NaN: tokens could not be ranked by them."""
+    if torch.isnan(scores).any():
+        raise CokvError(
+            f"token scores of layer {layer.layer_idx} hold NaN; look at the model's keys, queries and values, or try "
+            "float32"
+        )
+    return scores

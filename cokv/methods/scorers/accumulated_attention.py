@@ -1,0 +1,69 @@
+"""Accumulated attention: what all prompt queries together look at, and the newest tokens.
+
+H2O, arXiv 2306.14048; released in FMInference/H2O, h2o_hf/utils_real_drop/modify_llama.py (H2OKVCache_LayerWise).
+Score: the sum of softmax attention over all queries, mean over the query heads that share the KV head. Of a head's
+slots, recent_share (half, as in the authors' experiments) go to the newest tokens, the others to the best-scored of the
+rest.
+
+Knows the prompt only: while decoding the released code goes on summing and evicting, which is a policy's work. Sums
+are taken block by block of queries; what stays is one number per token and KV head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.checks import part_of, require_share
+from cokv.methods.scorers.window import Windowless
+from cokv.types import CokvError
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import PrefillLayer
+    from cokv.model.observe import LayerView, Observation
+
+
+@dataclass(frozen=True)
+class AttentionSum:
+    """Observer: attention each token gets, summed over all queries, mean over the group: [num_kv_heads, seq_len]."""
+
+    def observe(self, view: LayerView) -> Observation:
+        sums = torch.zeros(view.keys.shape[:2], device=view.keys.device)
+        for head, _, weights in causal_attention(view.queries, view.keys, view.scaling):
+            sums[head, : weights.shape[-1]] += weights.sum(dim=1).mean(dim=0)
+        return (sums,)
+
+
+@dataclass(frozen=True)
+class AccumulatedAttention(Windowless):
+    """Attention summed over all prompt queries, and the newest tokens.
+
+    recent_share: of each head's slots, those for the newest tokens, 0..1.
+    """
+
+    reads: ClassVar[str] = "attention of all prompt queries"
+
+    recent_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_share(self, "the budget", "recent_share")
+
+    @property
+    def observers(self) -> tuple[AttentionSum]:
+        return (AttentionSum(),)
+
+    def check_budget(self, kv_budget: int) -> None:
+        if kv_budget < 2:
+            raise CokvError(f"kv_budget {kv_budget} cannot be shared by old and new tokens; set it to at least 2")
+
+    def scores(self, layer: PrefillLayer) -> torch.Tensor:
+        return layer.observation(AttentionSum())[0].clone()
+
+    def refine(self, layer: PrefillLayer, scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """The newest floor(recent_share * slots) tokens of each head must stay."""
+        newest = torch.tensor([part_of(slots, self.recent_share) for slots in counts.tolist()], device=scores.device)
+        age = torch.arange(scores.shape[1], device=scores.device).flip(0)  # 0 for the newest
+        return scores.masked_fill(age < newest[:, None], torch.inf)

@@ -1,0 +1,116 @@
+"""Tiers of tokens, for a method that chooses per head and prompt how many tiers it needs.
+
+FastGen, arXiv 2310.01801 (no code was released). Five nested policies, cheapest first: special tokens;
+plus punctuation; plus frequent ones, the frequent_share of the prompt with the highest attention summed over all
+queries; plus local ones, the newest local_share of the prompt; everything. Tokens are ranked tier by tier, inside a
+tier by summed attention, the local tier by age: a policy is then a number of slots.
+
+`measure` gives what each policy costs a KV head and how much attention it retains there: the mean over all queries of
+the attention that falls on what the policy keeps. The local policy keeps, for each query, that query's own newest
+tokens. Attention is the mean over the query heads that share the KV head.
+Differs: the paper compares attention maps by the distance of the whole map; the share of retained attention is that
+distance's complement for maps of which the rest is dropped and not renormalized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from cokv.methods.scorers.accumulated_attention import AttentionSum
+from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.checks import require_share
+from cokv.model.token_kinds import PUNCTUATION, SPECIAL, TokenKinds
+from cokv.types import FloatArray
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import PrefillLayer
+    from cokv.model.observe import LayerView, Observation
+
+FREQUENT, LOCAL = 2, 1  # tiers by number, below those of token_kinds.py: what a token's score begins with
+
+
+@dataclass(frozen=True)
+class LocalSum:
+    """Observer: attention a token gets from queries that have it among their newest local_share of the prompt, summed,
+    mean over the group: [num_kv_heads, seq_len].
+    """
+
+    local_share: float
+
+    def observe(self, view: LayerView) -> Observation:
+        sums = torch.zeros(view.keys.shape[:2], device=view.keys.device)
+        width = int(self.local_share * sums.shape[1])
+        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling):
+            rows, columns = weights.shape[1:]
+            start = max(row - width + 1, 0)  # what the block's first query has among its newest, if any
+            old = torch.ones(rows, columns - start, dtype=torch.bool, device=weights.device).tril(row - width - start)
+            sums[head, start:columns] += weights[..., start:].masked_fill(old, 0.0).sum(dim=1).mean(dim=0)
+        return (sums,)
+
+
+@dataclass(frozen=True)
+class FastGenScorer:
+    """By tier: special, punctuation, frequent, local, the others.
+
+    frequent_share, local_share: of the prompt's tokens, those with the most attention and the newest, 0..1.
+    """
+
+    reads: ClassVar[str] = "attention of all prompt queries, the tokenizer"
+
+    frequent_share: float = 0.3
+    local_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        require_share(self, "the prompt", "frequent_share", "local_share")
+
+    @property
+    def window_size(self) -> int:
+        return 0
+
+    @property
+    def observers(self) -> tuple[TokenKinds, AttentionSum, LocalSum]:
+        return TokenKinds(), AttentionSum(), LocalSum(self.local_share)
+
+    def reserved(self, seq_len: int) -> int:
+        return 0
+
+    def check_budget(self, kv_budget: int) -> None:
+        """What a prompt's special tokens need is known with the prompt: the allocator says so."""
+
+    def tiers(self, layer: PrefillLayer) -> torch.Tensor:
+        """The cheapest tier each token is in, 4 (special) to 0: [num_kv_heads, seq_len]."""
+        (kinds,), (sums,) = (layer.observation(o) for o in self.observers[:2])
+        seq_len = kinds.shape[0]
+        tiers = kinds.expand(sums.shape).clone()
+        frequent = sums.sort(dim=-1, descending=True, stable=True).indices[:, : int(self.frequent_share * seq_len)]
+        tiers.scatter_reduce_(-1, frequent, torch.full_like(frequent, FREQUENT), "amax")
+        newest = tiers[:, seq_len - int(self.local_share * seq_len) :]
+        newest.clamp_(min=LOCAL)
+        return tiers
+
+    def scores(self, layer: PrefillLayer) -> torch.Tensor:
+        (sums,) = layer.observation(AttentionSum())
+        seq_len = sums.shape[1]
+        tiers = self.tiers(layer)
+        age = torch.arange(seq_len, 0, -1, device=sums.device).expand_as(sums)
+        by_attention = sums.sort(dim=-1, descending=True, stable=True).indices.argsort(dim=-1)  # 0 is the best
+        inside = torch.where(tiers == LOCAL, age - 1, by_attention)
+        return tiers - inside / seq_len
+
+    def measure(self, layer: PrefillLayer) -> FloatArray:
+        """Slots and retained share of each policy: [num_kv_heads, 2, 5]."""
+        _, (sums,), (local,) = (layer.observation(o) for o in self.observers)
+        tiers = self.tiers(layer)
+        seq_len = tiers.shape[1]
+        slots, retained = [], []
+        for lowest in (SPECIAL, PUNCTUATION, FREQUENT, LOCAL, 0):
+            kept = tiers >= lowest
+            seen = torch.where(kept, sums, local if lowest <= LOCAL else torch.zeros_like(local))
+            slots.append(kept.sum(-1).double())
+            retained.append(seen.double().sum(-1) / seq_len)
+        both = torch.stack([torch.stack(slots, -1), torch.stack(retained, -1)], dim=1)
+        return np.asarray(both.cpu().numpy(), dtype=np.float64)

@@ -1,0 +1,49 @@
+"""Last-query attention: what the newest token looks at stays, the same tokens in every head of a layer.
+
+TOVA, arXiv 2401.06104; released in schwartz-lab-NLP/TOVA, src/tova_cache.py. Score: softmax attention of the last
+prompt query over all keys, its own included, averaged over all query heads of the layer.
+
+keep_last = True keeps the newest token whatever its weight, as some re-implementations do; the paper's rule may drop
+it. The paper's rule repeats at every decoded token; what a method does there is its policy, not this scorer's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from cokv.methods.scorers.causal import window_attention
+
+if TYPE_CHECKING:
+    from cokv.cache.prefill import PrefillLayer
+
+
+@dataclass(frozen=True)
+class LastQuery:
+    """Attention of the last prompt query, mean over all heads of the layer.
+
+    keep_last: the newest token always stays.
+    """
+
+    reads: ClassVar[str] = "attention of the last prompt query"
+
+    keep_last: bool = False
+
+    @property
+    def window_size(self) -> int:
+        return 1
+
+    def reserved(self, seq_len: int) -> int:
+        return int(self.keep_last)
+
+    def check_budget(self, kv_budget: int) -> None:
+        """Any budget will do."""
+
+    def scores(self, layer: PrefillLayer) -> torch.Tensor:
+        weights = torch.cat([part.flatten(0, 2) for part in window_attention(layer, 1)])  # [num_heads, seq_len]
+        scores = weights.mean(dim=0).repeat(layer.keys.shape[0], 1)
+        if self.keep_last:
+            scores[:, -1] = torch.inf
+        return scores

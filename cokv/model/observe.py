@@ -1,0 +1,189 @@
+"""What can be looked at while a prompt is read, for scorers that need more than a prefill keeps.
+
+A prefill keeps keys, values and the last queries. A scorer that needs all queries, the output projection, or the model
+itself names *observers*; each sees one layer at a time while all its queries are there, and what it returns stays with
+that layer. State must be O(seq_len) per head. Equal observers of several methods look once. A *replayer* has more text
+read after the prompt, on the prompt's cache, and sees the attention of that text.
+
+An observer that cannot do its work on this model or prompt raises CokvError; the prefill goes on, and the error
+reaches whoever asks for the observation. Knows no scorer, no cache and no transformers.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+
+from cokv.types import CokvError
+
+Observation: TypeAlias = "tuple[torch.Tensor, ...]"
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionInputs:
+    """What one attention module is called with: hidden_states [1, seq_len, hidden_size], and everything else."""
+
+    module: Any  # torch.nn.Module
+    hidden_states: torch.Tensor
+    kwargs: Mapping[str, Any]
+    rotary: Any  # the model's module of rotary embeddings; None where it has none, or several
+
+
+@dataclass(frozen=True, eq=False)
+class ModelParts:
+    """What an observer may ask of the model beyond its attention. Found by module name; says so where it is not."""
+
+    model: Any  # torch.nn.Module
+    tokenizer: Any = None
+    inputs: dict[int, AttentionInputs] = field(default_factory=dict)  # of the layer that is running
+
+    @contextmanager
+    def watching(self, layers: Iterable[int]) -> Iterator[None]:
+        """Inside, `attention_inputs` knows what the running layer, one of these, was called with."""
+        rotary = {id(m): m for name, m in self.model.named_modules() if name.rpartition(".")[2] == "rotary_emb"}
+        only = next(iter(rotary.values())) if len(rotary) == 1 else None
+
+        def take(module: Any, args: Any, kwargs: Any) -> None:
+            states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            self.inputs[module.layer_idx] = AttentionInputs(module, states, kwargs, only)
+
+        def forget(module: Any, args: Any, result: Any) -> None:
+            self.inputs.pop(module.layer_idx, None)
+
+        hooks: list[Any] = []
+        try:
+            for module in (self._attention(layer) for layer in layers):
+                hooks.append(module.register_forward_pre_hook(take, with_kwargs=True))
+                hooks.append(module.register_forward_hook(forget))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.inputs.clear()
+
+    def attention_inputs(self, layer_idx: int) -> AttentionInputs:
+        """Of the running layer, for an observer that has set `needs_inputs`."""
+        if layer_idx not in self.inputs:
+            raise CokvError(
+                f"the inputs of layer {layer_idx} were not watched; give the observer `needs_inputs = True`"
+            )
+        return self.inputs[layer_idx]
+
+    def output_weight(self, layer_idx: int, num_heads: int, head_dim: int) -> torch.Tensor:
+        """W_O of one layer, a view: [num_heads, head_dim, hidden_size], so that head h adds A v W_O[h]."""
+        weight = getattr(self._attention(layer_idx).o_proj, "weight", None)
+        if weight is None or weight.ndim != 2 or weight.shape[1] != num_heads * head_dim:
+            got = "none" if weight is None else list(weight.shape)
+            raise CokvError(
+                f"the output projection of layer {layer_idx} has a weight of shape {got}, expected "
+                f"[hidden_size, {num_heads * head_dim}]; use a model in float32, bfloat16 or float16"
+            )
+        return weight.detach().T.view(num_heads, head_dim, -1)
+
+    def rotary(self, layer_idx: int, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin of the rotary embedding at `positions` int64 [n]: float32 [n, rotated dims] each.
+
+        Where frequencies depend on the largest position (longrope, dynamic), they are those of the positions asked for
+        together. What the model rotates with is left as it is. Only for models that rotate the first half of those
+        dims against the second, which is checked.
+        """
+        found = {id(m): m for name, m in self.model.named_modules() if name.rpartition(".")[2] == "rotary_emb"}
+        if len(found) != 1:
+            raise CokvError(
+                f"{type(self.model).__name__} has {len(found)} modules named rotary_emb, expected one; "
+                "use a model with one rotary position embedding"
+            )
+        module = copy.deepcopy(*found.values())  # some note the largest position they were asked for
+        probe = torch.arange(1, 5, dtype=torch.float32, device=positions.device)
+        cos, sin = (part[0].float() for part in module(probe, positions[None]))
+        apply = getattr(sys.modules[type(self._attention(layer_idx)).__module__], "apply_rotary_pos_emb", None)
+        test = torch.linspace(-1, 1, cos[:1].numel(), device=cos.device)[None, None, None]
+        if apply is None or not torch.allclose(
+            apply(test, test, cos[None, :1], sin[None, :1])[0], apply_rotary(test, cos[:1], sin[:1]), atol=1e-5
+        ):
+            raise CokvError(
+                f"{type(self.model).__name__} does not rotate queries by halves; use a Llama, Mistral or Qwen model"
+            )
+        return cos, sin
+
+    def text(self, token: int) -> str:
+        return str(self._tokenizer().decode([token]))
+
+    def ids(self, text: str) -> list[int]:
+        return list(self._tokenizer()(text, add_special_tokens=False)["input_ids"])
+
+    def special_ids(self) -> set[int]:
+        return set(self._tokenizer().all_special_ids)
+
+    def _tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise CokvError("needs the model's tokenizer and got none; call prefill(..., tokenizer=tokenizer)")
+        return self.tokenizer
+
+    def _attention(self, layer_idx: int) -> Any:
+        found = [m for m in self.model.modules() if getattr(m, "layer_idx", None) == layer_idx and hasattr(m, "o_proj")]
+        if len(found) != 1:
+            raise CokvError(
+                f"{type(self.model).__name__} has {len(found)} modules with layer_idx {layer_idx} and an o_proj, "
+                "expected one; use a Llama, Mistral or Qwen model"
+            )
+        return found[0]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerView:
+    """One full-attention layer while the prompt is read: all its queries, post-RoPE as the keys are."""
+
+    layer_idx: int
+    input_ids: torch.Tensor  # int64 [seq_len]
+    queries: torch.Tensor  # [num_heads, seq_len, head_dim]
+    keys: torch.Tensor  # [num_kv_heads, seq_len, head_dim]
+    values: torch.Tensor  # [num_kv_heads, seq_len, head_dim]
+    scaling: float
+    parts: ModelParts
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding by halves of the first dims of x [..., head_dim]; cos, sin [..., rotated dims]."""
+    part, rest = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], dim=-1)
+    first, second = part.chunk(2, dim=-1)
+    return torch.cat([part * cos + torch.cat([-second, first], dim=-1) * sin, rest], dim=-1)
+
+
+class Observer(Protocol):
+    """A frozen dataclass: equal ones see the same. With `needs_inputs` set it may ask for `attention_inputs`."""
+
+    def observe(self, view: LayerView) -> Observation:
+        """Tensors of O(num_heads * seq_len) numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Text to be read after the prompt, to see how it attends prompt positions start..end."""
+
+    start: int
+    end: int
+    ids: tuple[int, ...]
+
+
+@runtime_checkable
+class Replayer(Protocol):
+    """An observer of text that is read after the prompt. A frozen dataclass, too."""
+
+    def passages(self, input_ids: torch.Tensor, parts: ModelParts) -> Sequence[Passage]:
+        """Together they cover every prompt position, in order, once."""
+        ...
+
+    def look(self, queries: torch.Tensor, keys: torch.Tensor, scaling: float, passage: Passage) -> torch.Tensor:
+        """Of one layer, per position: [num_kv_heads, end - start].
+
+        queries [num_heads, t, head_dim] of the passage; keys [num_kv_heads, seq_len + t, head_dim], the passage last.
+        """
+        ...

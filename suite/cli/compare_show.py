@@ -1,0 +1,129 @@
+"""A comparison on the screen, and as files: a strip per method shows where in the prompt its heads kept tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cokv.methods.method import Method
+from cokv.types import Selection
+from reports.heatmap import save
+from reports.kept_tokens import Kept, kept_figure
+from suite.errors import SuiteError
+from suite.run.compare import Compared, Comparison
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+STRIP = 48  # characters
+
+
+def shares(selection: Selection, bins: int) -> Any:
+    """Share of each (head, stretch of the prompt) that is kept: [num_layers * num_kv_heads, at most bins]."""
+    mask = selection.mask().flatten(0, 1).numpy()
+    edges = np.linspace(0, selection.seq_len, min(bins, selection.seq_len) + 1).astype(int)
+    return np.add.reduceat(mask, edges[:-1], axis=1, dtype=np.float64) / np.diff(edges)
+
+
+def strip(selection: Selection, width: int = STRIP) -> str:
+    """The prompt from left to right: the fuller a block, the more of its (head, token) pairs are kept."""
+    share = shares(selection, width).mean(axis=0)
+    steps = np.ceil(share * (len(BLOCKS) - 1)).astype(int)  # whatever is kept at all shows
+    return "".join(BLOCKS[step] for step in steps)
+
+
+def spread(selection: Selection) -> str:
+    """Slots per head: one number, or the least and the most; by layer where layers differ."""
+    counts = selection.counts
+    low, high = int(counts.min()), int(counts.max())
+    if low == high:
+        return str(low)
+    layers = counts.mean(axis=1)
+    by_layer = "" if len(layers) > 8 else "\n" + " ".join(f"{mean:.0f}" for mean in layers)
+    return f"{low} to {high}{by_layer}"
+
+
+def show(comparison: Comparison, console: Console | None = None) -> None:
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(width=170)
+    table = Table(
+        "method", "kept, from the prompt's beginning to its end", "slots per head\n(by layer)", "answer", "as full",
+        title=f"{comparison.seq_len} prompt tokens, {comparison.kv_budget} KV slots per head", title_justify="left",
+    )  # fmt: skip
+    for row in (comparison.full, *comparison.methods):
+        if row.selection is None:
+            table.add_row(row.method.name, Text(row.infeasible, style="dim"), "-", "-", "-")
+            continue
+        kept = Text(strip(row.selection), "cyan")
+        if stored := stored_as(row.method):
+            kept.append(f"\n{stored}", "dim")
+        answer = Text(json.dumps(row.answer, ensure_ascii=False), overflow="ellipsis", no_wrap=True)
+        answer.truncate(40, overflow="ellipsis")
+        mark = Text("yes", "green") if comparison.same(row) else Text("no", "red")
+        table.add_row(row.method.name, kept, spread(row.selection), answer, mark)
+    console.print(table)
+    for origin, names in _origins(comparison).items():
+        console.print(Text(f"profile {origin}: {', '.join(names)}", "dim"))
+
+
+def _origins(comparison: Comparison) -> dict[str, list[str]]:
+    """The methods that used a profile, by where theirs comes from."""
+    found: dict[str, list[str]] = {}
+    for row in comparison.methods:
+        if row.profile:
+            found.setdefault(row.profile, []).append(row.method.name)
+    return found
+
+
+def stored_as(method: Method) -> str:
+    """How a method stores what it keeps, where that is not as it is: in few bits, in other memory, with fewer channels.
+
+    "" for all others.
+    """
+    said = method.parameters
+    if method.policy == "quantize":
+        by = {"scores": ", more where heads score best", "random": ", more in heads drawn at random"}
+        return f"in {said['bits']:g} bits{' on average' * (said['split'] != 'even')}{by.get(str(said['split']), '')}"
+    if method.policy == "prune_channels":
+        return f"keys without {said['pruned']:.0%} of their channels"
+    if method.policy == "recall":
+        return f"in pages of {said['page']} in CPU memory, the best brought back at each step"
+    return ""
+
+
+def check_folder(folder: Path) -> None:
+    """Raises where files could not be written into this folder: something else is in its place."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise SuiteError(f"--out {folder}: {there} is a file; name a folder, new or not")
+
+
+def write(comparison: Comparison, folder: Path) -> list[Path]:
+    """compare.json, every selection as safetensors, and the picture as PNG and SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "compare.json"]
+    paths[0].write_text(json.dumps(comparison.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for row in comparison.methods:
+        if row.selection is not None:
+            paths.append(folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', row.method.name)}.safetensors")
+            row.selection.save(paths[-1])
+    panels = [_panel(comparison, row) for row in comparison.methods if row.selection is not None]
+    if panels:
+        missing = {row.method.name: row.infeasible for row in comparison.methods if row.selection is None}
+        figure = kept_figure(panels, comparison.seq_len, comparison.kv_budget, comparison.full.answer, missing)
+        paths += save(figure, folder, "kept")
+    return paths
+
+
+def _panel(comparison: Comparison, row: Compared) -> Kept:
+    assert row.selection is not None
+    return Kept(
+        row.method.name, shares(row.selection, 512), row.selection.counts, row.answer, comparison.same(row),
+        stored_as(row.method),
+    )  # fmt: skip

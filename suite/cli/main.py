@@ -1,0 +1,241 @@
+"""The command line. A user's error is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from longbench.tasks import Task as LongBenchTask
+from suite.cli.check_method import check_method
+from suite.cli.commands import ExperimentFile, experiment_of, reported
+from suite.cli.compare import compare
+from suite.cli.heads import app as heads_app
+from suite.cli.lm_eval import PASSED_ON, lm_eval
+from suite.cli.profile import app as profile_app
+from suite.errors import SuiteError
+
+app = typer.Typer(
+    help="KV-cache compression under one budget rule: reproduce, compare, measure.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(profile_app, name="profile")
+app.add_typer(heads_app, name="heads")
+app.command()(compare)
+app.command("check-method")(check_method)
+app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)
+
+
+class Benchmark(StrEnum):
+    """What `cokv tasks` can be limited to."""
+
+    RULER = "ruler"
+    LONGBENCH = "longbench"
+    LONGBENCH_MINI = "longbench_mini"
+
+
+@app.command()
+@reported
+def reproduce(
+    experiment: ExperimentFile = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many samples per task and seed.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
+    workers: Annotated[
+        int | None, typer.Option(help="Processes, each with its own model; by default one, of the embedded model more.")
+    ] = None,
+    ray: Annotated[str | None, typer.Option(help="'auto', or the address of a Ray cluster.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and about how long.")] = False,
+) -> None:
+    """Run an experiment, or go on with it, and write its report. A finished run is only reported."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from reports import terminal_table, write_report
+    from suite.experiment import open_run, run_experiment
+    from suite.run.workers import pool_for, size
+
+    disable_progress_bar()
+    spec = experiment_of(experiment, limit)
+    pool = pool_for(spec.model, workers, ray)
+    if dry_run:
+        from suite.run.plan import plan
+
+        folder, loaded = open_run(spec, runs)
+        _print_plan(plan(spec, loaded, size(pool)), str(folder.path), folder.done)
+        return
+    folder = run_experiment(spec, runs, pool)
+    if not (folder.path / "report" / "report.md").exists():
+        write_report(folder.path)
+    terminal_table(folder.path)
+    print(folder.path / "report")
+
+
+def _print_plan(stages: Any, path: str, done: bool) -> None:
+    from suite.run.plan import in_words
+
+    table = Table("stage", "prompts", "rows", "prefill tokens", "decode tokens (at most)", "about")
+    for stage in stages:
+        numbers = (stage.prompts, stage.rows, stage.prefill_tokens, stage.decode_tokens)
+        table.add_row(stage.name, *(f"{n:,}" for n in numbers), in_words(stage.seconds))
+    Console().print(table)
+    print(f"about {in_words(sum(s.seconds for s in stages))} at most on this machine")
+    print(f"{path} is finished: it would only be reported" if done else f"would write {path}")
+
+
+@app.command()
+@reported
+def report(
+    run: Annotated[Path | None, typer.Argument(help="A run folder; the newest finished one when left out.")] = None,
+    runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Report what is there of a run that has not ended.")
+    ] = False,
+) -> None:
+    """Write a run's report again: tables, plots, and the table on the screen."""
+    from reports import terminal_table, write_report
+
+    run = run or _newest(runs, unfinished)
+    folder = write_report(run, allow_unfinished=unfinished)
+    terminal_table(run, allow_unfinished=unfinished)
+    print(folder)
+
+
+def _newest(runs: Path, unfinished: bool) -> Path:
+    wanted = "spec.json" if unfinished else "done.json"
+    found = sorted(runs.glob(f"*/{wanted}"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise SuiteError(f"no run to report under {runs}; run `cokv reproduce` first, or name a run folder")
+    return found[-1].parent
+
+
+@app.command()
+@reported
+def methods(long: Annotated[bool, typer.Option("--long", help="Also parameters, code and notes.")] = False) -> None:
+    """List the methods: what each needs, its presets, its paper."""
+    from cokv.methods.registry import describe_methods
+
+    columns = ["name", "preset", "scorer", "allocator", "policy", "needs", "paper"] + (
+        ["parameters", "code", "note"] if long else []
+    )
+    _table(describe_methods(), columns)
+
+
+@app.command()
+@reported
+def tasks(benchmark: Annotated[Benchmark | None, typer.Option(help="Only this one's.")] = None) -> None:
+    """List the tasks: benchmark, metric, answer length, parameters."""
+    from longbench.mini.generate import wording
+    from longbench.tasks import TASKS as LONGBENCH
+    from longbench.tasks import V2
+    from ruler.tasks import TASKS
+
+    rows = [
+        {
+            "benchmark": f"ruler ({preset})",
+            "task": task.name,
+            "metric": f"string match ({task.metric})",
+            "tokens": str(task.tokens_to_generate),
+            "about": ", ".join(f"{k}={v}" for k, v in task.params.items()),
+        }
+        for preset, table in TASKS.items()
+        for task in table.values()
+    ]
+    rows += [
+        {
+            "benchmark": "longbench",
+            "task": task.name,
+            "metric": task.metric,
+            "tokens": str(task.max_new_tokens),
+            "about": _about(task),
+        }
+        for task in (*LONGBENCH.values(), V2)
+    ]
+    rows += [
+        {
+            "benchmark": "longbench_mini",
+            "task": task.name,
+            "metric": task.metric,
+            "tokens": str(wording()[task.name]["max_new_tokens"]),
+            "about": f"{task.category}, {task.language}; generated stand-in",
+        }
+        for task in LONGBENCH.values()
+    ]
+    chosen = [row for row in rows if benchmark is None or row["benchmark"].split()[0] == benchmark]
+    _table(chosen, list(rows[0]))
+
+
+def _about(task: LongBenchTask) -> str:
+    """What LongBench's code does with a data set, and how many samples its files hold."""
+    parts = [task.category, task.language, f"{task.samples} samples"]
+    parts += [f"{task.samples_e} in -E"] if task.samples_e is not None else []
+    parts += [] if task.chat_template else ["no chat template"]
+    parts += ["first line judged"] if task.first_line else []
+    parts += ["stops at a newline"] if task.stop_at_newline else []
+    return ", ".join(parts)
+
+
+@app.command()
+@reported
+def protocols() -> None:
+    """The published ways to run LongBench, side by side."""
+    from longbench.presets import side_by_side
+
+    rows = [{"field": name, **values} for name, values in side_by_side().items()]
+    _table(rows, list(rows[0]))
+
+
+@app.command()
+@reported
+def score(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Judge a run's stored predictions again, without a model, and say what changed."""
+    from suite.cli.rescore import rescore_run
+
+    result = rescore_run(run)
+    for change in result["changed"]:
+        print(json.dumps(change))
+    print(f"{result['judged']} predictions judged again, {result['same']} scores the same")
+    if result["changed"]:
+        raise typer.Exit(1)
+
+
+@app.command(name="eval")
+@reported
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Option(help="LongBench's or RULER's pred/*.jsonl, kvpress's or lm-eval's file.")
+    ],
+    form: Annotated[
+        str | None,
+        typer.Option(help="longbench, longbench-v2, ruler, kvpress or lm-eval; told by content."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="The data set or task, when the file does not say.")] = None,
+) -> None:
+    """Official LongBench and RULER scores of predictions that another tool wrote."""
+    from suite.cli.rescore import as_json, score_file
+
+    print(as_json(score_file(predictions, form, dataset)))
+
+
+def _table(rows: list[dict[str, str]], columns: list[str]) -> None:
+    console = Console()
+    table = Table(*(Column(name, overflow="fold") for name in columns), show_lines=len(columns) > 7)
+    for row in rows:
+        table.add_row(*(row[c] for c in columns))
+    if console.is_terminal:
+        console.print(table)
+    else:  # wide enough for a file or a pipe
+        Console(width=240).print(table)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

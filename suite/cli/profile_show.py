@@ -1,0 +1,155 @@
+"""Profiles on the screen: a small heat table of head scores with their intervals, and what they rest on.
+
+Published files too: CoKV's and LU-KV's .npy, HeadKV's .json, DuoAttention's .tsv.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cokv.game.ledger import Ledger
+from cokv.game.plan import distinct
+from cokv.game.recorded import RecordedGame
+from cokv.profiles.contributions import Contributions
+from cokv.profiles.contributions import head_scores as contribution_scores
+from cokv.profiles.duo_file import DuoPattern
+from cokv.profiles.lukv_file import RatioCurves
+from cokv.profiles.published import KINDS, read_published
+from cokv.types import CokvError, HeadScores
+from suite.errors import SuiteError
+from suite.heads.score_files import head_scores, intervals_of
+from suite.heads.scores import from_record, planned
+
+WIDEST = 16  # KV heads of a layer that are shown with intervals
+LONG = 160  # characters of one fact
+SHOWN_RATIO = 0.25  # of curves: of all tokens kept
+EXPECTED = f"a ledger, or a profile ending in {', '.join(KINDS)}"
+COMPARE = "cokv profile compare"
+
+
+def show(path: Path, game: str | None = None, shape: tuple[int, int] | None = None) -> RenderableType:
+    """A profile's table, or a ledger's games and the scores of the one that is named, or alone.
+
+    shape: (num_layers, num_kv_heads) of the model, for published files that do not say it.
+    """
+    if path.is_dir():
+        raise SuiteError(f"{path} is a folder; name a profile in it, or put its files side by side: {COMPARE} {path}")
+    if not path.is_file():
+        raise SuiteError(f"{path}: no such file, expected {EXPECTED}; check the path")
+    with path.open("rb") as file:
+        is_ledger = file.read(6) == b"SQLite"
+    if not is_ledger:
+        return _profile(path, shape)
+    with Ledger(path, create=False) as ledger:
+        games = ledger.games()
+        parts: list[RenderableType] = [ledger_table(games)]
+        if game is not None or len(games) == 1:
+            chosen = the_game(ledger, game)
+            try:
+                parts.append(profile_table(head_scores(chosen, from_record(chosen)), chosen.name))
+            except (CokvError, SuiteError) as error:
+                parts.append(Text(f"no scores yet: {error}"))
+        return Group(*parts)
+
+
+def _profile(path: Path, shape: tuple[int, int] | None) -> RenderableType:
+    """One of our own profiles, whatever its name, or a published one, by what its name ends in."""
+    if path.suffix not in KINDS:
+        try:
+            return profile_table(HeadScores.load(path), path.stem)
+        except CokvError:
+            raise SuiteError(f"{path} is neither a profile nor a ledger; expected {EXPECTED}") from None
+    found = read_published(path, shape)
+    if isinstance(found, Contributions):
+        size = f"{found.samples} coalitions of {found.size} heads"
+        return profile_table(contribution_scores([found], "paper", shape), f"{path.stem}: {size}")
+    if isinstance(found, RatioCurves):
+        shares = HeadScores(found.at(SHOWN_RATIO), found.provenance)
+        return profile_table(
+            shares, f"{path.stem}: share of its tokens a head keeps, of {SHOWN_RATIO:.0%} of the cache"
+        )
+    return profile_table(found.scores() if isinstance(found, DuoPattern) else found, path.stem)
+
+
+def the_game(ledger: Ledger, name: str | None) -> RecordedGame:
+    """The game of that name, or the only one."""
+    games = {game.name: game for game in ledger.games()}
+    if name is None and len(games) == 1:
+        return next(iter(games.values()))
+    if name not in games:
+        got = f"{len(games)} games" if name is None else f"no game {name!r}"
+        raise SuiteError(f"{ledger.path} holds {got}; name one of {', '.join(games) or 'none'} with --game")
+    return games[name]
+
+
+def ledger_table(games: list[RecordedGame]) -> Table:
+    table = Table("game", "hash", "content", "players", "prompts", "coalitions", "planned", "missing", title="ledger")
+    for game in games:
+        wanted = planned(game)
+        rows = distinct(np.concatenate([plan.coalitions for plan in wanted]))[0] if wanted else None
+        counts = ["", ""] if rows is None else [str(len(rows)), str(int((~game.known(rows)).sum()))]
+        about = (game.hash, game.digest, str(game.num_players), str(game.num_prompts), str(len(game)))
+        table.add_row(game.name, *about, *counts)
+    return table
+
+
+def profile_table(scores: HeadScores, title: str) -> RenderableType:
+    """A row per layer, a column per KV head; the interval under each score where it is known and there is room."""
+    intervals = intervals_of(scores) if scores.num_kv_heads <= WIDEST else None
+    table = Table("layer", *(f"head {head}" for head in range(scores.num_kv_heads)), title=title, pad_edge=False)
+    low, high = float(scores.values.min()), float(scores.values.max())
+    for layer, row in enumerate(scores.values):
+        cells = []
+        for head, value in enumerate(row):
+            cell = Text(f"{value:.4g}", style=_heat(float(value), low, high), justify="right")
+            if intervals is not None:
+                bounds = intervals[layer, head]
+                known = "no interval" if math.isnan(bounds[0]) else f"{bounds[0]:.3g} to {bounds[1]:.3g}"
+                cell.append(f"\n{known}", style="not bold")
+            cells.append(cell)
+        table.add_row(str(layer), *cells)
+    facts = [Text(f"{name}: {_short(value)}") for name, value in _facts(scores.provenance)]
+    return Group(table, *facts)
+
+
+def _heat(value: float, low: float, high: float) -> str:
+    """From white to red over the profile's own range."""
+    share = 0.0 if high == low else (value - low) / (high - low)
+    return f"black on rgb(255,{int(255 - 155 * share)},{int(255 - 175 * share)})"
+
+
+def _facts(provenance: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The provenance, what the table shows left out."""
+    shown = {"interval", "standard_error", "runs", "level"}
+    facts = [(name, value) for name, value in provenance.items() if name not in shown and name != "game"]
+    game = provenance.get("game")
+    if isinstance(game, dict):
+        facts += [(f"game.{name}", value) for name, value in game.items()]
+    return facts
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return _cut(", ".join(f"{k} {_short(v)}" for k, v in value.items()))
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{len(value)} of them, the first {_short(value[0])}"
+    return _cut(str(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
+
+
+def render(what: RenderableType) -> None:
+    """On a terminal as it is, elsewhere wide enough for a file or a pipe."""
+    console = Console()
+    (console if console.is_terminal else Console(width=400)).print(what)

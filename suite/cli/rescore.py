@@ -1,0 +1,109 @@
+"""Metrics without a model: a finished run's predictions judged again, or predictions that another tool wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from longbench import predictions as longbench_predictions
+from longbench.predictions import Prediction
+from longbench.rescoring import score_predictions
+from reports import load_run
+from ruler import predictions as ruler_predictions
+from ruler.predictions import Answer
+from ruler.scoring import score as ruler_score
+from ruler.tasks import get_task
+from suite.errors import SuiteError
+from suite.tasks.longbench_official import judge
+
+FORMATS = (*longbench_predictions.FORMATS, "ruler")
+
+
+def rescore_run(run: Path) -> dict[str, Any]:
+    """Judges a run's stored texts again. Returns how many scores are the same, and each that is not."""
+    loaded = load_run(run, allow_unfinished=True)
+    changed = []
+    judged = 0
+    for record in loaded.records:
+        if record["score"] is None:
+            continue
+        judged += 1
+        again = _score(record, dict(loaded.spec))
+        if again != record["score"]:
+            identity = {k: record[k] for k in ("task", "sample_id", "method", "kv_budget")}
+            changed.append({**identity, "stored": record["score"], "now": again})
+    return {"run": str(run), "judged": judged, "same": judged - len(changed), "changed": changed}
+
+
+def _score(record: dict[str, Any], spec: dict[str, Any]) -> float:
+    if record["benchmark"] == "ruler":
+        preset = spec["experiment"]["ruler"]["preset"]
+        return ruler_score(get_task(record["task"], preset).metric, record["prediction"], record["references"])
+    if record["benchmark"] == "longbench":
+        return 100 * judge(record, spec["experiment"]["longbench"]["protocol"])
+    if record["benchmark"] == "longbench_mini":
+        from longbench.metrics import sample_score
+
+        return 100 * sample_score(record["task"], record["prediction"], record["references"], record.get("all_classes"))
+    raise SuiteError(
+        f"records of benchmark {record['benchmark']!r} cannot be judged; expected ruler, longbench or longbench_mini"
+    )
+
+
+def score_file(path: Path, form: str | None, dataset: str | None) -> dict[str, dict[str, Any]]:
+    """Official numbers of what another tool wrote; `form` is one of FORMATS, told by name and content when None.
+
+    LongBench's pred/*.jsonl, version 2's results/*.jsonl, RULER's pred/*.jsonl; kvpress's predictions.csv and an
+    lm-eval sample log of either benchmark. One entry per task, and per length where a file holds several. A file in
+    which there is nothing to score is refused.
+    """
+    expected = f"expected one of {', '.join(FORMATS)}"
+    if form is not None and form not in FORMATS:
+        raise SuiteError(f"got the format {form!r}, {expected}")
+    if not path.is_file():
+        raise SuiteError(
+            f"{path} is {'a folder' if path.is_dir() else 'no file'}; give a file of predictions, {expected}"
+        )
+    if form == "ruler" or (form is None and _is_rulers(path)):
+        return _ruler_rows(ruler_predictions.read_answers(path, dataset))
+    found = longbench_predictions.read_predictions(path, form=form, dataset=dataset)
+    if not found:
+        raise SuiteError(f"{path} holds no prediction, so there is nothing to score; {expected}")
+    answers = [_answer(item) for item in found]
+    rest = [item for item, answer in zip(found, answers, strict=True) if answer is None]
+    scores = score_predictions(rest, second=True)
+    rows = {task: {"benchmark": "longbench", **score.to_record()} for task, score in scores.items()}
+    return rows | _ruler_rows([answer for answer in answers if answer is not None])
+
+
+def _is_rulers(path: Path) -> bool:
+    if path.suffix == ".csv" or path.name.startswith("samples_"):
+        return False
+    return ruler_predictions.is_official_file(longbench_predictions.first_record(path))
+
+
+def _answer(item: Prediction) -> Answer | None:
+    """A prediction of a RULER task as that room's own; None for any other task."""
+    name = ruler_predictions.official_name(item.task)
+    return None if name is None else Answer(name, item.length, item.prediction, item.references)
+
+
+def _ruler_rows(answers: list[Answer]) -> dict[str, dict[str, Any]]:
+    rows = ruler_predictions.score_answers(answers)
+    several = {row.task for row in rows if sum(other.task == row.task for other in rows) > 1}
+    return {
+        f"{row.task}/{row.length}" if row.task in several else row.task: {
+            "benchmark": "ruler",
+            "metric": f"string_match_{row.metric}",
+            "score": row.score,
+            "count": row.count,
+            "nulls": row.nulls,
+            **({} if row.length is None else {"length": row.length}),
+        }
+        for row in rows
+    }
+
+
+def as_json(rows: dict[str, dict[str, Any]]) -> str:
+    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,1 @@
+"""Makes the embedded model; its weights are package data of `cokv.embedded`."""

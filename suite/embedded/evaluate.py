@@ -1,0 +1,127 @@
+"""How well the embedded model retrieves with its full cache: `python -m suite.embedded.evaluate`.
+
+RULER's tasks and LongBench's stand-ins, official metrics, fresh samples. The bars say what a model must reach to be
+shipped; tasks beyond a model of this size are in the same table, not hidden.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cokv.cache.prefill import prefill
+from cokv.decode.batches import Row
+from cokv.decode.decode import Stop, decode
+from cokv.model.loading import EMBEDDED, LoadedModel, load_model
+from cokv.types import Selection
+from longbench.metrics import sample_score
+from longbench.mini import generate as longbench_mini
+from longbench.presets import get_preset
+from longbench.protocol import format_prompt, stop_rule
+from ruler.generate import generate
+from ruler.scoring import score
+from ruler.tasks import TASKS
+
+BARS = {
+    "niah_single_1": 95,
+    "niah_single_2": 95,
+    "niah_multikey_1": 90,
+    "niah_multivalue": 80,
+    "niah_multiquery": 80,
+    "vt": 80,
+    # One data set of each category of LongBench that is to be learned, far above chance.
+    "qasper": 90,
+    "hotpotqa": 90,
+    "samsum": 90,
+    "trec": 90,
+    "passage_retrieval_en": 80,
+    "lcc": 60,
+}
+
+
+def task_scores(loaded: LoadedModel, task: str, length: int, samples: int, seed: int) -> Iterator[float]:
+    """Percent of each sample, answered greedily with the full cache."""
+    if task in longbench_mini.BUILDERS:
+        yield from _longbench_scores(loaded, task, length, samples, seed)
+        return
+    for sample in generate(task, loaded.tokenizer, length, samples, seed, "mini"):
+        yield score(sample, _answer(loaded, sample.prompt, Stop(sample.tokens_to_generate, loaded.eos_ids)))
+
+
+def _longbench_scores(loaded: LoadedModel, task: str, length: int, samples: int, seed: int) -> Iterator[float]:
+    protocol, templates = get_preset("official"), longbench_mini.templates()
+    tokenizer: Any = loaded.tokenizer
+    rule = stop_rule(protocol, task, templates, tokenizer, loaded.eos_ids)
+    stop = Stop(rule.max_new_tokens, rule.token_ids, rule.min_new_tokens)
+    for sample in longbench_mini.generate(task, tokenizer, length - 1, samples, seed):
+        record = sample.record
+        text = _answer(loaded, format_prompt(templates.prompt(task), record), stop)
+        yield 100 * sample_score(task, text, record["answers"], record["all_classes"])
+
+
+def chance(loaded: LoadedModel, task: str, length: int, samples: int, seed: int) -> float:
+    """Percent of a stand-in's right answers that are given to the next sample's question: what form alone is worth."""
+    tokenizer: Any = loaded.tokenizer
+    made = list(longbench_mini.generate(task, tokenizer, length - 1, samples, seed))
+    pairs = zip(made, made[1:] + made[:1], strict=True)
+    found = [sample_score(task, a.gold, b.record["answers"], b.record["all_classes"]) for a, b in pairs]
+    return 100 * float(np.mean(found))
+
+
+def _answer(loaded: LoadedModel, prompt: str, stop: Stop) -> str:
+    ids = torch.tensor(loaded.tokenizer.encode(prompt), dtype=torch.int64)
+    made = prefill(loaded.model, ids, 1)
+    full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, made.seq_len)
+    answer = decode(loaded.model, made, [Row(full)], stop, way="shared")[0]
+    text = loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+    assert isinstance(text, str), "one answer at a time"
+    return text
+
+
+def evaluate(loaded: LoadedModel, length: int, samples: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Per task: mean score in percent, its standard error, the number of samples, the bar where there is one, and for
+    LongBench's stand-ins what the form of an answer alone is worth.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    for task in (*TASKS["mini"], *longbench_mini.BUILDERS):
+        scores = np.array(list(task_scores(loaded, task, length, samples, seed)))
+        error = float(scores.std(ddof=1) / len(scores) ** 0.5) if len(scores) > 1 else None
+        results[task] = {"score": round(float(scores.mean()), 1), "standard_error": error, "samples": len(scores)}
+        if task in BARS:
+            results[task]["bar"] = BARS[task]
+        if task in longbench_mini.BUILDERS:
+            results[task]["chance"] = round(chance(loaded, task, length, samples, seed), 1)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=EMBEDDED, help="`embedded` or a folder with another checkpoint")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of prompt and answer")
+    parser.add_argument("--samples", type=int, default=50, help="samples per task")
+    parser.add_argument("--seed", type=int, default=12345)
+    parser.add_argument("--json", type=Path, help="also write the scores here")
+    args = parser.parse_args()
+    loaded = load_model(args.model)
+    results = evaluate(loaded, args.length, args.samples, args.seed)
+    title = f"{args.model}, full cache, {args.length} tokens, {args.samples} samples each"
+    table = Table("task", "score", "± s.e.", "bar", "chance", title=title)
+    for task, row in results.items():
+        bar = "" if "bar" not in row else f"{row['bar']} " + ("reached" if row["score"] >= row["bar"] else "MISSED")
+        error = "" if row["standard_error"] is None else f"{row['standard_error']:.1f}"
+        table.add_row(task, f"{row['score']:.1f}", error, bar, f"{row['chance']:.1f}" if "chance" in row else "")
+    Console().print(table)
+    if args.json:
+        args.json.write_text(json.dumps({"length": args.length, "seed": args.seed, "tasks": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

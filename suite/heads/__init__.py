@@ -1,0 +1,1 @@
+"""The head game of an experiment: scores, masking curves, transfer."""

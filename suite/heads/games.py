@@ -1,0 +1,208 @@
+"""A head game of an experiment: what identifies it, and the worker that evaluates its coalitions, here or elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cokv import probes
+from cokv.cluster import Worker
+from cokv.decode.session import FirstToken
+from cokv.game.identity import canonical
+from cokv.game.ledger import Ledger
+from cokv.game.plan import BoolArray
+from cokv.game.players import grid
+from cokv.game.prefills import PrefillStore
+from cokv.game.recorded import RecordedGame
+from cokv.game.utility import GamePrompt, HeadGame, Players, Utility
+from cokv.model.loading import LoadedModel, load_model
+from cokv.types import JSON, FloatArray
+from suite.errors import SuiteError
+from suite.spec import Experiment, GameSpec
+from suite.tasks.prompt import Prompt, text_of
+from suite.tasks.tasks import seeds_of, test_prompts, validation_prompts
+
+VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy", "rouge", "jieba")
+
+
+def whole_ids(prompt: Prompt) -> torch.Tensor:
+    """int64 [seq_len]: in the game a question is read as part of the prompt."""
+    return prompt.context_ids if prompt.question_ids is None else torch.cat([prompt.context_ids, prompt.question_ids])
+
+
+def game_of(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    window_size: int,
+    utility: Utility = "metric",
+    players: Players = "kv_head",
+    first_token: FirstToken = "prefill",
+) -> HeadGame:
+    """The head game over these prompts, judged by their own metric, or by what the model makes of their gold answers.
+
+    Prefills are made when first needed, and kept within half of the memory that is free.
+    """
+    store = PrefillStore(loaded.model, *_room(loaded.device))
+    made = []
+    for prompt in prompts:
+
+        def judge(tokens: list[int], prompt: Prompt = prompt) -> float:
+            return prompt.metric(text_of(loaded, tokens), prompt.references) / 100
+
+        made.append(GamePrompt(store.handle(whole_ids(prompt)), prompt.stop, judge, gold_ids(loaded, prompt)))
+    return HeadGame(loaded.model, made, window_size, utility=utility, players=players, first_token=first_token)
+
+
+def spec_game(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> HeadGame:
+    """The game that a [game] section describes."""
+    return game_of(loaded, prompts, spec.window_size, spec.utility, spec.players, spec.first_token)
+
+
+def _room(device: torch.device) -> tuple[int, int]:
+    """Bytes for prefills: on the device, and in CPU memory."""
+    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return (torch.cuda.mem_get_info(device)[0] // 2, host) if device.type == "cuda" else (host, 0)
+
+
+def gold_ids(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...] | None:
+    """The gold answer as greedy decoding would write it, ended by a stop token where there is room for one."""
+    if prompt.gold is None:
+        return None
+    stop, ids = prompt.stop, loaded.tokenizer.encode(prompt.gold, add_special_tokens=False)
+    ends = [eos for eos in loaded.eos_ids if eos in stop.stop_ids][:1]
+    inside = next((at + 1 for at, token in enumerate(ids) if token in stop.stop_ids), None)
+    return tuple([*ids, *ends][: stop.max_new_tokens] if inside is None else ids[:inside])
+
+
+def identity(loaded: LoadedModel, device: str, prompts: Sequence[Prompt], spec: GameSpec) -> dict[str, JSON]:
+    """All that can change a utility of the game over these prompts, and nothing of which coalitions are asked for."""
+    versions = probes.versions()
+    return {
+        "model": {name: fact for name, fact in loaded.identity().items() if name != "model"},  # its bytes, not its path
+        "device": torch.device(device).type,
+        "prompts": [{"id": p.sample_id, "seed": p.seed, "digest": _digest(p)} for p in prompts],
+        "benchmark": prompts[0].benchmark,
+        "task": prompts[0].task,
+        "players": spec.players,
+        "shape": list(grid(loaded.shape, spec.players)),
+        "utility": spec.utility,
+        "first_token": spec.first_token,
+        "window_size": spec.window_size,
+        "versions": {name: versions[name] for name in VERSIONS_THAT_MATTER if name in versions},
+    }
+
+
+def _digest(prompt: Prompt) -> str:
+    """Of what the model reads, when it stops, and what it is judged by."""
+    stop = prompt.stop
+    read: Any = {
+        "ids": whole_ids(prompt).tolist(),
+        "references": list(prompt.references),
+        "classes": None if prompt.all_classes is None else list(prompt.all_classes),
+        "stop": [stop.max_new_tokens, list(stop.stop_ids), stop.min_new_tokens],
+        "gold": prompt.gold,
+        "notes": list(prompt.notes),
+    }
+    return hashlib.sha256(canonical(read).encode()).hexdigest()[:16]
+
+
+def open_game(
+    ledger: Ledger, name: str, experiment: Experiment, loaded: LoadedModel, prompts: Sequence[Prompt]
+) -> RecordedGame:
+    """The record of the game over these prompts."""
+    spec = game_spec(experiment)
+    return ledger.game(
+        name, identity(loaded, experiment.model.device, prompts, spec), num_players(loaded, spec), len(prompts)
+    )
+
+
+def num_players(loaded: LoadedModel, spec: GameSpec) -> int:
+    rows, columns = grid(loaded.shape, spec.players)
+    return rows * columns
+
+
+def game_spec(experiment: Experiment) -> GameSpec:
+    if experiment.game is None:
+        raise SuiteError(f"experiment {experiment.name!r} has no [game] section, which says how the game is played")
+    return experiment.game
+
+
+Block = tuple[int, BoolArray]
+Answer = tuple[str, FloatArray]
+
+
+def worker_of(game: HeadGame) -> Worker:
+    """Evaluates blocks, and says which process did."""
+    origin = f"{socket.gethostname()}:{os.getpid()}"
+
+    def work(block: Block) -> Answer:
+        return origin, game.per_prompt(block[1])
+
+    return work
+
+
+REMOVAL = "/removal"  # behind a task's name: the game over its test samples
+
+
+def game_prompts(experiment: Experiment, loaded: LoadedModel, name: str) -> list[Prompt]:
+    """Of a game by name: a task's validation prompts, or the first of its test samples."""
+    spec = game_spec(experiment)
+    task = name.removesuffix(REMOVAL)
+    if task == name:
+        return list(validation_prompts(experiment, loaded, task, spec.prompts))
+    every = (p for seed in seeds_of(experiment, task) for p in test_prompts(experiment, loaded, task, seed))
+    return list(itertools.islice(every, spec.removal_samples))
+
+
+@dataclass(frozen=True)
+class HeadWorker:
+    """Makes a worker in a process of its own: loads the model on the device, and prefills the prompts of one game."""
+
+    experiment: Experiment
+    name: str
+
+    def __call__(self, device: str) -> Worker:
+        return self.on(load_on(self.experiment, device))
+
+    def on(self, loaded: LoadedModel) -> Worker:
+        prompts = game_prompts(self.experiment, loaded, self.name)
+        return worker_of(spec_game(loaded, prompts, game_spec(self.experiment)))
+
+
+@dataclass(frozen=True)
+class GamesWorker:
+    """The same for several games, of which it holds one at a time: blocks are (name, block)."""
+
+    experiment: Experiment
+
+    def __call__(self, device: str) -> Worker:
+        return self.on(load_on(self.experiment, device))
+
+    def on(self, loaded: LoadedModel) -> Worker:
+        name, worker = "", None
+
+        def work(block: tuple[str, Block]) -> Answer:
+            nonlocal name, worker
+            if worker is None or block[0] != name:
+                worker = None  # its prefills make room first
+                name, worker = block[0], HeadWorker(self.experiment, block[0]).on(loaded)
+            answer: Answer = worker(block[1])
+            return answer
+
+        return work
+
+
+def load_on(experiment: Experiment, device: str) -> LoadedModel:
+    """The experiment's model, on a worker's device, without a bar of its own."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    model = experiment.model
+    return load_model(model.name, model.revision, device, model.dtype)

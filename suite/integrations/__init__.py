@@ -1,0 +1,1 @@
+"""Other harnesses on compressed caches."""

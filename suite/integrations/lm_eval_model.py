@@ -1,0 +1,286 @@
+"""lm-evaluation-harness on compressed caches: its model back end `cokv`.
+
+    cokv lm-eval --model cokv --model_args pretrained=DIR,method=snapkv,kv_budget=128 --tasks TASK
+
+Each context is prefilled once, alone, and compressed; what follows it is read on the compressed cache. Tokens are made
+and cut as lm-eval's own `hf` model makes and cuts them, so at the full budget the results are the same.
+
+    generate_until           greedy only; sampling is refused
+    loglikelihood            the continuation's tokens are read on the compressed cache
+    loglikelihood_rolling    has no context that could be compressed: with method=full only
+
+`first_token` says where the first token after the context comes from: "prefill", the uncompressed prefill, or
+"compressed", the context's last token run again on the compressed cache. Without it generation takes "prefill", as the
+released codes do, and log-likelihoods take "compressed": a choice of one token would otherwise not see the compression
+at all. A context of one token has nothing to compress and is read as it is.
+
+Needs the package lm-eval, at import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any, get_args
+
+import torch
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
+from tqdm import tqdm
+
+import cokv
+from cokv.cache.attention.interface import engine
+from cokv.cache.prefill import Prefill, prefill
+from cokv.decode.batches import Row
+from cokv.decode.session import DecodeSession, FirstToken, start_session
+from cokv.methods.registry import get_method
+from cokv.model.loading import load_model
+from cokv.types import CokvError
+from suite.integrations.lm_eval_requests import Asked, asked, cut
+from suite.profiles.given import read_profile
+from suite.run.cells import Cell, prefill_requirements, takes_budget
+
+IDENTITY = "cokv identity"  # key of a response cache that says whose responses it holds
+
+
+@register_model("cokv")
+class CompressedLM(TemplateLM):
+    """One model, one method, one budget. Everything in `params` is a parameter of the method."""
+
+    def __init__(
+        self,
+        pretrained: str = "embedded",
+        method: str = "full",
+        kv_budget: int | None = None,
+        preset: str = "normalized",
+        profile: str | None = None,
+        first_token: str | None = None,
+        revision: str | None = None,
+        device: str | None = None,
+        dtype: str = "float32",
+        max_length: int | None = None,
+        max_gen_toks: int = 256,
+        add_bos_token: bool | None = None,
+        batch_size: int | str | None = 1,
+        max_batch_size: int | None = None,
+        **params: Any,
+    ) -> None:
+        super().__init__()
+        if first_token is not None and first_token not in get_args(FirstToken):
+            raise CokvError(f"first_token is {first_token!r}; expected one of {', '.join(get_args(FirstToken))}")
+        if str(batch_size) not in ("1", "auto", "None"):
+            raise CokvError(f"batch_size is {batch_size!r}, expected 1: each context is prefilled alone; leave it out")
+        chosen = get_method(method, preset, **params)
+        if takes_budget(chosen) and kv_budget is None:
+            raise CokvError(f"method {method} without kv_budget; add kv_budget=N, the KV slots per head, to model_args")
+        self.cell = Cell(chosen, kv_budget if takes_budget(chosen) else None)
+        self.first_token = first_token
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.loaded = load_model(pretrained, revision, device, dtype)
+        self.profile = None if profile is None else read_profile(profile, self.loaded.shape)
+        self.tokenizer: Any = self.loaded.tokenizer
+        self.max_length = max_length or self.loaded.shape.context_length
+        self.max_gen_toks = max_gen_toks
+        self.add_bos_token = add_bos_token
+        self._device = self.loaded.device
+        self._last: tuple[tuple[int, ...], Prefill, Row] | None = None
+        self._contexts = self._kept_bytes = self._full_bytes = 0
+        self._counted = False  # the last context, in these
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> CompressedLM:
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> CompressedLM:
+        """What --model_args says counts. lm-eval asks for cuda:0 when nobody has: without CUDA that is left out."""
+        more = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        if more.get("device") == "cuda:0" and not torch.cuda.is_available():
+            del more["device"]
+        return cls(**{**more, **arg_dict})
+
+    # What lm-eval asks for
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        texts = []
+        for request in tqdm(requests, desc="generate_until", disable=disable_tqdm):
+            context, options = request.args
+            wanted = asked(options, self.max_gen_toks)
+            room = self.max_length - wanted.max_new_tokens
+            if room < 1:
+                raise CokvError(
+                    f"{wanted.max_new_tokens} tokens to generate leave no room in {self.max_length} positions; "
+                    "set max_gen_toks lower"
+                )
+            texts.append(self._generate(self.tok_encode(context)[-room:], wanted))
+            self.cache_hook.add_partial("generate_until", (context, options), texts[-1])
+        return texts
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        if self.cell.method.name != "full":
+            raise CokvError(
+                f"a task asks for loglikelihood_rolling, which has no context that {self.cell.method.name} could "
+                "compress; use method=full, or a task with contexts"
+            )
+        totals = []
+        for request in tqdm(requests, desc="loglikelihood_rolling", disable=disable_tqdm):
+            (text,) = request.args
+            windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, 1)
+            pairs = [((None, None), *make_disjoint_window(window)) for window in windows]
+            totals.append(sum(value for value, _ in self._loglikelihood_tokens(pairs, disable_tqdm=True)))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), totals[-1])
+        return totals
+
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, **kwargs: Any) -> Any:
+        answers = []
+        for texts, context, continuation in tqdm(requests, desc="loglikelihood", disable=disable_tqdm):
+            whole = (context + continuation)[-(self.max_length + 1) :]
+            if not 0 < len(continuation) < len(whole):
+                raise CokvError(
+                    f"a continuation of {len(continuation)} tokens with a context of {len(context)}; expected at "
+                    f"least one of each within {self.max_length} positions"
+                )
+            answers.append(self._score(whole[: -len(continuation)], continuation))
+            if texts[0] is not None:
+                self.cache_hook.add_partial("loglikelihood", texts, answers[-1])
+        return answers
+
+    # Reading on the compressed cache
+
+    @torch.no_grad()
+    def _generate(self, context: Sequence[int], wanted: Asked) -> str:
+        eos_text = self.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)
+        until = (*wanted.until, eos_text)
+        tail = 8 + 2 * max(len(term) for term in until)  # tokens in which a stop text that has just ended must lie
+        tokens: list[int] = []
+        with self._reading(context, wanted.max_new_tokens, "prefill") as (reader, logits):
+            while True:
+                tokens.append(int(logits[0].argmax()))
+                if len(tokens) == wanted.max_new_tokens or tokens[-1] in self.loaded.eos_ids:
+                    break
+                recent = self._text(tokens[-tail:])
+                if any(term in recent for term in until if term):
+                    break
+                logits = reader.read(torch.tensor([tokens[-1:]]))[0][:, -1]
+        return cut(self._text(tokens), until)
+
+    @torch.no_grad()
+    def _score(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
+        """The continuation's log-likelihood, and whether greedy decoding begins with it."""
+        ids = torch.tensor(continuation)
+        with self._reading(context, len(ids), "compressed") as (reader, first):
+            logits = first
+            if len(ids) > 1:
+                logits = torch.cat([first, reader.read(ids[None, :-1], every=True)[0][0].to(first.dtype)])
+        logits = logits.float().cpu()
+        chosen = logits.log_softmax(-1).gather(-1, ids[:, None])
+        return float(chosen.sum()), bool((logits.argmax(-1) == ids).all())
+
+    @contextmanager
+    def _reading(
+        self, context: Sequence[int], new_tokens: int, usual: FirstToken
+    ) -> Iterator[tuple[DecodeSession, torch.Tensor]]:
+        """A reader that has read the context, compressed, and the logits [1, vocab_size] of the next token."""
+        made, row = self._compressed(context)
+        first: Any = self.first_token or usual
+        if made.seq_len == 1:
+            first = "prefill"
+        with (
+            engine(self.loaded.model),
+            start_session(self.loaded.model, made, [row], "ragged", new_tokens, None, first) as (reader, logits, _),
+        ):
+            if not self._counted:
+                self._contexts, self._counted = self._contexts + 1, True
+                assert reader.held is not None, "a ragged row owns its storage"
+                self._kept_bytes += reader.held[0].bytes
+                self._full_bytes += made.full_bytes
+            yield reader, logits
+
+    def _compressed(self, context: Sequence[int]) -> tuple[Prefill, Row]:
+        """The context read and its selection made; kept for the next request, which often has the same context."""
+        key = tuple(context)
+        if self._last is None or self._last[0] != key:
+            self._last = None
+            method = self.cell.method
+            made = prefill(self.loaded.model, torch.tensor(key), *prefill_requirements([self.cell]), self.tokenizer)
+            selection = method.select(made, self.cell.kv_budget, self.profile)
+            self._last = (key, made, Row(selection, self.cell.policy(made.shape, self.profile)))
+            self._counted = False
+        return self._last[1], self._last[2]
+
+    # Tokens and identity
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """As lm-eval's `hf` model: the tokenizer's own way, and no second BOS before one that the text begins with."""
+        if add_special_tokens is None:
+            begins = string.startswith(self.tokenizer.decode([self.prefix_token_id]))
+            add_special_tokens = False if begins else self.add_bos_token
+        named = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        return list(self.tokenizer.encode(string, **named))
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return int(self.eot_token_id if bos is None else bos)
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.loaded.name.replace("/", "__")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "cokv_version": cokv.__version__,
+            **self.loaded.identity(),
+            **self.cell.method.spec(),
+            "device": str(self.loaded.device),
+            "kv_budget": self.cell.kv_budget,
+            "first_token": {
+                "generate_until": self.first_token or "prefill",
+                "loglikelihood": self.first_token or "compressed",
+            },
+            "profile": None if self.profile is None else sha256(self.profile.values.tobytes()).hexdigest()[:16],
+            "max_length": self.max_length,
+        }
+
+    def get_model_info(self) -> dict[str, Any]:
+        """For lm-eval's results file: what was run, and what was kept of all contexts so far."""
+        measured = {
+            "contexts": self._contexts,
+            "kept_bytes": self._kept_bytes,
+            "full_bytes": self._full_bytes,
+        }
+        return {"cokv": {**self._identity(), **measured}}
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """lm-eval's response cache knows requests only; one that holds another model's responses is refused."""
+        stored = cache_hook.dbdict
+        if stored is not None:
+            own = self._identity()
+            if len(stored) and stored.get(IDENTITY) != own:
+                raise CokvError(
+                    f"the response cache {stored.filename} holds responses of another model, method or budget; "
+                    "give each its own --use_cache"
+                )
+            stored[IDENTITY] = own
+        super().set_cache_hook(cache_hook)

@@ -1,0 +1,1 @@
+"""Profiles of a run: computed, read from files, shipped."""

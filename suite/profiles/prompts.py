@@ -1,0 +1,106 @@
+"""Prompts that profiles are learnt from, as plain token ids: needles and where they stand, passkeys with their answers.
+
+Needles come from RULER's generators, in the experiment's preset, at sample numbers that neither test samples nor the
+head game use. LU-KV's prompts are the tasks' own validation prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cokv.decode.decode import Stop
+from cokv.model.loading import LoadedModel
+from cokv.profiles.answered_prompts import Asked, Needle
+from cokv.profiles.duo import Answered
+from cokv.types import CokvError
+from ruler import generate as ruler_generate
+from ruler.sample import Sample
+from ruler.scoring import score
+from suite.spec import Experiment, ProfilesSpec, RulerSpec
+from suite.tasks.prompt import VALIDATION_OFFSET, text_of
+from suite.tasks.tasks import task_names, validation_prompts
+
+NEEDLES = ("niah_single_1", "niah_single_2", "niah_multikey_1")
+PASSKEYS = ("niah_multikey_1", "niah_multivalue", "niah_multiquery")
+OFFSET = 2 * VALIDATION_OFFSET
+LENGTH = 4096  # of needle prompts, where neither [profiles] nor a generated benchmark says one
+
+
+def needle_spec(experiment: Experiment, tasks: Sequence[str] = NEEDLES, length: int | None = None) -> RulerSpec:
+    """Which needles: the experiment's preset, lengths and texts, where it has any."""
+    spec = experiment.profiles or ProfilesSpec()
+    generated = experiment.ruler or experiment.longbench_mini
+    preset = "mini" if experiment.longbench_mini is not None else "official"
+    return RulerSpec(
+        preset=experiment.ruler.preset if experiment.ruler is not None else preset,  # type: ignore[arg-type]
+        length=length or spec.length or (generated.length if generated is not None else LENGTH),
+        tasks=tuple(tasks),
+        samples=spec.prompts,
+        essays=experiment.ruler.essays if experiment.ruler is not None else None,
+    )
+
+
+def needle_prompts(experiment: Experiment, loaded: LoadedModel) -> list[Needle]:
+    """Prompts with one answer, which stands in the context once."""
+    made = []
+    for sample in _samples(experiment, loaded, needle_spec(experiment)):
+        at = sample.context.index(sample.outputs[0])
+        ids, places = _where(loaded, sample.prompt, at, at + len(sample.outputs[0]))
+        stop = Stop(sample.tokens_to_generate, loaded.eos_ids)
+
+        def right(tokens: list[int], sample: Sample = sample) -> bool:
+            return score(sample.metric, text_of(loaded, tokens), sample.outputs) > 50
+
+        made.append(Needle(Asked(ids, stop), places[0], places[-1] + 1, right, _answer_tokens(loaded, sample)))
+    return made
+
+
+def _answer_tokens(loaded: LoadedModel, sample: Sample) -> int:
+    """Tokens of the right answer as it follows the prompt, a space before it included, what may stand behind it not."""
+    answer = sample.outputs[0]
+    gold = sample.gold or f" {answer}"
+    said = gold[: gold.index(answer) + len(answer)] if answer in gold else answer
+    return len(loaded.tokenizer.encode(said, add_special_tokens=False))
+
+
+def passkey_prompts(experiment: Experiment, loaded: LoadedModel, length: int | None) -> list[Answered]:
+    """Prompts that ask for several values, with the full right answer behind them."""
+    made = []
+    for sample in _samples(experiment, loaded, needle_spec(experiment, PASSKEYS, length)):
+        prompt = loaded.tokenizer.encode(sample.prompt)
+        gold = loaded.tokenizer.encode(sample.gold or " ".join(sample.outputs), add_special_tokens=False)
+        made.append(Answered(torch.tensor(prompt + gold, dtype=torch.int64), len(prompt)))
+    return made
+
+
+def profiling_prompts(experiment: Experiment, loaded: LoadedModel, count: int) -> list[Asked]:
+    """`count` validation prompts of every task."""
+    return [
+        Asked(prompt.context_ids, prompt.stop, prompt.question_ids)
+        for task in task_names(experiment)
+        for prompt in validation_prompts(experiment, loaded, task, count)
+    ]
+
+
+def _samples(experiment: Experiment, loaded: LoadedModel, spec: RulerSpec) -> Iterator[Sample]:
+    seed = (experiment.profiles or ProfilesSpec()).seed
+    tokenizer: Any = loaded.tokenizer
+    sources = ruler_generate.Sources.read(Path(spec.essays) if spec.essays else None)
+    for task in spec.tasks:
+        yield from ruler_generate.generate(
+            task, tokenizer, spec.length, spec.samples, seed, spec.preset, sources, offset=OFFSET
+        )
+
+
+def _where(loaded: LoadedModel, text: str, start: int, end: int) -> tuple[torch.Tensor, list[int]]:
+    """Token ids of a prompt, and which of them hold characters start..end."""
+    tokenizer: Any = loaded.tokenizer
+    if not tokenizer.is_fast:
+        raise CokvError("this model's tokenizer does not tell where a token stands in a text; use a fast tokenizer")
+    made = tokenizer(text, return_offsets_mapping=True)
+    places = [place for place, (a, b) in enumerate(made["offset_mapping"]) if a < end and b > start]
+    return torch.tensor(made["input_ids"], dtype=torch.int64), places

@@ -1,0 +1,202 @@
+"""Offline profiles of an experiment: which its methods need, computed once per run and model, or read from files.
+
+Shapley values are the head game's and come per task (heads.py). All others come per model: of each method that needs
+one, by the method's own row and parameters. They are computed before the samples and kept in the run folder, where a
+resumed run finds them. Where a profile cannot be made of this model, its method is infeasible and says why. Prompts
+are generated apart from the test samples: needles from a stretch of their own, LU-KV's are validation prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cokv.methods.method import Method
+from cokv.methods.registry import get_method
+from cokv.model.loading import LoadedModel
+from cokv.profiles.contributions import Contributions, head_scores
+from cokv.profiles.duo_file import DuoPattern
+from cokv.profiles.lukv_file import RatioCurves
+from cokv.profiles.published import read_published
+from cokv.profiles.razor import REPEATS
+from cokv.types import JSON, CokvError, HeadScores
+from longbench.errors import LongBenchError
+from ruler.errors import RulerError
+from suite.errors import SuiteError
+from suite.profiles.profilers import OF_PARAMETERS, PROFILERS, Profile, settings_of
+from suite.profiles.prompts import PASSKEYS, needle_spec
+from suite.run.folder import RunFolder
+from suite.run.progress import progress
+from suite.spec import SHAPLEY, Experiment, ProfilesSpec
+from suite.tasks.tasks import task_names
+
+
+@dataclass(frozen=True)
+class Need:
+    """One profile: its name (and file's stem), a method that takes it, the files it is read from, and its settings."""
+
+    name: str
+    method: Method
+    files: tuple[str, ...]
+    settings: dict[str, JSON]
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """The profiles of a run by name, or why there is none."""
+
+    found: Mapping[str, Profile | str] = field(default_factory=dict)
+
+    def of(self, method: Method, shapley: HeadScores | None) -> Profile | None:
+        """What this method is to be given; `shapley`: its task's head scores. An error where it cannot be had."""
+        if not method.needs_profile:
+            return None
+        found = self.found.get(profile_name(method))
+        if found is None:
+            return shapley
+        if isinstance(found, str):
+            raise CokvError(f"{method.name}: no profile of this model: {found}")
+        return found
+
+
+def needed(experiment: Experiment) -> list[Need]:
+    """The profiles that are not of the head game, each once."""
+    spec = experiment.profiles or ProfilesSpec()
+    needs: dict[str, Need] = {}
+    for given in experiment.methods:
+        method = get_method(given.name, given.preset, **given.params)
+        files = spec.files_of(method.name)
+        if not method.needs_profile or (SHAPLEY in method.profile_kinds and not files):
+            continue
+        name = profile_name(method)
+        settings = _checksums(files) if files else settings_of(experiment, spec, method)
+        needs.setdefault(name, Need(name, method, files, settings))
+    return list(needs.values())
+
+
+def identity(experiment: Experiment) -> dict[str, JSON]:
+    """All that can change a profile beside the model: settings of the computed ones, checksums of files."""
+    return {need.name: need.settings for need in needed(experiment)}
+
+
+def validation_prompts_asked(experiment: Experiment) -> int:
+    """Of each task, by the head game and by profiles."""
+    played = 0 if experiment.game is None else experiment.game.prompts
+    learnt = (experiment.profiles or ProfilesSpec()).task_prompts
+    return max(played, learnt if any(n.method.name == "lukv" and not n.files for n in needed(experiment)) else 0)
+
+
+def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFolder) -> Profiles:
+    """What is missing in the run folder's `profiles/`, and all of it."""
+    found: dict[str, Profile | str] = {}
+    needs = needed(experiment)
+    if not needs:
+        return Profiles()
+    with progress("profiles", len(needs)) as report:
+        for need in needs:
+            stem = folder.path / "profiles" / need.name
+            kept = kept_profile(stem)
+            if kept is None:
+                kept = _read(need, loaded) if need.files else _computed(need, experiment, loaded)
+                _keep(stem, kept)
+            found[need.name] = kept
+            report.advance(note=need.name)
+    return Profiles(found)
+
+
+def profile_name(method: Method) -> str:
+    """Profiles that depend on a method's parameters are of one preset, the others of all."""
+    return f"{method.name}-{method.preset}" if method.name in OF_PARAMETERS else method.name
+
+
+def _computed(need: Need, experiment: Experiment, loaded: LoadedModel) -> Profile | str:
+    spec = experiment.profiles or ProfilesSpec()
+    try:
+        made = PROFILERS[need.method.name](experiment, loaded, spec, need.method)
+    except (CokvError, RulerError, LongBenchError) as error:
+        return str(error)
+    provenance = {**made.provenance, "settings": need.settings, "model": loaded.identity()}
+    return type(made)(made.values, provenance)
+
+
+def _read(need: Need, loaded: LoadedModel) -> Profile:
+    """A file of our own or a published one. A file of another kind or shape is the user's to mend."""
+    shape = loaded.shape.num_layers, loaded.shape.num_kv_heads
+    read = [read_published(path, shape) for path in need.files]
+    if all(isinstance(one, Contributions) for one in read):
+        profile: Any = head_scores([one for one in read if isinstance(one, Contributions)], "paper", shape)
+    elif len(read) == 1:
+        profile = read[0].scores() if isinstance(read[0], DuoPattern) else read[0]
+    else:
+        raise SuiteError(
+            f"[profiles] {need.method.name} names {len(read)} files, expected one; only CoKV's come in parts"
+        )
+    kind = profile.provenance.get("kind")
+    if not isinstance(kind, str) or not kind.startswith(need.method.profile_kinds):
+        expected = " or ".join(need.method.profile_kinds)
+        raise SuiteError(f"[profiles] {need.method.name}: {need.files[0]} is of kind {kind!r}, expected {expected}")
+    checked: Profile = profile.require_shape(*shape)
+    return checked
+
+
+def _checksums(files: tuple[str, ...]) -> dict[str, JSON]:
+    digests: list[JSON] = []
+    for file in files:
+        try:
+            digests.append(hashlib.sha256(Path(file).read_bytes()).hexdigest())
+        except OSError as error:
+            raise SuiteError(f"[profiles] {file} cannot be read ({error.strerror}); check the path") from None
+    return {"sha256": digests}
+
+
+def kept_profile(stem: Path) -> Profile | str | None:
+    """What an earlier start of this run has left."""
+    said, file = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors")
+    if said.exists():
+        try:
+            return str(json.loads(said.read_text(encoding="utf-8"))["unavailable"])
+        except (ValueError, KeyError) as error:
+            raise SuiteError(f"{said} is damaged ({error}); delete that file and run again") from None
+    if not file.exists():
+        return None
+    found = read_published(file)
+    assert isinstance(found, HeadScores | RatioCurves)
+    return found
+
+
+def _keep(stem: Path, profile: Profile | str) -> None:
+    if not isinstance(profile, str):
+        profile.save(stem.with_name(f"{stem.name}.safetensors"))
+        return
+    stem.parent.mkdir(exist_ok=True)
+    part = stem.with_name(f".{stem.name}.part")
+    part.write_text(json.dumps({"unavailable": profile}, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(stem.with_name(f"{stem.name}.json"))
+
+
+def work(experiment: Experiment, length: int, new_tokens: int) -> tuple[int, int, int, int]:
+    """Prompts, rows, tokens read and tokens decoded at most, for a plan. A step of training counts as four readings.
+
+    length, new_tokens: of the longest task.
+    """
+    spec = experiment.profiles or ProfilesSpec()
+    prompts = rows = read = steps = 0
+    for need in (need for need in needed(experiment) if not need.files):
+        name = need.method.name
+        if name == "razorattention":
+            prompts, read = prompts + 1, read + REPEATS * spec.period
+        elif name == "duoattention":
+            of_length = needle_spec(experiment, PASSKEYS, spec.passkey_length).length
+            prompts, read = prompts + spec.steps, read + 4 * spec.steps * of_length
+        else:
+            needles = needle_spec(experiment)
+            tokens, many = needles.length, spec.prompts * len(needles.tasks)
+            if name == "lukv":
+                tokens, many = length, spec.task_prompts * len(task_names(experiment))
+            prompts, rows = prompts + many, rows + many
+            read, steps = read + 2 * many * tokens, steps + many * new_tokens
+    return prompts, rows, read, steps

@@ -1,0 +1,1 @@
+"""An experiment's samples, measurements and files."""

@@ -1,0 +1,178 @@
+"""One prompt under several methods: which tokens each kept, what each answered, and whether the full cache says so too.
+
+One prefill serves all; every method is a row of one decode. A method that cannot meet the budget, or lacks the profile
+it needs, is in the result with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cokv.cache.prefill import prefill
+from cokv.decode.batches import Row
+from cokv.decode.decode import Stop, decode
+from cokv.methods.method import Method, ScoreCache
+from cokv.methods.registry import METHODS, get_entry, get_method
+from cokv.model.loading import LoadedModel
+from cokv.types import CokvError, Selection
+from suite.errors import SuiteError
+from suite.profiles.stored import Given
+from suite.run.cells import Cell, prefill_requirements, takes_budget
+from suite.tasks.prompt import text_of
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One method on the prompt. Where `infeasible` says why not, there is no selection and no answer."""
+
+    method: Method
+    selection: Selection | None = None
+    answer: str = ""
+    generated_tokens: int = 0
+    kept_bytes: int = 0
+    infeasible: str = ""
+    profile: str = ""  # where it comes from, of a method that needs one
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The full cache first, then the methods in the order asked for."""
+
+    kv_budget: int
+    seq_len: int
+    full_bytes: int
+    full: Compared
+    methods: tuple[Compared, ...]
+
+    def same(self, row: Compared) -> bool:
+        """Whether a method answered what the full cache did."""
+        return not row.infeasible and row.answer == self.full.answer
+
+    def check_any_ran(self, names: str) -> None:
+        """Raises where none of the methods that `names` asks for could run; `all` asks for others than the full cache.
+
+        The full cache, which is always there, counts where it is asked for by name.
+        """
+        failed = [row for row in self.methods if row.infeasible]
+        if not failed or len(failed) < len(self.methods) or (names != "all" and "full" in _listed(names)):
+            return
+        several = f"none of the {len(failed)} methods could run; " if len(failed) > 1 else ""
+        raise SuiteError(several + "; ".join(f"{row.method.name}: {row.infeasible}" for row in failed[:3]))
+
+    def as_json(self) -> dict[str, Any]:
+        def one(row: Compared) -> dict[str, Any]:
+            said = row.method.spec()
+            if row.selection is None:
+                return {**said, "infeasible": row.infeasible}
+            return {
+                **said,
+                "infeasible": None,
+                "answer": row.answer,
+                "same_as_full": self.same(row),
+                "generated_tokens": row.generated_tokens,
+                "kept_tokens": row.selection.total,
+                "kept_bytes": row.kept_bytes,
+                "counts": row.selection.counts.tolist(),
+                **({"profile": row.profile} if row.profile else {}),
+            }
+
+        return {
+            "kv_budget": self.kv_budget,
+            "prompt_tokens": self.seq_len,
+            "full_bytes": self.full_bytes,
+            "methods": [one(row) for row in (self.full, *self.methods)],
+        }
+
+
+def read_prompt(path: Path) -> str:
+    """A file's text; one newline at its end, which editors put there, is left out."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SuiteError(f"no prompt file {path}; check the path") from None
+    except IsADirectoryError:
+        raise SuiteError(f"{path} is a folder; name a text file") from None
+    except UnicodeDecodeError:
+        raise SuiteError(f"{path} is no UTF-8 text; give a text file") from None
+    text = text.removesuffix("\n")
+    if not text.strip():
+        raise SuiteError(f"prompt file {path} is empty; put the prompt into it")
+    return text
+
+
+def chosen(names: str, params: Sequence[str]) -> list[Method]:
+    """Methods of a comma-separated list, or `all` of the table. Each `name=value` reaches the methods that know it."""
+    wanted = list(METHODS) if names == "all" else _listed(names)
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise SuiteError(f"methods are {names!r}; expected `all`, or names separated by commas, each once")
+    given = dict(_parameter(text) for text in params)
+    entries = {name: get_entry(name).parameters() for name in wanted}
+    for key in given:
+        if not any(key in known for known in entries.values()):
+            every = sorted({name for known in entries.values() for name in known})
+            raise SuiteError(f"parameter {key!r} is known to none of these methods; expected one of {', '.join(every)}")
+    return [get_method(name, **{k: v for k, v in given.items() if k in known}) for name, known in entries.items()]
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SuiteError(f"parameter {text!r}, expected name=value such as window_size=8")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def compare(
+    loaded: LoadedModel,
+    text: str,
+    methods: Sequence[Method],
+    kv_budget: int,
+    max_new_tokens: int,
+    profiles: Mapping[str, Given | str] | None = None,
+) -> Comparison:
+    """Answers of the full cache and of every method to one prompt. profiles: by method that needs one, or why none."""
+    profiles = profiles or {}
+    ids = torch.tensor(loaded.tokenizer(text)["input_ids"], dtype=torch.int64)
+    if ids.numel() + max_new_tokens > loaded.shape.context_length:
+        raise SuiteError(
+            f"the prompt has {ids.numel()} tokens, with {max_new_tokens} of an answer more than the model's "
+            f"{loaded.shape.context_length} positions; shorten the prompt, or lower --max-new-tokens"
+        )
+    full = get_method("full")
+    others = [Cell(m, kv_budget if takes_budget(m) else None) for m in methods if m.name != "full"]
+    cells = [Cell(full, None), *others]
+    made = prefill(loaded.model, ids, *prefill_requirements(cells), loaded.tokenizer)
+    scores: ScoreCache = {}
+    found: list[Compared] = []
+    rows: list[tuple[int, Row]] = []
+    for cell in cells:
+        method = cell.method
+        given = profiles.get(method.name, f"needs {method.profile}") if method.needs_profile else None
+        try:
+            if isinstance(given, str):
+                raise CokvError(given)
+            profile: Any = given.profile if given else None
+            selection = method.select(made, cell.kv_budget, profile, scores)
+            rows.append((len(found), Row(selection, cell.policy(loaded.shape, profile))))
+            found.append(Compared(method, selection, profile=given.origin if given else ""))
+        except CokvError as error:
+            found.append(Compared(method, infeasible=str(error).removeprefix(f"{method.name}: ")))
+    stop = Stop(max_new_tokens, loaded.eos_ids)
+    decoded = decode(loaded.model, made, (row for _, row in rows), stop)
+    for (place, _), answer in zip(rows, decoded, strict=True):
+        row = found[place]
+        text = text_of(loaded, answer.tokens)
+        found[place] = replace(row, answer=text, generated_tokens=len(answer.tokens), kept_bytes=answer.kept_bytes)
+    return Comparison(kv_budget, made.seq_len, made.full_bytes, found[0], tuple(found[1:]))

@@ -1,0 +1,157 @@
+"""What compression costs and saves: decode and prefill latency and memory of each method, against two full caches.
+
+Two baselines, because most of the gain over transformers' DynamicCache is not compression: DynamicCache itself (it
+concatenates every step) and our own runtime with the full budget. Fixed number of new tokens, no early stop, last-token
+logits in every arm; arms are interleaved and ratios are taken pair by pair. On random token ids: speed does not depend
+on the text. What cannot be measured is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from cokv import probes
+from cokv.cache.attention.interface import engine
+from cokv.cache.cache import RaggedCache
+from cokv.cache.policies import Grow, Policy
+from cokv.cache.prefill import check_prompt, prefill
+from cokv.methods.registry import get_method
+from cokv.model.loading import LoadedModel
+from cokv.types import CokvError, HeadScores, Selection
+from suite.profiles.stage import Profiles
+from suite.run.cells import Cell, prefill_requirements, takes_budget
+from suite.run.progress import progress
+from suite.spec import Experiment
+
+DYNAMIC, RAGGED = "dynamic_cache", "ragged"
+NORMALIZED = "normalized"
+Arm = tuple[str, str, str]  # method, preset, runtime
+Look = tuple[int, tuple[Any, ...]]  # last queries kept, observers
+PLAIN: Look = (1, ())  # what the full cache needs
+
+
+@torch.no_grad()
+def measure_decode(
+    experiment: Experiment, loaded: LoadedModel, scores: HeadScores | None, profiles: Profiles | None = None
+) -> dict[str, Any]:
+    """The content of measurements.json. scores: Shapley values; profiles: those per model."""
+    profiles = profiles or Profiles()
+    spec = experiment.measure
+    assert spec is not None
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, loaded.model.config.vocab_size, (spec.prompt_tokens,), generator=generator)
+    check_prompt(ids, loaded.shape.context_length, spec.new_tokens)
+    device = str(loaded.device)
+    methods = [get_method(m.name, m.preset, **m.params) for m in experiment.methods]
+    grid = [Cell(method, spec.kv_budget if takes_budget(method) else None) for method in methods]
+    made = prefill(loaded.model, ids, *prefill_requirements(grid), loaded.tokenizer)
+    full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, made.seq_len)
+
+    arms: dict[Arm, tuple[Selection, Policy]] = {("full", NORMALIZED, RAGGED): (full, Grow())}
+    budgets = {(cell.method.name, cell.method.preset): cell.kv_budget for cell in grid}
+    left_out: list[dict[str, str]] = []
+    looks: dict[Arm, Look] = {}  # what the method's own prefill must look at
+    for cell in grid:
+        method = cell.method
+        if method.name == "full":
+            continue  # it has its rows already
+        try:
+            profile = profiles.of(method, scores)
+            selection = method.select(made, cell.kv_budget, profile)
+            arms[method.name, method.preset, RAGGED] = selection, cell.policy(loaded.shape, scores)
+            window, observers = prefill_requirements([cell])
+            looks[method.name, method.preset, RAGGED] = window, tuple(observers)
+        except CokvError as error:
+            left_out.append({"method": method.name, "preset": method.preset, "why": str(error)})
+
+    first = int(made.first_logits.argmax())
+    caches: dict[Arm, Callable[[], Any]] = {("full", NORMALIZED, DYNAMIC): lambda: _dynamic(loaded, made, spec.batch)}
+    for key, (selection, policy) in arms.items():
+        caches[key] = partial(RaggedCache.of, made, [selection] * spec.batch, [policy] * spec.batch)
+    seconds: dict[Arm, list[float]] = {key: [] for key in caches}
+    rows: dict[Arm, dict[str, Any]] = {}
+    with progress("latency and memory", (spec.repeats + 1) * len(caches)) as report:
+        for repeat in range(spec.repeats + 1):
+            for key, build in caches.items():
+                cache = build()
+                with probes.measure(device) as probe:
+                    _generate(loaded, cache, first, made.seq_len, spec.batch, spec.new_tokens)
+                if repeat == 0:  # warm-up; bytes do not vary
+                    rows[key] = {"cache_bytes": _bytes(cache)}
+                else:
+                    seconds[key].append(probe.result["seconds"])
+                    rows[key].setdefault("peak_bytes", _peaks(probe.result))
+                report.advance()
+    prefill_ms = _prefill_ms(loaded, ids, {PLAIN, *looks.values()}, spec.repeats)
+    named = {"/".join(key): times for key, times in seconds.items()}
+    table = []
+    for key, row in rows.items():
+        times = sorted(seconds[key])
+        table.append(
+            {
+                "method": key[0],
+                "preset": key[1],
+                "runtime": key[2],
+                "kv_budget": budgets.get(key[:2]),
+                "batch": spec.batch,
+                "prompt_tokens": spec.prompt_tokens,
+                "generated_tokens": spec.new_tokens,
+                "decode_ms_per_token": 1000 * times[len(times) // 2] / spec.new_tokens,
+                "prefill_ms": prefill_ms[looks.get(key, PLAIN)],
+                **row,
+                "ratio_to": {
+                    DYNAMIC: probes.ratio_summary(named, "/".join(key), f"full/{NORMALIZED}/{DYNAMIC}"),
+                    "ragged_full": probes.ratio_summary(named, "/".join(key), f"full/{NORMALIZED}/{RAGGED}"),
+                },
+            }
+        )
+    return {"machine": probes.machine(), "versions": probes.versions(), "decode": table, "left_out": left_out}
+
+
+def _prefill_ms(loaded: LoadedModel, ids: torch.Tensor, looks: set[Look], repeats: int) -> dict[Look, float]:
+    """Median of a prefill by what it looks at: reading alone, and what a method's scores cost on the way."""
+    order = list(looks)
+    arms = {
+        str(place): partial(prefill, loaded.model, ids, *look, loaded.tokenizer) for place, look in enumerate(order)
+    }
+    times = probes.interleaved(arms, repeats, device=str(loaded.device))
+    return {look: 1000 * sorted(times[str(place)])[repeats // 2] for place, look in enumerate(order)}
+
+
+def _generate(loaded: LoadedModel, cache: Any, token: int, position: int, batch: int, count: int) -> None:
+    """`count` greedy steps without stopping."""
+    last = torch.full((batch, 1), token, device=loaded.device)
+    with engine(loaded.model):
+        for step in range(count):
+            positions = torch.full((batch, 1), position + step, device=loaded.device)
+            if isinstance(cache, RaggedCache):
+                cache.reads(last)
+            logits = loaded.model(
+                input_ids=last, past_key_values=cache, position_ids=positions, use_cache=True, logits_to_keep=1
+            ).logits
+            last = logits[:, -1].argmax(-1, keepdim=True)
+
+
+def _dynamic(loaded: LoadedModel, made: Any, batch: int) -> DynamicCache:
+    """transformers' own cache, holding the same prompt."""
+    cache = DynamicCache(config=loaded.model.config)
+    ids = made.input_ids.to(loaded.device).expand(batch, -1)
+    loaded.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+def _bytes(cache: Any) -> int:
+    """Bytes of K and V storage, slack included, each storage once."""
+    if isinstance(cache, RaggedCache):
+        return cache.storage_bytes
+    return probes.storage_bytes(t for layer in cache.layers for t in (layer.keys, layer.values))
+
+
+def _peaks(result: probes.Result) -> dict[str, int]:
+    names = {"rss_peak_bytes": "rss", "cuda_peak_bytes": "cuda"}
+    return {short: int(result[name]) for name, short in names.items() if name in result}

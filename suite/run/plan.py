@@ -1,0 +1,109 @@
+"""What an experiment would do, without doing it: prompts, tokens, and the time that a short trial predicts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from cokv.cache.prefill import prefill
+from cokv.decode.batches import Row
+from cokv.decode.decode import Stop, decode
+from cokv.model.loading import LoadedModel
+from cokv.types import Selection
+from suite.heads.stage import evaluations
+from suite.profiles import stage as profiles_run
+from suite.run.cells import cells
+from suite.spec import Experiment
+from suite.tasks.tasks import seeds_of, task_names, test_count, test_prompts
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's work. Decode tokens are an upper bound: answers may end early."""
+
+    name: str
+    prompts: int
+    rows: int
+    prefill_tokens: int
+    decode_tokens: int
+    seconds: float
+
+
+def in_words(seconds: float) -> str:
+    """A time that is known roughly: whole seconds below two minutes, then minutes, then hours."""
+    if seconds < 1.5:
+        return "1 second"
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+@dataclass(frozen=True)
+class _Task:
+    name: str
+    samples: int  # over all seeds
+    length: int  # tokens of its first prompt, which stands for all
+    new_tokens: int
+
+
+def _task(experiment: Experiment, loaded: LoadedModel, name: str) -> _Task:
+    seeds = seeds_of(experiment, name)
+    first = next(test_prompts(experiment, loaded, name, seeds[0]))
+    return _Task(name, len(seeds) * test_count(experiment, name), first.prompt_tokens, first.stop.max_new_tokens)
+
+
+def plan(experiment: Experiment, loaded: LoadedModel, workers: int = 1) -> list[Stage]:
+    """The stages of a run. Times come from one prefill and a few decode steps on this machine, so they are rough."""
+    grid = len(cells(experiment))
+    tasks = [_task(experiment, loaded, name) for name in task_names(experiment)]
+    per_token, per_step = _trial(loaded, max(t.length for t in tasks), grid)
+    stages = []
+    if experiment.game is not None:
+        spec = experiment.game
+        players = loaded.shape.num_layers * loaded.shape.num_kv_heads
+        coalitions = evaluations(spec, players)
+        per_row = _trial(loaded, max(t.length for t in tasks), 16, "shared")[1] / 16
+        removal = {t.name: min(spec.removal_samples, t.samples) for t in tasks}
+        rows = {t.name: spec.prompts * coalitions + removal[t.name] * 6 for t in tasks}
+        prompts = sum(spec.prompts + removal[t.name] for t in tasks)
+        read = sum((spec.prompts + removal[t.name]) * t.length for t in tasks)
+        steps = sum(rows[t.name] * t.new_tokens for t in tasks)
+        seconds = (read * per_token + steps * per_row) / workers
+        stages.append(Stage("head game", prompts, sum(rows.values()), read, steps, seconds))
+    prompts, rows_made, read, steps = profiles_run.work(
+        experiment, max(t.length for t in tasks), max(t.new_tokens for t in tasks)
+    )
+    if prompts:
+        seconds = read * per_token + steps * per_step / grid
+        stages.append(Stage("profiles", prompts, rows_made, read, steps, seconds))
+    prompts, read = sum(t.samples for t in tasks), sum(t.samples * t.length for t in tasks)
+    steps = sum(t.samples * t.new_tokens for t in tasks)
+    seconds = (read * per_token + steps * per_step) / workers
+    stages.append(Stage("samples", prompts, prompts * grid, read, steps * grid, seconds))
+    if experiment.measure is not None:
+        m = experiment.measure
+        arms = sum(c.kv_budget == experiment.kv_budgets[0] for c in cells(experiment)) + 2
+        steps = arms * (m.repeats + 1) * m.new_tokens
+        stages.append(Stage("latency and memory", 1, arms, m.prompt_tokens, steps, steps * per_step / 4))
+    return stages
+
+
+def _trial(loaded: LoadedModel, length: int, rows: int, way: str = "ragged") -> tuple[float, float]:
+    """Seconds of one prefilled token, and of one decode step of `rows` rows.
+
+    Ragged rows keep an eighth of the prompt, shared ones all of it.
+    """
+    length = min(length, loaded.shape.context_length - 16)
+    ids = torch.randint(3, loaded.model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(0))
+    made = prefill(loaded.model, ids)
+    start = time.perf_counter()
+    made = prefill(loaded.model, ids)
+    per_token = (time.perf_counter() - start) / length
+    mask = torch.zeros(loaded.shape.num_layers, loaded.shape.num_kv_heads, length, dtype=torch.bool)
+    mask[..., -length // 8 if way == "ragged" else 0 :] = True
+    row = Row(Selection.from_mask(mask))
+    start = time.perf_counter()
+    decode(loaded.model, made, [row] * rows, Stop(8), way="shared" if way == "shared" else "ragged")
+    return per_token, (time.perf_counter() - start) / 8

@@ -1,0 +1,194 @@
+"""The sample stage: every (method, budget) on every test sample, here or by workers.
+
+One prefill per sample serves every (method, budget); all of them are rows of one decode. Their records are one write,
+so a kill costs at most the samples in flight, one per worker. Workers end in any order; the finished file is in the
+order of the plan, whoever worked, so that the metrics of any two runs are the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cokv.cache.prefill import Prefill, prefill
+from cokv.cluster import InProcess, MakeWorker, Pool, Worker
+from cokv.decode.batches import Row
+from cokv.decode.decode import decode
+from cokv.decode.session import FirstToken
+from cokv.methods.method import ScoreCache
+from cokv.model.loading import LoadedModel
+from cokv.types import CokvError, HeadScores
+from suite.heads.games import load_on
+from suite.profiles.stage import Profiles
+from suite.run.cells import Cell, cells, prefill_requirements
+from suite.run.folder import RunFolder
+from suite.run.progress import progress
+from suite.spec import Experiment
+from suite.tasks.prompt import Prompt, text_of
+from suite.tasks.tasks import seeds_of, task_names, test_count, test_prompts
+
+PREDICTIONS = "predictions.jsonl"
+Block = tuple[str, int, int]  # task, seed, index among their samples
+Answer = tuple[str, list[dict[str, Any]]]  # sample_id and its records; none where they are written already
+
+
+@dataclass(frozen=True)
+class SampleWorker:
+    """Makes a worker in a process of its own, which loads the model on its device."""
+
+    experiment: Experiment
+    scores: Mapping[str, HeadScores]  # per task
+    profiles: Profiles
+    finished: frozenset[tuple[str, str]]  # task, sample_id
+
+    def __call__(self, device: str) -> Worker:
+        return self.on(load_on(self.experiment, device))
+
+    def on(self, loaded: LoadedModel) -> Worker:
+        grid, first = cells(self.experiment), self.experiment.protocol.first_token
+        source = _Prompts(self.experiment, loaded)
+
+        def work(block: Block) -> Answer:
+            prompt = source.get(*block)
+            if (prompt.task, prompt.sample_id) in self.finished:
+                return prompt.sample_id, []
+            scores = self.scores.get(prompt.task)
+            return prompt.sample_id, list(run_sample(loaded, prompt, grid, scores, self.profiles, first))
+
+        return work
+
+
+class _Prompts:
+    """Test samples by index. Those of one (task, seed) are made in their order and kept until another is asked for."""
+
+    def __init__(self, experiment: Experiment, loaded: LoadedModel) -> None:
+        self.experiment, self.loaded = experiment, loaded
+        self.group: tuple[str, int] | None = None
+        self.made: list[Prompt] = []
+        self.coming: Iterator[Prompt] = iter(())
+
+    def get(self, task: str, seed: int, index: int) -> Prompt:
+        if self.group != (task, seed):
+            self.group, self.made = (task, seed), []
+            self.coming = test_prompts(self.experiment, self.loaded, task, seed)
+        while len(self.made) <= index:
+            self.made.append(next(self.coming))
+        return self.made[index]
+
+
+def run_samples(
+    experiment: Experiment,
+    loaded: LoadedModel,
+    folder: RunFolder,
+    scores: Mapping[str, HeadScores],
+    profiles: Profiles,
+    pool: Pool,
+) -> None:
+    """Writes what is missing of predictions.jsonl. scores: Shapley values per task; profiles: those per model."""
+    finished = _finished(folder, len(cells(experiment)))
+    blocks: list[Block] = [
+        (task, seed, index)
+        for task in task_names(experiment)
+        for seed in seeds_of(experiment, task)
+        for index in range(test_count(experiment, task))
+    ]
+    worker = SampleWorker(experiment, scores, profiles, frozenset(finished))
+    make_worker: MakeWorker = (lambda _: worker.on(loaded)) if isinstance(pool, InProcess) else worker
+    ids: dict[int, tuple[str, str]] = {}
+    with folder.appender(PREDICTIONS) as append, progress("samples", len(blocks), len(finished)) as report:
+        for index, (sample_id, records) in pool.map_blocks(make_worker, blocks):
+            ids[index] = blocks[index][0], sample_id
+            if records:
+                append(records)
+                report.advance(note=blocks[index][0])
+    _in_order(folder, {ids[index]: index for index in range(len(blocks))})
+
+
+def _finished(folder: RunFolder, cells_per_sample: int) -> set[tuple[str, str]]:
+    """Samples with all their records. One that a crash left with only some is dropped from the file, to be redone."""
+    records = folder.lines(PREDICTIONS, ("task", "sample_id", "method", "kv_budget"))
+    counts = Counter((r["task"], r["sample_id"]) for r in records)
+    whole = {sample for sample, count in counts.items() if count == cells_per_sample}
+    if len(whole) < len(counts):
+        folder.rewrite(PREDICTIONS, [r for r in records if (r["task"], r["sample_id"]) in whole])
+    return whole
+
+
+def _in_order(folder: RunFolder, places: Mapping[tuple[str, str], int]) -> None:
+    """Samples in the order of the plan; inside one, its records stay as they were written."""
+    records = folder.lines(PREDICTIONS)
+    found = [places[r["task"], r["sample_id"]] for r in records]
+    if found != sorted(found):
+        folder.rewrite(PREDICTIONS, sorted(records, key=lambda r: places[r["task"], r["sample_id"]]))
+
+
+def run_sample(
+    loaded: LoadedModel,
+    prompt: Prompt,
+    grid: list[Cell],
+    scores: HeadScores | None,
+    profiles: Profiles | None = None,
+    first_token: FirstToken = "prefill",
+) -> Iterator[dict[str, Any]]:
+    """One record per cell of the grid, from one prefill. A cell whose method cannot meet its budget says why.
+
+    scores: the task's Shapley values; profiles: those per model.
+    """
+    profiles = profiles or Profiles()
+    made = prefill(loaded.model, prompt.context_ids, *prefill_requirements(grid), loaded.tokenizer)
+    cache: ScoreCache = {}
+    rows, feasible, reasons = [], [], {}
+    for index, cell in enumerate(grid):
+        try:
+            policy = cell.policy(loaded.shape, scores)
+            selection = cell.method.select(made, cell.kv_budget, profiles.of(cell.method, scores), cache)
+        except CokvError as error:
+            reasons[index] = str(error)
+            continue
+        rows.append(Row(selection, policy))
+        feasible.append(index)
+    if prompt.question_ids is None:
+        decoded = decode(loaded.model, made, rows, prompt.stop, first_token=first_token)
+    else:  # read on the compressed cache, and so the first token comes from there
+        decoded, first_token = decode(loaded.model, made, rows, prompt.stop, suffix=prompt.question_ids), "compressed"
+    answers = dict(zip(feasible, decoded, strict=True))
+    for index, cell in enumerate(grid):
+        record = _common(prompt, cell, made, loaded, first_token)
+        if index in reasons:
+            yield {**record, "score": None, "infeasible": reasons[index]}
+            continue
+        answer = answers[index]
+        text = text_of(loaded, answer.tokens)
+        yield {
+            **record,
+            "prediction": text,
+            "generated_tokens": len(answer.tokens),
+            "score": prompt.metric(text, prompt.references),
+            "infeasible": None,
+            "kept_tokens": answer.kept_tokens,
+            "kept_bytes": answer.kept_bytes,
+            "slack_bytes": answer.slack_bytes,
+            **({"host_bytes": answer.host_bytes} if answer.host_bytes else {}),
+        }
+
+
+def _common(prompt: Prompt, cell: Cell, made: Prefill, loaded: LoadedModel, first_token: FirstToken) -> dict[str, Any]:
+    return {
+        "benchmark": prompt.benchmark,
+        "task": prompt.task,
+        "seed": prompt.seed,
+        "sample_id": prompt.sample_id,
+        "method": cell.method.name,
+        "preset": cell.method.preset,
+        "kv_budget": cell.kv_budget,
+        "prompt_tokens": prompt.prompt_tokens,
+        "references": list(prompt.references),
+        "full_bytes": made.full_bytes,
+        "query_aware": prompt.question_ids is None,
+        "first_token": first_token,
+        **({} if prompt.all_classes is None else {"all_classes": list(prompt.all_classes)}),
+        **({"groups": prompt.groups} if prompt.groups else {}),
+        "notes": [*prompt.notes, *loaded.shape.notes],
+    }

@@ -1,0 +1,1 @@
+"""Benchmarks behind one shape: tasks, prompts, metrics."""

@@ -1,0 +1,118 @@
+"""LongBench samples as prompts of the suite: official data and templates named by the user, a published protocol.
+
+Which samples are validation (head scores may see them) and which are test is decided by stable sample id, so it does
+not change with file order or with how many samples are asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from cokv.decode.decode import Stop
+from cokv.model.loading import LoadedModel
+from longbench import data as longbench_data
+from longbench import protocol as longbench_protocol
+from longbench.official import groups_of, judge_sample
+from longbench.presets import get_preset
+from longbench.sources import load_dataset, load_from_hub
+from longbench.split import split_ids
+from longbench.tasks import base_name
+from longbench.templates import Templates, files_for, read_templates
+from suite.errors import SuiteError
+from suite.spec import LongBenchSpec
+from suite.tasks.prompt import Prompt
+
+
+@functools.lru_cache(maxsize=32)
+def dataset(spec: LongBenchSpec, task: str) -> longbench_data.DataSet:
+    """The data set, from the user's folder or archive, or from the hub at its pinned revision."""
+    if spec.data is None:
+        return load_from_hub(task)
+    return load_dataset(spec.data, task, partial=spec.partial)
+
+
+def _templates(spec: LongBenchSpec) -> Templates:
+    return _read_templates(spec.templates, files_for(spec.tasks))
+
+
+@functools.lru_cache(maxsize=4)
+def _read_templates(folder: str, names: tuple[str, ...]) -> Templates:
+    return read_templates(folder, names)
+
+
+def check(spec: LongBenchSpec) -> None:
+    """What can be refused before a model is loaded or anything is fetched: templates, then sources."""
+    templates = _templates(spec)
+    for task in spec.tasks:
+        templates.prompt(task)
+        templates.max_new_tokens(task)
+    for task in spec.tasks if spec.data is not None else ():
+        dataset(spec, task)
+
+
+def identity(spec: LongBenchSpec) -> dict[str, Any]:
+    """Checksums of data and templates, and the protocol field by field."""
+    return {
+        "data": {task: dataset(spec, task).to_record() for task in spec.tasks},
+        "templates": _templates(spec).to_record(),
+        "protocol": asdict(get_preset(spec.protocol)),
+    }
+
+
+def prompts(
+    spec: LongBenchSpec, loaded: LoadedModel, task: str, part: str, count: int | None, seed: int
+) -> Iterator[Prompt]:
+    """`part`: "validation" or "test" samples, in the split's own order, at most `count`."""
+    found = dataset(spec, task)
+    by_id = {sample.id: sample for sample in found.samples}
+    split = split_ids(task, by_id, seed=spec.split_seed, validation_share=spec.validation_share)
+    ids = split.validation if part == "validation" else split.test
+    for sample_id in ids[:count]:
+        yield _prompt(spec, loaded, task, by_id[sample_id], seed)
+
+
+def test_count(spec: LongBenchSpec, task: str) -> int:
+    """Test samples of a task: all that are not validation, or the number asked for."""
+    found = dataset(spec, task)
+    split = split_ids(task, [s.id for s in found.samples], seed=spec.split_seed, validation_share=spec.validation_share)
+    return min(len(split.test), spec.samples or len(split.test))
+
+
+def _prompt(spec: LongBenchSpec, loaded: LoadedModel, task: str, sample: longbench_data.Sample, seed: int) -> Prompt:
+    protocol, templates = get_preset(spec.protocol), _templates(spec)
+    tokenizer: Any = loaded.tokenizer
+    record = dict(sample.record)
+    built = longbench_protocol.build_prompt(protocol, task, templates.prompt(task), record, tokenizer, loaded.name)
+    stop = longbench_protocol.stop_rule(protocol, task, templates, tokenizer, loaded.eos_ids)
+    positions = loaded.shape.context_length
+    if len(built.input_ids) > positions:
+        raise SuiteError(
+            f"{task} {sample.id}: the prompt has {len(built.input_ids)} tokens, the model {positions} positions, and "
+            f"protocol {protocol.name!r} does not cut it for this model; choose one that does"
+        )
+    ids = torch.tensor(built.input_ids, dtype=torch.int64)
+    cut = built.context_tokens if built.context_tokens is not None else len(built.input_ids)
+
+    def metric(text: str, references: tuple[str, ...]) -> float:
+        final = longbench_protocol.finish_prediction(protocol, text, base_name(task))
+        return 100 * judge_sample(task, final, references, sample.all_classes)
+
+    return Prompt(
+        benchmark="longbench",
+        task=task,
+        sample_id=sample.id,
+        seed=seed,
+        context_ids=ids[:cut],
+        question_ids=ids[cut:] if cut < len(ids) else None,
+        references=sample.answers,
+        stop=Stop(stop.max_new_tokens, stop.token_ids, stop.min_new_tokens),
+        metric=metric,
+        notes=(f"protocol {protocol.name}", *((f"{protocol.truncation}-truncated",) if built.truncated else ())),
+        all_classes=sample.all_classes,
+        groups=groups_of(task, record),
+    )

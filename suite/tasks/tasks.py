@@ -1,0 +1,55 @@
+"""Benchmarks behind one shape: an experiment's tasks, their test prompts, and validation prompts apart from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cokv.model.loading import LoadedModel
+from suite.spec import Experiment, LongBenchMiniSpec, LongBenchSpec, RulerSpec
+from suite.tasks import longbench_mini_tasks, longbench_tasks, ruler_tasks
+from suite.tasks.prompt import Prompt
+
+
+def task_names(experiment: Experiment) -> tuple[str, ...]:
+    """RULER's tasks, then LongBench's."""
+    parts = (experiment.ruler, experiment.longbench, experiment.longbench_mini)
+    return tuple(task for part in parts if part is not None for task in part.tasks)
+
+
+def seeds_of(experiment: Experiment, task: str) -> tuple[int, ...]:
+    """Generated tasks have samples for every seed; recorded ones have one set, under the first."""
+    part = _part(experiment, task)
+    recorded = isinstance(part, LongBenchSpec) or (isinstance(part, RulerSpec) and part.data is not None)
+    return experiment.seeds[:1] if recorded else experiment.seeds
+
+
+def test_count(experiment: Experiment, task: str) -> int:
+    """Test samples of one task and seed."""
+    part = _part(experiment, task)
+    return longbench_tasks.test_count(part, task) if isinstance(part, LongBenchSpec) else part.samples
+
+
+def test_prompts(experiment: Experiment, loaded: LoadedModel, task: str, seed: int) -> Iterator[Prompt]:
+    return _prompts(experiment, loaded, task, test_count(experiment, task), seed, validation=False)
+
+
+def validation_prompts(experiment: Experiment, loaded: LoadedModel, task: str, count: int) -> Iterator[Prompt]:
+    """Prompts for the head game."""
+    return _prompts(experiment, loaded, task, count, experiment.seeds[0], validation=True)
+
+
+def _prompts(
+    experiment: Experiment, loaded: LoadedModel, task: str, count: int, seed: int, validation: bool
+) -> Iterator[Prompt]:
+    part, aware = _part(experiment, task), experiment.protocol.query_aware
+    if isinstance(part, LongBenchSpec):
+        return longbench_tasks.prompts(part, loaded, task, "validation" if validation else "test", count, seed)
+    if isinstance(part, RulerSpec):
+        return ruler_tasks.prompts(part, loaded, task, count, seed, aware, validation)
+    return longbench_mini_tasks.prompts(part, loaded, task, count, seed, aware, validation)
+
+
+def _part(experiment: Experiment, task: str) -> RulerSpec | LongBenchSpec | LongBenchMiniSpec:
+    """The section that names this task."""
+    parts = (experiment.ruler, experiment.longbench, experiment.longbench_mini)
+    return next(part for part in parts if part is not None and task in part.tasks)

@@ -1,0 +1,199 @@
+"""`layer_select`, the deployment path: what it refuses before a prompt is read, and what while one is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cokv.cache.attention.interface import engine
+from cokv.cache.cache import RaggedCache
+from cokv.cache.prefill import prefill
+from cokv.methods.registry import get_method
+from cokv.model.loading import model_shape
+from cokv.profiles.lukv_file import RatioCurves
+from cokv.types import CokvError, HeadScores
+
+SETTINGS = {"window_size": 8, "kernel_size": 3}
+SHAPLEY = HeadScores(np.arange(6.0).reshape(3, 2), {"kind": "sliced Shapley value"})
+CURVES = RatioCurves(np.linspace(0.01, 0.99, 99)[:, None, None].repeat(3, 1).repeat(2, 2))
+
+
+@pytest.fixture
+def shape(make_model: Callable[..., Any]) -> Any:
+    return model_shape(make_model().config)
+
+
+def both(method: Any, made: Any, shape: Any, kv_budget: Any, profile: Any = None) -> list[str]:
+    """What `select` and `layer_select` say against the same arguments."""
+    said = []
+    paths = (lambda: method.select(made, kv_budget, profile), lambda: method.layer_select(shape, kv_budget, profile))
+    for call in paths:
+        with pytest.raises(CokvError) as caught:
+            call()
+        said.append(str(caught.value))
+    return said
+
+
+@pytest.mark.parametrize("bad", [0, -3, 16.5, 64.0, True, None, "64"])
+def test_a_budget_is_a_positive_whole_number_on_either_path(make_model, prompt, shape, bad):
+    made = prefill(make_model(), prompt(120), 8)
+    whole, layer = both(get_method("snapkv", **SETTINGS), made, shape, bad)
+    assert layer == whole and layer.startswith(f"snapkv: kv_budget is {bad!r}, expected a positive whole number")
+    assert get_method("full").layer_select(shape, bad)(made.layers[0])[1].tolist() == list(range(120))
+
+
+@pytest.mark.parametrize("kv_budget", [1, 15])
+def test_a_budget_that_no_longer_prompt_fits_is_refused_before_one_is_read(make_model, prompt, shape, kv_budget):
+    made = prefill(make_model(), prompt(120), 8)
+    whole, layer = both(get_method("snapkv", **SETTINGS), made, shape, kv_budget)
+    assert layer == whole and "is below 16, twice the window of 8" in layer
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "words"),
+    [
+        ("cokv", None, "cokv: needs sliced Shapley values and got none"),
+        ("cokv", HeadScores(np.ones((3, 2)), {"kind": "HeadKV-R score, mean over needles"}), "of kind 'HeadKV-R"),
+        ("cokv", HeadScores(np.ones((2, 2))), r"cokv: head scores have shape \[2, 2\], the model needs"),
+        ("cokv", np.ones((3, 2)), "cokv: CoKV allocates by head scores and got ndarray"),
+        ("cokv", CURVES, "cokv: CoKV allocates by head scores and got RatioCurves"),
+        ("headkv_r", SHAPLEY, "headkv_r: needs retrieval scores and got a profile of kind 'sliced Shapley value'"),
+        ("headkv_r2", HeadScores(-np.ones((3, 2))), "headkv_r2: HeadKV needs scores of 0 or more"),
+        ("razorattention", "razor.safetensors", "RetrievalStreaming allocates by head scores and got str"),
+        ("lukv", HeadScores(np.ones((3, 2))), "lukv: LU-KV allocates by curves of keep ratios and got HeadScores"),
+        ("lukv", RatioCurves(CURVES.values[:, :2]), "lukv: curves of 2 x 2 heads"),
+        ("lukv", None, "lukv: needs keep-ratio curves and got none"),
+    ],
+)
+def test_a_profile_that_select_refuses_is_refused_before_a_prompt_is_read(
+    make_model, prompt, shape, name, profile, words
+):
+    fits = {"local": 8, "retrieval_share": 0.1} if name == "razorattention" else SETTINGS
+    made = prefill(make_model(), prompt(120), 8)
+    whole, layer = both(get_method(name, **fits), made, shape, 40, profile)
+    assert layer == whole
+    with pytest.raises(CokvError, match=words):
+        raise CokvError(layer)
+
+
+def test_what_the_allocator_cannot_meet_is_refused_before_a_prompt_is_read(shape):
+    scores = HeadScores(np.ones((3, 2)))
+    with pytest.raises(CokvError, match=r"duoattention: 64 sinks and 256 newest .*kv_budget to at least 320"):
+        get_method("duoattention").layer_select(shape, 319, scores)
+    get_method("duoattention").layer_select(shape, 320, scores)
+    with pytest.raises(CokvError, match="cokv: alpha is 20, but the model has 6 KV heads"):
+        get_method("cokv", "official").layer_select(shape, 64, scores)
+    with pytest.raises(CokvError, match="razorattention: 6 whole heads"):
+        get_method("razorattention", retrieval_share=0.99).layer_select(shape, 40, scores)
+
+
+@pytest.mark.parametrize("name", ["snapkv", "adakv", "cokv", "knorm"])
+def test_nan_is_refused_inside_generate_as_it_is_on_a_prefill(make_model, fresh_model, prompt, shape, name):
+    fits = {} if name == "knorm" else SETTINGS
+    method, model = get_method(name, **fits), fresh_model()
+    model.model.layers[1].self_attn.k_proj.weight.fill_(torch.nan)
+    select = method.layer_select(shape, 40, SHAPLEY)
+    with engine(model), pytest.raises(CokvError, match=f"{name}: token scores of layer 1 hold NaN"):
+        cache = RaggedCache(model.config, select, window=8)
+        model.generate(prompt(60)[None], max_new_tokens=2, do_sample=False, past_key_values=cache)
+
+
+def test_nan_in_a_second_stage_is_refused_too(make_model, prompt):
+    method = get_method("criticalkv", **SETTINGS)
+    made = prefill(make_model(), prompt(120), 8, method.observers)
+    (observer,) = method.observers
+    (norms,) = made.layers[2].observed[observer]
+    norms[0, 5] = torch.nan
+    with pytest.raises(CokvError, match="criticalkv: token scores of layer 2 hold NaN"):
+        method.select(made, 40)
+
+
+def test_too_few_window_queries_name_the_method(make_model, prompt, shape):
+    made = prefill(make_model(), prompt(120), 4)
+    with pytest.raises(CokvError, match="snapkv: the prefill holds 4 window queries"):
+        get_method("snapkv", **SETTINGS).layer_select(shape, 40)(made.layers[0])
+
+
+def test_a_layer_of_another_model_is_refused(make_model, prompt, shape):
+    select = get_method("snapkv", **SETTINGS).layer_select(shape, 40)
+    with pytest.raises(CokvError, match=r"layer 0 has 4 KV heads, but .* for 2 in layers 0, 1, 2"):
+        select(prefill(make_model(heads="mha"), prompt(120), 8).layers[0])
+    with pytest.raises(CokvError, match="snapkv: layer 3 has 2 KV heads"):
+        select(prefill(make_model(num_hidden_layers=4), prompt(120), 8).layers[3])
+
+
+def test_a_prompt_no_longer_than_the_budget_is_kept_whole(make_model, prompt, shape):
+    layer = prefill(make_model(), prompt(40), 8).layers[0]
+    for kept in get_method("cokv", **SETTINGS).layer_select(shape, 40, SHAPLEY)(layer):
+        assert kept.tolist() == list(range(40))
+
+
+@pytest.mark.parametrize(("name", "profile"), [("lukv", CURVES), ("cokv", SHAPLEY), ("adakv", None)])
+def test_a_layer_alone_keeps_what_select_keeps(make_model, prompt, shape, name, profile):
+    made, method = prefill(make_model(), prompt(120), 8), get_method(name, **SETTINGS)
+    whole, select = method.select(made, np.int64(40), profile), method.layer_select(shape, np.int64(40), profile)
+    for index, layer in enumerate(made.layers):
+        assert [kept.tolist() for kept in select(layer)] == [whole.head(index, h).tolist() for h in range(2)]
+
+
+# Scored and measured once
+
+
+@pytest.mark.parametrize("name", ["cake", "fastgen"])
+def test_a_prompt_is_scored_and_measured_once_for_all_budgets(make_model, prompt, monkeypatch, name):
+    method = get_method(name)
+    kind, calls = type(method.scorer), {"scores": 0, "measure": 0}
+    for what in calls:
+        monkeypatch.setattr(kind, what, counting(getattr(kind, what), calls, what))
+    made = prefill(make_model(), prompt(200), 32, method.observers, Words())
+    alone = [method.select(made, kv_budget) for kv_budget in (64, 80, 100)]
+    assert calls == {"scores": 9, "measure": 9}, "without a cache, once per budget"
+    calls.update(scores=0, measure=0)
+    cache: Any = {}
+    assert [method.select(made, kv_budget, score_cache=cache) for kv_budget in (64, 80, 100)] == alone
+    assert calls == {"scores": 3, "measure": 3}
+
+
+def counting(original: Callable[..., Any], calls: dict[str, int], what: str) -> Callable[..., Any]:
+    def counted(*args: Any) -> Any:
+        calls[what] += 1
+        return original(*args)
+
+    return counted
+
+
+class Words:
+    """A tokenizer to which id 1 is special and every ninth id a comma."""
+
+    all_special_ids = (1,)
+
+    def decode(self, ids: list[int]) -> str:
+        return "," if ids[0] % 9 == 0 else "word"
+
+
+def test_window_attention_is_made_once_for_cakes_scores_and_once_for_its_measure(make_model, prompt, monkeypatch):
+    from cokv.methods.scorers import cake as shifting_attention
+
+    seen, original = [], shifting_attention.window_attention
+    monkeypatch.setattr(
+        shifting_attention, "window_attention", lambda layer, window: seen.append(1) or original(layer, window)
+    )
+    made, cache = prefill(make_model(), prompt(200), 32), {}
+    for kv_budget in (64, 80, 100):
+        get_method("cake").select(made, kv_budget, score_cache=cache)
+    assert len(seen) == 2 * 3
+
+
+def test_a_measure_is_added_to_scores_that_are_there_and_never_taken_from_another_prompt(make_model, prompt):
+    cake, cache = get_method("cake"), {}
+    first, second = (prefill(make_model(), prompt(200, seed=seed), 32) for seed in range(2))
+    evenly = replace(cake, name="evenly", allocator=get_method("snapkv").allocator)
+    assert evenly.select(first, 64, score_cache=cache) == evenly.select(first, 64)
+    assert cake.select(first, 64, score_cache=cache) == cake.select(first, 64)
+    assert evenly.select(first, 64, score_cache=cache) == evenly.select(first, 64)
+    assert cake.select(second, 64, score_cache=cache) == cake.select(second, 64) != cake.select(first, 64)
