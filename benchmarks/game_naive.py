@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from cokv.cache.compat import register_attention, unregister_attention
 from cokv.game.plan import BoolArray
 from cokv.game.utility import GamePrompt
-from cokv.model.loading import model_shape
+from cokv.model.shape import model_shape
 from cokv.types import FloatArray
 
 

@@ -16,7 +16,8 @@ from cokv.game.estimators import SlicedShapley
 from cokv.game.plan import BoolArray, distinct
 from cokv.game.players import coalition_rows
 from cokv.game.utility import GamePrompt
-from cokv.model.loading import load_model, model_shape
+from cokv.model.loading import load_model
+from cokv.model.shape import model_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTOCOL: dict[str, Any] = {

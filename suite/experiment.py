@@ -18,7 +18,7 @@ from suite.heads.games import VERSIONS_THAT_MATTER
 from suite.heads.stage import compute_head_scores
 from suite.profiles import stage as profiles_run
 from suite.profiles.stage import compute_profiles
-from suite.run.cells import cells
+from suite.run.cells import grid_cells
 from suite.run.folder import RunFolder
 from suite.run.measure import measure_decode
 from suite.run.preflight import check_fit
@@ -48,7 +48,7 @@ def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
     return {
         "experiment": experiment.model_dump(mode="json", exclude=NOT_AN_ANSWERS_CAUSE),
         "model": {name: fact for name, fact in loaded.identity().items() if name != "model"},
-        "methods": [cell.method.spec() for cell in cells(experiment)],
+        "methods": [cell.method.spec() for cell in grid_cells(experiment)],
         "data": _data(experiment),
         **({"profiles": profiles} if profiles else {}),
         "versions": {name: versions[name] for name in VERSIONS_THAT_MATTER if name in versions},

@@ -2,8 +2,7 @@
 
 To transformers it reports absolute lengths, so positions and masks stay right after eviction. Two ways to fill it:
 from a Prefill and Selections (`RaggedCache.of`, many rows over one prompt), or by itself during `model.generate`
-(`RaggedCache(config, select=...)`): each layer then compresses as soon as it has attended the prompt, one layer dense
-at a time. How a layer stores its tokens is in ragged_layer.py.
+(`RaggedCache(config, compression)`). How a layer stores its tokens is in layer.py.
 """
 
 from __future__ import annotations
@@ -17,58 +16,52 @@ from transformers.cache_utils import Cache
 
 from cokv.cache.attention import buckets
 from cokv.cache.attention.host_bounds import sent
-from cokv.cache.compat import sliding_layer
-from cokv.cache.layer import LayerSelect, RaggedLayer
-from cokv.cache.policies import Grow, Policy, at_layer
+from cokv.cache.compat import AnsweringCache, sliding_layer
+from cokv.cache.compression import Compression, PromptReader, SelectEachLayer
+from cokv.cache.layer import RaggedLayer
+from cokv.cache.policies.base import Policy
 from cokv.cache.policies.protocol import ReadsKinds
-from cokv.cache.prefill import Prefill, PrefillLayer
+from cokv.cache.prefill import Prefill
 from cokv.cache.storage.ragged import SLACK, Attend
 from cokv.cache.storage.rows import MemoryUsage
-from cokv.model.loading import model_shape
 from cokv.model.observe import ModelParts
+from cokv.model.shape import model_shape
 from cokv.model.token_kinds import Kinds
 from cokv.types import CokvError, Selection
 
 
-class RaggedCache(Cache):
-    """Pass it as `past_key_values`, inside `cokv.cache.attention.interface.engine(model)`.
+class RaggedCache(AnsweringCache):
+    """Pass it as `past_key_values` to a model that is attached (cokv.cache.attention.interface).
 
-    `select`, called with each layer's own PrefillLayer, makes `model.generate` compress by itself after the prompt;
-    without it the cache keeps everything. `policy` is what happens after that. The prompt is the first forward pass:
-    what comes later, a second turn or a second chunk, is read on the compressed cache. Padding may stand before the
-    prompt only: a later mask that hides anything else is refused. Layers with sliding-window attention are
-    transformers' own.
+    `compression` chooses what stays once the prompt has been attended, and what happens after that; without it the
+    cache keeps everything. The prompt is the first forward pass: what comes later, a second turn or a second chunk, is
+    read on the compressed cache. Padding may stand before the prompt only: a later mask that hides anything else is
+    refused. Layers with sliding-window attention are transformers' own.
     """
 
-    kinds: Kinds | None = None  # where a row's policy must know them
+    kinds: Kinds | None = None  # where a row's policy must know which kind of token it reads
+    prompt: PromptReader | None = None
 
     def __init__(
         self,
         config: Any,
-        select: LayerSelect | None = None,
-        window: int = 32,
+        compression: Compression | None = None,
         slack: int = SLACK,
         attend: Attend = buckets.attend,
-        policy: Policy | None = None,
+        model: Any = None,
+        tokenizer: Any = None,
     ) -> None:
-        if isinstance(policy, ReadsKinds):
-            raise CokvError(
-                f"{type(policy).__name__} must know which tokens are read, which model.generate does not tell a cache; "
-                "use prefill(..., tokenizer=tokenizer), select(...) and decode(...)"
-            )
+        """model, tokenizer: for compressions that need more than keys, values and queries."""
         shape = model_shape(config)
         full = set(shape.full_layers)
-        if select is None:
-            select = _keep_all
-        rules = {i: at_layer(policy or Grow(), place, len(full)) for place, i in enumerate(shape.full_layers)}
-        super().__init__(
-            layers=[
-                RaggedLayer(i, select, window, slack, attend, rules[i])
-                if i in full
-                else sliding_layer(shape.sliding_window or 0)
-                for i in range(shape.num_hidden_layers)
-            ]
-        )
+        layers: list[Any] = [
+            RaggedLayer(i, shape, slack, attend, self._after_prompt)
+            if i in full
+            else sliding_layer(shape.sliding_window or 0)
+            for i in range(shape.num_hidden_layers)
+        ]
+        super().__init__(layers, shape.num_heads)
+        self.prompt = PromptReader(compression or SelectEachLayer(), model, tokenizer)
         self._check_masks_once()
 
     @classmethod
@@ -86,18 +79,17 @@ class RaggedCache(Cache):
             check_selection(prefill, selection)
         layers: list[Any] = [None] * shape.num_hidden_layers
         for i, source in enumerate(prefill.layers):
-            layer = RaggedLayer(source.layer_idx, slack=slack, attend=attend)
+            layer = RaggedLayer(source.layer_idx, shape, slack, attend)
             kept = [[s.head(i, h) for h in range(shape.num_kv_heads)] for s in selections]
-            layer.fill([source], kept, policies and [at_layer(policy, i, shape.num_layers) for policy in policies])
-            layer.seen = prefill.seq_len
+            layer.fill([source], kept, policies and [policy.at_layer(i, shape.num_layers) for policy in policies])
+            layer.seen = layer.prompt_len = prefill.seq_len
             layers[source.layer_idx] = layer
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, len(selections))
         cache = cls.__new__(cls)
-        Cache.__init__(cache, layers=layers)
+        AnsweringCache.__init__(cache, layers, shape.num_heads)
         cache._check_masks_once()
-        if any(isinstance(policy, ReadsKinds) for policy in policies or ()):
-            cache.kinds = Kinds(ModelParts(None, prefill.tokenizer))
+        cache._know_kinds(policies or (), prefill.tokenizer)
         return cache
 
     def _check_masks_once(self) -> None:
@@ -105,12 +97,58 @@ class RaggedCache(Cache):
         for layer in self.ragged_layers[1:]:
             layer.checks_masks = False
 
-    def reads(self, ids: torch.Tensor) -> None:
-        """Says which tokens the next forward pass reads, int64 [rows, t], to rows whose policy must know."""
+    def _know_kinds(self, policies: Sequence[Policy], tokenizer: Any) -> None:
+        if self.kinds is None and any(isinstance(policy, ReadsKinds) for policy in policies):
+            self.kinds = Kinds(ModelParts(None, tokenizer))
+
+    # ---- a forward pass
+
+    def forward_begins(self, owner: str, input_ids: torch.Tensor | None) -> None:
+        super().forward_begins(owner, input_ids)
         if self.kinds is not None:
-            told = sent(self.kinds(ids), self.ragged_layers[0].device)
-            for layer in self.ragged_layers:
-                layer.told = told
+            if input_ids is None:
+                raise CokvError("this method must know which tokens are read, and the model was given embeddings")
+            self._tell_kinds(input_ids)
+        if self.prompt is not None:
+            self.prompt.input_ids = input_ids if self._prompt_unread else None
+
+    def attention_begins(self, module: torch.nn.Module, hidden_states: torch.Tensor, kwargs: dict[str, Any]) -> None:
+        if self.prompt is not None and self._prompt_unread:
+            self.prompt.model_parts().note_inputs(module, hidden_states, kwargs)
+
+    def forward_ends(self) -> None:
+        super().forward_ends()
+        if self.prompt is not None and self.prompt.parts is not None:
+            self.prompt.parts.inputs.clear()
+
+    def _tell_kinds(self, ids: torch.Tensor) -> None:
+        """Which kinds of tokens the next forward pass reads, int64 [rows, t], to rows whose policy must know."""
+        assert self.kinds is not None
+        kinds = sent(self.kinds(ids.cpu()), self.ragged_layers[0].device)
+        for layer in self.ragged_layers:
+            layer.token_kinds = kinds
+
+    def _after_prompt(
+        self, layer: RaggedLayer, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float
+    ) -> None:
+        assert self.prompt is not None
+        layers = self.ragged_layers
+        place = next(place for place, one in enumerate(layers) if one is layer)
+        self.prompt.attended(layers, place, queries, mask, scaling)
+        if not self._prompt_unread:
+            self._know_kinds([self.prompt.compression.policy(layer.seen)], self.prompt.tokenizer)
+
+    @property
+    def _prompt_unread(self) -> bool:
+        return any(layer.rows is None for layer in self.ragged_layers)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """All layers or none: sliding layers come first in some models."""
+        for layer in self.ragged_layers:
+            layer.check_crop(min(max(-tokens_to_remove, 0), layer.seen))
+        super().crop(tokens_to_remove)
+
+    # ---- what it holds
 
     @property
     def ragged_layers(self) -> list[RaggedLayer]:
@@ -137,8 +175,8 @@ def keep_rows(cache: Cache, rows: torch.Tensor) -> None:
     """Rows that have ended leave every layer: ours without moving storage, transformers' own by selection."""
     layer: Any
     for layer in cache.layers:
-        leave = getattr(layer, "keep_rows", None) or layer.batch_select_indices
-        leave(rows)
+        keep = getattr(layer, "keep_rows", None) or layer.batch_select_indices
+        keep(rows)
 
 
 def check_selection(prefill: Prefill, selection: Selection) -> None:
@@ -157,8 +195,3 @@ def repeated(layer: Any, rows: int) -> Any:
     layer = copy.copy(layer)
     layer.batch_repeat_interleave(rows)
     return layer
-
-
-def _keep_all(layer: PrefillLayer) -> list[torch.Tensor]:
-    heads, seq_len, _ = layer.keys.shape
-    return [torch.arange(seq_len)] * heads

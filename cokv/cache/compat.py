@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface
-from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicSlidingWindowLayer
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from cokv.cache.attention.handshake import Handshake
+from cokv.types import CokvError
 
 
 def token_count(query: int | torch.Tensor) -> int:
@@ -35,9 +38,24 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
 
-    def __init__(self) -> None:
+    def __init__(self, index: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.index = index  # in the model
+        self.handshake = Handshake()  # a cache gives its layers one that they share
         self.seen = 0
+
+    def offer(self, keys: torch.Tensor, values: torch.Tensor, new_tokens: int) -> Any:
+        """What `update` returns: keys and values that must be attended next, and once."""
+        return self.handshake.offer(self, keys, values, new_tokens)
+
+    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
+        raise AssertionError(f"{type(self).__name__} attends itself")
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+        raise AssertionError(f"{type(self).__name__} leaves attention to transformers")
+
+    def attends(self) -> bool:
+        return False
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
@@ -54,6 +72,14 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' 
     def get_max_length(self) -> int:
         return -1
 
+    def offload(self) -> None:
+        raise CokvError(
+            "a compressed cache cannot be offloaded layer by layer; its method `arkvale` keeps pages in CPU memory"
+        )
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise CokvError(f"{type(self).__name__} cannot drop tokens it has read")
+
     def get_max_cache_shape(self) -> int:
         return -1
 
@@ -63,10 +89,15 @@ def sliding_layer(window: int) -> DynamicSlidingWindowLayer:
     return DynamicSlidingWindowLayer(sliding_window=window)
 
 
-def register_attention(name: str, attention: Callable[..., Any]) -> None:
-    """Makes `name` an attention implementation, with the masks of SDPA."""
+ATTENTION_FUNCTIONS = ALL_ATTENTION_FUNCTIONS
+
+
+def register_attention(name: str, attention: Callable[..., Any], base: str) -> None:
+    """Makes `name` an attention implementation, with the masks of `base`."""
+    masks = AttentionMaskInterface()  # type: ignore[no-untyped-call]
     AttentionInterface.register(name, attention)
-    AttentionMaskInterface.register(name, AttentionMaskInterface()["sdpa"])  # type: ignore[no-untyped-call]
+    if base in masks:
+        AttentionMaskInterface.register(name, masks[base])
 
 
 def unregister_attention(name: str) -> None:
@@ -83,3 +114,24 @@ def attention_functions_kept() -> Iterator[None]:
     finally:
         ALL_ATTENTION_FUNCTIONS._local_mapping.clear()
         ALL_ATTENTION_FUNCTIONS._local_mapping.update(before)
+
+
+class AnsweringCache(Cache):
+    """A cache whose layers take part in attention, under one handshake."""
+
+    def __init__(self, layers: list[Any], num_heads: int) -> None:
+        super().__init__(layers=layers)  # type: ignore[no-untyped-call]
+        self.handshake = Handshake(num_heads=num_heads)
+        for layer in self.layers:
+            if isinstance(layer, Layer):
+                layer.handshake = self.handshake
+
+    def forward_begins(self, owner: str, input_ids: torch.Tensor | None) -> None:
+        """Called by a hook of the model. owner: its class; input_ids int64 [rows, t], None for embeddings."""
+        self.handshake.owner, self.handshake.pending = owner, None
+
+    def forward_ends(self) -> None:
+        self.handshake.settle()
+
+    def attention_begins(self, module: torch.nn.Module, hidden_states: torch.Tensor, kwargs: dict[str, Any]) -> None:
+        """Called before each attention module, where its inputs are wanted."""

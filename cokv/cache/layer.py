@@ -7,52 +7,58 @@ other layer, and no transformers cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from cokv.cache.attention import buckets
-from cokv.cache.attention.interface import tagged
-from cokv.cache.attention.masks import check_plain, prompt_starts
+from cokv.cache.attention.masks import check_plain
 from cokv.cache.compat import Layer
-from cokv.cache.policies import Grow, Policy
-from cokv.cache.prefill import PrefillLayer
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.growth import Grow
+from cokv.cache.prefill import PrefillLayer, check_heads
 from cokv.cache.storage.mixed import MixedRows
 from cokv.cache.storage.ragged import SLACK, Attend
 from cokv.cache.storage.rows import Kept, MemoryUsage, Rows
-from cokv.model.observe import LayerView, ModelParts
-from cokv.types import CokvError, Selection
+from cokv.model.shape import Shape
+from cokv.types import CokvError
 
-# Kept positions of one layer's KV heads, from that layer alone.
-LayerSelect = Callable[[PrefillLayer], Sequence[torch.Tensor]]
+AfterPrompt = Callable[["RaggedLayer", torch.Tensor, "torch.Tensor | None", float], None]
 
 
 class RaggedLayer(Layer):
     """Rows of one layer, in stores of one or more kinds."""
 
+    is_croppable = True  # where `crop` cannot do it, it says why
+
     def __init__(
         self,
         index: int = 0,
-        select: LayerSelect | None = None,
-        window: int = 32,
+        shape: Shape | None = None,
         slack: int = SLACK,
         attend: Attend = buckets.attend,
-        policy: Policy | None = None,
+        after_prompt: AfterPrompt | None = None,
     ) -> None:
-        super().__init__()
+        """after_prompt: called with this layer, queries, mask and scaling once the prompt has been attended."""
+        super().__init__(index)
         if slack < 1:
             raise CokvError(f"slack of {slack} slots per head; expected at least 1, the room for the next token")
-        self.index, self.select, self.window, self.slack, self.backend = index, select, window, slack, attend
-        self.policy = policy or Grow()  # of every row that this layer compresses by itself
+        self.shape, self.slack, self.backend, self.after_prompt = shape, slack, attend, after_prompt
         self.rows: MixedRows | None = None  # once the prompt has been compressed
-        self.told: torch.Tensor | None = None  # kinds of the tokens that come next, where they are known
+        self.token_kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known
         self.starts = torch.zeros(0, dtype=torch.int64)  # where each row's prompt begins behind its padding
+        self.prompt_len = 0  # tokens, padding included
         self.checks_masks = True  # a cache whose layers all get one mask asks but the first
 
     # ---- filling
 
-    def fill(self, views: Sequence[PrefillLayer], kept: Kept, policies: Sequence[Policy] | None = None) -> None:
+    def fill(
+        self,
+        views: Sequence[PrefillLayer],
+        kept: Kept,
+        policies: Sequence[Policy] | None = None,
+        starts: torch.Tensor | None = None,
+    ) -> None:
         """Takes the kept positions (`kept[row][kv_head]`, ascending) out of the prompts: one for all rows, or one each.
 
         `policies`: one per row; all rows grow by default.
@@ -61,8 +67,9 @@ class RaggedLayer(Layer):
             self.lazy_initialization(views[0].keys, views[0].values)
         policies = policies or [Grow()] * len(kept)
         assert len(policies) == len(kept) and len(views) in (1, len(kept)), (len(views), len(kept), len(policies))
-        self.rows = MixedRows(views, kept, policies, self.slack, self.backend)
-        self.starts = torch.zeros(len(kept), dtype=torch.int64)
+        with torch.inference_mode(False), torch.no_grad():
+            self.rows = MixedRows(views, kept, policies, self.slack, self.backend)
+        self.starts = torch.zeros(len(kept), dtype=torch.int64) if starts is None else starts
         self.keys = self.values = None
 
     @property
@@ -75,43 +82,25 @@ class RaggedLayer(Layer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.seen += key_states.shape[-2]
         if self.rows is None:
-            if not self.is_initialized:
+            if self.shape is not None:
+                check_heads(key_states, value_states, self.shape, f"{self.handshake.owner}, layer {self.index}")
+            if self.keys is None:
                 self.lazy_initialization(key_states, value_states)
                 self.keys, self.values = key_states, value_states
             else:
                 self.keys = torch.cat([self.keys, key_states], dim=-2)
                 self.values = torch.cat([self.values, value_states], dim=-2)
-            key_states, value_states = self.keys, self.values
-        return tagged(key_states, self), value_states
+            return self.offer(self.keys, self.values, key_states.shape[-2])
+        return self.offer(key_states, value_states, key_states.shape[-2])
 
     def attends(self) -> bool:
         return self.rows is not None
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
-        """After the prompt's dense attention: select, and keep only that. Padding on the left is cut off first."""
-        if self.select is None:
-            return
-        rows, heads, seq_len, _ = self.keys.shape
-        starts = prompt_starts(mask, rows, seq_len)
-        window = max(self.window, getattr(self.policy, "window_size", 0))
-        views, kept = [], []
-        for row, start in enumerate(starts.tolist()):
-            keys, values, asked = self.keys[row, :, start:], self.values[row, :, start:], queries[row, :, start:]
-            last = asked[:, max(asked.shape[1] - window, 0) :]
-            view = PrefillLayer(self.index, keys, values, last, scaling)
-            watching = getattr(self.policy, "observers", ())
-            if watching:
-                whole = LayerView(self.index, torch.empty(0), asked, keys, values, scaling, ModelParts(None))
-                view = replace(view, observed={observer: observer.observe(whole) for observer in watching})
-            chosen = Selection.from_heads([list(self.select(view))], seq_len - start)
-            if chosen.num_kv_heads != heads:
-                raise CokvError(
-                    f"select gave positions for {chosen.num_kv_heads} heads, expected {heads}, one tensor per KV head"
-                )
-            views.append(view)
-            kept.append([chosen.head(0, h) for h in range(heads)])
-        self.fill(views, kept, [self.policy] * rows)
-        self.starts = starts
+        """After the prompt's dense attention: select, and keep only that."""
+        self.prompt_len = self.seen
+        if self.after_prompt is not None:
+            self.after_prompt(self, queries, mask, scaling)
 
     def check_mask(self, mask: torch.Tensor | None, t: int) -> None:
         if self.checks_masks:
@@ -121,23 +110,54 @@ class RaggedLayer(Layer):
         """Queries [rows, num_heads, t, head_dim] over the stored tokens and the t new ones (causal among these),
         which are then stored.
         """
-        told, self.told = self.told, None
+        kinds, self.token_kinds = self.token_kinds, None
         new = [queries.shape[0], queries.shape[2]]
-        if told is not None and list(told.shape) != new:
+        if kinds is not None and list(kinds.shape) != new:
             raise CokvError(
-                f"the cache was told of tokens {list(told.shape)} and reads {new}; call cache.reads(input_ids) with "
-                "the ids of the forward pass that follows"
+                f"the model reads tokens {new}, but the ids that it was given have shape {list(kinds.shape)}"
             )
         assert self.rows is not None
-        self.rows.tell(told)
+        self.rows.tell(kinds)
         return self.rows.attend(queries, keys, values, scaling)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Drops the newest tokens, as assisted decoding does: transformers passes 0, or minus their number."""
+        if tokens_to_remove > 0:
+            raise CokvError(f"crop({tokens_to_remove}): expected minus the number of tokens to drop")
+        count = min(-tokens_to_remove, self.seen)
+        if count == 0:
+            return
+        if self.rows is None and self.keys is not None:
+            self.keys, self.values = self.keys[..., :-count, :], self.values[..., :-count, :]
+        else:
+            self.check_crop(count)
+            assert self.rows is not None
+            with torch.inference_mode(False), torch.no_grad():
+                self.rows.crop(count)
+        self.seen -= count
+
+    def check_crop(self, count: int) -> None:
+        """Refuses to drop the newest `count` tokens where they reach into the prompt, or others have been evicted."""
+        if self.rows is None:
+            return
+        if count > self.seen - self.prompt_len:
+            raise CokvError(
+                f"crop: {count} tokens reach into the prompt of {self.prompt_len} tokens, which has been compressed "
+                "with them; for assisted or prompt-lookup decoding read the prompt first, with cache.prefill(input_ids)"
+            )
+        if not self.rows.can_crop:
+            raise CokvError(
+                "crop: a cache that evicts, packs or pages tokens while decoding cannot give back what it dropped; use "
+                "a method that only grows (such as snapkv or full) for assisted and prompt-lookup decoding"
+            )
 
     # ---- rows
 
     def _select(self, rows: torch.Tensor, copies: bool) -> None:
         assert self.rows is not None
         rows = rows.cpu()
-        self.rows.select(rows, copies)
+        with torch.inference_mode(False), torch.no_grad():
+            self.rows.select(rows, copies)
         self.starts = self.starts[rows]
 
     def reorder_cache(self, rows: torch.Tensor) -> None:
@@ -159,9 +179,9 @@ class RaggedLayer(Layer):
         self.reorder_cache(torch.arange(rows).repeat_interleave(repeats))
 
     def reset(self) -> None:
-        checks = self.checks_masks
-        self.__init__(self.index, self.select, self.window, self.slack, self.backend, self.policy)  # type: ignore[misc]
-        self.checks_masks = checks
+        checks, handshake = self.checks_masks, self.handshake
+        self.__init__(self.index, self.shape, self.slack, self.backend, self.after_prompt)  # type: ignore[misc]
+        self.checks_masks, self.handshake = checks, handshake
 
     # ---- what it holds
 
@@ -172,15 +192,13 @@ class RaggedLayer(Layer):
     @property
     def stored_tokens(self) -> int:
         """KV slots in use, over all rows and heads."""
-        if not self.is_initialized:
-            return 0
-        return self.keys[..., 0].numel() if self.rows is None else sum(held.slots for held in self.held())
+        if self.rows is not None:
+            return sum(usage.slots for usage in self.held())
+        return 0 if self.keys is None else self.keys[..., 0].numel()
 
     @property
     def storage_bytes(self) -> int:
         """Bytes of storage on the device, slack included."""
-        if not self.is_initialized:
-            return 0
         if self.rows is not None:
             return self.rows.storage_bytes
-        return sum(t.untyped_storage().nbytes() for t in (self.keys, self.values))
+        return 0 if self.keys is None else sum(t.untyped_storage().nbytes() for t in (self.keys, self.values))

@@ -7,19 +7,18 @@ method needs of the prompt is observed on the way, and only when asked. Knows no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from cokv.cache.attention.interface import engine, tagged
-from cokv.cache.compat import Layer, sliding_layer
+from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.compat import AnsweringCache, Layer, sliding_layer
 from cokv.cache.replay import replay
-from cokv.model.loading import Shape, model_shape
 from cokv.model.observe import LayerView, ModelParts, Observation, Observer, Replayer
+from cokv.model.shape import Shape, model_shape
 from cokv.types import CokvError
 
 
@@ -80,8 +79,8 @@ class _Recorder(Layer):
     def __init__(
         self, index: int, window: int, observers: Iterable[Observer], input_ids: torch.Tensor, parts: ModelParts
     ) -> None:
-        super().__init__()
-        self.index, self.window, self.scaling = index, window, 0.0
+        super().__init__(index)
+        self.window, self.scaling = window, 0.0
         self.observers, self.input_ids, self.parts = observers, input_ids, parts
         self.queries: torch.Tensor | None = None
         self.observed: dict[Observer | Replayer, Observation | CokvError] = {}
@@ -90,22 +89,34 @@ class _Recorder(Layer):
         assert not self.is_initialized, "a prompt is prefilled in one forward pass"
         self.lazy_initialization(key_states, value_states)
         self.keys, self.values, self.seen = key_states, value_states, key_states.shape[-2]
-        return tagged(self.keys, self), self.values
-
-    def attends(self) -> bool:
-        return False
-
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
-        raise AssertionError("a recorder leaves attention to transformers")
+        return self.offer(self.keys, self.values, self.seen)
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
         self.queries, self.scaling = queries[:, :, max(queries.shape[2] - self.window, 0) :].clone(), scaling
         view = LayerView(self.index, self.input_ids, queries[0], self.keys[0], self.values[0], scaling, self.parts)
-        for observer in self.observers:
-            try:
-                self.observed[observer] = observer.observe(view)
-            except CokvError as error:
-                self.observed[observer] = error
+        self.observed = observations(self.observers, view)
+
+
+class _Recording(AnsweringCache):
+    """The cache of one prefill."""
+
+    def __init__(self, layers: list[Any], num_heads: int, parts: ModelParts) -> None:
+        super().__init__(layers, num_heads)
+        self.parts = parts
+
+    def attention_begins(self, module: torch.nn.Module, hidden_states: torch.Tensor, kwargs: dict[str, Any]) -> None:
+        self.parts.note_inputs(module, hidden_states, kwargs)
+
+
+def observations(observers: Iterable[Observer], view: LayerView) -> dict[Observer | Replayer, Observation | CokvError]:
+    """What each observer saw of a layer, or why it saw nothing."""
+    observed: dict[Observer | Replayer, Observation | CokvError] = {}
+    for observer in observers:
+        try:
+            observed[observer] = observer.observe(view)
+        except CokvError as error:
+            observed[observer] = error
+    return observed
 
 
 def check_prompt(input_ids: torch.Tensor, context_length: int, new_tokens: int = 0) -> None:
@@ -118,6 +129,17 @@ def check_prompt(input_ids: torch.Tensor, context_length: int, new_tokens: int =
             f"prompt of {input_ids.numel()} tokens plus {new_tokens} to generate is longer than the model's "
             f"{context_length} positions; shorten the prompt (`length` of the task) or use a model that has more"
         )
+
+
+def check_heads(keys: torch.Tensor, values: torch.Tensor, shape: Shape, where: str) -> None:
+    """keys, values [batch, num_kv_heads, n, head_dim], of the model that the shape says; `where` begins the message."""
+    expected = (shape.num_kv_heads, shape.head_dim)
+    for name, states in (("keys", keys), ("values", values)):
+        if (states.shape[1], states.shape[3]) != expected:
+            raise CokvError(
+                f"{where}: {name} of {states.shape[1]} heads with {states.shape[3]} channels, expected "
+                f"{expected[0]} with {expected[1]}, the same in every layer; use a model with plain K and V"
+            )
 
 
 @torch.no_grad()
@@ -138,16 +160,16 @@ def prefill(
     full = set(shape.full_layers)
     ids = input_ids.to(model.device)
     parts = ModelParts(model, tokenizer)
-    asked = list(dict.fromkeys(observers))
-    watching = [o for o in asked if not isinstance(o, Replayer)]
+    requested = list(dict.fromkeys(observers))
+    watching = [o for o in requested if not isinstance(o, Replayer)]
     layers: list[Any] = [
         _Recorder(i, window, watching, ids, parts) if i in full else sliding_layer(shape.sliding_window or 0)
         for i in range(shape.num_hidden_layers)
     ]
-    cache = Cache(layers=layers)
-    inside = any(getattr(observer, "needs_inputs", False) for observer in watching)
-    with engine(model), parts.watching(shape.full_layers) if inside else nullcontext():
+    cache = _Recording(layers, shape.num_heads, parts)
+    with ragged_attention(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in watching)):
         logits = model(input_ids=ids[None], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    parts.inputs.clear()
     sliding = {i: layers[i] for i in range(len(layers)) if i not in full}
     for i in shape.full_layers:
         if layers[i].queries is None:
@@ -155,7 +177,8 @@ def prefill(
                 f"layer {i} of {type(model).__name__} keeps no keys and values of its own; "
                 "use a model whose layers all cache theirs"
             )
-    for replayer in (o for o in asked if isinstance(o, Replayer)):
+        check_heads(layers[i].keys, layers[i].values, shape, f"{type(model).__name__}, layer {i}")
+    for replayer in (o for o in requested if isinstance(o, Replayer)):
         pairs = {i: (layers[i].keys, layers[i].values) for i in shape.full_layers}
         try:
             seen: Mapping[int, Observation | CokvError] = replay(

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from cokv.cache.attention.interface import engine, tagged
-from cokv.cache.compat import Layer
+from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.compat import AnsweringCache, Layer
 from cokv.model.observe import ModelParts, Observation, Passage, Replayer
 from cokv.types import CokvError
 
@@ -25,8 +25,8 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 class _Replayed(Layer):
     """The prompt's K and V [1, num_kv_heads, seq_len, head_dim], and a passage after them."""
 
-    def __init__(self, prompt: KeysValues, replayer: Replayer, passage: Passage) -> None:
-        super().__init__()
+    def __init__(self, index: int, prompt: KeysValues, replayer: Replayer, passage: Passage) -> None:
+        super().__init__(index)
         self.lazy_initialization(*prompt)
         self.prompt, self.replayer, self.passage = prompt, replayer, passage
         self.seen = prompt[0].shape[-2]
@@ -35,13 +35,7 @@ class _Replayed(Layer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.keys = torch.cat([self.prompt[0], key_states], dim=-2)
         self.seen += key_states.shape[-2]
-        return tagged(self.keys, self), torch.cat([self.prompt[1], value_states], dim=-2)
-
-    def attends(self) -> bool:
-        return False
-
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
-        raise AssertionError("a replayed layer leaves attention to transformers")
+        return self.offer(self.keys, torch.cat([self.prompt[1], value_states], dim=-2), key_states.shape[-2])
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
         self.result = self.replayer.look(queries[0], self.keys[0], scaling, self.passage)
@@ -68,18 +62,18 @@ def replay(
         )
     seen: dict[int, list[torch.Tensor]] = {i: [] for i in layers}
     for passage in passages:
-        made: dict[int, Any] = {i: _Replayed(pair, replayer, passage) for i, pair in layers.items()}
-        made |= {i: copy.copy(layer) for i, layer in sliding.items()}
+        passage_layers: dict[int, Any] = {i: _Replayed(i, pair, replayer, passage) for i, pair in layers.items()}
+        passage_layers |= {i: copy.copy(layer) for i, layer in sliding.items()}
         ids = torch.tensor(passage.ids, device=model.device)[None]
         positions = torch.arange(seq_len, seq_len + ids.shape[1], device=model.device)[None]
-        with engine(model):
+        with ragged_attention(model):
             model(
                 input_ids=ids,
                 position_ids=positions,
-                past_key_values=Cache(layers=[made[i] for i in sorted(made)]),
+                past_key_values=AnsweringCache([passage_layers[i] for i in sorted(passage_layers)], 0),
                 use_cache=True,
                 logits_to_keep=1,
             )
         for i in layers:
-            seen[i].append(made[i].result)
+            seen[i].append(passage_layers[i].result)
     return {i: (torch.cat(parts_seen, dim=-1),) for i, parts_seen in seen.items()}

@@ -9,7 +9,8 @@ from typing import Literal, cast, get_args
 import numpy as np
 from transformers import PreTrainedModel
 
-from cokv.cache.policies import Grow, Policy
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import Prefill
 from cokv.cache.storage.ragged import SLACK
 from cokv.decode.cost import cheapest

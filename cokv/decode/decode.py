@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.prefill import Prefill, check_prompt
 from cokv.cache.storage.ragged import Attend
 from cokv.decode.batches import AnyWay, Row, batches
@@ -81,7 +81,7 @@ def decode(
     read = 0 if suffix is None else suffix.numel()
     check_prompt(prefill.input_ids, prefill.shape.context_length, stop.max_new_tokens + read)
     answers: dict[int, Decoded] = {}
-    with engine(model):
+    with ragged_attention(model):
         for chosen, batch in batches(model, prefill, rows, way, stop.max_new_tokens + read, max(read, 1), max_bytes):
             with start_session(
                 model, prefill, batch.rows, chosen, stop.max_new_tokens, suffix, first_token, attend
@@ -108,7 +108,7 @@ def _greedy(reader: DecodeSession, logits: torch.Tensor, nodes: Nodes, rows: int
         if not going or made == stop.max_new_tokens:
             break
         if len(going) < len(active):
-            reader.leave(going)
+            reader.drop_finished(going)
             last, active = last[going], [active[place] for place in going]
         logits, nodes = reader.read(last[:, None])
         logits = logits[:, -1]

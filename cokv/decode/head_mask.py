@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cokv.cache.prefill import Prefill
-from cokv.model.loading import Shape
+from cokv.model.shape import Shape
 from cokv.types import CokvError, IntArray, Selection
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from cokv.cache.attention.interface import tagged
 from cokv.cache.compat import Layer
 
 
@@ -18,13 +17,10 @@ class SharingLayer(Layer):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.seen += key_states.shape[-2]
-        return tagged(key_states, self), value_states
+        return self.offer(key_states, value_states, key_states.shape[-2])
 
     def attends(self) -> bool:
         return True
-
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
-        raise AssertionError("a layer of a shared prompt always attends itself")
 
     @abstractmethod
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:

@@ -54,8 +54,6 @@ class DecodeSession:
         trie = self.cache if isinstance(self.cache, TrieCache) else None
         if trie is not None:
             ids = trie.take(ids)
-        elif isinstance(self.cache, RaggedCache):
-            self.cache.reads(ids)
         device = self.model.device
         positions = torch.arange(self.position, self.position + ids.shape[1], device=device)[None]
         logits: torch.Tensor = self.model(
@@ -68,7 +66,7 @@ class DecodeSession:
         self.position += ids.shape[1]
         return logits, None if trie is None else trie.nodes()
 
-    def leave(self, going: list[int]) -> None:
+    def drop_finished(self, going: list[int]) -> None:
         """All but these rows leave; places among those still there."""
         self.count_slack()
         self.there = [self.there[place] for place in going]

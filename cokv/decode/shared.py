@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
 
 from cokv.cache.cache import keep_rows, repeated
+from cokv.cache.compat import AnsweringCache
 from cokv.cache.prefill import Prefill, PrefillLayer
 from cokv.decode.head_mask import Kept, check_kept
 from cokv.decode.prompt_layer import SharingLayer
@@ -24,7 +24,7 @@ class SharedLayer(SharingLayer):
     """One prompt, many rows. `kept`: bool [rows, num_kv_heads or num_heads, seq_len]."""
 
     def __init__(self, source: PrefillLayer, kept: torch.Tensor, new_tokens: int) -> None:
-        super().__init__()
+        super().__init__(source.layer_idx)
         self.lazy_initialization(source.keys, source.values)
         self.prompt_keys, self.prompt_values, self.kept = source.keys, source.values, kept
         heads, self.seen, dim = source.keys.shape
@@ -77,7 +77,7 @@ class SharedLayer(SharingLayer):
         self.kept, self.tail_keys, self.tail_values = self.kept[rows], self.tail_keys[rows], self.tail_values[rows]
 
 
-class SharedCache(Cache):
+class SharedCache(AnsweringCache):
     """Rows over one Prefill, for at most `new_tokens` further tokens."""
 
     def __init__(self, prefill: Prefill, rows: Sequence[Kept], new_tokens: int) -> None:
@@ -89,7 +89,7 @@ class SharedCache(Cache):
             layers[source.layer_idx] = SharedLayer(source, masks[:, i].to(source.keys.device), new_tokens)
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, len(rows))
-        super().__init__(layers=layers)
+        super().__init__(layers, prefill.shape.num_heads)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         keep_rows(self, rows)

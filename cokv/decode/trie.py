@@ -20,10 +20,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from cokv.cache.attention.host_bounds import sent
 from cokv.cache.cache import repeated
+from cokv.cache.compat import AnsweringCache
 from cokv.cache.prefill import Prefill
 from cokv.decode.head_mask import Table
 from cokv.decode.partition import Partition, numbered, refined, representatives
@@ -33,7 +33,7 @@ from cokv.types import CokvError
 __all__ = ["TrieCache", "expandable", "expanding"]
 
 
-class TrieCache(Cache):
+class TrieCache(AnsweringCache):
     """Rows of a Table over one Prefill, for at most `new_tokens` further tokens. Used inside `expanding(model)`."""
 
     def __init__(self, prefill: Prefill, table: Table, new_tokens: int) -> None:
@@ -45,7 +45,7 @@ class TrieCache(Cache):
             layers[source.layer_idx] = TrieLayer(source, table.patterns, table.which[:, i], new_tokens)
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, 1)
-        super().__init__(layers=layers)
+        super().__init__(layers, shape.num_heads)
         self.active = np.arange(len(table.which), dtype=np.int64)
         self.histories = np.zeros_like(self.active)
         self.partition = Partition(self.active, [self.histories] * (shape.num_layers + 1))  # one node: the prompt

@@ -37,7 +37,7 @@ class TrieLayer(SharingLayer):
 
     def __init__(self, source: PrefillLayer, patterns: torch.Tensor, which: IntArray, new_tokens: int) -> None:
         """patterns: bool [patterns, seq_len]; which [rows, heads]: each row's pattern of every head in this layer."""
-        super().__init__()
+        super().__init__(source.layer_idx)
         self.lazy_initialization(source.keys, source.values)
         self.num_kv_heads, self.seen, self.head_dim = source.keys.shape
         present, local = np.unique(which, return_inverse=True)

@@ -19,7 +19,7 @@ from cokv.cache.prefill import Prefill
 from cokv.decode.batches import Row
 from cokv.decode.head_mask import HeadMask
 from cokv.game.plan import BoolArray
-from cokv.model.loading import Shape
+from cokv.model.shape import Shape
 from cokv.types import CokvError, Selection
 
 Players = Literal["kv_head", "query_head", "layer"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.prefill import Prefill, check_prompt
 from cokv.decode.batches import AnyWay, Row, batches
 from cokv.decode.decode import Stop, without_stops
@@ -64,7 +64,7 @@ def force(
     ids = torch.tensor(answer, dtype=torch.int64)
     made: dict[int, tuple[FloatArray, BoolArray]] = {}
     per_row = 12 * len(answer) * vocab_size  # logits, their float32 copy and log-softmax
-    with engine(model):
+    with ragged_attention(model):
         for chosen, batch in batches(model, prefill, rows, way, len(answer), len(answer), max_bytes, per_row):
             count = len(batch.rows)
             with start_session(model, prefill, batch.rows, chosen, len(answer), None, first_token) as (

@@ -34,7 +34,7 @@ from cokv.game.plan import BoolArray
 from cokv.game.players import Players, coalition_rows, coalition_selection, grid
 from cokv.game.prefills import on_device
 from cokv.game.teacher import Forced, force
-from cokv.model.loading import model_shape
+from cokv.model.shape import model_shape
 from cokv.types import CokvError, FloatArray
 
 Utility = Literal["metric", "exact_match", "probability", "log_likelihood"]

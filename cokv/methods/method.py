@@ -1,32 +1,35 @@
-"""One method: a scorer, an allocator and a budget make a Selection.
+"""A method: a scorer ranks tokens, an allocator splits the budget over the heads, a policy says what happens after.
 
 The total is kv_budget * num_layers * num_kv_heads slots; the allocator splits it over the heads; each head keeps its
 best-scored tokens, those that must stay first, ties to the earlier position. A scorer whose ranking depends on how
 many a head may keep refines it then. A prompt no longer than kv_budget is kept whole by every method.
 
-Knows nothing of which methods there are, nor of tasks, models or decoding: `policy` is a name that the engine gives a
-meaning to.
+Knows nothing of which methods there are, nor of tasks, models or decoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 
+from cokv.cache.policies.base import Policy, policy_parameters
+from cokv.cache.policies.growth import Grow
 from cokv.methods.allocators import Allocator
-from cokv.methods.score_cache import ScoreCache, ranking, scored, see
+from cokv.methods.score_cache import ScoreCache, ranking, score_layer, score_prefill
 from cokv.methods.scorers import Refines, Scorer
-from cokv.types import JSON, Budgets, CokvError, Selection
+from cokv.methods.words import unknown
+from cokv.types import JSON, Budgets, CokvError, Infeasible, KVBudget, Selection
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import Prefill, PrefillLayer
-    from cokv.model.loading import Shape
     from cokv.model.observe import Observer, Replayer
+
+NORMALIZED = "normalized"
+SET_BY_PRESET = frozenset({"exact"})  # what makes a preset a preset is not a parameter
 
 
 @runtime_checkable
@@ -36,39 +39,88 @@ class OfAShape(Protocol):
     def require_shape(self, num_layers: int, num_kv_heads: int) -> Any: ...
 
 
-SET_BY_PRESET = frozenset({"exact"})  # what makes a preset a preset is not a parameter
-
-
 @dataclass(frozen=True)
 class Method:
-    """A method with its hyper-parameters settled; `get_method` makes one from the table."""
+    """A method with its hyper-parameters; a row of the registry is one, in its preset `normalized`."""
 
     name: str
     title: str
-    preset: str
-    scorer: Scorer | None
-    allocator: Allocator | None
-    policy: str
-    profile: str  # what `select` must be given as `profile`, in words; "" for nothing
-    profile_kinds: tuple[str, ...]
-    paper: str
-    note: str
+    scorer: Scorer | None = None  # None: keeps everything
+    allocator: Allocator | None = None
+    policy: Policy = field(default_factory=Grow)  # not bound to a budget
+    note: str = ""
+    paper: str = "-"
+    code: str = "-"
+    profile: str = ""  # what `select` must be given as `profile`, in words; "" for nothing
+    profile_kinds: tuple[str, ...] = ()  # how the provenance of such a profile begins
+    preset: str = NORMALIZED
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)  # other presets: fields
     source: str = ""  # which code it is, for a scorer that is not this package's
-    decoding: tuple[tuple[str, JSON], ...] = ()  # parameters of the policy that are none of the scorer's
+
+    # ---- which method exactly
+
+    def with_preset(self, name: str) -> Method:
+        """This method in another of its presets."""
+        if name == self.preset:
+            return self
+        if name not in self.presets:
+            raise CokvError(f"{self.name}: {unknown('preset', name, [NORMALIZED, *self.presets])}")
+        return replace(self, preset=name, **self.presets[name])
+
+    def with_parameters(self, **params: Any) -> Method:
+        """With other hyper-parameters: each reaches the scorer, the allocator and the policy that have it."""
+        for name in params:
+            if name not in self.parameters:
+                raise CokvError(f"{self.name}: {unknown('parameter', name, self.parameters)}")
+        with self._named():
+            parts = {key: _replaced(getattr(self, key), params) for key in ("scorer", "allocator", "policy")}
+        return replace(self, **parts)
+
+    @property
+    def parameters(self) -> dict[str, JSON]:
+        """Hyper-parameters by name, those that a preset settles left out."""
+        parts = [part for part in (self.scorer, self.allocator) if part is not None]
+        values = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}  # type: ignore[arg-type]
+        for name, value in policy_parameters(self.policy).items():
+            assert values.setdefault(name, value) == value, f"{self.name}: {name} differs between scorer and policy"
+        return {name: value for name, value in values.items() if name not in SET_BY_PRESET}
+
+    def spec(self) -> dict[str, JSON]:
+        """All that decides what is kept, for a run's record and hash."""
+        spec: dict[str, JSON] = {
+            "method": self.name,
+            "preset": self.preset,
+            "policy": type(self.policy).__name__,
+            "parameters": self.parameters,
+        }
+        return {**spec, "source": self.source} if self.source else spec
+
+    # ---- what it asks for
 
     @property
     def needs_profile(self) -> bool:
         return self.profile != ""
 
     @property
+    def takes_budget(self) -> bool:
+        """Whether kv_budget means anything to it: not to the full cache, quantized or not."""
+        return self.scorer is not None or self.policy.takes_budget
+
+    @property
     def window_size(self) -> int:
         """How many of the last prompt queries the prefill must hold: 0 for none."""
-        return self.scorer.window_size if self.scorer else 0
+        return max(self.scorer.window_size if self.scorer else 0, self.policy.num_queries)
 
     @property
     def observers(self) -> tuple[Observer | Replayer, ...]:
-        """What the prefill must look at besides: `prefill(..., observers=method.observers)`."""
-        return getattr(self.scorer, "observers", ())
+        """What the prefill must observe besides: `prefill(..., observers=method.observers)`."""
+        return (*getattr(self.scorer, "observers", ()), *self.policy.observers)
+
+    @property
+    def needs(self) -> str:
+        """What it asks of a run, in words."""
+        reads = getattr(self.scorer, "reads", "")
+        return ", ".join(part for part in (reads, self.profile, self.policy.does) if part) or "nothing"
 
     @property
     def exact(self) -> bool:
@@ -76,89 +128,88 @@ class Method:
         return self.allocator is None or self.allocator.exact
 
     @property
-    def parameters(self) -> dict[str, JSON]:
-        return {**parameters(self.scorer, self.allocator), **dict(self.decoding)}
+    def layer_local(self) -> bool:
+        """Whether a layer's selection follows from that layer alone, the model's shape and the profile."""
+        return self.allocator is None or self.allocator.looks_at in ("layer_scores", "shape")
 
-    def spec(self) -> dict[str, JSON]:
-        """All that decides what is kept, for a run's record and hash."""
-        said: dict[str, JSON] = {
-            "method": self.name,
-            "preset": self.preset,
-            "policy": self.policy,
-            "parameters": self.parameters,
-        }
-        return {**said, "source": self.source} if self.source else said
+    # ---- what it does
 
     def select(
         self,
         prefill: Prefill,
-        kv_budget: int | None,
+        kv_budget: Any = None,
         profile: Any = None,
         score_cache: ScoreCache | None = None,
     ) -> Selection:
         """Which prompt positions stay. Full takes any kv_budget and keeps all.
 
-        profile: head scores, or whatever else the method's row in the table says it needs.
-        score_cache: a dict the caller owns. Methods whose scorers are equal then score and measure a prefill once;
-        what is found in it that belongs to another prefill is replaced, never used.
+        kv_budget: mean KV slots per head, or a share of the prompt ("20%"). profile: head scores, or whatever else the
+        method needs. score_cache: a dict the caller owns. Methods whose scorers are equal then score and measure a
+        prefill once; entries that belong to another prefill are replaced, never used.
         """
         num_layers, num_kv_heads, seq_len = _shape(prefill)
         if self.scorer is None or self.allocator is None:
             return Selection.full(num_layers, num_kv_heads, seq_len)
         with self._named():
-            slots = self._checked(kv_budget, profile, num_layers, num_kv_heads)
+            self._check_profile(profile, num_layers, num_kv_heads)
+            slots = KVBudget.parse(kv_budget).of(seq_len)
             if slots >= seq_len:
                 return Selection.full(num_layers, num_kv_heads, seq_len)
-            self.scorer.check_budget(slots)
+            self._check_budget(slots)
             of_prompt = self.allocator.looks_at == "prompt"
-            seen = see(self.scorer, prefill, score_cache, measure=of_prompt)
-            budgets = self._budgets(seen.scores, slots, seen.measured if of_prompt else profile)
-            return self._keep(prefill.layers, seen.scores, budgets)
+            scored = score_prefill(self.scorer, prefill, score_cache, measure=of_prompt)
+            budgets = self._budgets(scored.scores, slots, scored.measured if of_prompt else profile)
+            return self._keep(prefill.layers, scored.scores, budgets)
 
-    def layer_select(
-        self, shape: Shape, kv_budget: int | None, profile: Any = None
-    ) -> Callable[[PrefillLayer], list[torch.Tensor]]:
-        """The same selection, one layer at a time as the prompt is read: for `RaggedCache(config, select=...)`.
+    def select_layer(
+        self, layer: PrefillLayer, place: int, num_layers: int, kv_budget: Any, profile: Any = None
+    ) -> list[torch.Tensor]:
+        """The same selection, of full-attention layer number `place` alone: positions of each KV head, ascending.
 
-        Positions of each KV head are those `select` would keep, of the same `profile`. Refuses methods that look at
-        all prompt queries, which such a cache does not hold, or share slots between layers by what they read, which
-        needs all layers. No prompt is known yet, so a kv_budget that no longer prompt could be compressed to is
-        refused here, before one is read.
+        For methods that are `layer_local`: a layer can be compressed as soon as it has read the prompt.
         """
-        if self.observers or (self.allocator and self.allocator.looks_at not in ("layer_scores", "shape")):
-            raise CokvError(
-                f"{self.name}: must see the whole prefill, so it cannot compress one layer at a time; "
-                "use prefill(...), select(...) and decode(...)"
-            )
+        assert self.layer_local, self.name
+        heads, seq_len, _ = layer.keys.shape
+        everything = [torch.arange(seq_len)] * heads
         if self.scorer is None or self.allocator is None:
-            return _every_position
-        scorer, by_shape = self.scorer, self.allocator.looks_at == "shape"
-        places = {layer_idx: place for place, layer_idx in enumerate(shape.full_layers)}
+            return everything
         with self._named():
-            slots = self._checked(kv_budget, profile, shape.num_layers, shape.num_kv_heads)
-            scorer.check_budget(slots)
-            if by_shape:  # what the shortest prompt that is compressed may not have, no longer one may
-                blank = torch.zeros(()).expand(shape.num_kv_heads, slots + 1)
-                self._budgets([blank] * shape.num_layers, slots, profile)
+            slots = KVBudget.parse(kv_budget).of(seq_len)
+            if slots >= seq_len:
+                return everything
+            self._check_budget(slots)
+            by_shape = self.allocator.looks_at == "shape"
+            scores = score_layer(self.scorer, layer)
+            budgets = self._budgets([scores] * (num_layers if by_shape else 1), slots, profile)
+            at = place if by_shape else 0
+            kept = self._keep([layer], [scores], Budgets(budgets.values[at : at + 1]))
+        return [kept.head(0, h) for h in range(heads)]
 
-        def select(layer: PrefillLayer) -> list[torch.Tensor]:
-            heads, seq_len, _ = layer.keys.shape
-            with self._named():
-                if layer.layer_idx not in places or heads != shape.num_kv_heads:
-                    raise CokvError(
-                        f"layer {layer.layer_idx} has {heads} KV heads, but the selection was made for "
-                        f"{shape.num_kv_heads} in layers {', '.join(map(str, places))}; give layer_select the shape "
-                        "of this model"
-                    )
-                if slots >= seq_len:
-                    return _every_position(layer)
-                scores = scored(scorer, layer)
-                budgets = self._budgets([scores] * (shape.num_layers if by_shape else 1), slots, profile)
-                place = places[layer.layer_idx] if by_shape else 0
-                kept = self._keep([layer], [scores], Budgets(budgets.values[place : place + 1]))
-            return [kept.head(0, h) for h in range(heads)]
+    def bound_policy(
+        self, kv_budget: Any, seq_len: int, num_layers: int, num_kv_heads: int, profile: Any = None
+    ) -> Policy:
+        """What happens while decoding, after a prompt of `seq_len` tokens."""
+        with self._named():
+            sized = self.policy.takes_budget and kv_budget is not None
+            slots = KVBudget.parse(kv_budget).of(seq_len) if sized else None
+            return self.policy.bind(slots, (num_layers, num_kv_heads), profile)
 
-        return select
+    def check(self, kv_budget: Any, num_layers: int, num_kv_heads: int, profile: Any = None) -> None:
+        """Refuses, before a prompt is read, a budget or profile with which no prompt could be compressed.
+
+        A share of the prompt can only be judged once the prompt is there.
+        """
+        with self._named():
+            self._check_profile(profile, num_layers, num_kv_heads)
+            slots = KVBudget.parse(kv_budget).slots if self.takes_budget else None
+            if self.takes_budget and slots is None:
+                return
+            if slots is not None and self.scorer is not None and self.allocator is not None:
+                self._check_budget(slots)
+                if self.allocator.looks_at == "shape":  # what the shortest prompt cannot have, no longer one can
+                    blank = torch.zeros(()).expand(num_kv_heads, slots + 1)
+                    self._budgets([blank] * num_layers, slots, profile)
+            self.policy.bind(slots, (num_layers, num_kv_heads), profile)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -166,30 +217,36 @@ class Method:
         try:
             yield
         except CokvError as error:
-            raise CokvError(f"{self.name}: {error}") from None
+            raise type(error)(f"{self.name}: {error}") from None
 
-    def _checked(self, kv_budget: object, profile: Any, num_layers: int, num_kv_heads: int) -> int:
-        """kv_budget, if it is one and the profile is of this method and model.
+    def _check_budget(self, slots: int) -> None:
+        """A scorer's own check says CokvError or Infeasible; either means that the budget cannot be met."""
+        assert self.scorer is not None
+        try:
+            self.scorer.check_budget(slots)
+        except CokvError as error:
+            raise Infeasible(str(error)) from None
 
-        A profile without provenance is taken at its word; one that says it is of another kind is not.
+    def _check_profile(self, profile: Any, num_layers: int, num_kv_heads: int) -> None:
+        """That the profile, where one is needed, is of this method and model.
+
+        A profile without provenance is accepted as it is; one that names another kind is not.
         """
-        if isinstance(kv_budget, bool) or not isinstance(kv_budget, (int, np.integer)) or kv_budget < 1:
-            raise CokvError(f"kv_budget is {kv_budget!r}, expected a positive whole number of KV slots per head")
-        if self.needs_profile:
-            if profile is None:
-                raise CokvError(f"needs {self.profile} and got none; compute them on this model or load a file")
-            kind = getattr(profile, "provenance", {}).get("kind")
-            if isinstance(kind, str) and not kind.startswith(self.profile_kinds):
-                raise CokvError(f"needs {self.profile} and got a profile of kind {kind!r}; give it one of its own")
-            if isinstance(profile, OfAShape):
-                profile.require_shape(num_layers, num_kv_heads)
-        return int(kv_budget)
+        if not self.needs_profile:
+            return
+        if profile is None:
+            raise CokvError(f"needs {self.profile} and got none; compute them on this model or load a file")
+        kind = getattr(profile, "provenance", {}).get("kind")
+        if isinstance(kind, str) and not kind.startswith(self.profile_kinds):
+            raise CokvError(f"needs {self.profile} and got a profile of kind {kind!r}; give it one of its own")
+        if isinstance(profile, OfAShape):
+            profile.require_shape(num_layers, num_kv_heads)
 
-    def _budgets(self, scores: list[torch.Tensor], kv_budget: int, profile: Any) -> Budgets:
+    def _budgets(self, scores: list[torch.Tensor], slots: int, profile: Any) -> Budgets:
         """Of as many layers as there are scores, each [num_kv_heads, seq_len]."""
         assert self.scorer is not None and self.allocator is not None
         num_kv_heads, seq_len = scores[0].shape
-        total = kv_budget * len(scores) * num_kv_heads
+        total = slots * len(scores) * num_kv_heads
         budgets = self.allocator.budgets(scores, total, seq_len, self.scorer.reserved(seq_len), profile)
         assert not self.exact or budgets.total == total, (self.name, budgets.total, total)
         return budgets
@@ -198,14 +255,18 @@ class Method:
         """Of as many layers as there are budgets; scores that depend on them are refined first."""
         if isinstance(self.scorer, Refines):
             counts = torch.from_numpy(budgets.values.copy())
-            refined = [self.scorer.refine(*three) for three in zip(layers, scores, counts, strict=True)]
-            scores = [ranking(*pair) for pair in zip(refined, layers, strict=True)]
+            refined = [
+                self.scorer.refine(layer, layer_scores, slots)
+                for layer, layer_scores, slots in zip(layers, scores, counts, strict=True)
+            ]
+            scores = [ranking(layer_scores, layer) for layer_scores, layer in zip(refined, layers, strict=True)]
         return _keep_best(scores, budgets)
 
 
-def _every_position(layer: PrefillLayer) -> list[torch.Tensor]:
-    heads, seq_len, _ = layer.keys.shape
-    return [torch.arange(seq_len)] * heads
+def prefill_requirements(methods: Iterable[Method]) -> tuple[int, list[Observer | Replayer]]:
+    """The window of queries, and the observers, that one prefill needs for all of these methods."""
+    chosen = list(methods)
+    return max((method.window_size for method in chosen), default=0) or 1, [o for m in chosen for o in m.observers]
 
 
 def _keep_best(scores: list[torch.Tensor], budgets: Budgets) -> Selection:
@@ -228,12 +289,7 @@ def _shape(prefill: Prefill) -> tuple[int, int, int]:
     return len(prefill.layers), heads.pop(), prefill.seq_len
 
 
-def parameters(scorer: Scorer | None, allocator: Allocator | None) -> dict[str, JSON]:
-    """Hyper-parameters by name, those a preset settles left out."""
-    parts = [part for part in (scorer, allocator) if part is not None]
-    return {
-        field.name: getattr(part, field.name)
-        for part in parts
-        for field in fields(part)  # type: ignore[arg-type]  # every scorer and allocator is a dataclass
-        if field.name not in SET_BY_PRESET
-    }
+def _replaced(part: Any, params: Mapping[str, Any]) -> Any:
+    if part is None:
+        return None
+    return replace(part, **{f.name: params[f.name] for f in fields(part) if f.name in params})

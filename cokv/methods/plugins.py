@@ -1,4 +1,4 @@
-"""Methods from outside the table: `package.module:Class`, a scorer of one's own, and `kvpress:Press`.
+"""Plugins, methods in no row of the registry: `package.module:Class`, a scorer of one's own, and `kvpress:Press`.
 
 The class is imported from where Python finds it, the current folder last, and nowhere else. It must be a frozen
 dataclass that scores as cokv/methods/scorers says, each field with a default; its method keeps the best-scored tokens
@@ -17,37 +17,30 @@ from pathlib import Path
 from typing import Any
 
 from cokv.methods.allocators.uniform import Uniform
-from cokv.methods.entries import MethodEntry, Preset
+from cokv.methods.method import Method
 from cokv.methods.scorers import Scorer
 from cokv.types import CokvError
 
 PARTS = ("window_size", "reserved", "check_budget", "scores")
 
 
-def is_outside(name: str) -> bool:
+def is_plugin(name: str) -> bool:
     return ":" in name
 
 
-def outside_entry(name: str) -> MethodEntry:
-    """The row of a method that is no row of the table."""
+def plugin_method(name: str) -> Method:
+    """The method around a scorer that is in no row of the registry."""
     module_name, _, class_name = name.partition(":")
     if module_name == "kvpress":
-        from cokv.methods.kvpress import press_scorer, press_source  # loads transformers, which the table does not
+        from cokv.methods.kvpress import press_scorer, press_source  # loads transformers, which the registry does not
 
         scorer, source, paper = press_scorer(class_name), press_source(class_name), "-"
         note = "kvpress scores; the cache, the budgets and exact totals are this suite's"
     else:
-        found = _load(name)
-        scorer, source, paper = _scorer(name, found), _source(found), str(getattr(found, "paper", "-"))
-        note = f"from {inspect.getsourcefile(found)}"
-    return MethodEntry(
-        name=name,
-        title=class_name,
-        paper=paper,
-        code=source,
-        policy="grow",
-        presets={"normalized": Preset(scorer, Uniform(), note, source)},
-    )
+        scorer_class = _load(name)
+        scorer, source = _scorer(name, scorer_class), _source(scorer_class)
+        paper, note = str(getattr(scorer_class, "paper", "-")), f"from {inspect.getsourcefile(scorer_class)}"
+    return Method(name, class_name, scorer, Uniform(), note=note, paper=paper, code=source, source=source)
 
 
 def _load(name: str) -> Any:
@@ -66,13 +59,13 @@ def _load(name: str) -> Any:
         )
         raise CokvError(f"method {name!r}: no module {lacking!r} on Python's path or in {Path.cwd()}; {hint}") from None
     except Exception as error:  # any mistake of the user's module
-        raise CokvError(f"method {name!r}: importing {module_name} fails with {_said(error)}") from error
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type):
+        raise CokvError(f"method {name!r}: importing {module_name} fails with {_in_one_line(error)}") from error
+    loaded = getattr(module, class_name, None)
+    if not isinstance(loaded, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         near = difflib.get_close_matches(class_name, classes, n=3, cutoff=0.4) or classes[:5]
         raise CokvError(f"method {name!r}: {module_name} has no class {class_name}; it has {', '.join(near) or 'none'}")
-    return found
+    return loaded
 
 
 def _scorer(name: str, kind: Any) -> Scorer:
@@ -81,24 +74,26 @@ def _scorer(name: str, kind: Any) -> Scorer:
         raise CokvError(
             f"method {name!r}: {kind.__name__} is no frozen dataclass; put @dataclass(frozen=True) above it"
         )
-    needed = [
+    without_default = [
         field.name
         for field in dataclasses.fields(kind)
         if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
-    if needed:
-        raise CokvError(f"method {name!r}: {needed[0]} of {kind.__name__} has no default; give every field one")
+    if without_default:
+        raise CokvError(
+            f"method {name!r}: {without_default[0]} of {kind.__name__} has no default; give every field one"
+        )
     try:
-        made = kind()
-        lacking = [part for part in PARTS if not hasattr(made, part)]
-        hash(made)
+        scorer = kind()
+        lacking = [part for part in PARTS if not hasattr(scorer, part)]
+        hash(scorer)
     except Exception as error:  # any mistake of the user's class
-        raise CokvError(f"method {name!r}: {kind.__name__}() fails with {_said(error)}") from error
+        raise CokvError(f"method {name!r}: {kind.__name__}() fails with {_in_one_line(error)}") from error
     if lacking:
         raise CokvError(
             f"method {name!r}: {kind.__name__} has no {' and no '.join(lacking)}; a scorer has {', '.join(PARTS)}"
         )
-    return made  # type: ignore[no-any-return]
+    return scorer  # type: ignore[no-any-return]
 
 
 def _source(kind: type) -> str:
@@ -109,5 +104,5 @@ def _source(kind: type) -> str:
     return f"{Path(path).name}, sha256 {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]}"
 
 
-def _said(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,4 +1,4 @@
-"""What a scorer says of a prefill, said once: token scores of each layer, and its measure of the prompt.
+"""Token scores of each layer of a prefill, and the scorer's measure of the prompt, computed once.
 
 Methods whose scorers are equal share it, over all budgets. Knows neither allocators nor methods.
 """
@@ -19,34 +19,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What one scorer says of one prefill."""
+class ScoredPrefill:
+    """One scorer's scores of one prefill."""
 
     prefill: Prefill
     scores: list[torch.Tensor]  # float32 [num_kv_heads, seq_len] per layer
     measured: FloatArray | None = None  # float64 [num_layers, num_kv_heads, ...], once an allocator looks at it
 
 
-ScoreCache: TypeAlias = dict[Scorer, Seen]
+ScoreCache: TypeAlias = dict[Scorer, ScoredPrefill]
 
 
-def see(scorer: Scorer, prefill: Prefill, cache: ScoreCache | None = None, measure: bool = False) -> Seen:
-    """What the cache holds of this prefill, and what it lacks; what it holds of another prefill is replaced.
+def score_prefill(
+    scorer: Scorer, prefill: Prefill, cache: ScoreCache | None = None, measure: bool = False
+) -> ScoredPrefill:
+    """The scorer's scores of a prefill, from the cache where it has them; an entry of another prefill is replaced.
 
     measure: the scorer's `measure` too. Cached scores are not computed again for its sake.
     """
-    seen = cache.get(scorer) if cache is not None else None
-    if seen is None or seen.prefill is not prefill:
-        seen = Seen(prefill, [scored(scorer, layer) for layer in prefill.layers])
-    if measure and seen.measured is None:
+    entry = cache.get(scorer) if cache is not None else None
+    if entry is None or entry.prefill is not prefill:
+        entry = ScoredPrefill(prefill, [score_layer(scorer, layer) for layer in prefill.layers])
+    if measure and entry.measured is None:
         assert isinstance(scorer, Measures), scorer
-        seen = replace(seen, measured=np.stack([scorer.measure(layer) for layer in prefill.layers]))
+        entry = replace(entry, measured=np.stack([scorer.measure(layer) for layer in prefill.layers]))
     if cache is not None:
-        cache[scorer] = seen
-    return seen
+        cache[scorer] = entry
+    return entry
 
 
-def scored(scorer: Scorer, layer: PrefillLayer) -> torch.Tensor:
+def score_layer(scorer: Scorer, layer: PrefillLayer) -> torch.Tensor:
     """Its scores of one layer, float32 [num_kv_heads, seq_len]."""
     return ranking(scorer.scores(layer), layer)
 

@@ -18,72 +18,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from cokv.model.shape import Shape, model_shape
 from cokv.types import CokvError
 
 EMBEDDED = "embedded"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 IDENTITY = {".safetensors", ".json", ".jinja", ".model", ".txt"}  # weights, configs, chat template, vocabularies
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The numbers of a model that the engine and the budgets need."""
-
-    num_hidden_layers: int
-    full_layers: tuple[int, ...]  # indices of full-attention layers: the layers that have a budget
-    sliding_window: int | None
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    context_length: int
-
-    @property
-    def num_layers(self) -> int:
-        """Layers that take part in the budget."""
-        return len(self.full_layers)
-
-    @property
-    def group_size(self) -> int:
-        return self.num_heads // self.num_kv_heads
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a record must say about this model."""
-        sliding = self.num_hidden_layers - self.num_layers
-        if not sliding:
-            return ()
-        return (
-            f"{sliding} sliding-window layers of {self.sliding_window} tokens keep their own cache, outside the budget",
-        )
-
-
-def model_shape(config: Any) -> Shape:
-    """Reads a transformers config. Refuses attention that the engine cannot hold: chunked, linear, all sliding."""
-    config = config.get_text_config(decoder=True)
-    count = config.num_hidden_layers
-    window = getattr(config, "sliding_window", None)
-    types = getattr(config, "layer_types", None)
-    if types is None:
-        types = ["sliding_attention" if window is not None else "full_attention"] * count
-    known = {"full_attention", "sliding_attention"}
-    if unknown := sorted(set(types) - known):
-        raise CokvError(f"this model has layers of type {', '.join(unknown)}; expected only {', '.join(sorted(known))}")
-    full = tuple(i for i, kind in enumerate(types) if kind == "full_attention")
-    if not full:
-        raise CokvError(
-            f"all {count} layers of this model use a sliding window of {window} tokens: there is no KV cache to budget"
-        )
-    heads = config.num_attention_heads
-    return Shape(
-        num_hidden_layers=count,
-        full_layers=full,
-        sliding_window=window if len(full) < count else None,
-        num_heads=heads,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        context_length=config.max_position_embeddings,
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -43,37 +42,23 @@ class ModelParts:
     tokenizer: Any = None
     inputs: dict[int, AttentionInputs] = field(default_factory=dict)  # of the layer that is running
 
-    @contextmanager
-    def watching(self, layers: Iterable[int]) -> Iterator[None]:
-        """Inside, `attention_inputs` knows what the running layer, one of these, was called with."""
-        rotary = {id(m): m for name, m in self.model.named_modules() if name.rpartition(".")[2] == "rotary_emb"}
-        only = next(iter(rotary.values())) if len(rotary) == 1 else None
-
-        def take(module: Any, args: Any, kwargs: Any) -> None:
-            states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            self.inputs[module.layer_idx] = AttentionInputs(module, states, kwargs, only)
-
-        def forget(module: Any, args: Any, result: Any) -> None:
-            self.inputs.pop(module.layer_idx, None)
-
-        hooks: list[Any] = []
-        try:
-            for module in (self._attention(layer) for layer in layers):
-                hooks.append(module.register_forward_pre_hook(take, with_kwargs=True))
-                hooks.append(module.register_forward_hook(forget))
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self.inputs.clear()
+    def note_inputs(self, module: Any, hidden_states: torch.Tensor, kwargs: Mapping[str, Any]) -> None:
+        """Takes down what the attention module that runs next is called with."""
+        rotary = self._rotary_modules()
+        self.inputs.clear()
+        self.inputs[module.layer_idx] = AttentionInputs(
+            module, hidden_states, kwargs, rotary[0] if len(rotary) == 1 else None
+        )
 
     def attention_inputs(self, layer_idx: int) -> AttentionInputs:
         """Of the running layer, for an observer that has set `needs_inputs`."""
         if layer_idx not in self.inputs:
-            raise CokvError(
-                f"the inputs of layer {layer_idx} were not watched; give the observer `needs_inputs = True`"
-            )
+            raise CokvError(f"the inputs of layer {layer_idx} are not known; give the observer `needs_inputs = True`")
         return self.inputs[layer_idx]
+
+    def _rotary_modules(self) -> list[Any]:
+        named = self.model.named_modules()
+        return list({id(m): m for name, m in named if name.rpartition(".")[2] == "rotary_emb"}.values())
 
     def output_weight(self, layer_idx: int, num_heads: int, head_dim: int) -> torch.Tensor:
         """W_O of one layer, a view: [num_heads, head_dim, hidden_size], so that head h adds A v W_O[h]."""
@@ -93,13 +78,13 @@ class ModelParts:
         together. What the model rotates with is left as it is. Only for models that rotate the first half of those
         dims against the second, which is checked.
         """
-        found = {id(m): m for name, m in self.model.named_modules() if name.rpartition(".")[2] == "rotary_emb"}
-        if len(found) != 1:
+        rotary = self._rotary_modules()
+        if len(rotary) != 1:
             raise CokvError(
-                f"{type(self.model).__name__} has {len(found)} modules named rotary_emb, expected one; "
+                f"{type(self.model).__name__} has {len(rotary)} modules named rotary_emb, expected one; "
                 "use a model with one rotary position embedding"
             )
-        module = copy.deepcopy(*found.values())  # some note the largest position they were asked for
+        module = copy.deepcopy(rotary[0])  # some note the largest position they were asked for
         probe = torch.arange(1, 5, dtype=torch.float32, device=positions.device)
         cos, sin = (part[0].float() for part in module(probe, positions[None]))
         apply = getattr(sys.modules[type(self._attention(layer_idx)).__module__], "apply_rotary_pos_emb", None)
@@ -123,17 +108,18 @@ class ModelParts:
 
     def _tokenizer(self) -> Any:
         if self.tokenizer is None:
-            raise CokvError("needs the model's tokenizer and got none; call prefill(..., tokenizer=tokenizer)")
+            raise CokvError("needs the model's tokenizer and got none; give tokenizer=")
         return self.tokenizer
 
     def _attention(self, layer_idx: int) -> Any:
-        found = [m for m in self.model.modules() if getattr(m, "layer_idx", None) == layer_idx and hasattr(m, "o_proj")]
-        if len(found) != 1:
+        modules = self.model.modules()
+        attention = [m for m in modules if getattr(m, "layer_idx", None) == layer_idx and hasattr(m, "o_proj")]
+        if len(attention) != 1:
             raise CokvError(
-                f"{type(self.model).__name__} has {len(found)} modules with layer_idx {layer_idx} and an o_proj, "
+                f"{type(self.model).__name__} has {len(attention)} modules with layer_idx {layer_idx} and an o_proj, "
                 "expected one; use a Llama, Mistral or Qwen model"
             )
-        return found[0]
+        return attention[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +127,7 @@ class LayerView:
     """One full-attention layer while the prompt is read: all its queries, post-RoPE as the keys are."""
 
     layer_idx: int
-    input_ids: torch.Tensor  # int64 [seq_len]
+    input_ids: torch.Tensor | None  # int64 [seq_len]; None where the model reads embeddings
     queries: torch.Tensor  # [num_heads, seq_len, head_dim]
     keys: torch.Tensor  # [num_kv_heads, seq_len, head_dim]
     values: torch.Tensor  # [num_kv_heads, seq_len, head_dim]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
+
+from cokv.types import CokvError
 
 if TYPE_CHECKING:
     from cokv.model.observe import LayerView, ModelParts, Observation
@@ -27,8 +29,8 @@ class Kinds:
 
     def _of(self, token: int) -> int:
         if token not in self.known:
-            said = PUNCTUATION if _punctuation(self.parts.text(token)) else OTHER
-            self.known[token] = SPECIAL if token in self.special else said
+            kind = PUNCTUATION if _punctuation(self.parts.text(token)) else OTHER
+            self.known[token] = SPECIAL if token in self.special else kind
         return self.known[token]
 
 
@@ -39,7 +41,11 @@ def _punctuation(text: str) -> bool:
 
 @dataclass(frozen=True)
 class TokenKinds:
-    """Observer: the kind of every prompt token, [seq_len]. Needs the tokenizer."""
+    """Observer: the kind of every prompt token, [seq_len]."""
+
+    needs_tokenizer: ClassVar[bool] = True
 
     def observe(self, view: LayerView) -> Observation:
+        if view.input_ids is None:
+            raise CokvError("needs the ids of the prompt's tokens, and the model was given embeddings; pass input_ids")
         return (Kinds(view.parts)(view.input_ids).to(view.keys.device),)

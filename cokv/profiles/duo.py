@@ -28,7 +28,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cokv.cache.compat import register_attention, unregister_attention
 from cokv.cache.prefill import check_prompt
-from cokv.model.loading import Shape, model_shape
+from cokv.model.shape import Shape, model_shape
 from cokv.profiles.answered_prompts import at_least_one
 from cokv.types import CokvError, HeadScores
 

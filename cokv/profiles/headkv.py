@@ -29,8 +29,8 @@ from transformers import PreTrainedModel
 
 from cokv.cache.prefill import prefill
 from cokv.methods.scorers.causal import causal_attention
-from cokv.model.loading import model_shape
 from cokv.model.observe import LayerView, Observation
+from cokv.model.shape import model_shape
 from cokv.profiles.answered_prompts import Needle, answer, at_least_one, observed
 from cokv.types import CokvError, HeadScores
 

@@ -20,8 +20,8 @@ import torch
 from transformers import PreTrainedModel
 
 from cokv.methods.scorers.causal import causal_attention
-from cokv.model.loading import model_shape
 from cokv.model.observe import LayerView, Observation
+from cokv.model.shape import model_shape
 from cokv.profiles.answered_prompts import observed
 from cokv.types import CokvError, FloatArray, HeadScores
 

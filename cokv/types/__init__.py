@@ -1,4 +1,4 @@
-"""The vocabulary: head scores, budgets, selections, and the one error a user sees.
+"""The vocabulary: head scores, budgets, selections, and the errors a user sees.
 
 Every object checks itself when it is made, is not to be changed afterwards, and can be written to one safetensors file.
 Nothing here knows of models, methods or tasks.
@@ -10,9 +10,10 @@ Nothing here knows of models, methods or tasks.
 
 from cokv.types.arrays import FloatArray, IntArray
 from cokv.types.budgets import Budgets
-from cokv.types.errors import CokvError
+from cokv.types.errors import CokvError, Infeasible
 from cokv.types.files import JSON, read_tensors, write_tensors
 from cokv.types.head_scores import HeadScores
+from cokv.types.kv_budget import KVBudget
 from cokv.types.selection import Selection
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "CokvError",
     "FloatArray",
     "HeadScores",
+    "Infeasible",
     "IntArray",
+    "KVBudget",
     "Selection",
     "read_tensors",
     "write_tensors",

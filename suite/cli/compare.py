@@ -14,7 +14,7 @@ from suite.errors import SuiteError
 @reported
 def compare(
     prompt_file: Annotated[Path, typer.Option(help="A text file: the prompt.")],
-    kv_budget: Annotated[int, typer.Option(min=1, help="KV slots per head.")],
+    kv_budget: Annotated[str, typer.Option(help="KV slots per head, or a share of the prompt such as 20%.")],
     methods: Annotated[str, typer.Option(help="`all`, or names separated by commas; module:Class too.")] = "all",
     model: Annotated[str, typer.Option(help="embedded, a local folder, or a hub name.")] = "embedded",
     revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
@@ -42,6 +42,7 @@ def compare(
     from transformers.utils.logging import disable_progress_bar
 
     from cokv.model.loading import load_model
+    from cokv.types import KVBudget
     from suite.cli.compare_show import check_folder, show, write
     from suite.profiles.given import profiles_of
     from suite.profiles.stored import of_run, shipped
@@ -49,6 +50,7 @@ def compare(
     from suite.run.compare import compare as compared
 
     disable_progress_bar()
+    budget = KVBudget.parse(kv_budget)
     text = read_prompt(prompt_file)
     picked = chosen(methods, param or [])
     if task is not None and run is None:
@@ -58,7 +60,7 @@ def compare(
     loaded = load_model(model, revision, device, dtype)
     stored = shipped(loaded) if run is None else of_run(run, task, loaded)
     profiles = profiles_of(picked, loaded, profile or [], stored)
-    comparison = compared(loaded, text, picked, kv_budget, max_new_tokens, profiles)
+    comparison = compared(loaded, text, picked, budget, max_new_tokens, profiles)
     show(comparison)
     comparison.check_any_ran(methods)
     if out is not None:

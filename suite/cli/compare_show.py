@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cokv.cache.policies.prune_channels import PruneChannels
+from cokv.cache.policies.quantize import Quantize
+from cokv.cache.policies.recall import Recall
 from cokv.methods.method import Method
 from cokv.types import Selection
 from reports.heatmap import save
@@ -54,7 +57,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         console = Console(width=170)
     table = Table(
         "method", "kept, from the prompt's beginning to its end", "slots per head\n(by layer)", "answer", "as full",
-        title=f"{comparison.seq_len} prompt tokens, {comparison.kv_budget} KV slots per head", title_justify="left",
+        title=_title(comparison), title_justify="left",
     )  # fmt: skip
     for row in (comparison.full, *comparison.methods):
         if row.selection is None:
@@ -81,18 +84,23 @@ def _origins(comparison: Comparison) -> dict[str, list[str]]:
     return found
 
 
+def _title(comparison: Comparison) -> str:
+    share = f" ({comparison.kv_budget} of the prompt)" if isinstance(comparison.kv_budget, str) else ""
+    return f"{comparison.seq_len} prompt tokens, {comparison.kv_slots} KV slots per head{share}"
+
+
 def stored_as(method: Method) -> str:
     """How a method stores what it keeps, where that is not as it is: in few bits, in other memory, with fewer channels.
 
     "" for all others.
     """
     said = method.parameters
-    if method.policy == "quantize":
+    if isinstance(method.policy, Quantize):
         by = {"scores": ", more where heads score best", "random": ", more in heads drawn at random"}
         return f"in {said['bits']:g} bits{' on average' * (said['split'] != 'even')}{by.get(str(said['split']), '')}"
-    if method.policy == "prune_channels":
+    if isinstance(method.policy, PruneChannels):
         return f"keys without {said['pruned']:.0%} of their channels"
-    if method.policy == "recall":
+    if isinstance(method.policy, Recall):
         return f"in pages of {said['page']} in CPU memory, the best brought back at each step"
     return ""
 
@@ -116,7 +124,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     panels = [_panel(comparison, row) for row in comparison.methods if row.selection is not None]
     if panels:
         missing = {row.method.name: row.infeasible for row in comparison.methods if row.selection is None}
-        figure = kept_figure(panels, comparison.seq_len, comparison.kv_budget, comparison.full.answer, missing)
+        figure = kept_figure(panels, comparison.seq_len, comparison.kv_slots, comparison.full.answer, missing)
         paths += save(figure, folder, "kept")
     return paths
 

@@ -65,14 +65,17 @@ def transfer(
     task: Tasks = None,
     limit: Limit = None,
     samples: Samples = None,
-    kv_budget: Annotated[int | None, typer.Option(help="Slots per head; the experiment's first without it.")] = None,
+    kv_budget: Annotated[
+        str | None, typer.Option(help="Slots per head or a share such as 20%; the experiment's first without it.")
+    ] = None,
 ) -> None:
     """CoKV on every task with the head scores of every other task."""
+    from cokv.types import KVBudget
     from reports.head_experiments import averages_table, transfer_table
     from suite.heads import records as head_records
 
     found, loaded, folder, tasks = _asked(experiment, runs, limit, task, samples)
-    budget = found.kv_budgets[0] if kv_budget is None else kv_budget
+    budget = KVBudget.parse(found.kv_budgets[0] if kv_budget is None else kv_budget).nominal
     carried = head_records.carried(found, loaded, folder, budget, tasks)
     folder.open()
     with folder.lock():

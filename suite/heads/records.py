@@ -115,19 +115,20 @@ class Carried:
 
     scores: Mapping[str, HeadScores]
     methods: tuple[Method, Method]
-    kv_budget: int
+    kv_budget: int | str
 
 
 def carried(
-    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, kv_budget: int, tasks: tuple[str, ...]
+    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, kv_budget: int | str, tasks: tuple[str, ...]
 ) -> Carried:
     """The parts of a matrix, once they are known to work together; nothing is written or answered."""
     params = next((m.params for m in experiment.methods if (m.name, m.preset) == ("cokv", "normalized")), {})
     cokv, uniform = methods_of(params)
-    uniform.layer_select(loaded.shape, kv_budget)  # refuses a budget that no prompt could be compressed to
+    heads = loaded.shape.num_layers, loaded.shape.num_kv_heads
+    uniform.check(kv_budget, *heads)  # refuses a budget that no prompt could be compressed to
     scores = {task: scores_of(folder, task, loaded) for task in tasks}
     for profile in scores.values():
-        cokv.layer_select(loaded.shape, kv_budget, profile)
+        cokv.check(kv_budget, *heads, profile)
     return Carried(scores, (cokv, uniform), kv_budget)
 
 

@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from cokv.cache.prefill import prefill
-from cokv.decode.batches import Row
-from cokv.decode.decode import decode
-from cokv.methods.method import Method, ScoreCache
+from cokv.methods.method import Method
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
-from cokv.types import FloatArray, HeadScores, Selection
+from cokv.types import FloatArray, HeadScores, Infeasible, KVBudget
 from suite.errors import SuiteError
 from suite.intervals import Resamples, interval, summary
+from suite.run.answers import Request, answer
 from suite.tasks.prompt import Prompt, text_of
 
 UNIFORM, FULL = "uniform", "full"
@@ -40,21 +38,21 @@ def answers(
     prompt: Prompt,
     scores: Mapping[str, HeadScores],
     methods: tuple[Method, Method],
-    kv_budget: int,
+    kv_budget: int | str,
 ) -> dict[str, float]:
     """Percent of one sample by source of the head scores; UNIFORM and FULL beside them."""
     cokv, snapkv = methods
-    made = prefill(loaded.model, prompt.context_ids, max(cokv.window_size, 1))
-    cache: ScoreCache = {}
-    selections = {name: cokv.select(made, kv_budget, profile, cache) for name, profile in scores.items()}
-    selections[UNIFORM] = snapkv.select(made, kv_budget, None, cache)
-    selections[FULL] = Selection.full(len(made.layers), made.layers[0].keys.shape[0], made.seq_len)
-    rows = [Row(selection) for selection in selections.values()]
-    decoded = decode(loaded.model, made, rows, prompt.stop, suffix=prompt.question_ids)
-    return {
-        name: prompt.metric(text_of(loaded, answer.tokens), prompt.references)
-        for name, answer in zip(selections, decoded, strict=True)
-    }
+    budget = KVBudget.parse(kv_budget)
+    requests = {name: Request(cokv, budget, profile) for name, profile in scores.items()}
+    requests[UNIFORM] = Request(snapkv, budget)
+    requests[FULL] = Request(get_method("full"), None)
+    _, compressed = answer(loaded, prompt.context_ids, list(requests.values()), prompt.stop, prompt.question_ids)
+    percents = {}
+    for name, one in zip(requests, compressed, strict=True):
+        if one.decoded is None:
+            raise Infeasible(one.infeasible)
+        percents[name] = prompt.metric(text_of(loaded, one.decoded.tokens), prompt.references)
+    return percents
 
 
 def matrix(found: Mapping[str, Sequence[Mapping[str, float]]], sources: Sequence[str], seed: int) -> dict[str, Any]:

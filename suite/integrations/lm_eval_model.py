@@ -31,16 +31,16 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 from tqdm import tqdm
 
 import cokv
-from cokv.cache.attention.interface import engine
-from cokv.cache.prefill import Prefill, prefill
+from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.prefill import Prefill
 from cokv.decode.batches import Row
 from cokv.decode.session import DecodeSession, FirstToken, start_session
 from cokv.methods.registry import get_method
 from cokv.model.loading import load_model
-from cokv.types import CokvError
+from cokv.types import CokvError, Infeasible, KVBudget
 from suite.integrations.lm_eval_requests import Asked, asked, cut
 from suite.profiles.given import read_profile
-from suite.run.cells import Cell, prefill_requirements, takes_budget
+from suite.run.answers import Request, compress_prompt
 
 IDENTITY = "cokv identity"  # key of a response cache that says whose responses it holds
 
@@ -53,7 +53,7 @@ class CompressedLM(TemplateLM):
         self,
         pretrained: str = "embedded",
         method: str = "full",
-        kv_budget: int | None = None,
+        kv_budget: int | str | None = None,
         preset: str = "normalized",
         profile: str | None = None,
         first_token: str | None = None,
@@ -73,9 +73,12 @@ class CompressedLM(TemplateLM):
         if str(batch_size) not in ("1", "auto", "None"):
             raise CokvError(f"batch_size is {batch_size!r}, expected 1: each context is prefilled alone; leave it out")
         chosen = get_method(method, preset, **params)
-        if takes_budget(chosen) and kv_budget is None:
-            raise CokvError(f"method {method} without kv_budget; add kv_budget=N, the KV slots per head, to model_args")
-        self.cell = Cell(chosen, kv_budget if takes_budget(chosen) else None)
+        if chosen.takes_budget and kv_budget is None:
+            raise CokvError(
+                f"method {method} without kv_budget; add kv_budget=N, KV slots per head or a share such as 20%, to "
+                "model_args"
+            )
+        self.method, self.kv_budget = chosen, KVBudget.parse(kv_budget) if chosen.takes_budget else None
         self.first_token = first_token
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.loaded = load_model(pretrained, revision, device, dtype)
@@ -121,9 +124,9 @@ class CompressedLM(TemplateLM):
         return texts
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        if self.cell.method.name != "full":
+        if self.method.name != "full":
             raise CokvError(
-                f"a task asks for loglikelihood_rolling, which has no context that {self.cell.method.name} could "
+                f"a task asks for loglikelihood_rolling, which has no context that {self.method.name} could "
                 "compress; use method=full, or a task with contexts"
             )
         totals = []
@@ -190,7 +193,7 @@ class CompressedLM(TemplateLM):
         if made.seq_len == 1:
             first = "prefill"
         with (
-            engine(self.loaded.model),
+            ragged_attention(self.loaded.model),
             start_session(self.loaded.model, made, [row], "ragged", new_tokens, None, first) as (reader, logits, _),
         ):
             if not self._counted:
@@ -205,10 +208,11 @@ class CompressedLM(TemplateLM):
         key = tuple(context)
         if self._last is None or self._last[0] != key:
             self._last = None
-            method = self.cell.method
-            made = prefill(self.loaded.model, torch.tensor(key), *prefill_requirements([self.cell]), self.tokenizer)
-            selection = method.select(made, self.cell.kv_budget, self.profile)
-            self._last = (key, made, Row(selection, self.cell.policy(made.shape, self.profile)))
+            request = Request(self.method, self.kv_budget, self.profile)
+            read, (compressed,) = compress_prompt(self.loaded, torch.tensor(key), [request])
+            if compressed.row is None:
+                raise Infeasible(compressed.infeasible)
+            self._last = (key, read, compressed.row)
             self._counted = False
         return self._last[1], self._last[2]
 
@@ -252,9 +256,9 @@ class CompressedLM(TemplateLM):
         return {
             "cokv_version": cokv.__version__,
             **self.loaded.identity(),
-            **self.cell.method.spec(),
+            **self.method.spec(),
             "device": str(self.loaded.device),
-            "kv_budget": self.cell.kv_budget,
+            "kv_budget": None if self.kv_budget is None else self.kv_budget.nominal,
             "first_token": {
                 "generate_until": self.first_token or "prefill",
                 "loglikelihood": self.first_token or "compressed",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cokv.methods.method import Method
-from cokv.model.loading import LoadedModel, Shape
+from cokv.model.loading import LoadedModel
+from cokv.model.shape import Shape
 from cokv.profiles.contributions import Contributions, head_scores
 from cokv.profiles.duo_file import DuoPattern
 from cokv.profiles.published import read_published

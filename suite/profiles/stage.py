@@ -45,6 +45,10 @@ class Need:
     settings: dict[str, JSON]
 
 
+class NoProfile(CokvError):
+    """A profile that cannot be made of this model, or is not to be trusted."""
+
+
 @dataclass(frozen=True)
 class Profiles:
     """The profiles of a run by name, or why there is none."""
@@ -59,7 +63,7 @@ class Profiles:
         if found is None:
             return shapley
         if isinstance(found, str):
-            raise CokvError(f"{method.name}: no profile of this model: {found}")
+            raise NoProfile(f"{method.name}: no profile of this model: {found}")
         return found
 
 

@@ -14,16 +14,14 @@ from typing import Any
 
 import torch
 
-from cokv.cache.prefill import prefill
-from cokv.decode.batches import Row
-from cokv.decode.decode import Stop, decode
-from cokv.methods.method import Method, ScoreCache
-from cokv.methods.registry import METHODS, get_entry, get_method
+from cokv.decode.decode import Stop
+from cokv.methods.method import Method
+from cokv.methods.registry import METHODS, get_method
 from cokv.model.loading import LoadedModel
-from cokv.types import CokvError, Selection
+from cokv.types import CokvError, KVBudget, Selection
 from suite.errors import SuiteError
 from suite.profiles.stored import Given
-from suite.run.cells import Cell, prefill_requirements, takes_budget
+from suite.run.answers import Request, answer
 from suite.tasks.prompt import text_of
 
 
@@ -44,7 +42,8 @@ class Compared:
 class Comparison:
     """The full cache first, then the methods in the order asked for."""
 
-    kv_budget: int
+    kv_budget: int | str  # slots per head, or a share of the prompt
+    kv_slots: int  # per head, of this prompt
     seq_len: int
     full_bytes: int
     full: Compared
@@ -84,6 +83,7 @@ class Comparison:
 
         return {
             "kv_budget": self.kv_budget,
+            "kv_slots": self.kv_slots,
             "prompt_tokens": self.seq_len,
             "full_bytes": self.full_bytes,
             "methods": [one(row) for row in (self.full, *self.methods)],
@@ -112,7 +112,7 @@ def chosen(names: str, params: Sequence[str]) -> list[Method]:
     if not wanted or len(set(wanted)) < len(wanted):
         raise SuiteError(f"methods are {names!r}; expected `all`, or names separated by commas, each once")
     given = dict(_parameter(text) for text in params)
-    entries = {name: get_entry(name).parameters() for name in wanted}
+    entries = {name: get_method(name).parameters for name in wanted}
     for key in given:
         if not any(key in known for known in entries.values()):
             every = sorted({name for known in entries.values() for name in known})
@@ -138,7 +138,7 @@ def compare(
     loaded: LoadedModel,
     text: str,
     methods: Sequence[Method],
-    kv_budget: int,
+    kv_budget: KVBudget,
     max_new_tokens: int,
     profiles: Mapping[str, Given | str] | None = None,
 ) -> Comparison:
@@ -151,28 +151,34 @@ def compare(
             f"{loaded.shape.context_length} positions; shorten the prompt, or lower --max-new-tokens"
         )
     full = get_method("full")
-    others = [Cell(m, kv_budget if takes_budget(m) else None) for m in methods if m.name != "full"]
-    cells = [Cell(full, None), *others]
-    made = prefill(loaded.model, ids, *prefill_requirements(cells), loaded.tokenizer)
-    scores: ScoreCache = {}
-    found: list[Compared] = []
-    rows: list[tuple[int, Row]] = []
-    for cell in cells:
-        method = cell.method
+    shown: list[Compared] = []
+    requests: list[tuple[int, Request]] = []
+    for method in (full, *(method for method in methods if method.name != "full")):
         given = profiles.get(method.name, f"needs {method.profile}") if method.needs_profile else None
+        budget = kv_budget if method.takes_budget else None
         try:
             if isinstance(given, str):
                 raise CokvError(given)
             profile: Any = given.profile if given else None
-            selection = method.select(made, cell.kv_budget, profile, scores)
-            rows.append((len(found), Row(selection, cell.policy(loaded.shape, profile))))
-            found.append(Compared(method, selection, profile=given.origin if given else ""))
+            method.check(budget, loaded.shape.num_layers, loaded.shape.num_kv_heads, profile)
         except CokvError as error:
-            found.append(Compared(method, infeasible=str(error).removeprefix(f"{method.name}: ")))
-    stop = Stop(max_new_tokens, loaded.eos_ids)
-    decoded = decode(loaded.model, made, (row for _, row in rows), stop)
-    for (place, _), answer in zip(rows, decoded, strict=True):
-        row = found[place]
-        text = text_of(loaded, answer.tokens)
-        found[place] = replace(row, answer=text, generated_tokens=len(answer.tokens), kept_bytes=answer.kept_bytes)
-    return Comparison(kv_budget, made.seq_len, made.full_bytes, found[0], tuple(found[1:]))
+            shown.append(Compared(method, infeasible=str(error).removeprefix(f"{method.name}: ")))
+            continue
+        requests.append((len(shown), Request(method, budget, profile)))
+        shown.append(Compared(method, profile=given.origin if given else ""))
+    read, answers = answer(loaded, ids, [one for _, one in requests], Stop(max_new_tokens, loaded.eos_ids))
+    for (place, _), one in zip(requests, answers, strict=True):
+        name = shown[place].method.name
+        if one.row is None or one.decoded is None:
+            shown[place] = replace(shown[place], infeasible=one.infeasible.removeprefix(f"{name}: "))
+            continue
+        assert isinstance(one.row.selection, Selection)
+        shown[place] = replace(
+            shown[place],
+            selection=one.row.selection,
+            answer=text_of(loaded, one.decoded.tokens),
+            generated_tokens=len(one.decoded.tokens),
+            kept_bytes=one.decoded.kept_bytes,
+        )
+    slots = kv_budget.of(read.seq_len)
+    return Comparison(kv_budget.nominal, slots, read.seq_len, read.full_bytes, shown[0], tuple(shown[1:]))

@@ -16,20 +16,21 @@ import torch
 from transformers import DynamicCache
 
 from cokv import probes
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import Grow, Policy
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import check_prompt, prefill
+from cokv.methods.method import NORMALIZED, prefill_requirements
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
-from cokv.types import CokvError, HeadScores, Selection
-from suite.profiles.stage import Profiles
-from suite.run.cells import Cell, prefill_requirements, takes_budget
+from cokv.types import HeadScores, KVBudget, Selection
+from suite.profiles.stage import NoProfile, Profiles
+from suite.run.answers import Request, compress_prompt
 from suite.run.progress import progress
 from suite.spec import Experiment
 
 DYNAMIC, RAGGED = "dynamic_cache", "ragged"
-NORMALIZED = "normalized"
 Arm = tuple[str, str, str]  # method, preset, runtime
 Look = tuple[int, tuple[Any, ...]]  # last queries kept, observers
 PLAIN: Look = (1, ())  # what the full cache needs
@@ -48,31 +49,36 @@ def measure_decode(
     check_prompt(ids, loaded.shape.context_length, spec.new_tokens)
     device = str(loaded.device)
     methods = [get_method(m.name, m.preset, **m.params) for m in experiment.methods]
-    grid = [Cell(method, spec.kv_budget if takes_budget(method) else None) for method in methods]
-    made = prefill(loaded.model, ids, *prefill_requirements(grid), loaded.tokenizer)
-    full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, made.seq_len)
+    budget = KVBudget.parse(spec.kv_budget)
+    left_out: list[dict[str, str]] = []
+    requests = []
+    for method in methods:
+        try:
+            requests.append(Request(method, budget if method.takes_budget else None, profiles.of(method, scores)))
+        except NoProfile as error:
+            left_out.append({"method": method.name, "preset": method.preset, "why": str(error)})
+    read, compressed = compress_prompt(loaded, ids, requests)
+    full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, read.seq_len)
 
     arms: dict[Arm, tuple[Selection, Policy]] = {("full", NORMALIZED, RAGGED): (full, Grow())}
-    budgets = {(cell.method.name, cell.method.preset): cell.kv_budget for cell in grid}
-    left_out: list[dict[str, str]] = []
+    budgets = {(m.name, m.preset): budget.nominal if m.takes_budget else None for m in methods}
     looks: dict[Arm, Look] = {}  # what the method's own prefill must look at
-    for cell in grid:
-        method = cell.method
+    for one in compressed:
+        method = one.request.method
         if method.name == "full":
             continue  # it has its rows already
-        try:
-            profile = profiles.of(method, scores)
-            selection = method.select(made, cell.kv_budget, profile)
-            arms[method.name, method.preset, RAGGED] = selection, cell.policy(loaded.shape, scores)
-            window, observers = prefill_requirements([cell])
-            looks[method.name, method.preset, RAGGED] = window, tuple(observers)
-        except CokvError as error:
-            left_out.append({"method": method.name, "preset": method.preset, "why": str(error)})
+        if one.row is None:
+            left_out.append({"method": method.name, "preset": method.preset, "why": one.infeasible})
+            continue
+        assert isinstance(one.row.selection, Selection)
+        arms[method.name, method.preset, RAGGED] = one.row.selection, one.row.policy
+        window, observers = prefill_requirements([method])
+        looks[method.name, method.preset, RAGGED] = window, tuple(observers)
 
-    first = int(made.first_logits.argmax())
-    caches: dict[Arm, Callable[[], Any]] = {("full", NORMALIZED, DYNAMIC): lambda: _dynamic(loaded, made, spec.batch)}
+    first = int(read.first_logits.argmax())
+    caches: dict[Arm, Callable[[], Any]] = {("full", NORMALIZED, DYNAMIC): lambda: _dynamic(loaded, read, spec.batch)}
     for key, (selection, policy) in arms.items():
-        caches[key] = partial(RaggedCache.of, made, [selection] * spec.batch, [policy] * spec.batch)
+        caches[key] = partial(RaggedCache.of, read, [selection] * spec.batch, [policy] * spec.batch)
     seconds: dict[Arm, list[float]] = {key: [] for key in caches}
     rows: dict[Arm, dict[str, Any]] = {}
     with progress("latency and memory", (spec.repeats + 1) * len(caches)) as report:
@@ -80,7 +86,7 @@ def measure_decode(
             for key, build in caches.items():
                 cache = build()
                 with probes.measure(device) as probe:
-                    _generate(loaded, cache, first, made.seq_len, spec.batch, spec.new_tokens)
+                    _generate(loaded, cache, first, read.seq_len, spec.batch, spec.new_tokens)
                 if repeat == 0:  # warm-up; bytes do not vary
                     rows[key] = {"cache_bytes": _bytes(cache)}
                 else:
@@ -126,21 +132,19 @@ def _prefill_ms(loaded: LoadedModel, ids: torch.Tensor, looks: set[Look], repeat
 def _generate(loaded: LoadedModel, cache: Any, token: int, position: int, batch: int, count: int) -> None:
     """`count` greedy steps without stopping."""
     last = torch.full((batch, 1), token, device=loaded.device)
-    with engine(loaded.model):
+    with ragged_attention(loaded.model):
         for step in range(count):
             positions = torch.full((batch, 1), position + step, device=loaded.device)
-            if isinstance(cache, RaggedCache):
-                cache.reads(last)
             logits = loaded.model(
                 input_ids=last, past_key_values=cache, position_ids=positions, use_cache=True, logits_to_keep=1
             ).logits
             last = logits[:, -1].argmax(-1, keepdim=True)
 
 
-def _dynamic(loaded: LoadedModel, made: Any, batch: int) -> DynamicCache:
+def _dynamic(loaded: LoadedModel, read: Any, batch: int) -> DynamicCache:
     """transformers' own cache, holding the same prompt."""
     cache = DynamicCache(config=loaded.model.config)
-    ids = made.input_ids.to(loaded.device).expand(batch, -1)
+    ids = read.input_ids.to(loaded.device).expand(batch, -1)
     loaded.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return cache
 

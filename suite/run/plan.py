@@ -14,7 +14,7 @@ from cokv.model.loading import LoadedModel
 from cokv.types import Selection
 from suite.heads.stage import evaluations
 from suite.profiles import stage as profiles_run
-from suite.run.cells import cells
+from suite.run.cells import grid_cells
 from suite.spec import Experiment
 from suite.tasks.tasks import seeds_of, task_names, test_count, test_prompts
 
@@ -56,7 +56,7 @@ def _task(experiment: Experiment, loaded: LoadedModel, name: str) -> _Task:
 
 def plan(experiment: Experiment, loaded: LoadedModel, workers: int = 1) -> list[Stage]:
     """The stages of a run. Times come from one prefill and a few decode steps on this machine, so they are rough."""
-    grid = len(cells(experiment))
+    grid = len(grid_cells(experiment))
     tasks = [_task(experiment, loaded, name) for name in task_names(experiment)]
     per_token, per_step = _trial(loaded, max(t.length for t in tasks), grid)
     stages = []
@@ -84,7 +84,7 @@ def plan(experiment: Experiment, loaded: LoadedModel, workers: int = 1) -> list[
     stages.append(Stage("samples", prompts, prompts * grid, read, steps * grid, seconds))
     if experiment.measure is not None:
         m = experiment.measure
-        arms = sum(c.kv_budget == experiment.kv_budgets[0] for c in cells(experiment)) + 2
+        arms = sum(c.nominal == experiment.kv_budgets[0] for c in grid_cells(experiment)) + 2
         steps = arms * (m.repeats + 1) * m.new_tokens
         stages.append(Stage("latency and memory", 1, arms, m.prompt_tokens, steps, steps * per_step / 4))
     return stages

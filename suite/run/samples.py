@@ -12,17 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cokv.cache.prefill import Prefill, prefill
+from cokv.cache.prefill import Prefill
 from cokv.cluster import InProcess, MakeWorker, Pool, Worker
-from cokv.decode.batches import Row
-from cokv.decode.decode import decode
 from cokv.decode.session import FirstToken
-from cokv.methods.method import ScoreCache
 from cokv.model.loading import LoadedModel
 from cokv.types import CokvError, HeadScores
+from suite.errors import SuiteError
 from suite.heads.games import load_on
-from suite.profiles.stage import Profiles
-from suite.run.cells import Cell, cells, prefill_requirements
+from suite.profiles.stage import NoProfile, Profiles
+from suite.run.answers import Request, answer
+from suite.run.cells import GridCell, grid_cells
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
 from suite.spec import Experiment
@@ -47,7 +46,7 @@ class SampleWorker:
         return self.on(load_on(self.experiment, device))
 
     def on(self, loaded: LoadedModel) -> Worker:
-        grid, first = cells(self.experiment), self.experiment.protocol.first_token
+        grid, first = grid_cells(self.experiment), self.experiment.protocol.first_token
         source = _Prompts(self.experiment, loaded)
 
         def work(block: Block) -> Answer:
@@ -66,16 +65,16 @@ class _Prompts:
     def __init__(self, experiment: Experiment, loaded: LoadedModel) -> None:
         self.experiment, self.loaded = experiment, loaded
         self.group: tuple[str, int] | None = None
-        self.made: list[Prompt] = []
+        self.prompts: list[Prompt] = []
         self.coming: Iterator[Prompt] = iter(())
 
     def get(self, task: str, seed: int, index: int) -> Prompt:
         if self.group != (task, seed):
-            self.group, self.made = (task, seed), []
+            self.group, self.prompts = (task, seed), []
             self.coming = test_prompts(self.experiment, self.loaded, task, seed)
-        while len(self.made) <= index:
-            self.made.append(next(self.coming))
-        return self.made[index]
+        while len(self.prompts) <= index:
+            self.prompts.append(next(self.coming))
+        return self.prompts[index]
 
 
 def run_samples(
@@ -87,7 +86,7 @@ def run_samples(
     pool: Pool,
 ) -> None:
     """Writes what is missing of predictions.jsonl. scores: Shapley values per task; profiles: those per model."""
-    finished = _finished(folder, len(cells(experiment)))
+    finished = _finished(folder, len(grid_cells(experiment)))
     blocks: list[Block] = [
         (task, seed, index)
         for task in task_names(experiment)
@@ -127,54 +126,58 @@ def _in_order(folder: RunFolder, places: Mapping[tuple[str, str], int]) -> None:
 def run_sample(
     loaded: LoadedModel,
     prompt: Prompt,
-    grid: list[Cell],
+    grid: list[GridCell],
     scores: HeadScores | None,
     profiles: Profiles | None = None,
     first_token: FirstToken = "prefill",
 ) -> Iterator[dict[str, Any]]:
-    """One record per cell of the grid, from one prefill. A cell whose method cannot meet its budget says why.
+    """One record per cell of the grid, from one prefill. A cell whose method cannot meet its budget, or has no profile
+    on this model, says why; any other error stops the run and names the sample.
 
     scores: the task's Shapley values; profiles: those per model.
     """
     profiles = profiles or Profiles()
-    made = prefill(loaded.model, prompt.context_ids, *prefill_requirements(grid), loaded.tokenizer)
-    cache: ScoreCache = {}
-    rows, feasible, reasons = [], [], {}
-    for index, cell in enumerate(grid):
+    requests: dict[GridCell, Request] = {}
+    unsupported: dict[GridCell, str] = {}
+    for cell in grid:
         try:
-            policy = cell.policy(loaded.shape, scores)
-            selection = cell.method.select(made, cell.kv_budget, profiles.of(cell.method, scores), cache)
-        except CokvError as error:
-            reasons[index] = str(error)
+            requests[cell] = Request(cell.method, cell.kv_budget, profiles.of(cell.method, scores))
+        except NoProfile as error:
+            unsupported[cell] = str(error)
+    try:
+        read, answers = answer(
+            loaded, prompt.context_ids, list(requests.values()), prompt.stop, prompt.question_ids, first_token
+        )
+    except CokvError as error:
+        raise SuiteError(f"{prompt.task}, sample {prompt.sample_id}: {error}") from error
+    if prompt.question_ids is not None:  # read on the compressed cache, and so the first token comes from there
+        first_token = "compressed"
+    by_cell = dict(zip(requests, answers, strict=True))
+    for cell in grid:
+        one = by_cell.get(cell)
+        slots = cell.kv_budget.of(read.seq_len) if one is None and cell.kv_budget else one.kv_slots if one else None
+        record = _common(prompt, cell, slots, read, loaded, first_token)
+        if one is None or one.decoded is None:
+            reasons = {"infeasible": one.infeasible} if one else {"infeasible": None, "unsupported": unsupported[cell]}
+            yield {**record, "score": None, **reasons}
             continue
-        rows.append(Row(selection, policy))
-        feasible.append(index)
-    if prompt.question_ids is None:
-        decoded = decode(loaded.model, made, rows, prompt.stop, first_token=first_token)
-    else:  # read on the compressed cache, and so the first token comes from there
-        decoded, first_token = decode(loaded.model, made, rows, prompt.stop, suffix=prompt.question_ids), "compressed"
-    answers = dict(zip(feasible, decoded, strict=True))
-    for index, cell in enumerate(grid):
-        record = _common(prompt, cell, made, loaded, first_token)
-        if index in reasons:
-            yield {**record, "score": None, "infeasible": reasons[index]}
-            continue
-        answer = answers[index]
-        text = text_of(loaded, answer.tokens)
+        decoded, text = one.decoded, text_of(loaded, one.decoded.tokens)
         yield {
             **record,
             "prediction": text,
-            "generated_tokens": len(answer.tokens),
+            "generated_tokens": len(decoded.tokens),
             "score": prompt.metric(text, prompt.references),
             "infeasible": None,
-            "kept_tokens": answer.kept_tokens,
-            "kept_bytes": answer.kept_bytes,
-            "slack_bytes": answer.slack_bytes,
-            **({"host_bytes": answer.host_bytes} if answer.host_bytes else {}),
+            "kept_tokens": decoded.kept_tokens,
+            "kept_bytes": decoded.kept_bytes,
+            "slack_bytes": decoded.slack_bytes,
+            **({"host_bytes": decoded.host_bytes} if decoded.host_bytes else {}),
         }
 
 
-def _common(prompt: Prompt, cell: Cell, made: Prefill, loaded: LoadedModel, first_token: FirstToken) -> dict[str, Any]:
+def _common(
+    prompt: Prompt, cell: GridCell, kv_slots: int | None, read: Prefill, loaded: LoadedModel, first_token: FirstToken
+) -> dict[str, Any]:
     return {
         "benchmark": prompt.benchmark,
         "task": prompt.task,
@@ -182,10 +185,11 @@ def _common(prompt: Prompt, cell: Cell, made: Prefill, loaded: LoadedModel, firs
         "sample_id": prompt.sample_id,
         "method": cell.method.name,
         "preset": cell.method.preset,
-        "kv_budget": cell.kv_budget,
+        "kv_budget": cell.nominal,
+        "kv_slots": kv_slots,
         "prompt_tokens": prompt.prompt_tokens,
         "references": list(prompt.references),
-        "full_bytes": made.full_bytes,
+        "full_bytes": read.full_bytes,
         "query_aware": prompt.question_ids is None,
         "first_token": first_token,
         **({} if prompt.all_classes is None else {"all_classes": list(prompt.all_classes)}),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from cokv.methods.registry import get_entry
+from cokv.methods.registry import get_method
 from suite.spec.benchmarks import LongBenchMiniSpec, LongBenchSpec, RulerSpec
 from suite.spec.game import GameSpec
 from suite.spec.measure import MeasureSpec
 from suite.spec.methods import MethodSpec
 from suite.spec.model import ModelSpec, ProtocolSpec
-from suite.spec.part import Count, Part, each_once
+from suite.spec.part import Budget, Part, each_once
 from suite.spec.profiles import SHAPLEY, ProfilesSpec
 
 
@@ -23,7 +23,7 @@ class Experiment(Part):
     description: str = ""
     model: ModelSpec = ModelSpec()
     methods: tuple[MethodSpec, ...]
-    kv_budgets: tuple[Count, ...]
+    kv_budgets: tuple[Budget, ...]
     seeds: tuple[int, ...] = (0,)
     protocol: ProtocolSpec = ProtocolSpec()
     ruler: RulerSpec | None = None
@@ -35,7 +35,7 @@ class Experiment(Part):
 
     @field_validator("kv_budgets", "seeds")
     @classmethod
-    def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+    def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return each_once(values)
 
     @model_validator(mode="after")
@@ -61,7 +61,7 @@ class Experiment(Part):
     @model_validator(mode="after")
     def _profiles_are_found(self) -> Experiment:
         read = self.profiles or ProfilesSpec()
-        shapley = [m.name for m in self.methods if SHAPLEY in get_entry(m.name).profile_kinds]
+        shapley = [m.name for m in self.methods if SHAPLEY in get_method(m.name).profile_kinds]
         needy = [name for name in shapley if not read.files_of(name)]
         if needy and self.game is None:
             raise ValueError(f"{', '.join(needy)} needs head scores: add a [game] section, or a file in [profiles]")

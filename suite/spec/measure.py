@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
-from suite.spec.part import Count, Part
+from cokv.types import KVBudget
+from suite.spec.part import Budget, Count, Part
 
 
 class MeasureSpec(Part):
     """What compression costs and saves: decode latency and memory of each method against the full cache."""
 
-    kv_budget: Count
+    kv_budget: Budget
     prompt_tokens: Count
     new_tokens: Count = 64
     batch: Count = 1
@@ -18,7 +19,7 @@ class MeasureSpec(Part):
 
     @model_validator(mode="after")
     def _compresses(self) -> MeasureSpec:
-        if self.kv_budget >= self.prompt_tokens:
+        if KVBudget.parse(self.kv_budget).of(self.prompt_tokens) >= self.prompt_tokens:
             raise ValueError(
                 f"kv_budget {self.kv_budget} holds the whole prompt of {self.prompt_tokens} tokens, so nothing would "
                 "be compressed; choose a kv_budget below prompt_tokens"

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from cokv.methods.registry import METHODS, get_entry, get_method
+from cokv.methods.registry import METHODS, get_method
 from cokv.types import CokvError
 from suite.errors import SuiteError
 from suite.spec.part import Part, nearest
@@ -35,7 +35,7 @@ def check_defaults(path: Path, defaults: Any) -> None:
     """A default that no method has would be dropped in silence."""
     if not isinstance(defaults, dict):
         raise SuiteError(f"{path}: key `method_defaults`: expected a table of parameters, got {defaults!r}")
-    known = sorted({name for entry in METHODS.values() for name in entry.parameters()})
+    known = sorted({name for entry in METHODS.values() for name in entry.parameters})
     for name in defaults:
         if name not in known:
             raise SuiteError(f"{path}: unknown key `method_defaults.{name}`; {nearest(name, known)}")
@@ -54,7 +54,7 @@ def with_defaults(method: Any, defaults: dict[str, Any]) -> Any:
     if not isinstance(name, str) or not isinstance(params, dict):
         return method  # to be refused with its key
     try:
-        known = get_entry(name).parameters()
+        known = get_method(name).parameters
     except CokvError:
         return method  # likewise
     return {**method, "params": {**{k: v for k, v in defaults.items() if k in known}, **params}}

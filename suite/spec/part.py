@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from cokv.types import KVBudget
 
 Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+Budget = Annotated[int | str, AfterValidator(lambda value: KVBudget.parse(value).nominal)]  # 256, or "20%"
 
 
 class Part(BaseModel):
@@ -16,7 +19,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def each_once(values: tuple[int, ...]) -> tuple[int, ...]:
+def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values or len(set(values)) < len(values):
         raise ValueError(f"got {list(values)}, expected at least one value, each once")
     return values

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from cokv.cache.attention import reference
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.attention.masks import check_plain
 from cokv.cache.cache import RaggedCache
 from cokv.cache.layer import LayerSelect, RaggedLayer
-from cokv.cache.policies import EvictOldest, Grow, Policy
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.growth import EvictOldest, Grow
 from cokv.cache.prefill import Prefill, PrefillLayer, prefill
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
@@ -34,7 +35,7 @@ NEW = 64
 def step(model: PreTrainedModel, cache: Cache, ids: torch.Tensor, position: int) -> torch.Tensor:
     """Logits [rows, t, vocab_size] of ids [rows, t], which start at `position`."""
     positions = torch.arange(position, position + ids.shape[1]).expand(ids.shape[0], -1)
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         logits: torch.Tensor = model(input_ids=ids, past_key_values=cache, position_ids=positions).logits
     return logits
 
@@ -67,7 +68,7 @@ def test_full_budget_is_the_models_own_generate(make_model: MakeModel, prompt: P
     made = prefill(model, ids)
     full = Selection.full(made.shape.num_layers, made.shape.num_kv_heads, 40)
     assert greedy(model, made, RaggedCache.of(made, [full])).tolist() == expected.tolist()
-    with engine(model):
+    with ragged_attention(model):
         assert generated(model, ids, past_key_values=RaggedCache(model.config)).tolist() == expected.tolist()
 
 
@@ -76,7 +77,7 @@ def test_generate_goes_on_from_a_filled_cache(make_model: MakeModel, prompt: Pro
     made = prefill(model, ids)
     cache = RaggedCache.of(made, [Selection.full(3, 2, 40)])
     told = torch.cat([ids, made.first_logits.argmax().view(1)])
-    with engine(model):
+    with ragged_attention(model):
         rest = generated(model, told, NEW - 1, past_key_values=cache)
     assert rest.tolist() == generated(model, ids).tolist()[1:]
 
@@ -89,7 +90,7 @@ def test_short_prompts_too(make_model: MakeModel, prompt: Prompt, family: str, l
     cache = RaggedCache.of(made, [Selection.full(made.shape.num_layers, 2, length)])
     expected = generated(model, ids, 24).tolist()
     assert greedy(model, made, cache, 24).tolist() == expected
-    with engine(model):
+    with ragged_attention(model):
         assert generated(model, ids, 24, past_key_values=RaggedCache(model.config)).tolist() == expected
 
 
@@ -169,7 +170,7 @@ def test_generate_compresses_by_itself_and_left_padding_changes_nothing(
     seen = torch.stack([torch.arange(50) >= 50 - n for n in lengths]).long()
     cache = RaggedCache(model.config, by_mask(mask))
     settings = {"max_new_tokens": 20, "do_sample": False}
-    with engine(model):
+    with ragged_attention(model):
         batch = model.generate(ids, attention_mask=seen, past_key_values=cache, **settings)[:, 50:]
     kept = 0
     for row, one in enumerate(prompts):
@@ -203,7 +204,7 @@ def test_every_method_selects_inside_generate_what_it_selects_on_a_prefill(
     alone = greedy(model, made, RaggedCache.of(made, [selection]), 20)
     select = method.layer_select(shape, 66, profile if method.needs_profile else None)
     cache = RaggedCache(model.config, select, window=method.window_size)
-    with engine(model):
+    with ragged_attention(model):
         assert generated(model, ids, 20, past_key_values=cache).tolist() == alone.tolist()
     assert cache.stored_tokens == selection.total + 19 * shape.num_layers * 2
 
@@ -218,7 +219,7 @@ def test_select_sees_the_windows_queries_without_padding(make_model: MakeModel, 
         return [torch.arange(2)] * 2
 
     ids = torch.cat([torch.zeros(7, dtype=torch.long), one])[None]
-    with engine(model):
+    with ragged_attention(model):
         cache = RaggedCache(model.config, look, window=6)
         model.generate(ids, attention_mask=(ids != 0).long(), past_key_values=cache, max_new_tokens=1, do_sample=False)
     for view, layer in zip(views, expected.layers, strict=True):
@@ -239,7 +240,7 @@ def two_turns(model: PreTrainedModel, cache: Cache, seen: torch.Tensor, first: i
         if float_masks and a:
             allowed = (told[:, None, None] == 1) & torch.ones(b, b, dtype=torch.bool).tril()[a:]
             told = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
-        with engine(model), torch.no_grad():
+        with ragged_attention(model), torch.no_grad():
             logits: torch.Tensor = model(
                 ids[:, a:b], attention_mask=told, past_key_values=cache, position_ids=positions[:, a:b]
             ).logits
@@ -262,7 +263,7 @@ def test_a_second_turn_after_a_padded_prompt_is_the_models_own(
     cache.reorder_cache(torch.tensor([2, 2, 0]))
     cache.keep_rows(torch.tensor([0, 2]))
     after = torch.cat([seen[[2, 0]], torch.ones(2, 1, dtype=torch.long)], dim=1)
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         model(torch.ones(2, 1, dtype=torch.long), attention_mask=after, past_key_values=cache)
         with pytest.raises(CokvError, match=r"rows \[0\] hides"):
             wrong = torch.cat([seen[[0, 0]], torch.ones(2, 2, dtype=torch.long)], dim=1)
@@ -282,14 +283,18 @@ def test_a_mask_that_hides_what_the_cache_holds_is_refused(
     first[1, :20] = 0
     seen[1, :20] = 0
     cache = RaggedCache(model.config)
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         model(torch.ones(2, 30, dtype=torch.long), attention_mask=first, past_key_values=cache)
     later = torch.ones_like(seen).index_put((torch.tensor(hidden[0]), torch.tensor(last)), torch.tensor(0)) * seen
     told = later
     if float_masks:
         allowed = (later[:, None, None] == 1) & torch.ones(30 + new, 30 + new, dtype=torch.bool).tril()[30:]
         told = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
-    with engine(model), torch.no_grad(), pytest.raises(CokvError, match=rf"rows \[{hidden[0]}\] hides tokens"):
+    with (
+        ragged_attention(model),
+        torch.no_grad(),
+        pytest.raises(CokvError, match=rf"rows \[{hidden[0]}\] hides tokens"),
+    ):
         model(torch.ones(2, new, dtype=torch.long), attention_mask=told, past_key_values=cache)
 
 
@@ -300,7 +305,7 @@ def test_a_mask_that_shows_later_tokens_or_has_another_shape_is_refused(make_mod
         (torch.ones(1, 1, 9, 9, dtype=torch.bool).tril(), r"shape \[1, 1, 9, 9\], expected \[1, 1, 9, 29\]"),
     ):
         cache = RaggedCache.of(prefill(model, prompt(20)), [Selection.full(3, 2, 20)])
-        with engine(model), torch.no_grad(), pytest.raises(CokvError, match=message):
+        with ragged_attention(model), torch.no_grad(), pytest.raises(CokvError, match=message):
             model(ids, attention_mask=mask, past_key_values=cache)
 
 
@@ -318,7 +323,7 @@ def test_steps_without_padding_bring_no_mask_to_look_at(
     decode(model, made, [Row(Selection.full(3, 2, 20))] * 3, Stop(6), suffix=prompt(4))
     assert len(masks) == 6 and masks[0] is not None and masks[1:] == [None] * 5
     masks.clear()
-    with engine(model):
+    with ragged_attention(model):
         generated(model, prompt(20), 6, past_key_values=RaggedCache(model.config))
     assert masks == [None] * 5
 
@@ -326,7 +331,7 @@ def test_steps_without_padding_bring_no_mask_to_look_at(
 def test_right_padding_is_refused(make_model: MakeModel) -> None:
     model = make_model()
     seen = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    with engine(model), torch.no_grad(), pytest.raises(CokvError, match="pad on the left"):
+    with ragged_attention(model), torch.no_grad(), pytest.raises(CokvError, match="pad on the left"):
         model(torch.ones_like(seen), attention_mask=seen, past_key_values=RaggedCache(model.config))
 
 
@@ -340,7 +345,7 @@ def test_right_padding_is_refused(make_model: MakeModel) -> None:
 )
 def test_wrong_positions_are_refused(make_model: MakeModel, positions: list[torch.Tensor], message: str) -> None:
     model = make_model()
-    with engine(model), torch.no_grad(), pytest.raises(CokvError, match=message):
+    with ragged_attention(model), torch.no_grad(), pytest.raises(CokvError, match=message):
         model(torch.ones(1, 9, dtype=torch.long), past_key_values=RaggedCache(model.config, lambda layer: positions))
 
 
@@ -405,7 +410,7 @@ def test_two_caches_of_one_prefill_do_not_meet(make_model: MakeModel, prompt: Pr
 def test_beam_search_at_full_budget_is_the_models_own(make_model: MakeModel, prompt: Prompt, family: str) -> None:
     model, ids = make_model(family), prompt(30)
     expected = generated(model, ids, 24, num_beams=2)
-    with engine(model):
+    with ragged_attention(model):
         got = generated(model, ids, 24, num_beams=2, past_key_values=RaggedCache(model.config, slack=4))
     assert got.tolist() == expected.tolist()
 
@@ -523,7 +528,7 @@ def test_eviction_inside_generate_is_that_of_a_filled_cache(make_model: MakeMode
     made, ends = prefill(model, ids), (torch.arange(30) < 4) | (torch.arange(30) >= 22)
     filled = RaggedCache.of(made, [Selection.from_mask(ends.expand(3, 2, 30))], [EvictOldest(12)])
     cache = RaggedCache(model.config, lambda layer: [ends.nonzero()[:, 0]] * 2, policy=EvictOldest(12))
-    with engine(model):
+    with ragged_attention(model):
         got = generated(model, ids, 24, past_key_values=cache)
     assert got.tolist() == greedy(model, made, filled, 24).tolist()
     assert cache.stored_tokens == filled.stored_tokens == 6 * 12
@@ -541,6 +546,6 @@ def test_eviction_settings_that_cannot_hold_are_refused(make_model: MakeModel, p
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_full_budget_on_cuda_is_the_models_own_generate(fresh_model: MakeModel, prompt: Prompt) -> None:
     model, ids = fresh_model("qwen3").cuda(), prompt(40).cuda()
-    with engine(model):
+    with ragged_attention(model):
         got = generated(model, ids, past_key_values=RaggedCache(model.config))
     assert got.tolist() == generated(model, ids).tolist()

@@ -10,8 +10,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from cokv.cache.prefill import check_prompt, prefill
-from cokv.model.loading import model_shape
 from cokv.model.observe import LayerView, Observation
+from cokv.model.shape import model_shape
 from cokv.types import CokvError
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cokv.methods.policies.by_name import policy_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import Compensate, EvictOldest
+from cokv.cache.policies.compensate import Compensate
+from cokv.cache.policies.growth import EvictOldest, EvictOldestWhereEvicted
 from cokv.cache.prefill import Prefill, prefill
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
@@ -23,7 +25,6 @@ from cokv.decode.rerun import holding_last
 from cokv.decode.session import DecodeSession, start_session
 from cokv.methods.allocators.marginal import keep_ratios
 from cokv.methods.method import Method
-from cokv.methods.policies.by_name import policy_named
 from cokv.methods.registry import METHODS, get_method
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import HeadScores, Selection
@@ -108,7 +109,7 @@ def test_every_method_holds_exactly_the_total(
     suffix = prompt(STEPS, seed=1) if arrives == "suffix" else None
     read = 0 if suffix is None else STEPS
     begun = start_session(model, made, rows, "ragged", STEPS, suffix, "compressed")
-    with engine(model), torch.no_grad(), begun as (reader, _, _):
+    with ragged_attention(model), torch.no_grad(), begun as (reader, _, _):
         before = [held.slots for held in reader.held]
         steps = [(read, slots_now(reader))]
         for token in prompt(STEPS, seed=2):
@@ -179,7 +180,7 @@ def test_streaming_heads_answer_as_if_the_last_token_were_the_first_new_one(
     """A head of nine slots then has one free, so that no token goes for the last."""
     model, ids = make_model(), prompt(40)
     ends = torch.cat([torch.arange(2), torch.arange(33, 40)])
-    row = Row(Selection.from_heads([[ends, ends]] * 3, 40), EvictOldest(None, 2))
+    row = Row(Selection.from_heads([[ends, ends]] * 3, 40), EvictOldestWhereEvicted(None, 2))
     (again,) = decode(model, prefill(model, ids), [row], Stop(12), first_token="compressed")
     before = Row(Selection.from_heads([[ends[:-1], ends[:-1]]] * 3, 39), EvictOldest(9, 2))
     (new,) = decode(model, prefill(model, ids[:-1]), [before], Stop(12), suffix=ids[-1:])
@@ -192,7 +193,7 @@ def test_a_compensation_token_stands_for_all_that_is_gone(make_model: MakeModel,
     made, ends = prefill(model, ids), torch.cat([torch.arange(2), torch.arange(33, 40)])
     row = Row(Selection.from_heads([[ends, torch.arange(40)]] * 3, 40), Compensate(2))
     with (
-        engine(model),
+        ragged_attention(model),
         torch.no_grad(),
         start_session(model, made, [row], "ragged", 9, None, "compressed") as (reader, _, _),
     ):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.prefill import Prefill, prefill
 from cokv.decode.batches import Row, choose
 from cokv.decode.decode import Decoded, Stop, decode
@@ -144,7 +144,7 @@ def test_a_step_runs_on_nodes(make_model: MakeModel, prompt: Prompt) -> None:
     seen: list[int] = []
     watch = [m.mlp.register_forward_hook(lambda m, a, out: seen.append(len(out))) for m in model.model.layers]
     try:
-        with engine(model), start_session(model, made, rows, "trie", 4) as (reader, first, nodes):
+        with ragged_attention(model), start_session(model, made, rows, "trie", 4) as (reader, first, nodes):
             assert len(first) == 1 and set(nodes.tolist()) == {0}
             logits, nodes = reader.read(first.argmax(-1).expand(200)[:, None])
     finally:

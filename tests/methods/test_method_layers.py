@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.prefill import prefill
 from cokv.methods.registry import get_method
-from cokv.model.loading import model_shape
+from cokv.model.shape import model_shape
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores
 
@@ -98,7 +98,7 @@ def test_nan_is_refused_inside_generate_as_it_is_on_a_prefill(make_model, fresh_
     method, model = get_method(name, **fits), fresh_model()
     model.model.layers[1].self_attn.k_proj.weight.fill_(torch.nan)
     select = method.layer_select(shape, 40, SHAPLEY)
-    with engine(model), pytest.raises(CokvError, match=f"{name}: token scores of layer 1 hold NaN"):
+    with ragged_attention(model), pytest.raises(CokvError, match=f"{name}: token scores of layer 1 hold NaN"):
         cache = RaggedCache(model.config, select, window=8)
         model.generate(prompt(60)[None], max_new_tokens=2, do_sample=False, past_key_values=cache)
 

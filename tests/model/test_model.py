@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from cokv.model.loading import load_model, model_shape
+from cokv.model.loading import load_model
+from cokv.model.shape import model_shape
 from cokv.types import CokvError
 
 MakeModel = Callable[..., PreTrainedModel]

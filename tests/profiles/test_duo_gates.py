@@ -13,7 +13,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 from worlds.planted import ASK, planted_model, planted_prompts
 
-from cokv.model.loading import model_shape
+from cokv.model.shape import model_shape
 from cokv.profiles.duo import Answered, Training, _answer_states, _gated, rate_share, streaming_attention, train_gates
 from cokv.types import CokvError
 

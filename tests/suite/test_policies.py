@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from cokv.methods.policies.by_name import BY_NAME, policy_named
 
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import EvictOldest, PruneChannels, Quantize, Recall
+from cokv.cache.policies.growth import EvictOldest, EvictOldestWhereEvicted
+from cokv.cache.policies.prune_channels import PruneChannels
+from cokv.cache.policies.quantize import Quantize
+from cokv.cache.policies.recall import Recall
 from cokv.cache.prefill import prefill
 from cokv.decode.decode import Stop
-from cokv.methods.policies.by_name import BY_NAME, policy_named
 from cokv.methods.policies.cake import CakeEviction
 from cokv.methods.policies.fastgen import FastGenEviction
 from cokv.methods.policies.h2o import H2OEviction
@@ -80,7 +83,7 @@ def test_rules_that_must_know_the_tokens_are_told_them_while_timed(random_model)
 
 def test_names_make_policies_from_the_methods_parameters() -> None:
     assert policy_named("evict_oldest", 64, {"num_sinks": 2}) == EvictOldest(64, 2)
-    assert policy_named("evict_streaming", None, {"num_sinks": 4, "local": 16}) == EvictOldest(None, 4)
+    assert policy_named("evict_streaming", None, {"num_sinks": 4, "local": 16}) == EvictOldestWhereEvicted(None, 4)
     assert policy_named("evict_h2o", 64, {"recent_share": 0.25}) == H2OEviction(64, 0.25)
     assert policy_named("evict_scissorhands", 64, {"history": 9, "recent": 2}) == ScissorhandsEviction(64, 9, 2)
     assert policy_named("evict_tova", 64, {}) == TOVAEviction(64)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-STEPS = 32  # bounds that may have become loose are asked for again after so many tokens
+STEPS = 32  # lengths are read back from the device after so many steps in which some segments may not have grown
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -24,19 +24,23 @@ class Bounds:
     """How many tokens each segment has at most."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        self.were, self.since, self.loose = list(lengths), 0, 0
+        self.lengths, self.steps, self.uncertain = list(lengths), 0, 0
 
     @property
     def at_most(self) -> list[int]:
         """One number per segment."""
-        return [n + self.since for n in self.were]
+        return [n + self.steps for n in self.lengths]
 
     def appended(self, lengths: torch.Tensor, all_grow: bool) -> None:
         """One token went to every segment, of which some may have dropped one: int64 [segments], what they have now."""
-        self.since += 1
-        self.loose += not all_grow
-        if self.loose == STEPS:
-            self.were, self.since, self.loose = lengths.tolist(), 0, 0
+        self.steps += 1
+        self.uncertain += not all_grow
+        if self.uncertain == STEPS:
+            self.lengths, self.steps, self.uncertain = lengths.tolist(), 0, 0
+
+    def dropped(self, count: int) -> None:
+        """Every segment has dropped its newest `count` tokens."""
+        self.steps -= count
 
     def select(self, segments: Sequence[int]) -> None:
-        self.were = [self.were[segment] for segment in segments]
+        self.lengths = [self.lengths[segment] for segment in segments]

@@ -1,113 +1,268 @@
-"""How the engine is reached: one function in transformers' attention interface, switched on for one model, for a while.
+"""How caches of this package are reached: a function in transformers' attention interface, under a name of its own.
 
-A cache layer that wants to answer for itself tags the key tensor it returns from `update` with itself; the registered
-function finds the tag and hands it the post-RoPE queries. Keys without a tag go to transformers' own SDPA function,
-so any other cache works unchanged. Nothing is patched: on exit the model has its old implementation, and the names
-are gone from the interfaces.
+A cache layer that wants to answer for itself marks the key tensor it returns from `update`; the registered function
+finds the mark and hands the layer the post-RoPE queries. Keys without a mark go to the implementation that the model
+had (sdpa, eager, flash_attention_2), so any other cache works unchanged. There is one name per such implementation,
+and the function keeps no state, so models and threads do not meet. No model class is patched: the text part's config
+names the function, and two hooks on it tell a cache when a forward pass begins and ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from cokv.cache.compat import register_attention, unregister_attention
+from cokv.cache.attention.handshake import TAG, Offer
+from cokv.cache.compat import ATTENTION_FUNCTIONS, register_attention
+from cokv.model.shape import model_shape
 from cokv.types import CokvError
 
-NAME = "cokv"
-_TAG = "_cokv_layer"
-_depth = 0  # how many `engine` blocks are open in this process
-
-
-class AttentionLayer(Protocol):
-    """A cache layer that takes part in attention.
-
-    Shapes: queries [batch, num_heads, t, head_dim], keys and values [batch, num_kv_heads, n, head_dim].
-    """
-
-    def attends(self) -> bool:
-        """Whether this layer computes attention itself now (it holds more, or less, than the keys it returned)."""
-
-    def check_mask(self, mask: torch.Tensor | None, t: int) -> None:
-        """Called before `attend`, which knows no mask, of t new tokens: refuses one that this layer would not follow.
-
-        mask: as for transformers' SDPA, [1 or batch, 1, t, n]; none where each token sees all before it.
-        """
-
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Output [batch, num_heads, t, head_dim]."""
-
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
-        """Called after ordinary attention over the returned keys: record queries, or compress."""
-
-
-def tagged(keys: torch.Tensor, layer: AttentionLayer) -> torch.Tensor:
-    """A view of the keys that carries the layer to the attention function."""
-    if _depth == 0:
-        raise CokvError(
-            "a cache of cokv was used outside `engine(model)`, where nothing reads it; run the model inside that block"
-        )
-    view = keys.view(keys.shape)
-    setattr(view, _TAG, layer)
-    return view
+PREFIX = "cokv_"
+UNSUPPORTED = ("flex_attention", "paged|")  # their masks are objects that a compressed cache cannot follow
 
 
 def attention(
+    base: str,
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """The registered function: query [batch, num_heads, t, head_dim] -> [batch, t, num_heads, head_dim]."""
-    layer = cast("AttentionLayer | None", getattr(key, _TAG, None))
-    scaling = scaling if scaling is not None else query.shape[-1] ** -0.5
-    if layer is not None and (kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None):
-        raise CokvError(
-            "this model caps its attention logits or has attention sinks of its own; expected plain softmax attention"
+    **given: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The registered function: query [batch, num_heads, t, head_dim] -> [batch, t, num_heads, head_dim].
+
+    base: the implementation that answers for keys which are not marked, and for prompts.
+    """
+    offer: Offer | None = getattr(key, TAG, None)
+    if offer is None:
+        return _implementation(base, module)(module, query, key, value, attention_mask, **given)
+    layer = offer.accept(module, query, key, value, given)
+    scaling = given.get("scaling")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if not layer.attends():
+        result = _implementation(base, module)(module, query, key, value, attention_mask, **given)
+        layer.observe(query, attention_mask, scaling)
+        return result
+    if given.get("dropout") or given.get("output_attentions"):
+        raise offer.handshake.refusal(
+            layer,
+            "is asked for dropout or attention weights, which a compressed cache does not have; call model.eval()",
         )
-    if layer is None or not layer.attends():
-        out, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        if layer is not None:
-            layer.observe(query, attention_mask, scaling)
-        return out, None
+    if torch.is_grad_enabled() and query.requires_grad:
+        raise offer.handshake.refusal(layer, "is run with gradients, which a compressed cache has none of; use no_grad")
+    device = query.device.type
+    if torch.is_autocast_enabled(device):  # as SDPA does it
+        query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
     layer.check_mask(attention_mask, query.shape[2])
-    return layer.attend(query, key, value, scaling).transpose(1, 2).contiguous(), None
+    # Storage is written in place: it must not be made of inference tensors, which no later no_grad block could change.
+    with torch.inference_mode(False), torch.no_grad():
+        out = layer.attend(query, key, value, scaling)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _implementation(base: str, module: torch.nn.Module) -> Callable[..., Any]:
+    """The model's own: eager attention is a function of its modeling file, which may also override others."""
+    modeling = sys.modules[type(module).__module__]
+    if base == "eager":
+        return modeling.eager_attention_forward  # type: ignore[no-any-return]
+    interface = getattr(modeling, "ALL_ATTENTION_FUNCTIONS", ATTENTION_FUNCTIONS)
+    return interface[base]  # type: ignore[no-any-return]
+
+
+# ---- models
+
+
+@dataclass(eq=False)
+class _Attachment:
+    """What was changed on a model."""
+
+    text: weakref.ref[torch.nn.Module]  # often the model itself, which must not be kept alive from here
+    implementations: list[tuple[Any, str]]  # configs of the text part, and what each had
+    hooks: list[Any]
+    blocks: int = 0  # open `ragged_attention` blocks
+    permanent: bool = False
+    input_hooks: list[Any] = field(default_factory=list)
+
+
+_attachments: weakref.WeakKeyDictionary[PreTrainedModel, _Attachment] = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def attach(model: PreTrainedModel, inputs: bool = False) -> None:
+    """Lets caches of this package take part in the model's attention, until `detach`. Other caches work as before.
+
+    inputs: they are also shown what each attention module is called with.
+    """
+    with _lock:
+        attachment = _attach(model)
+        attachment.permanent = True
+        if inputs:
+            _watch_inputs(attachment)
+
+
+def detach(model: PreTrainedModel) -> None:
+    """Gives every part of the model the attention implementation it had."""
+    with _lock:
+        attachment = _attachments.get(_unwrapped(model))
+        if attachment is not None:
+            attachment.permanent = False
+            _release(_unwrapped(model), attachment)
 
 
 @contextmanager
-def engine(model: PreTrainedModel) -> Iterator[None]:
-    """Lets caches of this package take part in `model`'s attention inside the block; undone also after an exception.
-
-    May be nested, and open for several models. Not for several threads.
-    """
-    global _depth
-    before = model.config._attn_implementation
-    if _depth == 0:
-        register_attention(NAME, attention)
-    _depth += 1
+def ragged_attention(model: PreTrainedModel, inputs: bool = False) -> Iterator[None]:
+    """As `attach`, inside the block. May be nested, open for several models and in several threads."""
+    with _lock:
+        attachment = _attach(model)
+        attachment.blocks += 1
+        if inputs:
+            _watch_inputs(attachment)
     try:
-        if before != NAME:
-            model.set_attn_implementation(NAME)
-        if model.config._attn_implementation != NAME:
-            raise CokvError(
-                f"{type(model).__name__} does not compute its attention through transformers' attention interface; "
-                "use a model that does"
-            )
         yield
     finally:
-        if before != NAME:
-            model.set_attn_implementation(before)
-        _depth -= 1
-        if _depth == 0:
-            unregister_attention(NAME)
+        with _lock:
+            attachment.blocks -= 1
+            _release(_unwrapped(model), attachment)
+
+
+def base_implementation(model: PreTrainedModel) -> str:
+    """The attention implementation that the model has, or had before it was attached."""
+    return str(model.config.get_text_config(decoder=True)._attn_implementation).removeprefix(PREFIX)
+
+
+def _attach(model: PreTrainedModel) -> _Attachment:
+    model = _unwrapped(model)
+    attachment = _attachments.get(model)
+    if attachment is None:
+        text = _text_part(model)
+        configs = _configs(model, text)
+        before = [(config, str(config._attn_implementation).removeprefix(PREFIX)) for config in configs]
+        for config, base in before:
+            config._attn_implementation = _registered(base, model)
+        hooks = (
+            []
+            if _has_hook(text)
+            else [
+                text.register_forward_pre_hook(_before_forward, with_kwargs=True),
+                text.register_forward_hook(_after_forward, with_kwargs=True),
+            ]
+        )
+        attachment = _attachments[model] = _Attachment(weakref.ref(text), before, hooks)
+    return attachment
+
+
+def _release(model: PreTrainedModel, attachment: _Attachment) -> None:
+    """Once nobody needs it any more."""
+    if attachment.permanent or attachment.blocks or _attachments.get(model) is not attachment:
+        return
+    for config, base in attachment.implementations:
+        config._attn_implementation = base
+    for hook in (*attachment.hooks, *attachment.input_hooks):
+        hook.remove()
+    del _attachments[model]
+
+
+def _unwrapped(model: Any) -> PreTrainedModel:
+    model = getattr(model, "_orig_mod", model)  # torch.compile
+    if not isinstance(model, PreTrainedModel):
+        raise CokvError(f"got a {type(model).__name__}, expected a transformers model (PreTrainedModel)")
+    return model
+
+
+def _text_part(model: PreTrainedModel) -> torch.nn.Module:
+    """The decoder that generates text. Refuses models whose attention cannot be reached."""
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise CokvError(f"{name} is an encoder-decoder model; expected a decoder that generates by itself")
+    try:
+        model_shape(model.config)
+    except CokvError as error:
+        raise CokvError(f"{name}: {error}") from None
+    text = model.get_decoder()
+    owner = text if isinstance(text, PreTrainedModel) else model
+    if not owner._can_set_attn_implementation():
+        raise CokvError(
+            f"{name} does not compute its attention through transformers' attention interface; use a model that does"
+        )
+    sinks = [part for part in text.modules() if getattr(part, "sinks", None) is not None]
+    if sinks:
+        raise CokvError(
+            f"{name} has attention sinks of its own ({type(sinks[0]).__name__}.sinks); expected plain softmax"
+        )
+    return text
+
+
+def _configs(model: PreTrainedModel, text: torch.nn.Module) -> list[Any]:
+    """Those that name an attention implementation in the text part: mostly one object."""
+    candidates = [model.config.get_text_config(decoder=True)]
+    candidates += [module.config for module in text.modules() if hasattr(module, "config")]
+    return list({id(config): config for config in candidates if hasattr(config, "_attn_implementation")}.values())
+
+
+def _registered(base: str, model: PreTrainedModel) -> str:
+    """The name under which our function stands that falls back on `base`."""
+    if base.startswith(UNSUPPORTED):
+        raise CokvError(
+            f"{type(model).__name__} uses attention implementation {base!r}; load it with attn_implementation='sdpa', "
+            "'eager' or a flash attention"
+        )
+    name = PREFIX + base
+    register_attention(name, partial(attention, base), base)
+    return name
+
+
+# ---- hooks: a cache is told when a forward pass of its model begins and ends
+
+
+def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    cache = kwargs.get("past_key_values")
+    if cache is None:
+        cache = next((argument for argument in args if hasattr(argument, "forward_begins")), None)
+    return cache if hasattr(cache, "forward_begins") else None
+
+
+def _before_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    cache = _cache_of(args, kwargs)
+    if cache is not None:
+        ids = kwargs.get("input_ids")
+        if ids is None and args and isinstance(args[0], torch.Tensor) and not args[0].is_floating_point():
+            ids = args[0]
+        cache.forward_begins(type(module).__name__, ids)
+
+
+def _after_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    cache = _cache_of(args, kwargs)
+    if cache is not None:
+        cache.forward_ends()
+
+
+def _before_attention(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    cache = _cache_of(args, kwargs)
+    if cache is not None:
+        states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        cache.attention_begins(module, states, kwargs)
+
+
+def _has_hook(text: torch.nn.Module) -> bool:
+    """A copy of an attached model brings its hooks along."""
+    return _before_forward in text._forward_pre_hooks.values()
+
+
+def _watch_inputs(attachment: _Attachment) -> None:
+    text = attachment.text()
+    if text is not None and not attachment.input_hooks:
+        attachment.input_hooks = [
+            module.register_forward_pre_hook(_before_attention, with_kwargs=True)
+            for module in text.modules()
+            if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "o_proj")
+        ]

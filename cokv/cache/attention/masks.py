@@ -1,7 +1,8 @@
 """What attention masks say of rows: where a prompt begins behind its padding, and whether all that follows is plain.
 
 Masks are those that transformers gives an attention function: [1 or rows, 1 or num_heads, t, n] of t new tokens over
-all n, bool (true: seen) or a number that is added to the logits (zero: seen).
+all n, bool (true: seen) or a number that is added to the logits (zero: seen); for a flash attention [rows, n], true
+where a token is no padding.
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ def prompt_starts(mask: torch.Tensor | None, rows: int, seq_len: int) -> torch.T
     """Where each row's prompt begins behind its padding, from what its last query sees: int64 [rows], on the CPU."""
     if mask is None:
         return torch.zeros(rows, dtype=torch.int64)
-    seen = _seen(mask[:, 0, -1]).expand(rows, -1)
-    starts = seen.int().argmax(-1)
-    if bool((seen.sum(-1) != seq_len - starts).any()):
-        raise CokvError("a prompt has padding, or masked tokens, after its first token; pad on the left only")
+    if mask.ndim == 4 and mask.shape[1] != 1:
+        raise CokvError("it makes an attention mask of its own for each head; expected a causal mask for all heads")
+    visible = (mask != 0 if mask.ndim == 2 else _seen(mask[:, 0, -1])).expand(rows, -1)
+    starts = visible.int().argmax(-1)
+    if bool((visible.sum(-1) != seq_len - starts).any()):
+        raise CokvError(
+            "the attention mask hides tokens after the first one that it shows; expected a causal mask, with padding "
+            "before the prompt only"
+        )
     return starts.cpu()
 
 
@@ -36,6 +42,9 @@ def check_plain(mask: torch.Tensor | None, starts: torch.Tensor, t: int, n: int)
     if mask is None:
         return
     rows = len(starts)
+    if mask.ndim == 2:  # of a flash attention: which of all n tokens are no padding
+        mask = mask[:, None, None, -n:].bool().expand(-1, -1, t, -1)
+        mask = mask & torch.ones(t, n, dtype=torch.bool, device=mask.device).tril(n - t)
     if mask.shape[0] not in (1, rows) or mask.shape[2:] != (t, n):
         raise CokvError(
             f"the attention mask has shape {list(mask.shape)}, expected [{rows}, 1, {t}, {n}]: {t} new tokens of {n}; "

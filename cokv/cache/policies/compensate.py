@@ -14,25 +14,28 @@ from dataclasses import dataclass
 
 import torch
 
+from cokv.cache.policies.base import Policy
 from cokv.types import CokvError
 
 
 @dataclass(frozen=True)
-class Compensate:
+class Compensate(Policy):
     """One slot of a head that lost tokens is the mean of them.
 
-    sinks: first tokens that stay.
+    num_sinks: first tokens that stay.
     """
 
-    sinks: int = 4
+    does = "in heads that lost tokens, one slot stands for all of them, and the oldest that is no sink joins it"
+
+    num_sinks: int = 4
 
     def __post_init__(self) -> None:
-        if isinstance(self.sinks, bool) or not isinstance(self.sinks, int) or self.sinks < 0:
-            raise CokvError(f"sinks is {self.sinks!r}, expected a whole number, 0 or more")
+        if isinstance(self.num_sinks, bool) or not isinstance(self.num_sinks, int) or self.num_sinks < 0:
+            raise CokvError(f"num_sinks is {self.num_sinks!r}, expected a whole number, 0 or more")
 
     def kept(self, positions: torch.Tensor, seq_len: int) -> torch.Tensor:
         """What remains of a head's selected positions beside the compensation token."""
         if positions.numel() in (0, seq_len):
             return positions
-        out = min(self.sinks, positions.numel() - 1)
+        out = min(self.num_sinks, positions.numel() - 1)
         return torch.cat([positions[:out], positions[out + 1 :]])

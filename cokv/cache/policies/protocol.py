@@ -8,39 +8,29 @@ All tensors here have a row per head and a column per stored token; columns with
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
 
-from cokv.types import CokvError
+from cokv.cache.policies.base import LimitedPolicy
+from cokv.types import Infeasible
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
 
 
-@runtime_checkable
-class EvictsByAttention(Protocol):
+class EvictsByAttention(LimitedPolicy, ABC):
     """A frozen dataclass, one per method."""
 
-    @property
-    def limit(self) -> int:
-        """Slots per head after each step, where heads do not differ; while a token is being read, one more."""
+    same_in_all_heads: ClassVar[bool] = False
+    """Whether all heads of a layer drop the same tokens, so that they must start with the same ones."""
 
-    @property
-    def observers(self) -> tuple[Any, ...]:
-        """What the prefill must look at for `seed`."""
-
-    @property
-    def window_size(self) -> int:
-        """How many of the last prompt queries the prefill must hold for `seed`."""
-
-    @property
-    def same_in_all_heads(self) -> bool:
-        """Whether all heads of a layer drop the same tokens, so that they must start with the same ones."""
-
+    @abstractmethod
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
         """Memory of every prompt position: [num_kv_heads, seq_len, numbers]. A new token's is all zero."""
 
+    @abstractmethod
     def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
         """Takes one query's attention into the memory [rows, num_kv_heads, tokens, numbers], in place.
 
@@ -48,6 +38,7 @@ class EvictsByAttention(Protocol):
         [rows, num_kv_heads, tokens], the query's own token included; `step` counts the queries since the prompt.
         """
 
+    @abstractmethod
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
         """The column that goes first: memory [heads, tokens, numbers], positions [heads, tokens] -> int64 [heads].
 
@@ -90,6 +81,7 @@ def highest(badness: torch.Tensor, positions: torch.Tensor, spared: torch.Tensor
     return torch.where(ties, positions, -2).argmax(1)
 
 
-def check_limit(limit: int, least: int, why: str) -> None:
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < least:
-        raise CokvError(f"a limit of {limit!r} slots per head; expected at least {least}, {why}")
+def check_limit(limit: int | None, least: int, why: str) -> None:
+    """A policy that is not bound yet has no limit to check."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < least):
+        raise Infeasible(f"a limit of {limit!r} slots per head; expected at least {least}, {why}")

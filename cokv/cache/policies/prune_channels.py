@@ -2,10 +2,11 @@
 
 ThinK, arXiv 2407.21018; released in SalesforceAIResearch/ThinK, ThinK_eager/src/kv_pruning_utils.py
 (key_pruner_query_driven). The score of channel i of a KV head is the Frobenius norm of Q[:, i] K[:, i]^T, which is
-|Q[:, i]| |K[:, i]|: over the last `queries` prompt tokens, after rotary embedding, and over all tokens that the head
-keeps of the prompt. The `pruned` share of channels with the lowest scores leaves the keys of all those tokens but the
-newest `recent`. Logits there are sums over the channels that stay, the same as with zeros in the others. Values stay
-whole, and so do tokens that are read later. Tokens are those that the selection keeps: pruning and selection compose.
+|Q[:, i]| |K[:, i]|: over the last `window_size` prompt tokens, after rotary embedding, and over all tokens that the
+head keeps of the prompt. The `pruned` share of channels with the lowest scores leaves the keys of all those tokens but
+the newest `recent`. Logits there are sums over the channels that stay, the same as with zeros in the others. Values
+stay whole, and so do tokens that are read later. Tokens are those that the selection keeps: pruning and selection
+compose.
 Stored per head: which channels stay, a byte each (two above 256 channels).
 
 Differs: the released code has a cache per query head and scores each alone; here the squared norms are summed over the
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cokv.cache.policies.base import Policy
 from cokv.types import CokvError
 
 if TYPE_CHECKING:
@@ -27,14 +29,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PruneChannels:
+class PruneChannels(Policy):
     """Keys of the prompt without the channels that are used least.
 
-    queries: last prompt tokens that say which. recent: newest kept tokens whose keys stay whole.
+    window_size: last prompt tokens that say which. recent: newest kept tokens whose keys stay whole.
     """
 
+    does = "drop the key channels that the last queries use least, in all but the newest tokens"
+
     pruned: float = 0.4  # share of head_dim
-    queries: int = 32
+    window_size: int = 32
     recent: int = 32
 
     def __post_init__(self) -> None:
@@ -42,14 +46,14 @@ class PruneChannels:
             raise CokvError(
                 f"pruned is {self.pruned!r}, expected the share of key channels to drop: 0 or more, below 1"
             )
-        for name, value, least in (("window_size", self.queries, 1), ("recent", self.recent, 0)):
+        for name, value, least in (("window_size", self.window_size, 1), ("recent", self.recent, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise CokvError(f"{name} is {value!r}, expected a whole number, {least} or more")
 
     @property
-    def window_size(self) -> int:
+    def num_queries(self) -> int:
         """One more, for a prompt whose last token is run again."""
-        return self.queries + 1
+        return self.window_size + 1
 
     def dropped(self, head_dim: int) -> int:
         """Channels that go."""
@@ -58,10 +62,10 @@ class PruneChannels:
     def asked(self, layer: PrefillLayer) -> torch.Tensor:
         """Squared norm of each query channel: float32 [num_kv_heads, head_dim]."""
         heads, seq_len, head_dim = layer.keys.shape
-        held, needed = layer.window_queries.shape[1], min(self.queries, seq_len)
+        held, needed = layer.window_queries.shape[1], min(self.window_size, seq_len)
         if held < needed:
             raise CokvError(
-                f"the prefill holds {held} window queries, {needed} are needed; prefill with window={self.window_size}"
+                f"the prefill holds {held} window queries, {needed} are needed; prefill with window={self.num_queries}"
             )
         last = layer.window_queries[:, held - needed :].reshape(heads, -1, head_dim)
         return last.float().square().sum(dim=1)

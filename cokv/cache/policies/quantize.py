@@ -21,40 +21,66 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
+from cokv.cache.policies.base import Policy
 from cokv.cache.policies.packing import WIDTHS
 from cokv.types import CokvError, FloatArray, HeadScores, IntArray
 
 AS_IT_IS = 16
 INDEX_BYTES = 8  # per group: where it lies, int64
 Bits = int | tuple[tuple[int, ...], ...]
+SPLITS = ("even", "scores", "random")
 
 
 @dataclass(frozen=True)
-class Quantize:
-    """`bits`: one number, or one per (layer, KV head)."""
+class Quantize(Policy):
+    """`bits`: one number, or one per (layer, KV head).
 
-    bits: Bits = 2
+    split: how heads come to their bits when the policy is bound. "even": all have `bits`; "scores": the mean is at most
+    `bits`, and the heads with the best scores of the profile have more; "random": the same, drawn with `seed`.
+    """
+
+    does = "pack older tokens into a few bits"
+
+    bits: Bits | float = 2
     group: int = 32
     residual: int = 128
+    split: str = "even"
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for bits in [self.bits] if isinstance(self.bits, int) else [b for layer in self.bits for b in layer]:
-            if bits not in (*WIDTHS, AS_IT_IS):
-                raise CokvError(
-                    f"keys and values in {bits!r} bits; expected 2, 4, 8, or 16 for leaving them as they are"
-                )
+        if self.split not in SPLITS:
+            raise CokvError(f"split is {self.split!r}; expected one of {', '.join(SPLITS)}")
+        if self.split == "even":
+            for bits in self.bits if isinstance(self.bits, tuple) else ((self.bits,),):
+                for width in bits:
+                    if width not in (*WIDTHS, AS_IT_IS):
+                        raise CokvError(
+                            f"keys and values in {width!r} bits; expected 2, 4, 8, or 16 for leaving them as they are"
+                        )
         if self.group < 1 or self.residual < 0:
             raise CokvError(
                 f"groups of {self.group} tokens beside a residual of {self.residual}; expected groups of at least one "
                 "token, and no negative residual"
             )
 
-    def at_layer(self, place: int, num_layers: int) -> Quantize:
-        """The same for the full-attention layer number `place` of `num_layers` alone."""
-        if isinstance(self.bits, int):
+    def bind(self, slots: int | None, heads: tuple[int, int], profile: Any = None) -> Self:
+        if self.split == "even":
+            return self
+        assert not isinstance(self.bits, tuple)
+        if self.split == "random":
+            return replace(self, bits=bits_at_random(*heads, self.bits, self.seed), split="even")
+        if profile is None:
+            raise CokvError(
+                "bits by head score need head scores and got none; compute them on this model or load a file"
+            )
+        return replace(self, bits=bits_by_score(profile, self.bits), split="even")
+
+    def at_layer(self, place: int, num_layers: int) -> Self:
+        if not isinstance(self.bits, tuple):
             return self
         if len(self.bits) != num_layers:
             raise CokvError(
@@ -64,7 +90,7 @@ class Quantize:
 
     def of_heads(self, num_kv_heads: int) -> tuple[int, ...]:
         """Bits of each KV head of one layer, see `at_layer`."""
-        bits = (self.bits,) * num_kv_heads if isinstance(self.bits, int) else self.bits[0]
+        bits = self.bits[0] if isinstance(self.bits, tuple) else (int(self.bits),) * num_kv_heads
         if len(bits) != num_kv_heads:
             raise CokvError(
                 f"bits are given for {len(bits)} KV heads, the model has {num_kv_heads}; give bits for this model"

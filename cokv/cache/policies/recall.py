@@ -22,19 +22,22 @@ from dataclasses import dataclass
 
 import torch
 
-from cokv.types import CokvError
+from cokv.cache.policies.base import LimitedPolicy
+from cokv.types import Infeasible
 
 
 @dataclass(frozen=True)
-class Recall:
+class Recall(LimitedPolicy):
     """`limit`: slots per head, the page being filled included."""
 
-    limit: int
+    does = "bring the most wanted pages back from CPU memory"
+
+    limit: int | None = None
     page: int = 32
 
     def __post_init__(self) -> None:
-        if self.page < 1 or self.limit < 4 * self.page:
-            raise CokvError(
+        if self.page < 1 or (self.limit is not None and self.limit < 4 * self.page):
+            raise Infeasible(
                 f"{self.limit} slots per head in pages of {self.page}; expected at least {4 * max(self.page, 1)}: the "
                 "oldest page, the two newest, and one to recall. Raise the budget or make `page` smaller"
             )
@@ -42,14 +45,14 @@ class Recall:
     @property
     def places(self) -> int:
         """Complete pages with the model at once, at most, one that is cut included."""
-        return math.ceil((self.limit - 1) / self.page)
+        return math.ceil((self.slots - 1) / self.page)
 
     def room(self, counts: torch.Tensor, filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How many complete pages a head attends whole, and how many tokens of one more: int64 [heads] each.
 
         counts, filled int64 [heads]: complete pages, and tokens of the page that is being filled.
         """
-        free = self.limit - filled
+        free = self.slots - filled
         whole = torch.minimum(counts, free // self.page)
         return whole, torch.where(counts > whole, free % self.page, 0)
 

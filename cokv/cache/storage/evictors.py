@@ -109,8 +109,8 @@ class AttentionEvictor:
         if isinstance(self.rule, ReadsKinds):
             if kinds is None:
                 raise CokvError(
-                    f"{type(self.rule).__name__} must know which tokens are read, and was not told; use decode(...), "
-                    "or call cache.reads(input_ids) before each forward pass of your own"
+                    f"{type(self.rule).__name__} must know which tokens are read, and was not; run the model "
+                    "itself with input_ids, not a part of it"
                 )
             begun = self.rule.begun(kinds[self.segments])
             self.memory.scatter_(1, column, begun[:, None].to(self.memory.dtype))

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
-from cokv.cache.policies import Policy, PruneChannels, Quantize, Recall
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.prune_channels import PruneChannels
+from cokv.cache.policies.quantize import Quantize
+from cokv.cache.policies.recall import Recall
 from cokv.cache.prefill import PrefillLayer
 from cokv.cache.storage.plain import PlainRows
 from cokv.cache.storage.pruned import PrunedRows
@@ -77,6 +80,16 @@ class MixedRows:
                 store.select(picked[picked >= 0], copies)
                 parts.append(((picked >= 0).nonzero()[:, 0], store))
         self._take(parts)
+
+    @property
+    def can_crop(self) -> bool:
+        """Whether the newest tokens that were read after the prompt can be dropped again."""
+        return all(store.can_crop for _, store in self.parts)
+
+    def crop(self, count: int) -> None:
+        """Drops the newest `count` tokens of every head."""
+        for _, store in self.parts:
+            store.crop(count)
 
     def held(self) -> list[MemoryUsage]:
         found: dict[int, MemoryUsage] = {}

@@ -57,7 +57,7 @@ class PlainRows:
                         f"select at most {policy.limit} per head"
                     )
                 if policy.limit is not None or lengths[segment] < seq_lens[row]:
-                    found.append((segment, policy.limit or max(lengths[segment], 1), policy.sinks))
+                    found.append((segment, policy.limit or max(lengths[segment], 1), policy.num_sinks))
         if found:
             self.evictors.append(OldestEvictor(*torch.tensor(found, device=self.store.device).unbind(1)))
 
@@ -69,7 +69,7 @@ class PlainRows:
                 assert isinstance(policy, Compensate)
                 if rest.numel() < kept[row][head].numel():
                     dropped = view.keys.shape[1] - rest.numel()
-                    found.append((row * self.heads + head, rest.numel(), policy.sinks, dropped))
+                    found.append((row * self.heads + head, rest.numel(), policy.num_sinks, dropped))
                     means.append([mean_of_dropped(tokens[head], rest) for tokens in (view.keys, view.values)])
         if found:
             segments, limits, sinks, counts = torch.tensor(found, device=self.store.device).unbind(1)
@@ -96,7 +96,7 @@ class PlainRows:
         segments = segments_of(torch.tensor(rows), self.heads)
         seen = torch.tensor([view_of(views, row).keys.shape[1] for row in rows]).repeat_interleave(self.heads)
         if not isinstance(rule, LimitsHeads):
-            limits = torch.full_like(segments, rule.limit)
+            limits = torch.full_like(segments, rule.slots)
             parts = [torch.arange(len(segments))]
         else:
             lens = [view_of(views, row).keys.shape[1] + view_of(views, row).unread for row in rows]
@@ -183,6 +183,14 @@ class PlainRows:
             place[evictor.segments] = torch.arange(len(evictor.segments), device=segments.device)
             picked = place[segments]
             evictor.select(picked[picked >= 0], (picked >= 0).nonzero()[:, 0])
+
+    @property
+    def can_crop(self) -> bool:
+        return not self.evictors
+
+    def crop(self, count: int) -> None:
+        self.store.drop_newest(count)
+        self.bounds.dropped(count)
 
     def held(self) -> list[MemoryUsage]:
         slots, tokens = self.store.lengths.clone(), self.store.lengths

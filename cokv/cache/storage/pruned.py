@@ -78,6 +78,11 @@ class PrunedRows:
             (store.copy_segments if copies else store.keep_segments)(segments)
         self.channels = self.channels[segments]
 
+    can_crop = True
+
+    def crop(self, count: int) -> None:
+        self.newer.drop_newest(count)
+
     def held(self) -> list[MemoryUsage]:
         stores = (self.older, self.newer)
         slots = self.older.lengths + self.newer.lengths

@@ -142,6 +142,11 @@ class QuantizedRows:
             pool.select(segments, copies)
         self.bits = self.bits[segments]
 
+    can_crop = False
+
+    def crop(self, count: int) -> None:
+        raise AssertionError("tokens that were packed or paged away do not come back one by one")
+
     def held(self) -> list[MemoryUsage]:
         slots = self.residual.lengths.clone()
         size = self.residual.lengths * self.residual.token_bytes

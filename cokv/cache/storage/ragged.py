@@ -70,6 +70,11 @@ class RaggedStorage:
         self.lengths = self.lengths + (1 if grows is None else grows)
         self.room -= 1
 
+    def drop_newest(self, count: int) -> None:
+        """Every segment forgets its newest `count` tokens."""
+        self.lengths = self.lengths - count
+        self.room += count
+
     def cap(self, segments: torch.Tensor, slots: torch.Tensor) -> None:
         """These segments never hold more than `slots`, int64 [segments]; from the next token on they have no slack."""
         if self.caps is None:

@@ -37,7 +37,7 @@ class RecalledRows:
         self.rows = torch.arange(segments, device=device)  # which stretch and which digests are the segment's
         # Which page lies in which place; -1: none.
         self.numbers = torch.full((segments, self.policy.places), -1, device=device)
-        self.k, self.v = (keys.new_zeros(segments * self.policy.limit, self.dim) for _ in (KEYS, VALUES))
+        self.k, self.v = (keys.new_zeros(segments * self.policy.slots, self.dim) for _ in (KEYS, VALUES))
 
         before = lengths.cumsum(0) - lengths
         place = torch.arange(len(keys), device=device) - torch.repeat_interleave(before, lengths)
@@ -57,7 +57,7 @@ class RecalledRows:
     @property
     def starts(self) -> torch.Tensor:
         """First slot of each segment, int64 [segments]."""
-        return self.rows * self.policy.limit
+        return self.rows * self.policy.slots
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         rows, num_heads, t, dim = queries.shape
@@ -69,7 +69,7 @@ class RecalledRows:
         parts = [
             self.backend(grouped, self.k, self.v, starts, lengths, scaling)
             for starts, lengths in (
-                (self.starts + self.policy.limit - recalled, recalled),
+                (self.starts + self.policy.slots - recalled, recalled),
                 (self.starts, self.filled),
             )
         ]
@@ -102,7 +102,7 @@ class RecalledRows:
     def _first_slots(self) -> torch.Tensor:
         """Of each place, in the stretch: int64 [places]. The last place may begin before it."""
         place = torch.arange(self.policy.places, device=self.rows.device)
-        return self.policy.limit - (place + 1) * self.policy.page
+        return self.policy.slots - (place + 1) * self.policy.page
 
     def _recall(self, queries: torch.Tensor) -> torch.Tensor:
         """Brings the pages that these queries [segments, group_size, head_dim] want to places of pages that go.
@@ -153,16 +153,21 @@ class RecalledRows:
         if copies:
             self.low, self.high = self.low[self.rows], self.high[self.rows]
             self.k, self.v = (
-                part.view(-1, self.policy.limit, self.dim)[self.rows].flatten(0, 1) for part in (self.k, self.v)
+                part.view(-1, self.policy.slots, self.dim)[self.rows].flatten(0, 1) for part in (self.k, self.v)
             )
             self.rows = torch.arange(len(segments), device=segments.device)
+
+    can_crop = False
+
+    def crop(self, count: int) -> None:
+        raise AssertionError("tokens that were packed or paged away do not come back one by one")
 
     def held(self) -> list[MemoryUsage]:
         """Slots: what may lie with the model, whether it has been asked for or not. Which page lies where is charged
         with the digests.
         """
         token, digest = 2 * self.dim * self.k.element_size(), 2 * self.dim * self.low.element_size()
-        slots = (self.counts * self.policy.page + self.filled).clamp(max=self.policy.limit)
+        slots = (self.counts * self.policy.page + self.filled).clamp(max=self.policy.slots)
         size = slots * token + self.counts * digest + self.policy.places * self.numbers.element_size()
         by_row = [part.view(-1, self.heads).sum(1).tolist() for part in (slots, size)]
         return [MemoryUsage(*row) for row in zip(*by_row, self.host.row_bytes(self.heads), strict=True)]

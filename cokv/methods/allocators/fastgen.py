@@ -20,7 +20,7 @@ import torch
 
 from cokv.methods.allocators import LooksAt
 from cokv.methods.allocators.integerize import integerize
-from cokv.types import Budgets, CokvError, FloatArray
+from cokv.types import Budgets, FloatArray, Infeasible
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class FastGenAllocator:
         retained = np.maximum.accumulate(retained, axis=1)
         retained[:, -1] = np.inf  # everything is always enough
         if slots[:, 0].sum() > total:
-            raise CokvError(
+            raise Infeasible(
                 f"special tokens alone need {int(slots[:, 0].sum())} KV slots over all heads, the total is {total}; "
                 f"set kv_budget to at least {-(-int(slots[:, 0].sum()) // len(slots))}"
             )

@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from cokv.types import Budgets, CokvError, FloatArray
+from cokv.types import Budgets, FloatArray, Infeasible
 
 
 def integerize(raw: FloatArray, total: int, cap: int, floor_each: int = 0) -> Budgets:
@@ -28,7 +28,7 @@ def integerize(raw: FloatArray, total: int, cap: int, floor_each: int = 0) -> Bu
     floor_each = min(floor_each, cap)
     target = min(total, flat.size * cap)
     if floor_each < 0 or target < flat.size * floor_each:
-        raise CokvError(
+        raise Infeasible(
             f"total of {total} KV slots for {flat.size} heads is below the {floor_each} each must keep; "
             f"give at least {flat.size * max(floor_each, 0)}"
         )

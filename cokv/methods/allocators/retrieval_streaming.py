@@ -27,7 +27,7 @@ import torch
 from cokv.methods.allocators import LooksAt
 from cokv.methods.allocators.integerize import integerize
 from cokv.methods.allocators.profile import head_scores
-from cokv.types import Budgets, CokvError, HeadScores
+from cokv.types import Budgets, CokvError, HeadScores, Infeasible
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class RetrievalStreaming:
             needed = count * seq_len + (heads - count) * least
         if needed > total:
             whole = f"{count} whole heads, " if self.retrieval_share is not None else ""
-            raise CokvError(
+            raise Infeasible(
                 f"{whole}{reserved} sinks and {self.local} newest tokens elsewhere need {needed} KV slots, the total "
                 f"is {total}; set kv_budget to at least {-(-needed // heads)} for a prompt of {seq_len} tokens, or a "
                 "smaller local"

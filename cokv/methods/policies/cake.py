@@ -2,9 +2,9 @@
 
 CAKE, arXiv 2503.12491; its released code is read here as kept in qtris123/cakekv, cake/cake_cache.py
 (CakeDecodingKVCache_LayerWise) and cake/model/modify_llama.py. A head stays at the slots it was given; where the prompt
-is no longer than kv_budget, at kv_budget. At each step the newest `window` tokens stay. The others are scored by the
-attention of the new query alone, average-pooled over kernel_size neighbours, mean over the query heads that share the
-KV head; the lowest goes, of equals the last. Mean and variance over a window of queries (scorers/shifting_attention.py)
+is no longer than kv_budget, at kv_budget. At each step the newest `window_size` tokens stay. The others are scored by
+the attention of the new query alone, average-pooled over kernel_size neighbours, mean over the query heads that share
+the KV head; the lowest goes, of equals the last. Mean and variance over a window of queries (scorers/cake.py)
 decide about the prompt only.
 
 Neighbours are those of the released cache, which lies in the order of its last ranking: by the prompt's scores at
@@ -17,12 +17,12 @@ Differs: attention is in float32, not the model's dtype; slots of a layer's head
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from cokv.cache.policies.protocol import check_limit, newest
+from cokv.cache.policies.protocol import EvictsByAttention, check_limit, newest
 from cokv.methods.scorers.cake import CakeScorer
 from cokv.types import CokvError
 
@@ -33,40 +33,39 @@ LAST = 1 << 62
 
 
 @dataclass(frozen=True)
-class CakeEviction:
+class CakeEviction(EvictsByAttention):
     """After the prompt CAKE's lowest pooled score goes.
 
-    limit: kv_budget, slots of a head where the prompt is no longer than that. window: newest tokens that stay.
+    limit: kv_budget, slots of a head where the prompt is no longer than that. window_size: newest tokens that stay.
     kernel_size: tokens pooled over, odd. gamma: weight of the variance in the prompt's ranking.
     """
 
-    observers: ClassVar[tuple[()]] = ()
-    same_in_all_heads: ClassVar[bool] = False
+    does = "drop the token that the newest query attends to least, pooled, never the newest window"
 
-    limit: int
-    window: int = 32
+    limit: int | None = None
+    window_size: int = 32
     kernel_size: int = 5
     gamma: float = 200.0
 
     def __post_init__(self) -> None:
         self._scorer()
-        check_limit(self.limit, self.window + 1, f"one beside the {self.window} newest")
+        check_limit(self.limit, self.window_size + 1, f"one beside the {self.window_size} newest")
 
     def _scorer(self) -> CakeScorer:
-        return CakeScorer(self.window, self.kernel_size, self.gamma)
+        return CakeScorer(self.window_size, self.kernel_size, self.gamma)
 
     @property
-    def window_size(self) -> int:
+    def num_queries(self) -> int:
         """One more, for a prompt whose last token is run again."""
-        return self.window + 1
+        return self.window_size + 1
 
     def limits(self, slots: torch.Tensor, seq_len: int) -> torch.Tensor:
-        if seq_len <= self.limit:
-            return torch.full_like(slots, self.limit)
-        if int(slots.min()) < self.window:
+        if seq_len <= self.slots:
+            return torch.full_like(slots, self.slots)
+        if int(slots.min()) < self.window_size:
             raise CokvError(
-                f"a selection holds {int(slots.min())} tokens in a head, fewer than the window of {self.window} that "
-                f"always stays; select at least {self.window} per head"
+                f"a selection holds {int(slots.min())} tokens in a head, fewer than the window of {self.window_size} "
+                f"that always stays; select at least {self.window_size} per head"
             )
         return slots
 
@@ -74,8 +73,8 @@ class CakeEviction:
         """Attention of the last query, and the place in the last ranking, from 1; 0 before there is one."""
         heads, seq_len, _ = layer.keys.shape
         memory = torch.zeros(heads, seq_len, 2, device=layer.keys.device)
-        if seq_len + layer.unread > self.limit:
-            ranked = seq_len - min(self.window, seq_len)
+        if seq_len + layer.unread > self.slots:
+            ranked = seq_len - min(self.window_size, seq_len)
             order = self._scorer().scores(layer)[:, :ranked].sort(dim=1, descending=True, stable=True).indices
             memory[:, :ranked, 1] = order.argsort(dim=1).float() + 1
         return memory
@@ -84,7 +83,7 @@ class CakeEviction:
         memory[..., 0] = weights.mean(dim=2)
 
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
-        old = ~newest(positions, self.window) & (positions >= 0)
+        old = ~newest(positions, self.window_size) & (positions >= 0)
         places, count = memory[..., 1].long(), old.sum(1, keepdim=True)
         order = torch.where(places > 0, places, (1 << 32) + positions.long()).masked_fill(~old, LAST).argsort(dim=1)
         inside = torch.arange(order.shape[1], device=order.device) < count
@@ -92,7 +91,7 @@ class CakeEviction:
         pooled = F.avg_pool1d(attention[:, None], self.kernel_size, stride=1, padding=self.kernel_size // 2)[:, 0]
         ranking = pooled.masked_fill(~inside, -torch.inf).sort(dim=1, descending=True, stable=True).indices
         ranked = order.gather(1, ranking)  # columns, best first
-        full = (places > 0).any(1, keepdim=True) | ((positions >= 0).sum(1, keepdim=True) > self.limit)
+        full = (places > 0).any(1, keepdim=True) | ((positions >= 0).sum(1, keepdim=True) > self.slots)
         now = torch.arange(1, order.shape[1] + 1, device=order.device).expand_as(order)
         memory[..., 1] = torch.where(full & old, torch.zeros_like(now).scatter(1, ranked, now), places).float()
         return ranked.gather(1, (count - 1).clamp(min=0))[:, 0]

@@ -1,7 +1,7 @@
 """FastGen while decoding: the stored token that is lowest in the tiers goes.
 
 FastGen, arXiv 2310.01801, algorithm 2 (no code was released). A head that lost tokens of the prompt keeps the slots
-that it was given. Its tokens are ranked as the prompt's were (scorers/token_tiers.py), new ones among them: special
+that it was given. Its tokens are ranked as the prompt's were (scorers/fastgen.py), new ones among them: special
 tokens; punctuation; frequent ones, of the stored tokens those with the most attention from all queries since they were
 read, as many as frequent_share of all tokens read so far; local ones, the newest local_share of these; the others.
 Inside a tier the least attention goes first, of equals the latest; inside the local tier the oldest. So a head that
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.cache.policies.protocol import GROWS, check_limit
+from cokv.cache.policies.protocol import GROWS, EvictsByAttention, check_limit
 from cokv.methods.scorers.accumulated_attention import AttentionSum
 from cokv.methods.scorers.fastgen import FREQUENT, LOCAL, FastGenScorer
 from cokv.model.token_kinds import TokenKinds
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FastGenEviction:
+class FastGenEviction(EvictsByAttention):
     """After the prompt the token lowest in the tiers goes.
 
     limit: kv_budget, slots of a head where the prompt is no longer than that. frequent_share, local_share: of all
@@ -38,10 +38,10 @@ class FastGenEviction:
     """
 
     observers: ClassVar[tuple[AttentionSum, TokenKinds]] = (AttentionSum(), TokenKinds())
-    window_size: ClassVar[int] = 0
-    same_in_all_heads: ClassVar[bool] = False
 
-    limit: int
+    does = "drop the token that is lowest in the tiers; heads that kept a long prompt whole grow"
+
+    limit: int | None = None
     frequent_share: float = 0.3
     local_share: float = 0.3
 
@@ -50,8 +50,8 @@ class FastGenEviction:
         FastGenScorer(self.frequent_share, self.local_share)  # says what is wrong with a share
 
     def limits(self, slots: torch.Tensor, seq_len: int) -> torch.Tensor:
-        if seq_len <= self.limit:
-            return torch.full_like(slots, self.limit)
+        if seq_len <= self.slots:
+            return torch.full_like(slots, self.slots)
         return torch.where(slots == seq_len, GROWS, slots)
 
     def seed(self, layer: PrefillLayer) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.cache.policies.protocol import check_limit, highest, newest
+from cokv.cache.policies.protocol import EvictsByAttention, check_limit, highest, newest
 from cokv.methods.scorers.accumulated_attention import AttentionSum
 from cokv.methods.scorers.checks import part_of, require_share
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class H2OEviction:
+class H2OEviction(EvictsByAttention):
     """After the prompt the least attention so far goes, but of the newest tokens.
 
     limit: slots of a head. recent_share: of these, those for the newest tokens, 0..1.
     """
 
     observers: ClassVar[tuple[AttentionSum, ...]] = (AttentionSum(),)
-    window_size: ClassVar[int] = 0
-    same_in_all_heads: ClassVar[bool] = False
 
-    limit: int
+    does = "drop the token with the least attention so far, never the newest share"
+
+    limit: int | None = None
     recent_share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -47,4 +47,4 @@ class H2OEviction:
         memory[..., 0] += weights.mean(dim=2)
 
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
-        return highest(-memory[..., 0], positions, newest(positions, part_of(self.limit, self.recent_share)))
+        return highest(-memory[..., 0], positions, newest(positions, part_of(self.slots, self.recent_share)))

@@ -12,11 +12,11 @@ used, as for every method.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
-from cokv.cache.policies.protocol import check_limit, highest, newest
+from cokv.cache.policies.protocol import EvictsByAttention, check_limit, highest, newest
 from cokv.methods.scorers.causal import window_attention
 from cokv.types import CokvError
 
@@ -25,16 +25,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ScissorhandsEviction:
+class ScissorhandsEviction(EvictsByAttention):
     """After the prompt the token that most of the last queries passed over goes.
 
     limit: slots of a head. history: how many queries are remembered. recent: newest tokens that never go.
     """
 
-    observers: ClassVar[tuple[()]] = ()
-    same_in_all_heads: ClassVar[bool] = False
+    does = "drop the token that most of the last queries passed over, never the newest"
 
-    limit: int
+    limit: int | None = None
     history: int = 400
     recent: int = 10
 
@@ -43,7 +42,7 @@ class ScissorhandsEviction:
         check_limit(self.limit, self.recent + 1, f"one beside the {self.recent} newest")
 
     @property
-    def window_size(self) -> int:
+    def num_queries(self) -> int:
         """One more, for a prompt whose last token is run again."""
         return self.history + 1
 

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.cache.policies.protocol import check_limit, highest
+from cokv.cache.policies.protocol import EvictsByAttention, check_limit, highest
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
 
 
 @dataclass(frozen=True)
-class TOVAEviction:
+class TOVAEviction(EvictsByAttention):
     """After the prompt what the newest query looks at least goes.
 
     limit: slots of a head.
     """
 
-    observers: ClassVar[tuple[()]] = ()
-    window_size: ClassVar[int] = 0
     same_in_all_heads: ClassVar[bool] = True
 
-    limit: int
+    does = "drop the token that the newest query attends to least"
+
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         check_limit(self.limit, 1, "the token that is kept")

@@ -19,7 +19,7 @@ import torch
 from cokv.methods.scorers.causal import causal_attention
 from cokv.methods.scorers.checks import part_of, require_share
 from cokv.methods.scorers.window import Windowless
-from cokv.types import CokvError
+from cokv.types import Infeasible
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
@@ -57,7 +57,7 @@ class AccumulatedAttention(Windowless):
 
     def check_budget(self, kv_budget: int) -> None:
         if kv_budget < 2:
-            raise CokvError(f"kv_budget {kv_budget} cannot be shared by old and new tokens; set it to at least 2")
+            raise Infeasible(f"kv_budget {kv_budget} cannot be shared by old and new tokens; set it to at least 2")
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         return layer.observation(AttentionSum())[0].clone()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cokv.types import CokvError
+from cokv.types import CokvError, Infeasible
 
 
 def require_whole(fields: object, **least: int) -> None:
@@ -37,6 +37,6 @@ def require_slot(kv_budget: int, kept: int, what: str, field: str = "") -> None:
     """There is room beside what is always kept: `kept` tokens, in words, and the field that says how many."""
     if kv_budget <= kept:
         other = f", or {field} to at most {max(kv_budget - 1, 0)}" if field else ""
-        raise CokvError(
+        raise Infeasible(
             f"kv_budget {kv_budget} leaves no slot beside {what}; set kv_budget to at least {kept + 1}{other}"
         )

@@ -36,25 +36,27 @@ LINK = 8  # last tokens of the chunk before, which a later passage starts with
 class Repetition:
     """Replayer: the largest attention each token gets while its chunk is repeated: [num_kv_heads, seq_len]."""
 
+    needs_tokenizer: ClassVar[bool] = True
+
     chunk_size: int
     num_sinks: int
 
     def passages(self, input_ids: torch.Tensor, parts: ModelParts) -> Sequence[Passage]:
         ids = input_ids.tolist()
-        made = []
+        passages = []
         for start in range(0, len(ids), self.chunk_size):
             end = min(start + self.chunk_size, len(ids))
             link = ids[max(start - LINK, 0) : start]
-            told = parts.ids(LATER if start else FIRST) + link + parts.ids("\n")
-            made.append(Passage(start, end, tuple(told + ids[start:end])))
-        return made
+            instruction = parts.ids(LATER if start else FIRST) + link + parts.ids("\n")
+            passages.append(Passage(start, end, tuple(instruction + ids[start:end])))
+        return passages
 
     def look(self, queries: torch.Tensor, keys: torch.Tensor, scaling: float, passage: Passage) -> torch.Tensor:
         rows, start, end = queries.shape[1], passage.start, passage.end
         sinks = min(self.num_sinks, start)
-        seen = torch.cat([keys[:, :sinks], keys[:, start:end], keys[:, keys.shape[1] - rows :]], dim=1)
+        visible = torch.cat([keys[:, :sinks], keys[:, start:end], keys[:, keys.shape[1] - rows :]], dim=1)
         best = torch.zeros(keys.shape[0], end - start, device=keys.device)
-        for head, _, weights in causal_attention(queries, seen, scaling):
+        for head, _, weights in causal_attention(queries, visible, scaling):
             best[head] = torch.maximum(best[head], weights[..., sinks : sinks + end - start].amax(dim=(0, 1)))
         return best
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cokv.types import CokvError
+from cokv.types import Infeasible
 
 
 class Windowed:
@@ -15,14 +15,14 @@ class Windowed:
 
     def check_budget(self, kv_budget: int) -> None:
         if kv_budget < 2 * self.window_size:
-            raise CokvError(
+            raise Infeasible(
                 f"kv_budget {kv_budget} is below {2 * self.window_size}, twice the window of {self.window_size}; "
                 f"set kv_budget to at least {2 * self.window_size}, or window_size to at most {kv_budget // 2}"
             )
 
 
 class Windowless:
-    """Needs no window queries. Unless a scorer says otherwise, it keeps no token come what may, at any budget."""
+    """Needs no window queries, reserves no token and takes any budget, unless a scorer overrides one of these."""
 
     @property
     def window_size(self) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from cokv.cache.policies.growth import EvictOldest, Grow
 from cokv.methods.allocators.cake import CakeAllocator
 from cokv.methods.allocators.fastgen import FastGenAllocator
 from cokv.methods.allocators.uniform import Uniform
-from cokv.methods.entries import MethodEntry, Preset
+from cokv.methods.method import Method
+from cokv.methods.policies.cake import CakeEviction
+from cokv.methods.policies.fastgen import FastGenEviction
+from cokv.methods.policies.h2o import H2OEviction
+from cokv.methods.policies.scissorhands import ScissorhandsEviction
+from cokv.methods.policies.tova import TOVAEviction
 from cokv.methods.scorers.accumulated_attention import AccumulatedAttention
 from cokv.methods.scorers.cake import CakeScorer
 from cokv.methods.scorers.fastgen import FastGenScorer
@@ -13,103 +19,95 @@ from cokv.methods.scorers.last_query import LastQuery
 from cokv.methods.scorers.scissorhands import ScissorhandsScorer
 from cokv.methods.scorers.streaming import Streaming
 
-EVICTING: tuple[MethodEntry, ...] = (
-    MethodEntry(
+EVICTING: tuple[Method, ...] = (
+    Method(
         name="streamingllm",
         title="StreamingLLM",
         paper="https://arxiv.org/abs/2309.17453",
         code="https://github.com/mit-han-lab/streaming-llm",
-        policy="evict_oldest",
-        presets={
-            "normalized": Preset(
-                Streaming(),
-                Uniform(),
-                "4 sinks and the newest tokens, after a full prefill, positions kept; no official preset: the released "
-                "code evicts while it reads the prompt and renumbers positions in the cache, which is no selection",
-            ),
-        },
+        scorer=Streaming(),
+        allocator=Uniform(),
+        policy=EvictOldest(),
+        note=(
+            "4 sinks and the newest tokens, after a full prefill, positions kept; no official preset: "
+            "the released code evicts while it reads the prompt and renumbers positions in the cache, "
+            "which is no selection"
+        ),
     ),
-    MethodEntry(
+    Method(
         name="h2o",
         title="H2O",
         paper="https://arxiv.org/abs/2306.14048",
         code="https://github.com/FMInference/H2O",
-        policy="evict_h2o",
-        presets={
-            "normalized": Preset(
-                AccumulatedAttention(),
-                Uniform(),
-                "half of each head's slots for the newest tokens, half for those with the most attention so far, "
-                "prompt and answer; no official preset: the released code keeps a cache per query head",
-            ),
-        },
+        scorer=AccumulatedAttention(),
+        allocator=Uniform(),
+        policy=H2OEviction(),
+        note=(
+            "half of each head's slots for the newest tokens, half for those with the most attention "
+            "so far, prompt and answer; no official preset: the released code keeps a cache per query "
+            "head"
+        ),
     ),
-    MethodEntry(
+    Method(
         name="scissorhands",
         title="Scissorhands",
         paper="https://arxiv.org/abs/2305.17118",
-        code="-",
-        policy="evict_scissorhands",
-        presets={
-            "normalized": Preset(
-                ScissorhandsScorer(),
-                Uniform(),
-                "drops the tokens that most of the last 400 queries gave less than the average; the newest 10 stay;"
-                " no code was released",
-            ),
-        },
+        scorer=ScissorhandsScorer(),
+        allocator=Uniform(),
+        policy=ScissorhandsEviction(),
+        note=(
+            "drops the tokens that most of the last 400 queries gave less than the average; the "
+            "newest 10 stay; no code was released"
+        ),
     ),
-    MethodEntry(
+    Method(
         name="tova",
         title="TOVA",
         paper="https://arxiv.org/abs/2401.06104",
         code="https://github.com/schwartz-lab-NLP/TOVA",
-        policy="evict_tova",
+        scorer=LastQuery(),
+        allocator=Uniform(),
+        policy=TOVAEviction(),
+        note=(
+            "what the last query attends to, the same tokens in all heads of a layer; the released "
+            "code's rule at the end of the prompt"
+        ),
         presets={
-            "normalized": Preset(
-                LastQuery(),
-                Uniform(),
-                "what the last query attends to, the same tokens in all heads of a layer; the released code's rule "
-                "at the end of the prompt",
-            ),
-            "kvpress": Preset(
-                LastQuery(keep_last=True),
-                Uniform(),
-                "kvpress/presses/tova_press.py: the newest token always stays, and nothing goes while decoding",
-                policy="grow",
-            ),
+            "kvpress": {
+                "scorer": LastQuery(keep_last=True),
+                "policy": Grow(),
+                "note": (
+                    "kvpress/presses/tova_press.py: the newest token always stays, and nothing goes while decoding"
+                ),
+            },
         },
     ),
-    MethodEntry(
+    Method(
         name="fastgen",
-        title="FastGenAllocator",
+        title="FastGen",
         paper="https://arxiv.org/abs/2310.01801",
-        code="-",
-        policy="evict_fastgen",
-        presets={
-            "normalized": Preset(
-                FastGenScorer(),
-                FastGenAllocator(),
-                "each head the cheapest of five policies that retains enough attention; the threshold is the "
-                "largest that the total pays for; heads keep their size while decoding, but those with the policy of "
-                "keeping all; no code was released",
-            ),
-        },
+        scorer=FastGenScorer(),
+        allocator=FastGenAllocator(),
+        policy=FastGenEviction(),
+        note=(
+            "each head the cheapest of five policies that retains enough attention; the threshold is "
+            "the largest that the total pays for; heads keep their size while decoding, but those "
+            "with the policy of keeping all; no code was released"
+        ),
     ),
-    MethodEntry(
+    Method(
         name="cake",
         title="CAKE",
         paper="https://arxiv.org/abs/2503.12491",
         code="https://github.com/antgroup/cakekv",
-        policy="evict_cake",
-        presets={
-            "normalized": Preset(
-                CakeScorer(),
-                CakeAllocator(),
-                "window attention's mean and variance; layers with spread and shifting attention get more, and keep "
-                "their size while decoding; tau1 and tau2 are searched per model by the authors, 1 here; no official "
-                "preset: the released code keeps the total by handing out remainders in layer order",
-            ),
-        },
+        scorer=CakeScorer(),
+        allocator=CakeAllocator(),
+        policy=CakeEviction(),
+        note=(
+            "window attention's mean and variance; layers with spread and shifting attention get "
+            "more, and keep their size while decoding; tau1 and tau2 are searched per model by the "
+            "authors, 1 here; no official preset: the released code keeps the total by handing out "
+            "remainders in layer order"
+        ),
     ),
 )

@@ -2,125 +2,104 @@
 
 from __future__ import annotations
 
-from cokv.methods.allocators import Allocator
+from cokv.cache.policies.prune_channels import PruneChannels
+from cokv.cache.policies.quantize import Quantize
+from cokv.cache.policies.recall import Recall
 from cokv.methods.allocators.uniform import Uniform
-from cokv.methods.entries import MethodEntry, Preset
-from cokv.methods.scorers import Scorer
+from cokv.methods.method import Method
 from cokv.methods.scorers.window_attention import WindowAttention
-from cokv.types import JSON
 
-
-def _kivi(
-    name: str,
-    title: str,
-    bits: float,
-    split: str,
-    note: str,
-    scorer: Scorer | None = None,
-    allocator: Allocator | None = None,
-    residual: int = 128,
-) -> MethodEntry:
-    """What it saves is in the bytes; tokens are those of the scorer and the allocator, or all."""
-    decoding = (("bits", bits), ("split", split), ("seed", 0), ("group", 32), ("residual", residual))
-    scored = split == "scores"
-    return MethodEntry(
-        name=name,
-        title=title,
-        paper="https://arxiv.org/abs/2402.02750",
-        code="https://github.com/jy-yuan/KIVI",
-        policy="quantize",
-        profile="sliced Shapley values" if scored else "",
-        profile_kinds=("sliced Shapley value", "HeadKV") if scored else (),
-        presets={"normalized": Preset(scorer, allocator, note, decoding=decoding)},
-    )
-
-
-def _think(
-    name: str,
-    title: str,
-    note: str,
-    scorer: Scorer | None = None,
-    allocator: Allocator | None = None,
-    **decoding: JSON,
-) -> MethodEntry:
-    """What it saves is in the bytes; tokens are those of the scorer and the allocator, or all."""
-    told = {"pruned": 0.4, **decoding, "recent": 32}
-    return MethodEntry(
-        name=name,
-        title=title,
-        paper="https://arxiv.org/abs/2407.21018",
-        code="https://github.com/SalesforceAIResearch/ThinK",
-        policy="prune_channels",
-        presets={"normalized": Preset(scorer, allocator, note, decoding=tuple(told.items()))},
-    )
-
-
-STORED: tuple[MethodEntry, ...] = (
-    MethodEntry(
+STORED: tuple[Method, ...] = (
+    Method(
         name="full",
         title="Full",
         paper="-",
-        code="-",
-        policy="grow",
+        note="keeps every token, whatever the budget",
         presets={
-            "normalized": Preset(None, None, "keeps every token, whatever the budget"),
-            "official": Preset(None, None, "the same as normalized"),
+            "official": {
+                "note": "the same as normalized",
+            },
         },
     ),
-    MethodEntry(
+    Method(
         name="arkvale",
         title="ArkVale",
         paper="https://openreview.net/forum?id=4oAt5L4lYe",
         code="https://github.com/pku-liang/ArkVale",
-        policy="recall",
-        presets={
-            "normalized": Preset(
-                None,
-                None,
-                "every page stays in CPU memory; those with the best digests lie within the budget, anew at each step; "
-                "the budget is at least four pages",
-                decoding=(("page", 32),),
-            ),
-        },
+        policy=Recall(),
+        note=(
+            "every page stays in CPU memory; those with the best digests lie within the budget, anew "
+            "at each step; the budget is at least four pages"
+        ),
     ),
-    _kivi("kivi2", "KIVI 2 bit", 2, "even", "every token in 2 bits, the newest in full precision"),
-    _kivi("kivi4", "KIVI 4 bit", 4, "even", "every token in 4 bits, the newest in full precision"),
-    _kivi("kivi8", "KIVI 8 bit", 8, "even", "every token in 8 bits, the newest in full precision"),
-    _kivi(
-        "kivi_by_score",
-        "KIVI by score",
-        3,
-        "scores",
-        "the best-scored half of the heads in 4 bits, the others in 2",
+    Method(
+        name="kivi2",
+        title="KIVI 2 bit",
+        paper="https://arxiv.org/abs/2402.02750",
+        code="https://github.com/jy-yuan/KIVI",
+        policy=Quantize(),
+        note="every token in 2 bits, the newest in full precision",
     ),
-    _kivi(
-        "kivi_at_random",
-        "KIVI at random",
-        3,
-        "random",
-        "half of the heads, drawn at random, in 4 bits, the others in 2",
+    Method(
+        name="kivi4",
+        title="KIVI 4 bit",
+        paper="https://arxiv.org/abs/2402.02750",
+        code="https://github.com/jy-yuan/KIVI",
+        policy=Quantize(bits=4),
+        note="every token in 4 bits, the newest in full precision",
     ),
-    _kivi(
-        "snapkv_kivi4",
-        "SnapKV with KIVI 4 bit",
-        4,
-        "even",
-        "the tokens that snapkv keeps, in 4 bits; the newest, as many as its window, in full precision",
-        WindowAttention(),
-        Uniform(),
-        residual=32,
+    Method(
+        name="kivi8",
+        title="KIVI 8 bit",
+        paper="https://arxiv.org/abs/2402.02750",
+        code="https://github.com/jy-yuan/KIVI",
+        policy=Quantize(bits=8),
+        note="every token in 8 bits, the newest in full precision",
     ),
-    _think(
-        "think",
-        "ThinK",
-        "every token; keys lose the `pruned` share of their channels in all but the newest tokens",
-        window_size=32,
+    Method(
+        name="kivi_by_score",
+        title="KIVI by score",
+        paper="https://arxiv.org/abs/2402.02750",
+        code="https://github.com/jy-yuan/KIVI",
+        policy=Quantize(bits=3, split="scores"),
+        profile="sliced Shapley values",
+        profile_kinds=("sliced Shapley value", "HeadKV"),
+        note="the best-scored half of the heads in 4 bits, the others in 2",
     ),
-    _think(
-        "snapkv_think",
-        "SnapKV with ThinK",
-        "the tokens that snapkv keeps; keys lose the `pruned` share of their channels in all but the newest",
-        WindowAttention(),
-        Uniform(),
+    Method(
+        name="kivi_at_random",
+        title="KIVI at random",
+        paper="https://arxiv.org/abs/2402.02750",
+        code="https://github.com/jy-yuan/KIVI",
+        policy=Quantize(bits=3, split="random"),
+        note="half of the heads, drawn at random, in 4 bits, the others in 2",
+    ),
+    Method(
+        name="snapkv_kivi4",
+        title="SnapKV with KIVI 4 bit",
+        paper="https://arxiv.org/abs/2402.02750",
+        code="https://github.com/jy-yuan/KIVI",
+        scorer=WindowAttention(),
+        allocator=Uniform(),
+        policy=Quantize(bits=4, residual=32),
+        note=("the tokens that snapkv keeps, in 4 bits; the newest, as many as its window, in full precision"),
+    ),
+    Method(
+        name="think",
+        title="ThinK",
+        paper="https://arxiv.org/abs/2407.21018",
+        code="https://github.com/SalesforceAIResearch/ThinK",
+        policy=PruneChannels(),
+        note="every token; keys lose the `pruned` share of their channels in all but the newest tokens",
+    ),
+    Method(
+        name="snapkv_think",
+        title="SnapKV with ThinK",
+        paper="https://arxiv.org/abs/2407.21018",
+        code="https://github.com/SalesforceAIResearch/ThinK",
+        scorer=WindowAttention(),
+        allocator=Uniform(),
+        policy=PruneChannels(),
+        note=("the tokens that snapkv keeps; keys lose the `pruned` share of their channels in all but the newest"),
     ),
 )

@@ -8,7 +8,10 @@ import torch
 from cokv.cache.attention import buckets, reference
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.live_bytes import live_bytes
-from cokv.cache.policies import Grow, Policy, PruneChannels, Recall
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.growth import Grow
+from cokv.cache.policies.prune_channels import PruneChannels
+from cokv.cache.policies.recall import Recall
 from cokv.cache.prefill import PrefillLayer
 from cokv.cache.storage import chunk
 

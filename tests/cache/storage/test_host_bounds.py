@@ -16,7 +16,9 @@ from cokv.cache.attention import buckets
 from cokv.cache.attention.host_bounds import STEPS, Bounds
 from cokv.cache.cache import RaggedCache
 from cokv.cache.layer import RaggedLayer
-from cokv.cache.policies import Compensate, EvictOldest, Grow, Policy
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.compensate import Compensate
+from cokv.cache.policies.growth import EvictOldest, Grow
 from cokv.cache.prefill import prefill
 from cokv.methods.policies.h2o import H2OEviction
 from cokv.methods.policies.scissorhands import ScissorhandsEviction

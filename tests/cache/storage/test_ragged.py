@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import EvictOldest, Grow, Policy
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.growth import EvictOldest, Grow
 from cokv.cache.prefill import Prefill, prefill
 from cokv.cache.storage.ragged import RaggedStorage
 from cokv.methods.policies.h2o import H2OEviction
@@ -74,7 +75,7 @@ def test_segments_hold_what_was_appended_and_no_slack_beyond_their_cap(
 def read(model: PreTrainedModel, cache: RaggedCache, made: Prefill, rows: int, steps: int) -> list[int]:
     """How large the cache is after every token."""
     found = []
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         for i in range(steps):
             where = torch.tensor([[made.seq_len + i]])
             model(input_ids=torch.full((rows, 1), 5), past_key_values=cache, position_ids=where)

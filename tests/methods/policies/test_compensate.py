@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
-from cokv.cache.policies import Compensate, EvictOldest
+from cokv.cache.policies.compensate import Compensate
+from cokv.cache.policies.growth import EvictOldestWhereEvicted
 from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.cache.storage.plain import PlainRows
 from cokv.decode.batches import Row
@@ -77,7 +78,7 @@ def test_heads_that_lost_tokens_stay_at_their_size(make_model: MakeModel, prompt
     made = prefill(model, ids)
     ends = torch.cat([torch.arange(4), torch.arange(32, 40)])
     selection = Selection.from_heads([[ends, torch.arange(40)]] * 3, 40)
-    rows = [Row(selection, policy) for policy in (Compensate(4), EvictOldest(None, 4))] + [Row(selection)]
+    rows = [Row(selection, policy) for policy in (Compensate(4), EvictOldestWhereEvicted(None, 4))] + [Row(selection)]
     razor, duo, grown = decode(model, made, rows, Stop(16))
     assert razor.kept_tokens == duo.kept_tokens == grown.kept_tokens == 3 * 52
     assert duo.kept_bytes == 3 * 52 * made.token_bytes

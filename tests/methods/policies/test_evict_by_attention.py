@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import EvictsByAttention, Grow
+from cokv.cache.policies.growth import Grow
+from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.cache.storage.evictors import AttentionEvictor
 from cokv.decode.batches import Row
@@ -118,7 +119,7 @@ def positions(cache: RaggedCache, row: int = 0) -> list[list[set[int]]]:
 def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position: int) -> torch.Tensor:
     """Logits [rows, t, vocab_size]."""
     where = torch.arange(position, position + ids.shape[1])[None]
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         return model(input_ids=ids, past_key_values=cache, position_ids=where).logits
 
 
@@ -196,7 +197,7 @@ def test_inside_generate_it_is_that_of_a_filled_cache(make_model: MakeModel, pro
             lambda layer: [torch.arange(layer.keys.shape[1] - LIMIT, layer.keys.shape[1])] * 2,
             policy=rule,
         )
-        with engine(model):
+        with ragged_attention(model):
             got = model.generate(
                 padded, attention_mask=(padded != 0).long(), past_key_values=cache, max_new_tokens=12, do_sample=False
             )

@@ -9,9 +9,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import Compensate, EvictOldest, Policy, PruneChannels, Quantize, Recall
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.compensate import Compensate
+from cokv.cache.policies.growth import EvictOldestWhereEvicted
+from cokv.cache.policies.prune_channels import PruneChannels
+from cokv.cache.policies.quantize import Quantize
+from cokv.cache.policies.recall import Recall
 from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
@@ -28,7 +33,7 @@ SEQ_LEN, NEW, PADDING = 40, 14, 5
 MODELS: dict[str, dict[str, int]] = {"llama": {"num_hidden_layers": 2}, "qwen3-hybrid": {}}
 POLICIES: list[Policy] = [
     Compensate(2),
-    EvictOldest(None, 2),
+    EvictOldestWhereEvicted(None, 2),
     Quantize(((2, 4), (8, 16)), 4, 6),
     PruneChannels(0.4, 16, 6),
     Recall(16, 4),
@@ -55,7 +60,7 @@ def test_it_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt, pol
     ids = torch.stack([torch.cat([torch.zeros(PADDING, dtype=torch.long), prompts[0]]), prompts[1]])
     cache = RaggedCache(model.config, select, policy=policy)
     settings = {"attention_mask": (ids != 0).long(), "max_new_tokens": NEW, "do_sample": False}
-    with engine(model):
+    with ragged_attention(model):
         got = model.generate(ids, past_key_values=cache, **settings)[:, SEQ_LEN + PADDING :]
     alone = []
     for one in prompts:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import EvictsByAttention, Grow
+from cokv.cache.policies.growth import Grow
+from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import Prefill, prefill
 from cokv.cache.storage.evictors import AttentionEvictor
 from cokv.decode.batches import Row
@@ -140,7 +141,7 @@ def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position
     """Logits [rows, t, vocab_size]."""
     where = torch.arange(position, position + ids.shape[1])[None]
     cache.reads(ids)
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         return model(input_ids=ids, past_key_values=cache, position_ids=where).logits
 
 
@@ -384,7 +385,7 @@ def test_what_cannot_be_known_is_refused(make_model: MakeModel, prompt: Prompt) 
     with pytest.raises(CokvError, match="rows with a policy of their own need way='ragged'"):
         decode(model, made, [Row(uneven(2, 31, "fastgen"), FastGenEviction(18))], Stop(3), way="trie")
     cache = RaggedCache.of(made, [uneven(2, 31, "fastgen")], [FastGenEviction(18)])
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         with pytest.raises(CokvError, match=r"was not told; use decode\(\.\.\.\), or call cache.reads"):
             model(input_ids=ids[None, :1], past_key_values=cache, position_ids=torch.tensor([[31]]))
         cache.reads(ids[None, :2])

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets, reference
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import EvictOldest, Grow, PruneChannels, Quantize
+from cokv.cache.policies.growth import EvictOldestWhereEvicted, Grow
+from cokv.cache.policies.prune_channels import PruneChannels
+from cokv.cache.policies.quantize import Quantize
 from cokv.cache.prefill import Prefill, PrefillLayer, prefill
 from cokv.cache.storage.pruned import PrunedRows
 from cokv.decode.batches import Row
@@ -204,7 +206,7 @@ def with_zeros(made: Prefill, selection: Selection, policy: PruneChannels) -> Pr
 
 def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, rows: int, position: int) -> torch.Tensor:
     where = torch.arange(position, position + len(ids))[None]
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         return model(input_ids=ids.expand(rows, -1), past_key_values=cache, position_ids=where).logits
 
 
@@ -246,7 +248,13 @@ def test_the_rows_of_the_table_answer_in_a_batch_as_alone(make_model: MakeModel,
     think = get_method("think", recent=8)
     snap = get_method("snapkv_think", window_size=8, recent=8)
     made = prefill(model, ids, 33)
-    policies = [PruneChannels(0.4, 32, 8), PruneChannels(0.4, 8, 8), Quantize(4, 8, 8), Grow(), EvictOldest(None, 2)]
+    policies = [
+        PruneChannels(0.4, 32, 8),
+        PruneChannels(0.4, 8, 8),
+        Quantize(4, 8, 8),
+        Grow(),
+        EvictOldestWhereEvicted(None, 2),
+    ]
     every, some = think.select(made, None), snap.select(made, 20)
     assert every.total == 6 * 60 and some == get_method("snapkv", window_size=8).select(made, 20)
     rows = [Row(every, policies[0]), Row(some, policies[1]), Row(some, policies[2]), Row(every), Row(some, policies[4])]

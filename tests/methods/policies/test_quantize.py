@@ -7,20 +7,20 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from cokv.methods.policies.by_name import policy_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import Grow, Quantize
-from cokv.cache.policies.quantize import bits_at_random, bits_by_score
+from cokv.cache.policies.growth import Grow
+from cokv.cache.policies.quantize import Quantize, bits_at_random, bits_by_score
 from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.cache.storage.quantized import QuantizedRows
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
-from cokv.methods.policies.by_name import policy_named
 from cokv.methods.registry import get_method
 from cokv.types import CokvError, HeadScores, Selection
 
@@ -173,7 +173,7 @@ def read_on(model: PreTrainedModel, policy: Quantize | Grow, ids: torch.Tensor, 
     made = prefill(model, ids)
     full = Selection.full(made.shape.num_layers, made.shape.num_kv_heads, len(ids))
     cache, found = RaggedCache.of(made, [full], [policy]), []
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         for position, token in enumerate(after.tolist(), len(ids)):
             where = torch.tensor([[position]])
             step = model(input_ids=torch.tensor([[token]]), past_key_values=cache, position_ids=where)
@@ -248,7 +248,7 @@ def test_rows_leave_and_are_copied(make_model: MakeModel, prompt: Prompt) -> Non
 
     def read(cache: RaggedCache, tokens: torch.Tensor, rows: int, position: int) -> torch.Tensor:
         where = torch.arange(position, position + len(tokens))[None]
-        with engine(model), torch.no_grad():
+        with ragged_attention(model), torch.no_grad():
             return model(input_ids=tokens.expand(rows, -1), past_key_values=cache, position_ids=where).logits
 
     cache = RaggedCache.of(made, [Selection.full(2, 2, 40)] * 3, policies)

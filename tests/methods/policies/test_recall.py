@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
-from cokv.cache.attention.interface import engine
+from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies import EvictOldest, Grow, Recall
+from cokv.cache.policies.growth import EvictOldest, Grow
+from cokv.cache.policies.recall import Recall
 from cokv.cache.prefill import Prefill, PrefillLayer, prefill
 from cokv.cache.storage.recalled import RecalledRows
 from cokv.decode.batches import Row
@@ -100,7 +101,7 @@ def logits_of(
     shape = made.shape
     cache = RaggedCache.of(made, [Selection.full(shape.num_layers, shape.num_kv_heads, made.seq_len)], [policy])
     found, position = [], made.seq_len
-    with engine(model), torch.no_grad():
+    with ragged_attention(model), torch.no_grad():
         for ids in after.split(steps):
             where = torch.arange(position, position + len(ids))[None]
             found.append(model(input_ids=ids[None], past_key_values=cache, position_ids=where).logits[0])
@@ -219,7 +220,7 @@ def test_rows_leave_and_are_copied(make_model: MakeModel, prompt: Prompt) -> Non
 
     def read(cache: RaggedCache, tokens: torch.Tensor, rows: int, position: int) -> torch.Tensor:
         where = torch.arange(position, position + len(tokens))[None]
-        with engine(model), torch.no_grad():
+        with ragged_attention(model), torch.no_grad():
             return model(input_ids=tokens.expand(rows, -1), past_key_values=cache, position_ids=where).logits
 
     full = Selection.full(2, 2, 45)

@@ -1,0 +1,159 @@
+"""A prompt compressed inside the forward pass that reads it: what chooses, and what is known until it has chosen.
+
+A layer that can choose by itself is compressed as soon as it has attended the prompt, so that one layer at a time is
+dense. Where the choice needs all layers, they stay dense until the last one has been attended.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from cokv.cache.attention.masks import prompt_starts
+from cokv.cache.policies.base import Policy
+from cokv.cache.policies.growth import Grow
+from cokv.cache.prefill import PrefillLayer, observations
+from cokv.model.observe import LayerView, ModelParts, Observer
+from cokv.types import CokvError, Selection
+
+if TYPE_CHECKING:
+    from cokv.cache.layer import RaggedLayer
+
+
+class Compression(Protocol):
+    """Chooses what stays of a prompt, and what happens afterwards. Picklable, so that a cache is."""
+
+    @property
+    def window(self) -> int:
+        """How many of the last prompt queries it needs."""
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """What it needs observed of each layer."""
+
+    @property
+    def layer_local(self) -> bool:
+        """Whether a layer's positions follow from that layer alone."""
+
+    def positions(self, layers: Sequence[PrefillLayer], place: int | None) -> list[list[torch.Tensor]]:
+        """Kept positions [layer][kv_head], ascending: of all layers, or of full-attention layer `place` alone."""
+
+    def policy(self, seq_len: int) -> Policy:
+        """After a prompt of seq_len tokens."""
+
+
+LayerSelect = Callable[[PrefillLayer], Sequence[torch.Tensor]]
+
+
+def every_position(layer: PrefillLayer) -> list[torch.Tensor]:
+    heads, seq_len, _ = layer.keys.shape
+    return [torch.arange(seq_len)] * heads
+
+
+@dataclass(frozen=True)
+class SelectEachLayer:
+    """Any function from a layer to kept positions, and one policy for all prompts."""
+
+    select: LayerSelect = every_position
+    window: int = 32
+    after: Policy = field(default_factory=Grow)
+    layer_local = True
+
+    @property
+    def observers(self) -> tuple[Any, ...]:
+        return self.after.observers
+
+    def positions(self, layers: Sequence[PrefillLayer], place: int | None) -> list[list[torch.Tensor]]:
+        return [list(self.select(layer)) for layer in layers]
+
+    def policy(self, seq_len: int) -> Policy:
+        return self.after
+
+
+class PromptReader:
+    """One per cache that compresses itself, until the prompt has been read. Model and ids are those of the reader."""
+
+    def __init__(self, compression: Compression, model: Any = None, tokenizer: Any = None) -> None:
+        self.compression, self.tokenizer = compression, tokenizer
+        self._model = weakref.ref(model) if model is not None else None
+        self.input_ids: torch.Tensor | None = None  # int64 [rows, t], of the forward pass that is running
+        self.waiting: dict[int, list[PrefillLayer]] = {}  # by place, where all layers are needed
+        self.parts: ModelParts | None = None
+
+    def model(self) -> Any:
+        """The model this cache was made for, as long as it is there."""
+        model = self._model() if self._model else None
+        if model is None:
+            raise CokvError("this cache has lost its model (it was pickled, or the model is gone); compress again")
+        return model
+
+    def model_parts(self) -> ModelParts:
+        if self.parts is None:
+            self.parts = ModelParts(self._model() if self._model else None, self.tokenizer)
+        return self.parts
+
+    def attended(
+        self,
+        layers: Sequence[RaggedLayer],
+        place: int,
+        queries: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+    ) -> None:
+        """Full-attention layer number `place` has attended the prompt: compresses it, or all of them once all have."""
+        layer = layers[place]
+        rows, seq_len = layer.keys.shape[0], layer.keys.shape[2]
+        try:
+            layer.starts = prompt_starts(mask, rows, seq_len)
+        except CokvError as error:
+            raise layer.handshake.refusal(layer, str(error)) from None
+        views = [self._view(layer, row, start, queries, scaling) for row, start in enumerate(layer.starts.tolist())]
+        if self.compression.layer_local:
+            self._fill(layers, place, views, [self.compression.positions([view], place)[0] for view in views])
+            return
+        self.waiting[place] = views
+        if len(self.waiting) < len(layers):
+            return
+        by_row = [[self.waiting[each][row] for each in range(len(layers))] for row in range(rows)]
+        kept = [self.compression.positions(row, None) for row in by_row]
+        for each in range(len(layers)):
+            self._fill(layers, each, self.waiting.pop(each), [row[each] for row in kept])
+
+    def _view(self, layer: RaggedLayer, row: int, start: int, queries: torch.Tensor, scaling: float) -> PrefillLayer:
+        """One row's prompt, its padding cut off."""
+        keys, values, own = layer.keys[row, :, start:], layer.values[row, :, start:], queries[row, :, start:]
+        last = own[:, max(own.shape[1] - self.compression.window, 0) :]
+        observed = {}
+        if self.compression.observers:
+            ids = None if self.input_ids is None else self.input_ids[row, start:]
+            view = LayerView(layer.index, ids, own, keys, values, scaling, self.model_parts())
+            observed = observations(self.compression.observers, view)
+        return PrefillLayer(layer.index, keys, values, last, scaling, observed)
+
+    def _fill(
+        self,
+        layers: Sequence[RaggedLayer],
+        place: int,
+        views: list[PrefillLayer],
+        kept: Sequence[Sequence[torch.Tensor]],
+    ) -> None:
+        layer, heads = layers[place], views[0].keys.shape[0]
+        policies, checked = [], []
+        for view, positions in zip(views, kept, strict=True):
+            seq_len = view.keys.shape[1]
+            if len(positions) != heads:
+                raise CokvError(
+                    f"select gave positions for {len(positions)} heads, expected {heads}, one tensor per KV head"
+                )
+            selection = Selection.from_heads([list(positions)], seq_len)  # says what is wrong with positions
+            checked.append([selection.head(0, head) for head in range(heads)])
+            policies.append(self.compression.policy(seq_len).at_layer(place, len(layers)))
+        layer.fill(views, checked, policies, layer.starts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model: a cache that has read its prompt needs none."""
+        return {**vars(self), "_model": None, "parts": None, "input_ids": None}

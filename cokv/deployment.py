@@ -1,0 +1,214 @@
+"""One line deploys a method: `cache = cokv.compress(model, "snapkv", kv_budget=256)`.
+
+The cache is an ordinary transformers cache: give it to `model.generate` as `past_key_values`. It compresses the prompt
+in the forward pass that reads it, and does afterwards whatever else the method's name promises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from cokv.cache.attention.interface import attach
+from cokv.cache.cache import RaggedCache
+from cokv.cache.layer import RaggedLayer
+from cokv.cache.policies.base import Policy
+from cokv.cache.prefill import PrefillLayer, prefill
+from cokv.cache.storage.rows import MemoryUsage
+from cokv.decode.batches import Row
+from cokv.decode.rerun import expect_last, holding_last, without_last
+from cokv.methods.method import NORMALIZED, Method
+from cokv.methods.registry import get_method
+from cokv.model.observe import Observer, Replayer
+from cokv.model.shape import Shape, model_shape
+from cokv.types import CokvError, KVBudget, Selection
+
+
+def compress(
+    model: PreTrainedModel,
+    method: str | Method,
+    kv_budget: int | str | None = None,
+    profile: Any = None,
+    preset: str = NORMALIZED,
+    tokenizer: Any = None,
+    **params: Any,
+) -> CompressedCache:
+    """A cache that compresses a prompt by `method`, to pass as `past_key_values` to `model.generate`.
+
+    model: a transformers decoder; its text part answers through cokv's attention from now on, with identical results
+    for any other cache. method: a name of `cokv.METHODS`, a Method, `module:Class` or `kvpress:Press`. kv_budget: mean
+    KV slots per (layer, KV head), window and sinks included, or a share of the prompt's tokens ("20%"). profile: what
+    the method needs of the model, an object, a file, or the name of a shipped one ("embedded/cokv"). tokenizer: for
+    methods that must know what tokens say. params: the method's hyper-parameters.
+
+    Raises CokvError, before any prompt is read, for a model or a method that could not keep its promise here, and
+    Infeasible for a budget that the method cannot meet.
+    """
+    chosen = get_method(method, preset, **params)
+    if chosen.takes_budget and kv_budget is None:
+        raise CokvError(f"{chosen.name}: needs kv_budget, KV slots per head or a share of the prompt such as '20%'")
+    if isinstance(profile, (str, os.PathLike)):
+        from cokv.profiles.load import load_profile
+
+        profile = load_profile(profile)
+    if tokenizer is None and any(getattr(observer, "needs_tokenizer", False) for observer in chosen.observers):
+        raise CokvError(f"{chosen.name}: needs to know what tokens say; give tokenizer=")
+    attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
+    shape = model_shape(model.config)
+    budget = KVBudget.parse(kv_budget) if chosen.takes_budget else None
+    chosen.check(budget, shape.num_layers, shape.num_kv_heads, profile)
+    return CompressedCache(model, MethodCompression(chosen, budget, profile, shape), tokenizer)
+
+
+@dataclass(frozen=True, eq=False)
+class MethodCompression:
+    """See cokv.cache.compression.Compression: a method at a budget, on a model of this shape."""
+
+    method: Method
+    kv_budget: KVBudget | None
+    profile: Any
+    shape: Shape
+
+    @property
+    def window(self) -> int:
+        return self.method.window_size or 1
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        return [observer for observer in dict.fromkeys(self.method.observers) if not isinstance(observer, Replayer)]
+
+    @property
+    def layer_local(self) -> bool:
+        return self.method.layer_local
+
+    @property
+    def further_passes(self) -> bool:
+        """Whether the method reads the prompt again, which no forward pass of the prompt alone can do."""
+        return any(isinstance(observer, Replayer) for observer in self.method.observers)
+
+    def positions(self, layers: Sequence[PrefillLayer], place: int | None) -> list[list[torch.Tensor]]:
+        if place is not None:
+            return [self.method.select_layer(layers[0], place, self.shape.num_layers, self.kv_budget, self.profile)]
+        selection = self.method.select(_Prompt(list(layers)), self.kv_budget, self.profile)  # type: ignore[arg-type]
+        return [[selection.head(i, h) for h in range(selection.num_kv_heads)] for i in range(len(layers))]
+
+    def policy(self, seq_len: int) -> Policy:
+        return self.method.bound_policy(
+            self.kv_budget, seq_len, self.shape.num_layers, self.shape.num_kv_heads, self.profile
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """What `Method.select` reads of a Prefill."""
+
+    layers: list[PrefillLayer]
+
+    @property
+    def seq_len(self) -> int:
+        return int(self.layers[0].keys.shape[1])
+
+
+class CompressedCache(RaggedCache):
+    """What `compress` returns. `memory()` says what it holds; `reset()` makes it ready for another prompt."""
+
+    def __init__(self, model: PreTrainedModel, compression: MethodCompression, tokenizer: Any = None) -> None:
+        super().__init__(model.config, compression, model=model, tokenizer=tokenizer)
+        self.compression = compression
+
+    def forward_begins(self, owner: str, input_ids: torch.Tensor | None) -> None:
+        if self.compression.further_passes and self._prompt_unread:
+            raise CokvError(
+                f"{self.compression.method.name}: reads the prompt a second time, which model.generate does not do; "
+                "call cache.prefill(input_ids) first, then generate with the same input_ids"
+            )
+        super().forward_begins(owner, input_ids)
+
+    def prefill(self, input_ids: torch.Tensor) -> None:
+        """Reads and compresses a prompt, int64 [rows, seq_len], each row without padding, before `model.generate`.
+
+        All tokens count when the method chooses; the last one is then left to be read again on the compressed cache,
+        so that `model.generate` with the same ids, or with more behind them, goes on from here. Makes the further
+        passes of methods that need them, and is what assisted decoding needs.
+        """
+        assert self.prompt is not None
+        model = self.prompt.model()
+        if input_ids.ndim == 1:
+            input_ids = input_ids[None]
+        if self.get_seq_length():
+            raise CokvError("cache.prefill: this cache has read a prompt already; call cache.reset() first")
+        if input_ids.ndim != 2 or input_ids.shape[1] < 2:
+            raise CokvError(f"cache.prefill: ids have shape {list(input_ids.shape)}, expected [rows, 2 or more tokens]")
+        method, rows = self.compression.method, []
+        for ids in input_ids:
+            read = prefill(model, ids, self.compression.window, method.observers, self.prompt.tokenizer)
+            selection = method.select(read, self.compression.kv_budget, self.compression.profile)
+            policy = self.compression.policy(read.seq_len)
+            whole = holding_last([Row(selection, policy)])[0]
+            assert isinstance(whole, Selection)
+            rows.append((without_last(read), whole, policy))
+        self._take(rows)
+
+    def _take(self, rows: list[tuple[Any, Selection, Policy]]) -> None:
+        """Fills every layer: (prompt without its last token, selection, policy) of each row."""
+        shape = self.compression.shape
+        for place, layer in enumerate(self.ragged_layers):
+            views = [read.layers[place] for read, _, _ in rows]
+            kept = [[whole.head(place, h) for h in range(shape.num_kv_heads)] for _, whole, _ in rows]
+            layer.fill(views, kept, [policy.at_layer(place, shape.num_layers) for _, _, policy in rows])
+            layer.seen = layer.prompt_len = rows[0][0].seq_len
+        for index, sliding in rows[0][0].sliding.items():
+            layers = [read.sliding[index] for read, _, _ in rows]
+            sliding.keys = torch.cat([layer.keys for layer in layers])
+            sliding.values = torch.cat([layer.values for layer in layers])
+            self.layers[index] = sliding
+        expect_last(self)
+        self._know_kinds([policy for _, _, policy in rows], self.prompt.tokenizer if self.prompt else None)
+
+    def memory(self) -> CacheMemory:
+        """What the cache holds now, over all rows and all layers with a budget."""
+        layers = self.ragged_layers
+        read = sum(self._tokens_read(layer) for layer in layers)
+        token = 2 * self.compression.shape.head_dim * (layers[0].dtype.itemsize if layers[0].is_initialized else 0)
+        usage = sum(self.held(), MemoryUsage(0, 0, 0, 0)) if not self._prompt_unread else None
+        storage = self.storage_bytes
+        if usage is None:  # dense still: nothing has been compressed
+            return CacheMemory(read, self.stored_tokens, read * token, storage, storage - self.stored_tokens * token, 0)
+        return CacheMemory(read, usage.slots, read * token, usage.bytes, storage - usage.bytes, usage.host_bytes)
+
+    def _tokens_read(self, layer: RaggedLayer) -> int:
+        """Tokens times KV heads, padding left out: what a full cache would hold of this layer."""
+        if not layer.is_initialized:
+            return 0
+        rows = len(layer.rows) if layer.rows is not None else layer.keys.shape[0]
+        padding = int(layer.starts.sum()) if layer.rows is not None else 0
+        return (rows * layer.seen - padding) * self.compression.shape.num_kv_heads
+
+
+@dataclass(frozen=True)
+class CacheMemory:
+    """KV slots and bytes over all rows, layers with a budget and KV heads."""
+
+    tokens_read: int  # slots that a full cache would hold
+    tokens_held: int  # slots in use, a compensation token included
+    full_bytes: int  # of K and V of all tokens read, in the cache's dtype
+    held_bytes: int  # on the device: K and V of the tokens held, with notes, digests, scales and indices
+    slack_bytes: int  # allocated on the device beyond that, room for tokens to come
+    host_bytes: int  # pages in CPU memory
+
+    def __str__(self) -> str:
+        share = self.held_bytes / self.full_bytes if self.full_bytes else 0.0
+        text = (
+            f"{self.tokens_held:,} of {self.tokens_read:,} KV slots; {_mib(self.held_bytes)} of "
+            f"{_mib(self.full_bytes)} ({share:.1%}), slack {_mib(self.slack_bytes)}"
+        )
+        return text + (f", in CPU memory {_mib(self.host_bytes)}" if self.host_bytes else "")
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):.2f} MiB"
