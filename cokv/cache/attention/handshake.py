@@ -30,6 +30,7 @@ HARMLESS = frozenset(
         "output_attentions",
         "output_hidden_states",
         "output_router_logits",
+        "logits_to_keep",
         "return_dict",
         "num_items_in_batch",
     }
@@ -70,17 +71,11 @@ class Offer:
         self.answered = False
 
     def accept(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        given: dict[str, Any],
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, given: dict[str, Any]
     ) -> AttentionLayer:
         """The layer, once it is sure that this call is the answer to its update."""
         layer, handshake = self.layer, self.handshake
-        caller = getattr(module, "layer_idx", layer.index)
-        if self.answered or handshake.pending is not self or caller != layer.index:
+        if self.answered or handshake.pending is not self:
             raise handshake.refusal(
                 layer, "attends the keys of one cache update more than once, or those of another layer"
             )
@@ -140,9 +135,7 @@ class Handshake:
             )
 
     def refusal(self, layer: AttentionLayer, why: str) -> CokvError:
-        return CokvError(
-            f"{self.owner}, layer {layer.index}: {why}; nothing was generated. Use a model with plain K and V"
-        )
+        return CokvError(f"{self.owner}, layer {layer.index}: {why}; use a model with plain keys and values")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Handshake:
         return Handshake(self.owner, self.num_heads)

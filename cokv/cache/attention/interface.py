@@ -46,7 +46,7 @@ def attention(
     offer: Offer | None = getattr(key, TAG, None)
     if offer is None:
         return _implementation(base, module)(module, query, key, value, attention_mask, **given)
-    layer = offer.accept(module, query, key, value, given)
+    layer = offer.accept(query, key, value, given)
     scaling = given.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if not layer.attends():
