@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,11 @@ import typer
 
 from suite.errors import USER_ERRORS
 
-DEFAULT = Path("experiments/embedded.toml")
-ExperimentFile = Annotated[Path | None, typer.Option(help="Experiment file; the embedded one when left out.")]
+DEFAULT = "embedded"
+EXPERIMENTS = Path("experiments")  # of the checkout; in a wheel they are data files
+ExperimentFile = Annotated[
+    Path | None, typer.Option(help="Experiment file, or the name of one that ships: embedded, smoke.")
+]
 
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,9 +47,18 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def experiment_of(path: Path | None, limit: int | None = None) -> Any:
-    """The experiment in this file, or the embedded one."""
+    """The experiment in this file, or one that ships: the embedded one without a name."""
     from suite.spec import read_experiment
 
-    if path is None:
-        path = DEFAULT if DEFAULT.exists() else Path(__file__).parents[1] / DEFAULT
-    return read_experiment(path, limit)
+    name = DEFAULT if path is None else str(path)
+    if name.isidentifier() and (path is None or not path.exists()):
+        path = shipped_experiments().get(name, path)
+    return read_experiment(path or EXPERIMENTS / f"{DEFAULT}.toml", limit)
+
+
+def shipped_experiments() -> dict[str, Path]:
+    """Experiment files by name: of the folder this is run in, of the checkout, or of the installed package."""
+    installed = [file.locate() for file in metadata.files("cokv") or () if file.parent.name == EXPERIMENTS.name]
+    folders = [Path(__file__).parents[2] / EXPERIMENTS, EXPERIMENTS]
+    paths = [*map(Path, map(str, installed)), *(file for folder in folders for file in sorted(folder.glob("*.toml")))]
+    return {path.stem: path for path in paths if path.suffix == ".toml"}
