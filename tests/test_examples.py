@@ -1,0 +1,32 @@
+"""The examples run as a user would run them, and answer what the text says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(name: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_one_prompt_three_caches() -> None:
+    full, full_memory, snapkv, snapkv_memory, streaming, streaming_memory = run("generate.py")
+    assert full.startswith("full") and "1787679" in full and "(100.0%)" in full_memory
+    assert snapkv.startswith("snapkv") and "1787679" in snapkv, "a fifth of the cache holds the answer"
+    assert streaming.startswith("streamingllm") and "1787679" not in streaming, "the newest tokens do not hold it"
+    shares = [float(line.partition("(")[2].partition("%")[0]) for line in (snapkv_memory, streaming_memory)]
+    assert all(19 < share < 22 for share in shares), shares
+
+
+def test_a_second_question_is_answered_on_the_compressed_text() -> None:
+    text, first, second, after = run("chat.py")
+    assert "39." in text or "40." in text, text
+    assert first.startswith("lantern: 1787679") and second.startswith("basket: 9592991"), (first, second)
+    assert "KV slots" in after
