@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -14,6 +16,13 @@ def run(name: str) -> list[str]:
         [sys.executable, str(ROOT / "examples" / name)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return done.stdout.splitlines()
+
+
+def test_the_first_screen_of_the_readme_runs_as_it_is_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    block = (ROOT / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    exec(compile(block, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "1787679" in printed and "KV slots" in printed, printed
 
 
 def test_one_prompt_three_caches() -> None:
