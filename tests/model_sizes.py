@@ -161,21 +161,21 @@ OWN: dict[str, dict[str, Any]] = {
 
 # Other settings of classes above, where these decide whether a cache can be compressed.
 VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "BertLMHeadModel, bidirectional prompt": ("BertLMHeadModel", "BertConfig", {"is_decoder": False}),
-    "DeepseekV3ForCausalLM, full-rank queries": ("DeepseekV3ForCausalLM", "DeepseekV3Config", {"q_lora_rank": None}),
-    "FalconForCausalLM, ALiBi": ("FalconForCausalLM", "FalconConfig", {"alibi": True}),
-    "GPTBigCodeForCausalLM, multi-head": ("GPTBigCodeForCausalLM", "GPTBigCodeConfig", {"multi_query": False}),
-    "Gemma2ForCausalLM, no logit cap": ("Gemma2ForCausalLM", "Gemma2Config", {"attn_logit_softcapping": None}),
-    "Gemma3nForCausalLM, no shared keys": ("Gemma3nForCausalLM", "Gemma3nTextConfig", {"num_kv_shared_layers": 0}),
-    "Gemma4ForCausalLM, one head_dim": ("Gemma4ForCausalLM", "Gemma4TextConfig", {"global_head_dim": HEAD_DIM}),
-    "Lfm2ForCausalLM, attention only": ("Lfm2ForCausalLM", "Lfm2Config", {"layer_types": [FULL] * LAYERS}),
-    "Llama4ForCausalLM, no chunks": ("Llama4ForCausalLM", "Llama4TextConfig", {"layer_types": [FULL] * LAYERS}),
-    "MiMoV2FlashForCausalLM, wide values": ("MiMoV2FlashForCausalLM", "MiMoV2FlashConfig", {"v_head_dim": HEAD_DIM}),
-    "MistralForCausalLM, sliding only": ("MistralForCausalLM", "MistralConfig", {"sliding_window": 16}),
-    "Qwen2ForCausalLM, partly sliding": (
+    "BertLMHeadModel-bidirectional": ("BertLMHeadModel", "BertConfig", {"is_decoder": False}),
+    "DeepseekV3ForCausalLM-full_rank_queries": ("DeepseekV3ForCausalLM", "DeepseekV3Config", {"q_lora_rank": None}),
+    "FalconForCausalLM-alibi": ("FalconForCausalLM", "FalconConfig", {"alibi": True}),
+    "GPTBigCodeForCausalLM-multi_head": ("GPTBigCodeForCausalLM", "GPTBigCodeConfig", {"multi_query": False}),
+    "Gemma2ForCausalLM-uncapped": ("Gemma2ForCausalLM", "Gemma2Config", {"attn_logit_softcapping": None}),
+    "Gemma3nForCausalLM-unshared_keys": ("Gemma3nForCausalLM", "Gemma3nTextConfig", {"num_kv_shared_layers": 0}),
+    "Gemma4ForCausalLM-one_head_dim": ("Gemma4ForCausalLM", "Gemma4TextConfig", {"global_head_dim": HEAD_DIM}),
+    "Lfm2ForCausalLM-attention_only": ("Lfm2ForCausalLM", "Lfm2Config", {"layer_types": [FULL] * LAYERS}),
+    "Llama4ForCausalLM-unchunked": ("Llama4ForCausalLM", "Llama4TextConfig", {"layer_types": [FULL] * LAYERS}),
+    "MiMoV2FlashForCausalLM-wide_values": ("MiMoV2FlashForCausalLM", "MiMoV2FlashConfig", {"v_head_dim": HEAD_DIM}),
+    "MistralForCausalLM-sliding_only": ("MistralForCausalLM", "MistralConfig", {"sliding_window": 16}),
+    "Qwen2ForCausalLM-partly_sliding": (
         "Qwen2ForCausalLM",
         "Qwen2Config",
         {"use_sliding_window": True, "layer_types": [SLIDING, FULL, SLIDING]},
     ),
-    "SmolLM3ForCausalLM, a layer without RoPE": ("SmolLM3ForCausalLM", "SmolLM3Config", {"no_rope_layers": [1, 0, 1]}),
+    "SmolLM3ForCausalLM-partly_without_rope": ("SmolLM3ForCausalLM", "SmolLM3Config", {"no_rope_layers": [1, 0, 1]}),
 }

@@ -89,7 +89,7 @@ UNBUILDABLE = {
 
 
 def tiny_models() -> dict[str, Callable[[], PreTrainedModel]]:
-    """Builders by class name, and by "class name, variant" where a setting decides."""
+    """Builders by class name, and by class-variant where a setting decides."""
     classes = sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), *OTHERS} - set(UNBUILDABLE))
     builders: dict[str, Callable[[], PreTrainedModel]] = {
         name: partial(tiny_model, name) for name in classes if hasattr(transformers, name)
