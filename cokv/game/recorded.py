@@ -8,16 +8,14 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cokv.game.database import Database
 from cokv.game.identity import canonical, digest
 from cokv.game.plan import BoolArray
 from cokv.types import JSON, CokvError, FloatArray
-
-if TYPE_CHECKING:
-    from cokv.game.ledger import Ledger
 
 
 def pack(coalition: BoolArray) -> bytes:
@@ -34,7 +32,7 @@ class RecordedGame:
     """One game's rows. Known coalitions are held in memory, packed; what this process records is added to them."""
 
     def __init__(
-        self, ledger: Ledger, key: int, name: str, identity: dict[str, JSON], num_players: int, num_prompts: int
+        self, ledger: Database, key: int, name: str, identity: dict[str, JSON], num_players: int, num_prompts: int
     ) -> None:
         self.ledger, self.key, self.name, self.identity = ledger, key, name, identity
         self.num_players, self.num_prompts = num_players, num_prompts
