@@ -27,7 +27,7 @@ from typing import Literal
 import numpy as np
 
 from cokv.profiles.npy import parse_npy, read_bytes
-from cokv.types import JSON, CokvError, FloatArray, HeadScores
+from cokv.types import JSON, CokvError, FloatArray, HeadScores, named
 
 SOURCE = "https://github.com/nawei1010/CoKV"
 NUM_KV_HEADS = 8  # every model CoKV publishes scores for
@@ -83,10 +83,8 @@ def read_contributions(path: str | os.PathLike[str]) -> Contributions:
     """One published file. Raises CokvError where it is no such file or its counts cannot come from draws."""
     data = read_bytes(path)
     name = Path(path).name
-    try:
+    with named(path):
         return _checked(parse_npy(data), name, hashlib.sha256(data).hexdigest())
-    except CokvError as error:
-        raise CokvError(f"{os.fspath(path)}: {error}") from None
 
 
 def is_contributions(value: object) -> bool:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from cokv.profiles.headkv_file import read_json
 from cokv.profiles.npy import read_bytes
-from cokv.types import JSON, CokvError, FloatArray, HeadScores
+from cokv.types import JSON, CokvError, FloatArray, HeadScores, named
 
 SOURCE = "https://github.com/mit-han-lab/duo-attention"
 MAX_BYTES = 2**20
@@ -67,19 +67,15 @@ def read_duo(
     if chosen is None:
         raise CokvError(f"{where}: no {beside[0].name} or config.json beside it; give the config with sink_size")
     raw = read_bytes(chosen, MAX_BYTES)
-    try:
+    with named(where):
         gates = _gates(data)
-    except CokvError as error:
-        raise CokvError(f"{where}: {error}") from None
     if shape is not None and gates.shape != shape:
         raise CokvError(
             f"{where}: gates of {gates.shape[0]} layers x {gates.shape[1]} KV heads, expected {shape[0]} x {shape[1]}; "
             "give the pattern of the same model"
         )
-    try:
+    with named(chosen):
         sizes = _sizes(read_json(raw))
-    except CokvError as error:
-        raise CokvError(f"{chosen}: {error}") from None
     provenance: dict[str, JSON] = {
         "kind": "DuoAttention gate, clipped to 0..1",
         "source": SOURCE,

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cokv.profiles.npy import read_bytes
-from cokv.types import JSON, CokvError, FloatArray, HeadScores
+from cokv.types import JSON, CokvError, FloatArray, HeadScores, named
 
 SOURCE = "https://github.com/FYYFU/HeadKV"
 _KEY = re.compile(r"(0|[1-9]\d{0,3})-(0|[1-9]\d{0,3})")
@@ -30,13 +30,11 @@ _KEY = re.compile(r"(0|[1-9]\d{0,3})-(0|[1-9]\d{0,3})")
 def read_headkv(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> HeadScores:
     """Mean score of each KV head. shape: (num_layers, num_kv_heads) of the model, to reduce query heads to KV heads."""
     data = read_bytes(path)
-    try:
+    with named(path):
         scores, trials = _means(read_json(data))
         layers, heads = scores.shape
         if shape is not None:
             scores = _reduced(scores, shape)
-    except CokvError as error:
-        raise CokvError(f"{os.fspath(path)}: {error}") from None
     provenance: dict[str, JSON] = {
         "kind": "HeadKV score, mean over needles",
         "source": SOURCE,

@@ -23,7 +23,7 @@ import torch
 
 from cokv.methods.allocators.integerize import integerize
 from cokv.profiles.npy import parse_npy, read_bytes
-from cokv.types import JSON, Budgets, CokvError, FloatArray, read_tensors, write_tensors
+from cokv.types import JSON, Budgets, CokvError, FloatArray, named, read_tensors, write_tensors
 
 KIND = "ratio_curves"  # of our own files
 RATIOS = 99
@@ -82,16 +82,14 @@ class RatioCurves:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RatioCurves:
         tensors, header = read_tensors(path, KIND, ("values",), ("provenance",))
-        try:
+        with named(path):
             return cls(tensors["values"].numpy(), header["provenance"])
-        except CokvError as error:
-            raise CokvError(f"{os.fspath(path)}: {error}") from None
 
 
 def read_lukv(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> RatioCurves:
     """Kept shares out of a published `.npy` of dropped shares. shape: (num_layers, num_kv_heads) of the model."""
     data = read_bytes(path)
-    try:
+    with named(path):
         value = parse_npy(data)
         if not isinstance(value, np.ndarray):
             raise CokvError(f"holds a {type(value).__name__}, expected an array [{RATIOS}, num_layers, num_kv_heads]")
@@ -104,5 +102,3 @@ def read_lukv(path: str | os.PathLike[str], shape: tuple[int, int] | None = None
         }
         curves = RatioCurves(1 - value[::-1].astype(np.float64), provenance)
         return curves.require_shape(*shape) if shape else curves
-    except CokvError as error:
-        raise CokvError(f"{os.fspath(path)}: {error}") from None

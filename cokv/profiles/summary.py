@@ -23,8 +23,8 @@ from cokv.methods.allocators.headkv import HeadKV
 from cokv.methods.allocators.retrieval_streaming import RetrievalStreaming
 from cokv.profiles.contributions import Contributions, head_scores, remarks
 from cokv.profiles.duo_file import DuoPattern
+from cokv.profiles.load import expand, read_published
 from cokv.profiles.lukv_file import RatioCurves
-from cokv.profiles.published import expand, read_published
 from cokv.types import CokvError, FloatArray, HeadScores
 
 SPARSITIES = (0.25, 0.5, 0.75)

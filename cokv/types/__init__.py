@@ -11,7 +11,7 @@ Nothing here knows of models, methods or tasks.
 from cokv.types.arrays import FloatArray, IntArray
 from cokv.types.budgets import Budgets
 from cokv.types.errors import CokvError
-from cokv.types.files import JSON, read_tensors, write_tensors
+from cokv.types.files import JSON, named, read_tensors, write_tensors
 from cokv.types.head_scores import HeadScores
 from cokv.types.selection import Selection
 
@@ -23,6 +23,7 @@ __all__ = [
     "HeadScores",
     "IntArray",
     "Selection",
+    "named",
     "read_tensors",
     "write_tensors",
 ]

@@ -121,13 +121,13 @@ def _print(tables: list[Any]) -> None:
 
 
 def _head_scores(path: Path, loaded: Any) -> Any:
-    from cokv.profiles.published import read_published
+    from cokv.profiles.load import load_profile
     from cokv.types import HeadScores
 
-    found = read_published(path, (loaded.shape.num_layers, loaded.shape.num_kv_heads))
-    if not isinstance(found, HeadScores):
-        raise SuiteError(f"{path} holds no head scores, expected HeadScores or HeadKV's JSON")
-    return found
+    profile = load_profile(path, (loaded.shape.num_layers, loaded.shape.num_kv_heads))
+    if not isinstance(profile, HeadScores):
+        raise SuiteError(f"{path} holds curves, expected one score per head, such as SSV or HeadKV's JSON")
+    return profile
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cokv.methods.method import Method
-from cokv.model.loading import LoadedModel, Shape
-from cokv.profiles.contributions import Contributions, head_scores
-from cokv.profiles.duo_file import DuoPattern
-from cokv.profiles.published import read_published
+from cokv.model.loading import LoadedModel
+from cokv.profiles.load import load_profile
 from suite.errors import SuiteError
 from suite.profiles.stored import Given, Stored
 
 EVERY = ""  # the name under which a profile for all methods stands
-
-
-def read_profile(path: str | Path, shape: Shape) -> Any:
-    """Head scores, or curves, of a model of this shape."""
-    heads = shape.num_layers, shape.num_kv_heads
-    read = read_published(path, heads)
-    if isinstance(read, Contributions):
-        return head_scores([read], "paper", heads)
-    return read.scores() if isinstance(read, DuoPattern) else read
 
 
 def profiles_of(
@@ -35,7 +23,8 @@ def profiles_of(
     """
     needing = [method for method in methods if method.needs_profile]
     files = _named(given, methods)
-    read = {name: Given(read_profile(path, loaded.shape), f"from {path}") for name, path in files.items()}
+    shape = loaded.shape.num_layers, loaded.shape.num_kv_heads
+    read = {name: Given(load_profile(path, shape), f"from {path}") for name, path in files.items()}
     everyones = read.get(EVERY)
     if everyones and not any(_is_for(everyones, method) for method in needing):
         kind = everyones.profile.provenance["kind"]

@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
 
 from cokv.methods.method import Method
 from cokv.model.loading import EMBEDDED, LoadedModel
+from cokv.profiles.load import SHIPPED, Profile
 from cokv.types import JSON, HeadScores
 from suite.errors import SuiteError
-from suite.profiles.profilers import Profile
 from suite.profiles.stage import kept_profile, profile_name
 from suite.spec import SHAPLEY
 
@@ -124,6 +123,5 @@ def shipped(loaded: LoadedModel) -> Stored | None:
     """What ships with the package for the embedded model; nothing for any other."""
     if loaded.name != EMBEDDED:
         return None
-    with as_file(files("cokv.embedded") / "profiles") as folder:
-        file = folder / SHAPLEY_FILE
-        return Stored(folder, "shipped with the embedded model", HeadScores.load(file) if file.is_file() else None)
+    file = SHIPPED / SHAPLEY_FILE
+    return Stored(SHIPPED, "shipped with the embedded model", HeadScores.load(file) if file.is_file() else None)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cokv.profiles.duo_file import read_duo
-from cokv.profiles.published import expand, read_published
+from cokv.profiles.load import expand, read_published
 from cokv.profiles.summary import Setting, summarize
 from cokv.types import CokvError, HeadScores
 
