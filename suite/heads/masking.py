@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from cokv.game.plan import BoolArray, distinct
 from cokv.types import FloatArray, HeadScores
+from reports.intervals import Resamples, estimate
 from suite.errors import SuiteError
-from suite.intervals import Resamples, interval, summary
 
 Evaluate: TypeAlias = Callable[[BoolArray], FloatArray]
 """Coalitions bool [K, num_players], True keeps the prompt -> utilities [K, samples] of 0..1."""
@@ -115,7 +115,7 @@ def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[st
             sample = utilities[[place + 1 for place in mine]].mean(axis=0)
             line.append(sample)
             masked = sorted({int(made[place].masked.sum()) for place in mine})
-            point = {"cut": kind, "heads": k, "masked": masked[-1], **summary(sample, resamples.means(sample))}
+            point = {"cut": kind, "heads": k, "masked": masked[-1], **estimate(sample, resamples.means(sample))}
             points.append(point)
         lines[kind] = np.array(line)  # [counts, samples]
     return {
@@ -125,7 +125,7 @@ def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[st
         "draws": spec.draws,
         "seed": spec.seed,
         "evaluations": len(rows),
-        "full": summary(utilities[0], resamples.means(utilities[0])),
+        "full": estimate(utilities[0], resamples.means(utilities[0])),
         "points": points,
         **_areas(lines, counts, resamples),
     }
@@ -141,9 +141,6 @@ def _areas(lines: dict[str, FloatArray], counts: tuple[int, ...], resamples: Res
     weights[1:] += widths / 2
     weights /= widths.sum()
     heights = {kind: weights @ line for kind, line in lines.items()}  # [samples]
-    areas = {kind: summary(sample, resamples.means(sample)) for kind, sample in heights.items()}
+    areas = {kind: estimate(sample, resamples.means(sample)) for kind, sample in heights.items()}
     apart = heights["bottom"] - heights["top"]
-    separation = {"score": float(apart.mean())}
-    if apart.size > 1:
-        separation |= interval(resamples.means(apart))
-    return {"areas": areas, "separation": separation}
+    return {"areas": areas, "separation": estimate(apart, resamples.means(apart))}
