@@ -9,7 +9,7 @@ from cokv.types import CokvError
 MAX_DEATHS = 3  # of workers at one place, one after the other
 
 
-class Deaths:
+class WorkerFailures:
     """Counts workers that died at a block, or (None) before their first."""
 
     def __init__(self) -> None:
@@ -24,6 +24,6 @@ class Deaths:
                 "workers, fewer prompts, or a machine that has more"
             )
 
-    def none_at(self, block: int | None) -> None:
+    def reset(self, block: int | None) -> None:
         """A worker has come past it."""
         del self.count[block]

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cokv.cluster import MakeWorker
-from cokv.cluster.failures import Deaths
-from cokv.cluster.worker import Outcome, Servant
+from cokv.cluster.failures import WorkerFailures
+from cokv.cluster.worker import Outcome, WorkerHost
 from cokv.types import CokvError
 
 PATIENCE = 600.0  # seconds that blocks may wait while no actor starts
@@ -52,7 +52,7 @@ class OnRay:
         ray = load_ray()
         with connected(self.address):
             count, needs, threads = self._room(ray.nodes())
-            actor_class = ray.remote(**needs, max_restarts=0, scheduling_strategy="SPREAD")(Servant)
+            actor_class = ray.remote(**needs, max_restarts=0, scheduling_strategy="SPREAD")(WorkerHost)
             kind = "cuda" if self.device.startswith("cuda") else self.device  # Ray shows an actor its own GPU only
 
             def start() -> tuple[Any, Any]:
@@ -90,7 +90,7 @@ def _work(
     """Hands blocks to actors as they are free. An actor gets its first block when it is known to run somewhere, so that
     one for which there is no room holds no block. `starting` is left holding the actors that are alive.
     """
-    waiting, deaths, last = deque(range(len(blocks))), Deaths(), time.monotonic()
+    waiting, failures, last = deque(range(len(blocks))), WorkerFailures(), time.monotonic()
     busy: dict[Any, tuple[Any, int]] = {}
     try:
         while waiting or busy:
@@ -107,12 +107,12 @@ def _work(
             try:
                 said = ray.get(answer)
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-                deaths.add(index, _last_line(error))
+                failures.add(index, _last_line(error))
                 if index is not None:
                     waiting.appendleft(index)
                 starting.update([start()])
                 continue
-            deaths.none_at(index)
+            failures.reset(index)
             if waiting:
                 following = waiting.popleft()
                 busy[actor.run.remote(blocks[following])] = actor, following

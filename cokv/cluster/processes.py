@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cokv.cluster import MakeWorker
-from cokv.cluster.failures import Deaths
+from cokv.cluster.failures import WorkerFailures
 from cokv.cluster.worker import Outcome, serve
 from cokv.types import CokvError
 
@@ -33,7 +33,7 @@ class Processes:
             raise CokvError(f"{self.workers} workers were asked for, expected at least 1")
 
     def map_blocks(self, make_worker: MakeWorker, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        waiting, deaths = deque(range(len(blocks))), Deaths()
+        waiting, failures = deque(range(len(blocks))), WorkerFailures()
         team: dict[Connection, _Member] = {}
         try:
             for device in self._devices()[: len(blocks)]:
@@ -47,7 +47,7 @@ class Processes:
                     except (EOFError, OSError):
                         del team[pipe]
                         member.process.join()
-                        deaths.add(member.block, f"exit code {member.process.exitcode}")
+                        failures.add(member.block, f"exit code {member.process.exitcode}")
                         self._start(team, make_worker, member.device, member.block, blocks)
                         continue
                     index, result = member.block, outcome.value()

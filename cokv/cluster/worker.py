@@ -39,7 +39,7 @@ class _InWorker(Exception):
         return f'in a worker:\n"""\n{self.args[0]}"""'
 
 
-class Servant:
+class WorkerHost:
     """Makes the worker at the first block, with its share of the threads, and keeps it."""
 
     def __init__(self, make_worker: MakeWorker, device: str, threads: int) -> None:
@@ -74,9 +74,9 @@ class Servant:
 def serve(pipe: Connection, make_worker: MakeWorker, device: str, threads: int) -> None:
     """Answers blocks until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    servant = Servant(make_worker, device, threads)
+    host = WorkerHost(make_worker, device, threads)
     while True:
         try:
-            pipe.send(servant.run(pipe.recv()))
+            pipe.send(host.run(pipe.recv()))
         except (EOFError, OSError):  # the parent has gone, or has had enough
             return

@@ -24,7 +24,7 @@ from cokv.types import JSON
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeCounts:
     """What a merge added, and what it found already there."""
 
     games: int
@@ -46,7 +46,7 @@ class Ledger(Database):
         with self.transaction():
             return self._adopt(name, whole, "this run")[0]
 
-    def merge(self, paths: Sequence[str | os.PathLike[str]], tolerance: float = 0.0) -> Merged:
+    def merge(self, paths: Sequence[str | os.PathLike[str]], tolerance: float = 0.0) -> MergeCounts:
         """Adds what other ledgers hold, all of it or nothing.
 
         Games are matched by name. One coalition with two utilities further apart than `tolerance` is an error; within
@@ -64,7 +64,7 @@ class Ledger(Database):
                             coalitions, known = coalitions + added, known + len(keys) - added
                         for design in theirs.designs():
                             mine.insert_design(design)
-        return Merged(games, coalitions, known)
+        return MergeCounts(games, coalitions, known)
 
     def _adopt(self, name: str, identity: Mapping[str, JSON], source: str) -> tuple[RecordedGame, bool]:
         """The game and whether it is new; inside a transaction."""

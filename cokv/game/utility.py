@@ -33,7 +33,7 @@ from cokv.decode.session import FirstToken
 from cokv.game.plan import BoolArray
 from cokv.game.players import Players, coalition_rows, coalition_selection, grid
 from cokv.game.prefills import on_device
-from cokv.game.teacher import Forced, force
+from cokv.game.teacher_forcing import ForcedAnswer, force
 from cokv.model.loading import model_shape
 from cokv.types import CokvError, FloatArray
 
@@ -131,7 +131,7 @@ class HeadGame:
         return means
 
 
-def _forced_utility(utility: Utility, found: Forced) -> FloatArray:
+def _forced_utility(utility: Utility, found: ForcedAnswer) -> FloatArray:
     if utility == "exact_match":
         return np.asarray(found.best.all(axis=1), dtype=np.float64)
     if utility == "probability":

@@ -21,7 +21,7 @@ from cokv.types import CokvError, Selection
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class ProfilingPrompt:
     """What a method would compress, int64 [seq_len]; what is read after it, int64 [t] or None; when the answer ends."""
 
     input_ids: torch.Tensor
@@ -41,7 +41,7 @@ class Needle:
     answer_tokens: how many tokens the right answer has; None: as many as stand there.
     """
 
-    asked: Asked
+    asked: ProfilingPrompt
     start: int
     end: int
     right: Callable[[list[int]], bool]
@@ -60,7 +60,7 @@ class Needle:
             )
 
 
-def answer(model: PreTrainedModel, made: Prefill, asked: Asked) -> list[int]:
+def answer(model: PreTrainedModel, made: Prefill, asked: ProfilingPrompt) -> list[int]:
     """Greedy tokens on the full cache, a stop token included."""
     full = Selection.full(made.shape.num_layers, made.shape.num_kv_heads, made.seq_len)
     return decode(model, made, [Row(full)], asked.stop, suffix=asked.suffix)[0].tokens

@@ -1,8 +1,8 @@
 """LU-KV's curves: which share of its tokens each KV head keeps when the whole cache keeps 1, 2, ... 99 percent.
 
 LU-KV, arXiv 2602.08585: profiling prompts are solved for every global ratio and the heads' shares averaged (see
-cokv/profiles/lukv.py). Used online by looking up, then rounding: the global ratio's line of shares (between two lines,
-on the straight line) times the prompt's length.
+cokv/profiles/lukv_curves.py). Used online by looking up, then rounding: the global ratio's line of shares (between two
+lines, on the straight line) times the prompt's length.
 
 The published `.npy`, [99, num_layers, num_kv_heads], says the same the other way round: line t - 1 holds the share of
 its tokens that each head *drops* when t percent of the cache is dropped. baidu-baige/LU-KV writes 1 - kept / length

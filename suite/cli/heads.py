@@ -40,7 +40,7 @@ def masking(
 ) -> None:
     """The score when the top, bottom or random k heads are cut, for every k."""
     from reports.head_experiments import masking_table
-    from suite.heads import records as head_records
+    from suite.heads import masking_and_transfer as head_records
     from suite.heads.masking import MaskingSpec
 
     numbers = None if counts is None else _numbers(counts)
@@ -69,7 +69,7 @@ def transfer(
 ) -> None:
     """CoKV on every task with the head scores of every other task."""
     from reports.head_experiments import averages_table, transfer_table
-    from suite.heads import records as head_records
+    from suite.heads import masking_and_transfer as head_records
 
     found, loaded, folder, tasks = _asked(experiment, runs, limit, task, samples)
     budget = found.kv_budgets[0] if kv_budget is None else kv_budget

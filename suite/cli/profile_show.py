@@ -21,8 +21,8 @@ from cokv.profiles.load import SUFFIXES, load_profile, profile_path
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
-from suite.heads.score_files import head_scores, intervals_of
-from suite.heads.scores import from_record, planned
+from suite.heads.ledger_scores import from_record, planned
+from suite.heads.score_provenance import head_scores, intervals_of
 
 WIDEST = 16  # KV heads of a layer that are shown with intervals
 LONG = 160  # characters of one fact

@@ -22,7 +22,7 @@ from cokv.methods.registry import METHODS, get_entry, get_method
 from cokv.model.loading import LoadedModel
 from cokv.types import CokvError, Selection
 from suite.errors import SuiteError
-from suite.profiles.stored import Given
+from suite.profiles.profile_folder import SourcedProfile
 from suite.run.cells import Cell, prefill_requirements, takes_budget
 from suite.tasks.prompt import text_of
 
@@ -140,7 +140,7 @@ def compare(
     methods: Sequence[Method],
     kv_budget: int,
     max_new_tokens: int,
-    profiles: Mapping[str, Given | str] | None = None,
+    profiles: Mapping[str, SourcedProfile | str] | None = None,
 ) -> Comparison:
     """Answers of the full cache and of every method to one prompt. profiles: by method that needs one, or why none."""
     profiles = profiles or {}

@@ -23,7 +23,7 @@ from cokv.cache.prefill import check_prompt, prefill
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from cokv.types import CokvError, HeadScores, Selection
-from suite.profiles.stage import Profiles
+from suite.profiles.run_profiles import Profiles
 from suite.run.cells import Cell, prefill_requirements, takes_budget
 from suite.run.progress import progress
 from suite.spec import Experiment

@@ -21,7 +21,7 @@ from cokv.methods.method import ScoreCache
 from cokv.model.loading import LoadedModel
 from cokv.types import CokvError, HeadScores
 from suite.heads.games import load_on
-from suite.profiles.stage import Profiles
+from suite.profiles.run_profiles import Profiles
 from suite.run.cells import Cell, cells, prefill_requirements
 from suite.run.folder import RunFolder
 from suite.run.progress import progress

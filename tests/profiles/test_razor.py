@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cokv.model.observe import LayerView, ModelParts
-from cokv.profiles.razor import REPEATS, Repeats, razor_scores, taken_at
+from cokv.profiles.razor_scores import REPEATS, Repeats, razor_scores, taken_at
 from cokv.types import CokvError, HeadScores
 
 PERIOD = 6

@@ -14,8 +14,8 @@ from cokv.cluster import InProcess
 from cokv.game.estimators import SlicedShapley, merge_plans
 from cokv.game.ledger import Ledger
 from cokv.game.plan import in_turn
-from suite.heads.recording import blocks_of, record
-from suite.heads.scores import design, from_record, plans
+from suite.heads.block_evaluation import blocks_of, record
+from suite.heads.ledger_scores import design, from_record, plans
 
 TESTS = Path(__file__).parents[1]
 ESTIMATOR, SEEDS = SlicedShapley((4, 6), 110), (0, 1)

@@ -9,7 +9,7 @@ from cokv.cluster import InProcess
 from cokv.game.ledger import Ledger
 from cokv.game.plan import distinct
 from cokv.game.recorded import bits, pack
-from suite.heads.recording import record as record_blocks
+from suite.heads.block_evaluation import record as record_blocks
 
 N, BLOCK = 6, 16
 COALITIONS = np.array([[i >> b & 1 for b in range(N)] for i in range(40)], dtype=bool)

@@ -31,7 +31,7 @@ from cokv.methods.scorers import Scorer
 from cokv.methods.scorers.blocks import at_once
 from cokv.methods.scorers.causal import causal_attention
 from cokv.model.observe import LayerView, Observation
-from cokv.profiles.answered_prompts import Asked, answer, at_least_one, observed
+from cokv.profiles.answered_prompts import ProfilingPrompt, answer, at_least_one, observed
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import FloatArray
 
@@ -76,7 +76,11 @@ def in_kept_order(importance: FloatArray, scores: FloatArray, reserved: int) -> 
 
 
 def lukv_curves(
-    model: PreTrainedModel, prompts: Sequence[Asked], scorer: Scorer, tokenizer: Any = None, per_layer: bool = False
+    model: PreTrainedModel,
+    prompts: Sequence[ProfilingPrompt],
+    scorer: Scorer,
+    tokenizer: Any = None,
+    per_layer: bool = False,
 ) -> RatioCurves:
     """Mean shares over the prompts. tokenizer: the model's, for a scorer whose observers need it."""
     at_least_one(prompts, "profiling prompts")

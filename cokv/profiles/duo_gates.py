@@ -37,7 +37,7 @@ BLOCK = 128  # queries of streaming attention taken together
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class AnsweredPrompt:
     """A prompt with its right answer, int64 [seq_len], and where the answer starts."""
 
     input_ids: torch.Tensor
@@ -77,7 +77,9 @@ class Training:
                 raise CokvError(f"{name} is {value!r}, expected a number above 0")
 
 
-def train_gates(model: PreTrainedModel, prompts: Sequence[Answered], training: Training | None = None) -> HeadScores:
+def train_gates(
+    model: PreTrainedModel, prompts: Sequence[AnsweredPrompt], training: Training | None = None
+) -> HeadScores:
     """Gates of all KV heads, in 0..1. Prompts are taken in a random order, again and again."""
     training = training or Training()
     at_least_one(prompts, "passkey prompts")
@@ -175,7 +177,7 @@ def _order(prompts: int, training: Training) -> Iterator[int]:
         yield left.pop()
 
 
-def _answer_states(model: PreTrainedModel, prompt: Answered) -> torch.Tensor:
+def _answer_states(model: PreTrainedModel, prompt: AnsweredPrompt) -> torch.Tensor:
     """Last hidden states at the answer's tokens, float32 [tokens, hidden_size]."""
     out = model.base_model(input_ids=prompt.input_ids[None].to(model.device), use_cache=False)
     states: torch.Tensor = out.last_hidden_state[0, prompt.start :].float()

@@ -39,7 +39,7 @@ SOURCES = {"R": "https://arxiv.org/abs/2404.15574", "R2": "https://github.com/FY
 
 
 @dataclass(frozen=True)
-class Looked:
+class NeedleAttention:
     """Observer of what is read and the answer, its last token left out: R and R2 of each query head, [2, num_heads].
 
     start, end: the needle. emitted: the answer's tokens, whose queries are the last ones. answer_tokens: how many the
@@ -84,7 +84,7 @@ def retrieval_scores(model: PreTrainedModel, needles: Sequence[Needle], kind: Ki
         right += 1
         read = torch.cat([needle.asked.read, torch.tensor(tokens[:-1], dtype=torch.int64)])
         size = needle.answer_tokens or needle.end - needle.start
-        seen = observed(model, read, Looked(needle.start, needle.end, tuple(tokens), size))
+        seen = observed(model, read, NeedleAttention(needle.start, needle.end, tuple(tokens), size))
         by_head = torch.stack([layer[0][0 if kind == "R" else 1] for layer in seen]).double().cpu()
         total += by_head.view(shape.num_layers, shape.num_kv_heads, -1).mean(dim=-1)
     if not right:

@@ -20,9 +20,9 @@ from cokv.methods.method import Method
 from cokv.model.loading import LoadedModel
 from cokv.types import FloatArray, HeadScores
 from suite.errors import SuiteError
+from suite.heads.block_evaluation import record
 from suite.heads.games import game_of, identity, worker_of
 from suite.heads.masking import Evaluate, MaskingSpec, curves, cuts
-from suite.heads.recording import record
 from suite.heads.transfer import answers, matrix, methods_of
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
@@ -110,7 +110,7 @@ def _evaluations(profile: HeadScores, spec: MaskingSpec) -> int:
 
 
 @dataclass(frozen=True)
-class Carried:
+class TransferSettings:
     """What a transfer matrix is made of: every task's scores, CoKV and its uniform twin, one budget."""
 
     scores: Mapping[str, HeadScores]
@@ -120,7 +120,7 @@ class Carried:
 
 def carried(
     experiment: Experiment, loaded: LoadedModel, folder: RunFolder, kv_budget: int, tasks: tuple[str, ...]
-) -> Carried:
+) -> TransferSettings:
     """The parts of a matrix, once they are known to work together; nothing is written or answered."""
     params = next((m.params for m in experiment.methods if (m.name, m.preset) == ("cokv", "normalized")), {})
     cokv, uniform = methods_of(params)
@@ -128,11 +128,11 @@ def carried(
     scores = {task: scores_of(folder, task, loaded) for task in tasks}
     for profile in scores.values():
         cokv.layer_select(loaded.shape, kv_budget, profile)
-    return Carried(scores, (cokv, uniform), kv_budget)
+    return TransferSettings(scores, (cokv, uniform), kv_budget)
 
 
 def transfer(
-    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, parts: Carried, samples: int | None = None
+    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, parts: TransferSettings, samples: int | None = None
 ) -> dict[str, Any]:
     """Writes transfer.json: every task's scores on every task's test samples, at one budget.
 

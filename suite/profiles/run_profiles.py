@@ -18,7 +18,7 @@ from cokv.methods.method import Method
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from cokv.profiles.load import Profile, load_profile, profile_path
-from cokv.profiles.razor import REPEATS
+from cokv.profiles.razor_scores import REPEATS
 from cokv.types import JSON, CokvError, HeadScores
 from longbench.errors import LongBenchError
 from ruler.errors import RulerError
@@ -79,7 +79,7 @@ def identity(experiment: Experiment) -> dict[str, JSON]:
     return {need.name: need.settings for need in needed(experiment)}
 
 
-def validation_prompts_asked(experiment: Experiment) -> int:
+def validation_prompts_per_task(experiment: Experiment) -> int:
     """Of each task, by the head game and by profiles."""
     played = 0 if experiment.game is None else experiment.game.prompts
     learnt = (experiment.profiles or ProfilesSpec()).task_prompts

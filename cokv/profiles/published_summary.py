@@ -31,7 +31,7 @@ SPARSITIES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
-class Setting:
+class SummarySettings:
     """What budgets are computed for."""
 
     kv_budget: int = 128  # slots per KV head, window included
@@ -56,9 +56,9 @@ class _Profile:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def summarize(paths: Sequence[str | os.PathLike[str]], setting: Setting | None = None) -> dict[str, Any]:
+def summarize(paths: Sequence[str | os.PathLike[str]], setting: SummarySettings | None = None) -> dict[str, Any]:
     """The record of all profiles in these files and folders: plain JSON."""
-    setting = setting or Setting()
+    setting = setting or SummarySettings()
     files = expand(paths)
     if not files:
         raise CokvError("no files, expected at least one published profile")
@@ -107,7 +107,7 @@ def _name(path: Path) -> str:
     return path.parent.name if path.stem == "full_attention_heads" else path.stem
 
 
-def _cokv(files: list[Contributions], setting: Setting) -> _Profile:
+def _cokv(files: list[Contributions], setting: SummarySettings) -> _Profile:
     once = [one for place, one in enumerate(files) if one.digest not in {other.digest for other in files[:place]}]
     official = head_scores(files, "official", setting.shape)
     ours = head_scores(once, "paper", setting.shape)
@@ -125,7 +125,7 @@ def _cokv(files: list[Contributions], setting: Setting) -> _Profile:
     return _Profile(name, ours.values, record)
 
 
-def _scores(name: str, scores: HeadScores, setting: Setting) -> _Profile:
+def _scores(name: str, scores: HeadScores, setting: SummarySettings) -> _Profile:
     """Shapley values by CoKV's formula, other scores by HeadKV's, which takes none below 0."""
     if "shapley" in str(scores.provenance.get("kind", "")).lower() or scores.values.min() < 0:
         made: tuple[Allocator, Allocator] = (CoKV(alpha=setting.alpha, exact=False), CoKV())
@@ -137,7 +137,7 @@ def _scores(name: str, scores: HeadScores, setting: Setting) -> _Profile:
     return _Profile(name, scores.values, {"method": method, "provenance": scores.provenance, "budgets": budgets})
 
 
-def _duo(name: str, pattern: DuoPattern, setting: Setting) -> _Profile:
+def _duo(name: str, pattern: DuoPattern, setting: SummarySettings) -> _Profile:
     """Two classes: what a share of streaming heads costs at this prompt length, per head."""
     least = pattern.sink_size + pattern.recent_size
     masks = []
@@ -156,14 +156,14 @@ def _duo(name: str, pattern: DuoPattern, setting: Setting) -> _Profile:
     return _Profile(name, pattern.gates, record)
 
 
-def _lukv(name: str, curves: RatioCurves, setting: Setting) -> _Profile:
+def _lukv(name: str, curves: RatioCurves, setting: SummarySettings) -> _Profile:
     shares = curves.at(setting.kv_budget / setting.prompt_tokens)
     found = curves.budgets(setting.kv_budget * shares.size, setting.prompt_tokens, setting.window_size)
     budgets = [_budget_record("normalized", {}, found.values, setting)]
     return _Profile(name, shares, {"method": "LU-KV", "provenance": curves.provenance, "budgets": budgets})
 
 
-def _budgets(preset: str, allocator: Allocator, scores: HeadScores, setting: Setting) -> dict[str, Any]:
+def _budgets(preset: str, allocator: Allocator, scores: HeadScores, setting: SummarySettings) -> dict[str, Any]:
     layers, heads = scores.values.shape
     blank = [torch.zeros(heads, 1)] * layers  # these allocators look at shapes, never at tokens
     total = setting.kv_budget * layers * heads
@@ -172,7 +172,7 @@ def _budgets(preset: str, allocator: Allocator, scores: HeadScores, setting: Set
     return _budget_record(preset, parameters, found.values, setting)
 
 
-def _budget_record(preset: str, parameters: dict[str, Any], values: Any, setting: Setting) -> dict[str, Any]:
+def _budget_record(preset: str, parameters: dict[str, Any], values: Any, setting: SummarySettings) -> dict[str, Any]:
     return {
         "preset": preset,
         "parameters": parameters,

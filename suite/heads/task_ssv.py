@@ -21,11 +21,11 @@ from cokv.game.stopping import GameState, StopRules, live_state
 from cokv.model.loading import LoadedModel, load_model
 from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
+from suite.heads.block_evaluation import record
+from suite.heads.experiment_ssv import estimator, plans, seeds
 from suite.heads.games import HeadWorker, game_spec, identity, num_players, spec_game, worker_of
-from suite.heads.recording import record
-from suite.heads.score_files import as_json, head_scores
-from suite.heads.scores import Halves, design, outcome
-from suite.heads.stage import estimator, plans, seeds
+from suite.heads.ledger_scores import Halves, design, score_halves
+from suite.heads.score_provenance import as_json, head_scores
 from suite.run.folder import RunFolder
 from suite.run.preflight import check_fit
 from suite.run.progress import Reporter, progress
@@ -75,7 +75,7 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
         game = ledger.game(task, game_is, players, len(prompts))
         game.add_design(design(estimator(spec), seeds(spec)))
         with progress(f"profile {task}", merge_plans(halves).evaluations) as report:
-            live = Live(game, experiment, halves, rules, report)
+            live = StoppingWatch(game, experiment, halves, rules, report)
             record(game, live.coalitions, pool, make_worker, live, spec.block_size)
         scores = _scores(game, experiment, live)
         scores.save(folder.path / SCORES)
@@ -87,10 +87,10 @@ def _worker_here(loaded: LoadedModel, prompts: list[Prompt], spec: GameSpec) -> 
     return lambda device: worker_of(spec_game(loaded, prompts, spec))
 
 
-def _scores(game: RecordedGame, experiment: Experiment, live: Live) -> HeadScores:
+def _scores(game: RecordedGame, experiment: Experiment, live: StoppingWatch) -> HeadScores:
     spec = game_spec(experiment)
     try:
-        found = outcome(estimator(spec), live.halves, live.utilities(), spec.seed)
+        found = score_halves(estimator(spec), live.halves, live.utilities(), spec.seed)
     except (CokvError, SuiteError) as error:
         raise SuiteError(
             f"stopped after {live.there} coalitions ({live.stopped}), too early for a score of every head: {error}"
@@ -108,7 +108,7 @@ def _scores(game: RecordedGame, experiment: Experiment, live: Live) -> HeadScore
     )
 
 
-class Live:
+class StoppingWatch:
     """Watches a game being recorded: shows how far it is and how sure, and applies the stop rules to every prefix."""
 
     def __init__(

@@ -24,7 +24,7 @@ from cokv.types import CokvError, FloatArray
 
 
 @dataclass(frozen=True, eq=False)
-class Forced:
+class ForcedAnswer:
     """Of every row and token of the answer: [rows, tokens]."""
 
     log_probability: FloatArray  # natural logarithm, of the plain softmax
@@ -56,7 +56,7 @@ def force(
     way: AnyWay = "auto",
     max_bytes: int = 1 << 30,
     first_token: FirstToken = "prefill",
-) -> Forced:
+) -> ForcedAnswer:
     """What each row makes of the answer. The other arguments are those of `decode`."""
     vocab_size = prefill.first_logits.shape[-1]
     check_answer(answer, stop, vocab_size)
@@ -79,7 +79,7 @@ def force(
             log_probability, best = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
             made |= {int(p): (log_probability[i], best[i]) for i, p in enumerate(batch.places)}
     empty = np.empty((0, len(answer)))
-    return Forced(
+    return ForcedAnswer(
         np.stack([made[place][0] for place in range(len(made))]) if made else empty,
         np.stack([made[place][1] for place in range(len(made))]) if made else empty.astype(np.bool_),
     )

@@ -21,10 +21,10 @@ from cokv.game.recorded import RecordedGame
 from cokv.game.stability import assess
 from cokv.model.loading import LoadedModel
 from cokv.types import JSON, HeadScores
+from suite.heads.block_evaluation import record_games
 from suite.heads.games import REMOVAL, GamesWorker, game_prompts, game_spec, open_game
-from suite.heads.recording import record_games
+from suite.heads.ledger_scores import design
 from suite.heads.removal import cuts, removal
-from suite.heads.scores import design
 from suite.run.folder import RunFolder
 from suite.run.progress import Reporter, progress
 from suite.spec import Experiment, GameSpec
