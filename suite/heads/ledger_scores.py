@@ -8,7 +8,7 @@ halves. Only whole draws count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,9 @@ from cokv.game.estimators import ESTIMATORS, Estimate, Estimator, LeaveOneOut, P
 from cokv.game.recorded import RecordedGame
 from cokv.game.stability import Stability, assess
 from cokv.game.stopping import complete
-from cokv.types import JSON, CokvError, FloatArray
+from cokv.types import CokvError, FloatArray
 from suite.errors import SuiteError
-
-Halves = tuple[Plan, Plan]
+from suite.heads.halves import built, described
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,31 +37,6 @@ class GameScores:
         """Each half's own scores [num_players]."""
         pairs = zip(self.halves, self.utilities, strict=True)
         return [self.estimator.aggregate(plan, values).values for plan, values in pairs]
-
-
-def described(estimator: Estimator) -> dict[str, JSON]:
-    """An estimator by name and parameters."""
-    names = {kind: name for name, kind in ESTIMATORS.items()}
-    values: Any = asdict(estimator)  # type: ignore[call-overload]  # every estimator is a dataclass
-    return {"name": names[type(estimator)], **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
-
-
-def built(description: dict[str, Any]) -> Estimator:
-    """The estimator that `described` wrote down."""
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in description.items() if key != "name"}
-    try:
-        return ESTIMATORS[description["name"]](**values)
-    except (KeyError, TypeError) as error:
-        raise SuiteError(f"estimator {description} of the ledger is unknown here ({error}); use a newer cokv") from None
-
-
-def design(estimator: Estimator, seeds: tuple[int, int]) -> dict[str, JSON]:
-    return {"estimator": described(estimator), "seeds": list(seeds)}
-
-
-def plans(estimator: Estimator, num_players: int, seeds: tuple[int, int]) -> Halves:
-    """The two halves: independent plans."""
-    return estimator.plan(num_players, seeds[0]), estimator.plan(num_players, seeds[1])
 
 
 def known_utilities(game: RecordedGame, plan: Plan) -> FloatArray:

@@ -10,7 +10,8 @@ from cokv.game.plan import json_numbers
 from cokv.game.recorded import RecordedGame
 from cokv.types import JSON, FloatArray, HeadScores
 from suite.errors import SuiteError
-from suite.heads.ledger_scores import GameScores, described
+from suite.heads.halves import described
+from suite.heads.ledger_scores import GameScores
 
 KINDS = {"sliced": "sliced Shapley value", "leave_one_out": "leave-one-out", "exact": "exact Shapley value"}
 

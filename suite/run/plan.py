@@ -12,7 +12,7 @@ from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
 from cokv.model.loading import LoadedModel
 from cokv.types import Selection
-from suite.heads.experiment_ssv import evaluations
+from suite.heads.halves import evaluations
 from suite.profiles import run_profiles as profiles_run
 from suite.run.cells import cells
 from suite.spec import Experiment
