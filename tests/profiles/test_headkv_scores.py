@@ -82,7 +82,7 @@ def test_scores_are_those_of_the_full_matrices(make_model, prompt, full_attentio
 
 def test_what_cannot_be_profiled_is_said(planted):
     model, prompts, needles = planted
-    wrong = [Needle(n.asked, n.start, n.end, lambda tokens: False) for n in needles]
+    wrong = [Needle(n.prompt, n.start, n.end, lambda tokens: False) for n in needles]
     with pytest.raises(CokvError, match="none of 12 needle prompts right"):
         retrieval_scores(model, wrong, "R")
     with pytest.raises(CokvError, match="no needle prompts"):
