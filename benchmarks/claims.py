@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from curves import paper_sizes
-from worlds.games import views
+from worlds.role_games import views
 from worlds.whole import WholeGame
 
 from cokv.game.exact import exact_shapley, exact_sliced_shapley

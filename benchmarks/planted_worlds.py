@@ -22,8 +22,8 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from worlds.games import EVERYTHING_ROLES, WORLDS, World, everything_by_question, views
 from worlds.planted import attention_on_needle, planted_game, planted_model, planted_prompts
+from worlds.role_games import EVERYTHING_ROLES, WORLDS, RoleGame, everything_by_question, views
 
 from cokv.game.exact import all_coalitions
 from cokv.types import FloatArray
@@ -73,7 +73,7 @@ def transformer_rows(prompts_per_question: int, seed: int) -> list[dict[str, Any
     return rows_of("transformer", EVERYTHING_ROLES, scores | {"attention": attention_on_needle(model, prompts)})
 
 
-def function_rows(world: World) -> list[dict[str, Any]]:
+def function_rows(world: RoleGame) -> list[dict[str, Any]]:
     return rows_of(world.name, world.roles, views(world, world.num_players, slice_sizes(world.num_players)))
 
 

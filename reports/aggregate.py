@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from reports.intervals import CONFIDENCE, RESAMPLES, Floats, Resamples, percentile_interval
 from reports.records import (
     BYTE_FIELDS,
     FULL,
@@ -33,13 +33,10 @@ from reports.records import (
 )
 
 SCHEMA = 1
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 DECIMALS = 4
 # Two-sided sign test: with fewer differing pairs p < 0.05 is out of reach (2 * 0.5**5 = 0.0625), whatever the interval.
 MIN_DIFFERING = 6
 
-Floats = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
 
@@ -109,18 +106,16 @@ class _Resampler:
 
     def __init__(self, seed: int, name: str) -> None:
         self._entropy = [seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")]
-        self._weights: dict[int, Floats] = {}
+        self._resamples: dict[int, Resamples] = {}
 
     def means(self, values: Floats) -> Floats:
         """Means of RESAMPLES resamples of `values` [n]; empty when n < 2, where no interval can be given."""
         n = len(values)
         if n < 2:
             return np.empty(0)
-        if n not in self._weights:
-            drawn = np.random.default_rng(self._entropy).integers(0, n, size=(RESAMPLES, n))
-            flat = (drawn + n * np.arange(RESAMPLES)[:, None]).ravel()
-            self._weights[n] = np.bincount(flat, minlength=RESAMPLES * n).reshape(RESAMPLES, n) / n
-        return np.asarray(self._weights[n] @ values, dtype=np.float64)
+        if n not in self._resamples:
+            self._resamples[n] = Resamples.draw_indices(n, self._entropy)
+        return self._resamples[n].means(values)
 
 
 @dataclass
@@ -165,8 +160,7 @@ def _estimate(values: Floats, resampled: Floats) -> Row:
     mean = float(values.mean())
     if len(resampled) == 0:
         return {"mean": _round(mean)}
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
+    low, high = percentile_interval(resampled)
     # min and max only absorb the last bit of floating point: the percentile interval of a mean contains it.
     return {"mean": _round(mean), "low": _round(min(low, mean)), "high": _round(max(high, mean))}
 

@@ -19,8 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from reports.aggregate import CONFIDENCE
 from reports.head_experiments import head_experiments
+from reports.intervals import CONFIDENCE
 from reports.labels import Labels, method_name
 from reports.longbench import category_table, longbench_table
 from reports.overview import overview_table

@@ -14,10 +14,10 @@ from cokv.cluster import InProcess, Pool
 from cokv.model.loading import LoadedModel, load_model
 from cokv.types import HeadScores
 from reports.aggregate import aggregate
+from suite.heads.experiment_ssv import compute_head_scores
 from suite.heads.games import VERSIONS_THAT_MATTER
-from suite.heads.stage import compute_head_scores
-from suite.profiles import stage as profiles_run
-from suite.profiles.stage import compute_profiles
+from suite.profiles import run_profiles as profiles_run
+from suite.profiles.run_profiles import compute_profiles
 from suite.run.cells import grid_cells
 from suite.run.folder import RunFolder
 from suite.run.measure import measure_decode
@@ -74,7 +74,7 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
     if experiment.longbench is not None:
         longbench_tasks.check(experiment.longbench)
     if experiment.ruler is not None:
-        ruler_tasks.check(experiment.ruler, profiles_run.validation_prompts_asked(experiment))
+        ruler_tasks.check(experiment.ruler, profiles_run.validation_prompts_per_task(experiment))
     spec = experiment.model
     loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype)
     check_fit(experiment, loaded)

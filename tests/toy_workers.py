@@ -23,7 +23,7 @@ class Toy:
             file.write(f"{os.getpid()} made\n")
 
         def work(block):
-            number, coalitions = block
+            number, coalitions = block[-2:]  # of a game's block its name is left out
             with self.log.open("a") as file:
                 file.write(f"{os.getpid()} {number}\n")
             time.sleep(self.seconds)

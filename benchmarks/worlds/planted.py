@@ -1,5 +1,5 @@
 """A small transformer whose KV heads have known roles, its weights written by hand: the world `everything` of
-worlds.games, played by a real model through the real engine.
+worlds.role_games, played by a real model through the real engine.
 
 Eight KV heads (two layers of four, two query heads each) and no MLP. The vocabulary: a start token, "unknown", fillers,
 questions, asks, and values in four classes. A prompt is the start, fillers with one value of each class somewhere among

@@ -1,15 +1,15 @@
 """The same work in one process, in several, or on a Ray cluster: blocks go in, results come out as they are ready.
 
     for index, result in pool.map_blocks(make_worker, blocks):
-        ...                                                       # the caller, alone, writes results down
+        ...                                                       # the caller alone stores results
 
 `make_worker(device)` is called once in every worker: it loads what the work needs and returns a function from a block
-to its result. Which worker meets which block, and in which order, is not fixed; that a result depends on its block
-alone is the caller's part. Then all pools give the same results, to the last bit at the same number of threads per
-worker. Closing the iterator early ends the workers.
+to its result. Which worker gets which block, and in which order, is not fixed, so a result must depend on its block
+alone. Then all pools give the same results, to the last bit at the same number of threads per worker. Closing the
+iterator early ends the workers.
 
 A worker that dies (SIGKILL, out of memory, a lost machine) is replaced and its block done again. An exception in a
-worker ends the run and is raised here as it was there.
+worker ends the run and is raised in the caller.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MakeWorker = Callable[[str], Worker]
 
 
 class Pool(Protocol):
-    """Something that works on blocks. What travels to other processes is pickled: importable functions, plain data."""
+    """A way to run workers. What is sent to other processes is pickled: importable functions, plain data."""
 
     def map_blocks(self, make_worker: MakeWorker, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """(index of a block, its result), each block once, in any order."""
@@ -32,7 +32,7 @@ class Pool(Protocol):
 
 @dataclass(frozen=True)
 class InProcess:
-    """Here, one block after the other."""
+    """In this process, one block after the other."""
 
     device: str = "cpu"
 

@@ -1,4 +1,4 @@
-"""A Ray cluster, or a local one started for the run: one actor per device, which keeps what the work needs.
+"""A Ray cluster, or a local one started for the run: one actor per device, which keeps its worker between blocks.
 
 Written for Ray 2.40 and later (`pip install 'cokv[ray]'`); nothing here is imported without it. Every machine of the
 cluster needs the same cokv installed.
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cokv.cluster import MakeWorker
-from cokv.cluster.failures import Deaths
-from cokv.cluster.worker import Outcome, Servant
+from cokv.cluster.failures import WorkerFailures
+from cokv.cluster.worker import Outcome, WorkerHost
 from cokv.types import CokvError
 
 PATIENCE = 600.0  # seconds that blocks may wait while no actor starts
@@ -30,7 +30,7 @@ SETTINGS = 4  # the type of the frame that an HTTP/2 server begins with, its fou
 
 @dataclass(frozen=True)
 class OnRay:
-    """`address`: of a running cluster; "auto" takes a running one if there is one, else starts one on this machine.
+    """`address`: of a running cluster; "auto" uses a running one if there is one, else starts one on this machine.
 
     With device "cuda" each actor owns one GPU, and by default there are as many as GPUs; on CPUs one per machine. More
     CPU actors share a machine's CPUs.
@@ -51,78 +51,80 @@ class OnRay:
             return
         ray = load_ray()
         with connected(self.address):
-            count, needs, threads = self._room(ray.nodes())
-            actor_class = ray.remote(**needs, max_restarts=0, scheduling_strategy="SPREAD")(Servant)
+            count, resources, threads = self._room(ray.nodes())
+            actor_class = ray.remote(**resources, max_restarts=0, scheduling_strategy="SPREAD")(WorkerHost)
             kind = "cuda" if self.device.startswith("cuda") else self.device  # Ray shows an actor its own GPU only
 
             def start() -> tuple[Any, Any]:
                 actor = actor_class.remote(make_worker, kind, threads)
                 return actor.pid.remote(), actor
 
-            starting = dict(start() for _ in range(min(count, len(blocks))))  # by the answer that they are awaited by
+            starting = dict(
+                start() for _ in range(min(count, len(blocks)))
+            )  # by the call whose result says that they run
             try:
-                yield from _work(ray, start, starting, blocks, needs)
+                yield from _work(ray, start, starting, blocks, resources)
             finally:
                 for actor in starting.values():
                     ray.kill(actor)
 
     def _room(self, nodes: list[dict[str, Any]]) -> tuple[int, dict[str, float], int]:
-        """How many actors, what each one asks of Ray, and its CPU threads."""
-        resources = [node["Resources"] for node in nodes if node["Alive"]]
-        chosen = int(os.environ.get("OMP_NUM_THREADS", "0"))
+        """How many actors, the Ray resources of each, and its CPU threads."""
+        of_nodes = [node["Resources"] for node in nodes if node["Alive"]]
+        threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
         if self.device.startswith("cuda"):
-            gpus = int(sum(r.get("GPU", 0) for r in resources))
+            gpus = int(sum(r.get("GPU", 0) for r in of_nodes))
             count = self.workers or gpus
             if not 0 < count <= gpus:
                 raise CokvError(f"{count or 'some'} workers need a GPU each, the Ray cluster has {gpus}; add machines")
-            return count, {"num_gpus": 1}, chosen or 1
-        cpus = [int(r.get("CPU", 0)) for r in resources]
+            return count, {"num_gpus": 1}, threads or 1
+        cpus = [int(r.get("CPU", 0)) for r in of_nodes]
         count = self.workers or max(1, sum(c > 0 for c in cpus))
         share = next((k for k in range(max(cpus, default=0), 0, -1) if sum(c // k for c in cpus) >= count), None)
         if share is None:
             raise CokvError(f"{count} workers need a CPU each, the Ray cluster has {sum(cpus)}; use fewer --workers")
-        return count, {"num_cpus": share}, chosen or share
+        return count, {"num_cpus": share}, threads or share
 
 
 def _work(
-    ray: Any, start: Any, starting: dict[Any, Any], blocks: Sequence[Any], needs: dict[str, float]
+    ray: Any, start: Any, starting: dict[Any, Any], blocks: Sequence[Any], resources: dict[str, float]
 ) -> Iterator[tuple[int, Any]]:
-    """Hands blocks to actors as they are free. An actor gets its first block when it is known to run somewhere, so that
-    one for which there is no room holds no block. `starting` is left holding the actors that are alive.
+    """Gives blocks to free actors. An actor gets its first block once it runs, so that one waiting for resources holds
+    no block. In the end `starting` holds the actors that are alive.
     """
-    waiting, deaths, last = deque(range(len(blocks))), Deaths(), time.monotonic()
+    waiting, failures, last_answer = deque(range(len(blocks))), WorkerFailures(), time.monotonic()
     busy: dict[Any, tuple[Any, int]] = {}
     try:
         while waiting or busy:
-            ready, _ = ray.wait([*busy, *starting], num_returns=1, timeout=5.0)
-            if not ready:
-                if not busy and time.monotonic() - last > PATIENCE:
+            ready_calls, _ = ray.wait([*busy, *starting], num_returns=1, timeout=5.0)
+            if not ready_calls:
+                if not busy and time.monotonic() - last_answer > PATIENCE:
                     raise CokvError(
-                        f"no actor with {needs} has started on the Ray cluster for {PATIENCE:.0f} s, expected room for "
-                        f"one; of {_plain(ray.cluster_resources())} are free {_plain(ray.available_resources())}"
+                        f"no actor with {resources} has started on the Ray cluster for {PATIENCE:.0f} s, expected room "
+                        f"for one; of {_plain(ray.cluster_resources())} are free {_plain(ray.available_resources())}"
                     )
                 continue
-            last, (answer,) = time.monotonic(), ready
-            actor, index = busy.pop(answer) if answer in busy else (starting.pop(answer), None)
+            last_answer, (ready_call,) = time.monotonic(), ready_calls
+            actor, index = busy.pop(ready_call) if ready_call in busy else (starting.pop(ready_call), None)
             try:
-                said = ray.get(answer)
+                outcome = ray.get(ready_call)
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-                deaths.add(index, _last_line(error))
+                failures.add(index, _last_line(error))
                 if index is not None:
                     waiting.appendleft(index)
                 starting.update([start()])
                 continue
-            deaths.none_at(index)
+            failures.reset(index)
             if waiting:
                 following = waiting.popleft()
                 busy[actor.run.remote(blocks[following])] = actor, following
             else:
                 ray.kill(actor)
             if index is not None:
-                assert isinstance(said, Outcome)
-                yield index, said.value()
+                assert isinstance(outcome, Outcome)
+                yield index, outcome.value()
     finally:
-        starting.update((answer, actor) for answer, (actor, _) in busy.items())
+        starting.update((ready_call, actor) for ready_call, (actor, _) in busy.items())
 
 
 def _plain(resources: dict[str, float]) -> dict[str, float]:
@@ -131,13 +133,13 @@ def _plain(resources: dict[str, float]) -> dict[str, float]:
 
 
 def _last_line(error: Exception) -> str:
-    """What Ray says of a death, without its colours."""
+    """Ray's message about a dead actor, without its colours."""
     return re.sub("\x1b\\[[0-9;]*m", "", (str(error).strip() or type(error).__name__).splitlines()[-1].strip())[:300]
 
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """A connection for the time of the block; one that is there already is used and left."""
+    """A connection within the context; an open one is used and left open."""
     ray = load_ray()
     if ray.is_initialized():
         yield
@@ -160,20 +162,20 @@ def connected(address: str) -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Raises unless what a Ray cluster speaks is spoken there: Ray itself would try for minutes."""
+    """Raises CokvError unless the address answers as a Ray cluster does: Ray itself would try for minutes."""
     if address in ("auto", "local"):
         return
-    found = re.fullmatch(r"(?:ray://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})", address)
-    if found is None or not 0 < int(found[2]) < 65536:
+    match = re.fullmatch(r"(?:ray://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})", address)
+    if match is None or not 0 < int(match[2]) < 65536:
         raise CokvError(
             f"{address!r} is no address of a Ray cluster, expected 'auto' or host:port such as 10.0.0.1:6379"
         )
     try:
-        with socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=ANSWER) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true", "True"):  # else nothing is said in the clear
+        with socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=ANSWER) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true", "True"):  # else nothing is sent in the clear
                 connection.sendall(HELLO)
-                said = connection.recv(9)
-                if len(said) < 4 or said[3] != SETTINGS:
+                reply = connection.recv(9)
+                if len(reply) < 4 or reply[3] != SETTINGS:
                     raise OSError("something else answers there")
     except (OSError, UnicodeError) as error:
         raise CokvError(
@@ -183,8 +185,8 @@ def check_address(address: str) -> None:
 
 
 def load_ray() -> Any:
-    """The ray package, or one line that says how to get it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # asks nothing of the network
+    """The ray package. Raises CokvError with the install command where it is missing."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network access
     try:
         import ray
         import ray.exceptions

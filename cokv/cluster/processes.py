@@ -1,4 +1,4 @@
-"""Several processes on this machine, each with its own copy of what the work needs: one per GPU, or sharing CPUs."""
+"""Several processes on this machine, each with its own copy of the model: one per GPU, or sharing CPUs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from cokv.cluster import MakeWorker
-from cokv.cluster.failures import Deaths
+from cokv.cluster.failures import WorkerFailures
 from cokv.cluster.worker import Outcome, serve
 from cokv.types import CokvError
 
@@ -33,7 +33,7 @@ class Processes:
             raise CokvError(f"{self.workers} workers were asked for, expected at least 1")
 
     def map_blocks(self, make_worker: MakeWorker, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        waiting, deaths = deque(range(len(blocks))), Deaths()
+        waiting, failures = deque(range(len(blocks))), WorkerFailures()
         team: dict[Connection, _Member] = {}
         try:
             for device in self._devices()[: len(blocks)]:
@@ -47,7 +47,7 @@ class Processes:
                     except (EOFError, OSError):
                         del team[pipe]
                         member.process.join()
-                        deaths.add(member.block, f"exit code {member.process.exitcode}")
+                        failures.add(member.block, f"exit code {member.process.exitcode}")
                         self._start(team, make_worker, member.device, member.block, blocks)
                         continue
                     index, result = member.block, outcome.value()
@@ -80,13 +80,13 @@ class Processes:
         import torch
 
         context = multiprocessing.get_context("spawn")  # a forked torch may hang, and CUDA cannot be forked at all
-        mine, theirs = context.Pipe()
+        own_end, worker_end = context.Pipe()
         threads = self.threads or max(1, torch.get_num_threads() // self.workers)
-        process = context.Process(target=serve, args=(theirs, make_worker, device, threads), daemon=True)
+        process = context.Process(target=serve, args=(worker_end, make_worker, device, threads), daemon=True)
         process.start()
-        theirs.close()  # so that the worker's death is the end of the pipe
-        member = _Member(process, mine, device, block)
-        team[mine] = member
+        worker_end.close()  # so that the worker's death is the end of the pipe
+        member = _Member(process, own_end, device, block)
+        team[own_end] = member
         member.take(block, blocks)
 
 
@@ -99,7 +99,7 @@ class _Member:
 
     def take(self, block: int, blocks: Sequence[Any]) -> None:
         self.block = block
-        with suppress(OSError):  # it has died, which the next look at the pipe tells
+        with suppress(OSError):  # the process has died: the next read from the pipe fails
             self.pipe.send(blocks[block])
 
     def end(self) -> None:

@@ -1,6 +1,6 @@
-"""What runs inside a worker process, whoever started it, and its two answers: a result or an exception.
+"""What runs inside a worker process of any pool, and its two outcomes: a result or an exception.
 
-Imports nothing heavy: what a worker needs, it loads itself, under its share of the threads.
+Imports nothing heavy: a worker loads what it needs itself, under its share of the threads.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class _InWorker(Exception):
         return f'in a worker:\n"""\n{self.args[0]}"""'
 
 
-class Servant:
-    """Makes the worker at the first block, with its share of the threads, and keeps it."""
+class WorkerHost:
+    """Makes the worker at the first block, with its share of the threads, and runs it on every block."""
 
     def __init__(self, make_worker: MakeWorker, device: str, threads: int) -> None:
         self.make_worker, self.device, self.threads = make_worker, device, threads
@@ -65,18 +65,18 @@ class Servant:
             return Outcome(error=error, trace=trace)
 
     def _share_threads(self) -> None:
-        """Before torch is loaded, by its environment; when it is, by itself."""
+        """By the environment before torch is loaded, by torch after."""
         os.environ["OMP_NUM_THREADS"] = str(self.threads)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(self.threads)
 
 
 def serve(pipe: Connection, make_worker: MakeWorker, device: str, threads: int) -> None:
-    """Answers blocks until the other end closes."""
+    """Sends the outcome of each block until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    servant = Servant(make_worker, device, threads)
+    host = WorkerHost(make_worker, device, threads)
     while True:
         try:
-            pipe.send(servant.run(pipe.recv()))
-        except (EOFError, OSError):  # the parent has gone, or has had enough
+            pipe.send(host.run(pipe.recv()))
+        except (EOFError, OSError):  # the parent has ended, or closed its end
             return

@@ -7,12 +7,12 @@ contributions, Zhang et al., SIGMOD 2023).
 
 **Unbiased**, because (1) the second stage is drawn from generators of its own, so that given the pilot it is an SSV
 estimate like any other, however many draws each size got; (2) the two are averaged with weights fixed in advance, the
-pilot's share of all draws and the rest. Pooling all draws instead would weight a size's pilot by what the pilot itself
-found, which is biased. In the limit of many draws the price is small: with equal variances it costs nothing, and
-otherwise the variance is the pilot's share of the equal allocation's and the rest of Neyman's. With few draws it costs
-more, since a pilot that holds a player once or twice weighs as much in that player's score as it does in any other's:
-on the games of benchmarks/estimators.py, whose sizes vary about alike, plain draws are as good or better. A size that
-the pilot draws completely is known, and gets no more.
+pilot's share of all draws and the rest. Pooling all draws instead would weight a size's pilot by the variance that the
+pilot itself measured, which is biased. In the limit of many draws the price is small: with equal variances it costs
+nothing, and otherwise the variance is the pilot's share of the equal allocation's and the rest of Neyman's. With few
+draws it costs more, since a pilot that holds a player once or twice weighs as much in that player's score as it does in
+any other's: on the games of benchmarks/estimators.py, whose sizes vary about alike, plain draws are as good or better.
+A size that the pilot draws completely is known, and gets no more.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class AdaptiveSlicedShapley(Estimator):
         return complementary_plan(num_players, seed, counts, self.draws, self.slice_sizes)
 
     def refine(self, plan: Plan, utilities: FloatArray, seed: int) -> Plan:
-        """The pilot and the second stage; a plan that has both is as long as it gets."""
+        """The pilot and the second stage; a plan that has both is complete."""
         if plan.stage.any():
             return plan
         n = plan.num_players
@@ -67,10 +67,10 @@ class AdaptiveSlicedShapley(Estimator):
         if not open_sizes:
             return plan
         spread = np.array([self._spread(stratum) for stratum in open_sizes])
-        least = np.array([math.ceil(n / stratum.size) for stratum in open_sizes])
-        most = np.array([math.comb(n, stratum.size) for stratum in open_sizes], dtype=np.float64)
+        minimum = np.array([math.ceil(n / stratum.size) for stratum in open_sizes])
+        maximum = np.array([math.comb(n, stratum.size) for stratum in open_sizes], dtype=np.float64)
         total = (self.coalitions_per_size - self.pilot_per_size) * len(open_sizes)
-        counts = allocate(total, spread, least, most)
+        counts = allocate(total, spread, minimum, maximum)
         sizes = [stratum.size for stratum in open_sizes]
         second = complementary_plan(
             n, seed, dict(zip(sizes, counts, strict=True)), self.draws, self.slice_sizes, stage=1
@@ -78,58 +78,58 @@ class AdaptiveSlicedShapley(Estimator):
         return merge_plans([plan, second])
 
     def aggregate(self, plan: Plan, utilities: FloatArray) -> Estimate:
-        strata, share = self._stages(plan, utilities)
-        found = [aggregated(plan, one, scale=1) for one in strata]
+        stages, share = self._stages(plan, utilities)
+        estimates = [aggregated(plan, strata, scale=1) for strata in stages]
         return Estimate(
-            values=share @ np.array([one.values for one in found]),
-            standard_error=np.sqrt(share**2 @ np.array([one.standard_error**2 for one in found])),
-            counts=np.sum([one.counts for one in found], axis=0),
+            values=share @ np.array([estimate.values for estimate in estimates]),
+            standard_error=np.sqrt(share**2 @ np.array([estimate.standard_error**2 for estimate in estimates])),
+            counts=np.sum([estimate.counts for estimate in estimates], axis=0),
             evaluations=plan.evaluations,
-            missing=np.sum([one.missing for one in found], axis=0),
+            missing=np.sum([estimate.missing for estimate in estimates], axis=0),
         )
 
     def resample(self, plan: Plan, utilities: FloatArray, weights: FloatArray) -> FloatArray:
-        strata, share = self._stages(plan, utilities)
-        return np.asarray(np.tensordot(share, [weighted(one, weights)[0] for one in strata], axes=1))
+        stages, share = self._stages(plan, utilities)
+        return np.asarray(np.tensordot(share, [weighted(strata, weights)[0] for strata in stages], axes=1))
 
     def _stages(self, plan: Plan, utilities: FloatArray) -> tuple[list[list[Stratum]], FloatArray]:
         """Contributions of the pilot and, where there is one, of the second stage; and the weight of each.
 
-        A size that the second stage did not draw, or not yet, stands in it as the pilot found it.
+        A size that the second stage has not drawn (yet) enters it with the pilot's contributions.
         """
         values = checked_utilities(utilities, len(plan.coalitions))
         stages = []
         for stage in np.unique(plan.stage):
             rows = plan.stage == stage
             part = Plan(plan.coalitions[rows], plan.stratum[rows], plan.draw[rows], plan.stage[rows])
-            drawn = set(np.unique(part.stratum)) if stage else set(self.slice_sizes)
-            sizes = [size for size in self.slice_sizes if size in drawn]
+            drawn_sizes = set(np.unique(part.stratum)) if stage else set(self.slice_sizes)
+            sizes = [size for size in self.slice_sizes if size in drawn_sizes]
             stages.append({s.size: s for s in strata_of(part, values[rows], sizes, mirror=True)})
         if plan.stage.min() > 0:
             raise CokvError("plan has no pilot (stage 0), expected this estimator's plan, or what it refined it to")
         if len(stages) == 1:
             return [list(stages[0].values())], np.ones(1)
         pilot = self.pilot_per_size / self.coalitions_per_size
-        return [[one.get(size, stages[0][size]) for size in self.slice_sizes] for one in stages], np.array(
+        return [[strata.get(size, stages[0][size]) for size in self.slice_sizes] for strata in stages], np.array(
             [pilot, 1.0 - pilot]
         )
 
     def _spread(self, stratum: Stratum) -> float:
         """Square root of the variance that one draw of this size leaves in the scores, mean over players.
 
-        A player's single contribution tells no variance; where no player has two, the spread is unknown (NaN).
+        One contribution gives no variance; where no player has two, the spread is unknown (NaN).
         """
         variance, _ = variance_of_mean(stratum)
-        known = variance[np.isfinite(variance)]
-        return float(np.sqrt(known.mean() * self.pilot_per_size)) if known.size else math.nan
+        defined = variance[np.isfinite(variance)]
+        return float(np.sqrt(defined.mean() * self.pilot_per_size)) if defined.size else math.nan
 
 
-def allocate(total: int, spread: FloatArray, least: IntArray, most: FloatArray) -> list[int]:
-    """Whole numbers of draws that sum to `total`, or to all of `most` where that is less: in proportion to `spread`,
-    but no fewer than `least` and no more than `most`. Equal shares where a spread is unknown, where all are 0, or where
-    the least numbers are more than there is. Leftovers by largest remainder.
+def allocate(total: int, spread: FloatArray, minimum: IntArray, maximum: FloatArray) -> list[int]:
+    """Whole numbers of draws in proportion to `spread`, each within `minimum` and `maximum`, that sum to `total`, or to
+    the sum of `maximum` if that is less. Equal shares where a spread is unknown (NaN), where all are 0, or where the
+    minima exceed the total. Leftovers by largest remainder.
     """
-    low, high = least.astype(np.float64), np.maximum(most, 1.0)
+    low, high = minimum.astype(np.float64), np.maximum(maximum, 1.0)
     if not np.isfinite(spread).all() or spread.sum() == 0:
         spread = np.ones(len(spread))
     if low.sum() > total:

@@ -1,19 +1,19 @@
-"""SSV with the linear part of the game known: what is sampled is only what members do not explain one by one.
+"""SSV with the linear part of the game fitted: only what a sum over members does not explain is sampled.
 
 Contributions are nearly sums over members. Let g(S) = sum over k of b(k) * (1 if k is in S, else -1). The mean of g
 over all S of size j that hold player i is known without drawing anything,
 
     G(i, j) = b(i) + (2 (j - 1) / (n - 1) - 1) * (sum of b - b(i)),
 
-so C(i, j) (see cokv.game.sliced) is G(i, j) plus the mean of the rest, c(S) - g(S), over drawn coalitions that hold i:
-a control variate. Whatever b is, the estimate is unbiased as long as b is not taken from the same draws. So draws come
-in two folds, independent of each other; each fold's rest is taken against the b fitted to the other fold (ridge, its
-strength by generalized cross-validation), and the two estimates are averaged.
+so C(i, j) (see cokv.game.sliced) is G(i, j) plus the mean of the residual c(S) - g(S) over drawn coalitions that hold
+i: a control variate. The estimate is unbiased for any b that is not fitted to the same draws. So draws come in two
+folds, independent of each other; each fold's residuals use the b fitted to the other fold (ridge, its strength by
+generalized cross-validation), and the two estimates are averaged.
 
-The smaller the rest, the fewer draws: on a game that is a sum of its members, none but those that fit b. With about as
-many draws in a fold as players, b is poor and nothing is gained. Regression as variance reduction for Shapley values:
-Witter, Liu and Musco, "Regression-adjusted Monte Carlo Estimators for Shapley Values and Probabilistic Values", NeurIPS
-2025 (arXiv 2506.11849).
+The smaller the residuals, the fewer draws: on a game that is a sum of its members, none but those that fit b. With
+about as many draws in a fold as players, b is poor and nothing is gained. Regression as variance reduction for Shapley
+values: Witter, Liu and Musco, "Regression-adjusted Monte Carlo Estimators for Shapley Values and Probabilistic Values",
+NeurIPS 2025 (arXiv 2506.11849).
 """
 
 from __future__ import annotations
@@ -60,33 +60,35 @@ class AdjustedSlicedShapley(Estimator):
 
     def aggregate(self, plan: Plan, utilities: FloatArray) -> Estimate:
         folds = list(self._folds(plan, utilities))
-        found = [aggregated(fold, strata, scale=1) for fold, strata, _ in folds]
-        known = [level for _, _, level in folds]
+        estimates = [aggregated(fold, strata, scale=1) for fold, strata, _ in folds]
+        linear_parts = [linear for _, _, linear in folds]
         return Estimate(
-            values=np.mean([one.values + level for one, level in zip(found, known, strict=True)], axis=0),
-            standard_error=np.sqrt(np.sum([one.standard_error**2 for one in found], axis=0)) / FOLDS,
-            counts=np.sum([one.counts for one in found], axis=0),
+            values=np.mean(
+                [estimate.values + linear for estimate, linear in zip(estimates, linear_parts, strict=True)], axis=0
+            ),
+            standard_error=np.sqrt(np.sum([estimate.standard_error**2 for estimate in estimates], axis=0)) / FOLDS,
+            counts=np.sum([estimate.counts for estimate in estimates], axis=0),
             evaluations=plan.evaluations,
-            missing=np.sum([one.missing for one in found], axis=0),
+            missing=np.sum([estimate.missing for estimate in estimates], axis=0),
         )
 
     def resample(self, plan: Plan, utilities: FloatArray, weights: FloatArray) -> FloatArray:
-        """As of every estimator; b stays what all draws say."""
-        parts = [level + weighted(strata, weights)[0] for _, strata, level in self._folds(plan, utilities)]
+        """As of every estimator; b stays fitted to all draws."""
+        parts = [linear + weighted(strata, weights)[0] for _, strata, linear in self._folds(plan, utilities)]
         return np.asarray(np.mean(parts, axis=0))
 
     def _folds(self, plan: Plan, utilities: FloatArray) -> Iterator[tuple[Plan, list[Stratum], FloatArray]]:
-        """Of each fold: its rows, the rest of their contributions by size, and the mean of G over sizes [n]."""
+        """Of each fold: its rows, the residuals c - g of their contributions by size, and the mean of G over sizes [n]."""
         values = checked_utilities(utilities, len(plan.coalitions))
         if set(plan.stage) != set(range(FOLDS)):
             raise CokvError(f"plan has stages {sorted(set(plan.stage.tolist()))}, expected two folds, 0 and 1")
         for fold in range(FOLDS):
-            mine = plan.stage == fold
-            members, contributions = _pairs(plan, values, ~mine)
+            in_fold = plan.stage == fold
+            members, contributions = _pairs(plan, values, ~in_fold)
             worth = fit_members(members, contributions)
-            rest = values[mine] - _sides(plan.coalitions[mine]) @ worth / 2.0
-            rows = Plan(plan.coalitions[mine], plan.stratum[mine], plan.draw[mine], plan.stage[mine])
-            yield rows, strata_of(rows, rest, self.slice_sizes, mirror=True), mean_of_sum(worth, self.slice_sizes)
+            residual = values[in_fold] - _sides(plan.coalitions[in_fold]) @ worth / 2.0
+            rows = Plan(plan.coalitions[in_fold], plan.stratum[in_fold], plan.draw[in_fold], plan.stage[in_fold])
+            yield rows, strata_of(rows, residual, self.slice_sizes, mirror=True), mean_of_sum(worth, self.slice_sizes)
 
 
 def interleaved(plans: list[Plan]) -> Plan:

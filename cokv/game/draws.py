@@ -2,18 +2,19 @@
 
 **independent**: each size draws by itself, uniformly without repetition, from a generator of its own.
 
-**balanced**: one design over all sizes. What makes an SSV noisy is company: a player's mean contribution also carries
-the worth of those it happened to be drawn with. So every coalition is filled, member by member, with the players drawn
-least at this size, and among them with those who so far stood least together with the members already in, summed over
-all sizes with the weight that a pair has in the score: a size makes up for what the others left uneven. On additive
-games the noise then vanishes as soon as all pairs are even. At last the players are relabelled at random.
+**balanced**: one design over all sizes. Most noise of an SSV comes from co-members: a player's mean contribution also
+carries the worth of the players it happened to be drawn with. So every coalition is filled, member by member, with the
+players drawn least often at this size, and among them with those that so far were drawn least often together with the
+members already in it, summed over all sizes with the weight that a pair has in the score: a size makes up for pairs
+that the others left uneven. On additive games the noise vanishes as soon as all pairs are even. In the end the players
+are relabelled at random.
 
 Unbiased, because a score is a mean over the drawn coalitions that hold a player: relabelling makes each of them uniform
-among the coalitions of its size that hold it, whatever the design was, so long as it does not look at utilities. Draws
-of one design lean on each other, however: errors computed as if they were independent are too large.
+among the coalitions of its size that hold it, for any design that does not depend on utilities. Draws of one design
+depend on each other, however: errors computed as if they were independent are too large.
 
 Nesting the sizes instead (a size's coalition inside the next one's, from one random order) is unbiased too, but makes
-the score noisier than independent draws: the same company then counts at every size (benchmarks/estimators.py).
+the score noisier than independent draws: the same co-members then count at every size (benchmarks/estimators.py).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def complementary_plan(
     """Pairs (S, N without S) in rows 2d, 2d + 1: the first S of every size, then the second of every size, and so on.
 
     counts: coalitions per slice size; a size ends when all its coalitions are drawn. mirrored: the sizes at which a
-    complement's contribution is credited too, so that balanced draws even out its company as well. Draws of another
+    complement's contribution is credited too, so that balanced draws even out its co-members as well. Draws of another
     `stage` are independent of these.
     """
     n = checked_players(num_players)
@@ -57,8 +58,8 @@ def complementary_plan(
     if draws == "balanced":
         members = _balanced(n, [size for size, _ in order], frozenset(mirrored), seed, stage)
     else:
-        drawn = {size: _independent(n, seed, size, limit, stage) for size, limit in limits.items()}
-        members = np.stack([drawn[size][turn] for size, turn in order])
+        by_size = {size: _independent(n, seed, size, limit, stage) for size, limit in limits.items()}
+        members = np.stack([by_size[size][turn] for size, turn in order])
     return Plan(
         coalitions=np.stack([members, ~members], axis=1).reshape(-1, n),
         stratum=np.repeat([size for size, _ in order], 2),
@@ -92,21 +93,21 @@ def _balanced(n: int, sizes: Sequence[int], mirrored: frozenset[int], seed: int,
     """One coalition [n] per entry of `sizes`, stacked."""
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0, stage)))
     label = generator.permutation(n)
-    drawn = set(sizes)
-    # weight of a pair that stands together in one coalition of a size: 1 / contributions per player at that size
-    held = {*drawn, *mirrored.intersection(n - s for s in drawn)} - {0}
-    weight = {s: 1.0 / (s * ((s in drawn) + (n - s in drawn and s in mirrored))) for s in held}
+    drawn_sizes = set(sizes)
+    # weight of a pair that is in one coalition of a size: 1 / contributions per player at that size
+    credited_sizes = {*drawn_sizes, *mirrored.intersection(n - s for s in drawn_sizes)} - {0}
+    weight = {s: 1.0 / (s * ((s in drawn_sizes) + (n - s in drawn_sizes and s in mirrored))) for s in credited_sizes}
     together = np.zeros((n, n))
     times = {size: np.zeros(n) for size in weight}
-    seen: dict[int, set[bytes]] = {size: set() for size in weight}
+    used: dict[int, set[bytes]] = {size: set() for size in weight}
     rows = np.empty((len(sizes), n), dtype=np.bool_)
     for turn, size in enumerate(sizes):
         row = _least_met(generator, times[size], together, size)
-        if row.tobytes() in seen[size]:
+        if row.tobytes() in used[size]:
             row = _least_met(generator, np.zeros(n), together, size)
-        while row.tobytes() in seen[size]:
+        while row.tobytes() in used[size]:
             row = _uniform(generator, n, size)
-        seen[size].add(row.tobytes())
+        used[size].add(row.tobytes())
         for side, credited in ((row, size), *([(~row, n - size)] if n - size in mirrored else [])):
             times[credited] += side
             together[np.ix_(side, side)] += weight[credited]
@@ -115,7 +116,7 @@ def _balanced(n: int, sizes: Sequence[int], mirrored: frozenset[int], seed: int,
 
 
 def _least_met(generator: np.random.Generator, times: FloatArray, together: FloatArray, size: int) -> BoolArray:
-    """A coalition of those drawn least and, among them, of those who met each other least; chance decides ties."""
+    """Players drawn least often and, among them, least often together; ties at random."""
     row = np.zeros(len(times), dtype=np.bool_)
     company = np.zeros(len(times))
     chance = generator.permutation(len(times))
@@ -124,7 +125,7 @@ def _least_met(generator: np.random.Generator, times: FloatArray, together: Floa
         fewest = rank == rank.min()
         cost = np.where(fewest, company, np.inf)
         ties = np.flatnonzero(cost == cost.min())
-        chosen = ties[np.argmin(chance[ties])]
-        row[chosen], rank[chosen] = True, np.inf
-        company += together[chosen]
+        player = ties[np.argmin(chance[ties])]
+        row[player], rank[player] = True, np.inf
+        company += together[player]
     return row

@@ -55,8 +55,8 @@ def exact_sliced_shapley(game: Game, num_players: int, slice_sizes: Sequence[int
     for size in slice_sizes:
         if not 1 <= size <= n:
             raise CokvError(f"slice size {size} in a game of {n} players, expected 1 to {n}")
-        chosen = sizes == size
-        means.append(contributions[chosen] @ coalitions[chosen] / math.comb(n - 1, size - 1))
+        of_size = sizes == size
+        means.append(contributions[of_size] @ coalitions[of_size] / math.comb(n - 1, size - 1))
     return np.asarray(np.mean(means, axis=0))
 
 

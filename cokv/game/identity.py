@@ -19,18 +19,18 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
-def require_same(what: str, mine: Mapping[str, JSON], source: str, other: Mapping[str, JSON]) -> None:
+def require_same(subject: str, identity: Mapping[str, JSON], source: str, other: Mapping[str, JSON]) -> None:
     """Refuses two identities that differ, naming at most three of the keys."""
-    left, right = _flat(mine), _flat(other)
+    left, right = _flat(identity), _flat(other)
     differing = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
     if differing:
-        said = [f"{key} is {left.get(key, 'absent')}, in {source} {right.get(key, 'absent')}" for key in differing[:3]]
-        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise CokvError(f"{what}: another game ({'; '.join(said)}{more}), expected the same; use another file")
+        facts = [f"{key} is {left.get(key, 'absent')}, in {source} {right.get(key, 'absent')}" for key in differing[:3]]
+        omitted = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise CokvError(f"{subject}: another game ({'; '.join(facts)}{omitted}), expected the same; use another file")
 
 
 def _flat(value: JSON | Mapping[str, JSON], prefix: str = "") -> dict[str, str]:
-    """{"a": {"b": 1}} -> {"a.b": "1"}, for the eye."""
+    """{"a": {"b": 1}} -> {"a.b": "1"}, for messages."""
     if isinstance(value, Mapping):
         items = list(value.items())
     elif isinstance(value, list):

@@ -1,7 +1,6 @@
 """Leave-one-out: what is lost when one player alone leaves the grand coalition, U(N) - U(N without i).
 
-n + 1 evaluations and no chance involved, but blind to substitutes: of two players who can replace each other both
-score 0.
+n + 1 evaluations and nothing random, but blind to substitutes: two players that can replace each other both score 0.
 """
 
 from __future__ import annotations

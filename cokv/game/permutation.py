@@ -20,7 +20,7 @@ from cokv.types import CokvError, FloatArray
 @dataclass(frozen=True)
 class PermutationSampling(Estimator):
     """Mean marginal contribution over `permutations` orders; with `antithetic`, every second order is the reverse
-    of the last.
+    of the one before it.
     """
 
     permutations: int
@@ -37,8 +37,8 @@ class PermutationSampling(Estimator):
         n = checked_players(num_players)
         generator = np.random.default_rng(seed)
         pair = 2 if self.antithetic else 1
-        drawn = [generator.permutation(n) for _ in range(self.permutations // pair)]
-        orders = [order for forward in drawn for order in (forward, forward[::-1])[:pair]]
+        forward_orders = [generator.permutation(n) for _ in range(self.permutations // pair)]
+        orders = [order for forward in forward_orders for order in (forward, forward[::-1])[:pair]]
         position = np.argsort(np.stack(orders), axis=1)  # [P, n] when each player joins
         grown = position[:, None, :] < np.arange(n + 1)[:, None]  # [P, n + 1, n]
         return Plan(

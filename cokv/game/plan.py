@@ -1,12 +1,11 @@
-"""What every estimator shares: a game, the plan of coalitions to evaluate, and the estimate made from their
-utilities.
+"""What every estimator shares: a game, the plan of coalitions to evaluate, and the estimate from their utilities.
 
-An estimator works in two steps that never see each other's inputs. `plan(num_players, seed)` fixes which coalitions
+An estimator works in two steps, each without the other's inputs. `plan(num_players, seed)` fixes which coalitions
 will be evaluated, without a game; `aggregate(plan, utilities)` turns their utilities into scores, without a game.
 Between the two a caller may evaluate in any order, on any number of machines, record every coalition, stop, and go
 on. A plan of more draws begins with the rows of the smaller plan of the same seed, so evaluated coalitions stay
-evaluated when a run is extended. An estimator that learns from its first utilities what to evaluate next has a third
-step, `refine(plan, utilities, seed)`, which gives a longer plan that begins with the first one.
+evaluated when a run is extended. An estimator that chooses further coalitions by its first
+utilities has a third step, `refine(plan, utilities, seed)`, which returns a longer plan that begins with the first one.
 
 This file does not know what a coalition masks, nor how a utility is measured.
 """
@@ -26,9 +25,7 @@ from cokv.types import JSON, CokvError, FloatArray, IntArray
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Game: TypeAlias = Callable[[BoolArray], FloatArray]
-"""Coalitions bool [R, num_players] -> utilities float64 [R]; True marks a member. Rows are independent of each
-other.
-"""
+"""Coalitions bool [R, num_players] -> utilities float64 [R]; True marks a member. Rows are independent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +74,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Scores of all players, and what they rest on. NaN stands for what the draws cannot tell."""
+    """Scores of all players, with their errors and counts. NaN where the draws do not define a number."""
 
     values: FloatArray  # [num_players]
     standard_error: FloatArray  # [num_players], in the unit of values; NaN from a single draw
@@ -111,20 +108,20 @@ class Estimator(ABC):
         """Scores [B, num_players] with draw d counted weights[b, d] times; NaN where no weight falls on a player."""
 
     def refine(self, plan: Plan, utilities: FloatArray, seed: int) -> Plan:
-        """A longer plan that begins with this one, made from its utilities; the plan itself when there is no more to
-        do. Most estimators plan everything at once. `seed`: the one the plan was made with.
+        """A longer plan that begins with this one, chosen by its utilities; the plan itself when it is complete, as
+        most estimators' first plan is. `seed`: the one of `plan`.
         """
         return plan
 
     @property
     def independent_draws(self) -> bool:
-        """Whether draws of a plan know nothing of each other. Where they do, halves of one run are worse than the run
-        of half the length would be, and two runs of different seeds are compared instead.
+        """Whether the draws of a plan are independent. Where they are not, a half of one run is worse than a run of
+        half the length, and two runs of different seeds are compared instead.
         """
         return True
 
     def estimate(self, game: Game, num_players: int, seed: int) -> Estimate:
-        """Plan, evaluate every distinct coalition once, refine until there is no more to do, aggregate."""
+        """Plan, evaluate every distinct coalition once, refine until the plan is complete, aggregate."""
         plan = self.plan(num_players, seed)
         utilities = evaluate(game, plan.coalitions)
         while len((longer := self.refine(plan, utilities, seed)).coalitions) > len(plan.coalitions):
@@ -143,18 +140,18 @@ def evaluate(game: Game, coalitions: BoolArray, batch_size: int = 4096) -> Float
 
 
 def evaluate_rest(game: Game, plan: Plan, utilities: FloatArray) -> FloatArray:
-    """Utilities of all rows of a plan whose first rows have these; a coalition among those is not evaluated again."""
-    rows, where = distinct(plan.coalitions)
-    known = np.full(len(rows), np.nan)
-    known[where[: len(utilities)]] = utilities
-    new = np.isnan(known)
+    """Utilities [K] of a plan whose first rows have `utilities`; their coalitions are not evaluated again."""
+    rows, inverse = distinct(plan.coalitions)
+    values = np.full(len(rows), np.nan)
+    values[inverse[: len(utilities)]] = utilities
+    new = np.isnan(values)
     if new.any():
-        known[new] = evaluate(game, rows[new])
-    return known[where]
+        values[new] = evaluate(game, rows[new])
+    return values[inverse]
 
 
 def checked_utilities(utilities: FloatArray, expected: int) -> FloatArray:
-    """The utilities as float64 [expected], or a CokvError that says what is wrong with them."""
+    """The utilities as float64 [expected]. Raises CokvError where they are not finite numbers of that shape."""
     array = np.asarray(utilities, dtype=np.float64)
     if array.shape != (expected,):
         raise CokvError(f"utilities have shape {array.shape}, expected ({expected},): one number per coalition")
@@ -168,9 +165,7 @@ def checked_utilities(utilities: FloatArray, expected: int) -> FloatArray:
 
 
 def distinct(coalitions: BoolArray) -> tuple[BoolArray, IntArray]:
-    """Distinct rows in the order of their first appearance [D, num_players], and the row of each coalition in them
-    [R].
-    """
+    """Distinct rows [D, num_players] in the order of their first appearance, and each coalition's index in them [R]."""
     packed = np.packbits(np.asarray(coalitions, dtype=np.bool_), axis=1)
     _, first, inverse = np.unique(packed, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
@@ -180,9 +175,7 @@ def distinct(coalitions: BoolArray) -> tuple[BoolArray, IntArray]:
 
 
 def merge_plans(plans: Sequence[Plan]) -> Plan:
-    """The plans one after the other, their draws kept apart: two runs read as one. Utilities are concatenated
-    alike.
-    """
+    """The plans one after the other, as one run with all their draws. Utilities are concatenated alike."""
     if len({plan.num_players for plan in plans}) != 1:
         raise CokvError(f"plans have {[plan.num_players for plan in plans]} players, expected one and the same number")
     offsets = np.cumsum([0, *(plan.num_draws for plan in plans[:-1])])
@@ -206,5 +199,5 @@ def checked_players(num_players: int) -> int:
 
 
 def json_numbers(values: FloatArray) -> list[JSON]:
-    """A flat list of numbers, None where there is none: JSON has no NaN and a gap is never 0."""
+    """A flat list of numbers, None for NaN and infinities, which JSON has not."""
     return [float(value) if math.isfinite(value) else None for value in values]

@@ -1,9 +1,9 @@
-"""Who plays: KV heads, query heads or layers. A coalition says who keeps the whole prompt.
+"""The players: KV heads, query heads or layers. Members of a coalition keep the whole prompt.
 
 | players | number | a member keeps all positions in |
 |---|---|---|
 | kv_head | num_layers x num_kv_heads, layer-major | its KV head (CoKV, arXiv 2502.17501) |
-| query_head | num_layers x num_heads, layer-major | its view of the KV head; stored is what any query head sees |
+| query_head | num_layers x num_heads, layer-major | its view of the KV head; stored is what any query head attends |
 | layer | num_layers | all KV heads of the layer |
 """
 
@@ -50,10 +50,10 @@ def coalition_rows(
     patterns = torch.zeros(2, prefill.seq_len, dtype=torch.bool)
     patterns[0, max(prefill.seq_len - window_size, 0) :] = True
     patterns[1] = True
-    which = coalitions.reshape(len(coalitions), layers, columns).astype(np.int64)
+    indices = coalitions.reshape(len(coalitions), layers, columns).astype(np.int64)
     if players == "layer":
-        which = which.repeat(shape.num_kv_heads, axis=2)
-    return (Row(HeadMask(patterns, one)) for one in which)
+        indices = indices.repeat(shape.num_kv_heads, axis=2)
+    return (Row(HeadMask(patterns, pattern_of_head)) for pattern_of_head in indices)
 
 
 def coalition_selection(members: BoolArray, prefill: Prefill, window_size: int) -> Selection:

@@ -1,7 +1,7 @@
-"""Prefills of many prompts within a stated bound: on the device, in CPU memory, or computed again when asked for.
+"""Prefills of many prompts within a memory bound: on the device, in CPU memory, or computed again when needed.
 
-A game asks for its prompts' prefills in turn, once for every block of coalitions. Nothing here changes a number: a
-prefill that went to CPU memory comes back bit for bit, one that was dropped is computed again from the same ids.
+A game uses its prompts' prefills in turn, once for every block of coalitions. Results do not depend on the bounds: a
+prefill comes back from CPU memory bit for bit, and a dropped one is computed again from the same ids.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class PrefillStore:
     """At most `device_bytes` of prefills on the model's device and `host_bytes` in CPU memory, least recently used out
     first: from the device to CPU memory, from there out of memory.
 
-    `handle(ids)` gives a call for GamePrompt. The prefill in use is not counted against a bound that it exceeds alone.
-    For a model on the CPU both bounds count the same memory, and what leaves one is not copied.
+    `handle(ids)` returns a function for GamePrompt. A prefill larger than a bound is used all the same, but not kept.
+    For a model on the CPU both bounds count the same memory, and moving between them copies nothing.
     """
 
     model: PreTrainedModel
@@ -43,7 +43,7 @@ class PrefillStore:
             )
 
     def handle(self, input_ids: torch.Tensor) -> Callable[[], Prefill]:
-        """The prefill of a prompt (int64 [seq_len]), made when first called for."""
+        """A function that returns the prefill of a prompt (int64 [seq_len]), computed at its first call."""
         number, self._handles = self._handles, self._handles + 1
         return lambda: self._get(number, input_ids)
 
@@ -56,50 +56,50 @@ class PrefillStore:
         if number in self._device:
             self._device.move_to_end(number)
             return self._device[number]
-        kept = self._host.pop(number, None)
-        if kept is None:
-            made = prefill(self.model, input_ids, window=1)  # a coalition needs no window queries
+        on_host = self._host.pop(number, None)
+        if on_host is None:
+            result = prefill(self.model, input_ids, window=1)  # a coalition needs no window queries
             self.computed += 1
         else:
-            made = on_device(kept, self.model.device)
-        self._make_room(prefill_bytes(made))
-        if prefill_bytes(made) <= self.device_bytes:
-            self._device[number] = made
+            result = on_device(on_host, self.model.device)
+        self._make_room(prefill_bytes(result))
+        if prefill_bytes(result) <= self.device_bytes:
+            self._device[number] = result
         else:
-            self._to_host(number, kept or made)
-        return made
+            self._to_host(number, on_host or result)
+        return result
 
-    def _make_room(self, wanted: int) -> None:
-        while self._device and _total(self._device) + wanted > self.device_bytes:
+    def _make_room(self, needed: int) -> None:
+        while self._device and _total(self._device) + needed > self.device_bytes:
             self._to_host(*self._device.popitem(last=False))
 
-    def _to_host(self, number: int, made: Prefill) -> None:
-        wanted = prefill_bytes(made)
-        if wanted > self.host_bytes:
+    def _to_host(self, number: int, evicted: Prefill) -> None:
+        needed = prefill_bytes(evicted)
+        if needed > self.host_bytes:
             return
-        while _total(self._host) + wanted > self.host_bytes:
+        while _total(self._host) + needed > self.host_bytes:
             self._host.popitem(last=False)
-        self._host[number] = on_device(made, torch.device("cpu"))
+        self._host[number] = on_device(evicted, torch.device("cpu"))
 
 
-def _total(held: OrderedDict[int, Prefill]) -> int:
-    return sum(map(prefill_bytes, held.values()))
+def _total(prefills: OrderedDict[int, Prefill]) -> int:
+    return sum(map(prefill_bytes, prefills.values()))
 
 
-def prefill_bytes(made: Prefill) -> int:
+def prefill_bytes(prefilled: Prefill) -> int:
     """Bytes of all tensors of a prefill."""
-    tensors = [made.first_logits, made.input_ids]
-    for layer in made.layers:
+    tensors = [prefilled.first_logits, prefilled.input_ids]
+    for layer in prefilled.layers:
         tensors += [layer.keys, layer.values, layer.window_queries]
-    for sliding in made.sliding.values():
+    for sliding in prefilled.sliding.values():
         tensors += [t for t in (sliding.keys, sliding.values) if t is not None]
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def on_device(made: Prefill, device: torch.device) -> Prefill:
-    """The same prefill on a device; itself where it is there. What comes from CUDA to the CPU is pinned."""
-    if made.first_logits.device == device:
-        return made
+def on_device(prefilled: Prefill, device: torch.device) -> Prefill:
+    """The same prefill on a device; itself if it is there already. Memory copied from CUDA to the CPU is pinned."""
+    if prefilled.first_logits.device == device:
+        return prefilled
 
     def move(tensor: torch.Tensor) -> torch.Tensor:
         if device.type != "cpu" or tensor.device.type != "cuda":
@@ -107,14 +107,14 @@ def on_device(made: Prefill, device: torch.device) -> Prefill:
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
         return pinned.copy_(tensor)
 
-    layers = [_moved(layer, move) for layer in made.layers]
+    layers = [_moved(layer, move) for layer in prefilled.layers]
     sliding: dict[int, Any] = {}
-    for index, layer in made.sliding.items():
+    for index, layer in prefilled.sliding.items():
         assert layer.keys is not None and layer.values is not None
         sliding[index] = copy.copy(layer)
         sliding[index].keys, sliding[index].values = move(layer.keys), move(layer.values)
         sliding[index].device = device
-    return replace(made, layers=layers, sliding=sliding, first_logits=move(made.first_logits))
+    return replace(prefilled, layers=layers, sliding=sliding, first_logits=move(prefilled.first_logits))
 
 
 def _moved(layer: PrefillLayer, move: Callable[[torch.Tensor], torch.Tensor]) -> PrefillLayer:

@@ -8,16 +8,14 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cokv.game.database import Database
 from cokv.game.identity import canonical, digest
 from cokv.game.plan import BoolArray
 from cokv.types import JSON, CokvError, FloatArray
-
-if TYPE_CHECKING:
-    from cokv.game.ledger import Ledger
 
 
 def pack(coalition: BoolArray) -> bytes:
@@ -26,15 +24,15 @@ def pack(coalition: BoolArray) -> bytes:
 
 
 def bits(key: bytes, num_players: int) -> str:
-    """A packed coalition as people read it: one 0 or 1 per player."""
+    """A packed coalition for messages: one 0 or 1 per player."""
     return "".join(f"{byte:08b}" for byte in key)[:num_players]
 
 
 class RecordedGame:
-    """One game's rows. Known coalitions are held in memory, packed; what this process records is added to them."""
+    """One game's rows. Known coalitions are held in memory, packed, with those that this process records."""
 
     def __init__(
-        self, ledger: Ledger, key: int, name: str, identity: dict[str, JSON], num_players: int, num_prompts: int
+        self, ledger: Database, key: int, name: str, identity: dict[str, JSON], num_players: int, num_prompts: int
     ) -> None:
         self.ledger, self.key, self.name, self.identity = ledger, key, name, identity
         self.num_players, self.num_prompts = num_players, num_prompts
@@ -50,11 +48,11 @@ class RecordedGame:
 
     @property
     def digest(self) -> str:
-        """Of the identity and every coalition with its utilities, whatever order they were evaluated in."""
-        made = hashlib.sha256(canonical(self.identity).encode())
+        """Of the identity and every coalition with its utilities; the order of evaluation does not matter."""
+        sha256 = hashlib.sha256(canonical(self.identity).encode())
         for coalition in sorted(self._known):
-            made.update(coalition + self._known[coalition])
-        return made.hexdigest()[:16]
+            sha256.update(coalition + self._known[coalition])
+        return sha256.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self._known)
@@ -94,12 +92,12 @@ class RecordedGame:
         self._known.update(zip(keys, blobs, strict=True))
 
     def add_design(self, design: Mapping[str, JSON]) -> None:
-        """Notes which coalitions were planned."""
+        """Stores which coalitions were planned."""
         with self.ledger.transaction():
             self.insert_design(design)
 
     def designs(self) -> list[dict[str, Any]]:
-        """The noted designs, in one fixed order."""
+        """The stored designs, in one fixed order."""
         rows = self.ledger.rows("SELECT design FROM design WHERE game = ? ORDER BY design", (self.key,))
         return [json.loads(text) for (text,) in rows]
 
@@ -110,9 +108,9 @@ class RecordedGame:
             "WHERE utility.game = ? ORDER BY block.id, coalition",
             (self.key,),
         )
-        for (_, *about), block in itertools.groupby(rows, key=lambda row: row[:3]):
-            held = list(block)
-            yield (about[0], about[1]), [row[3] for row in held], [row[4] for row in held]
+        for (_, *origin), block in itertools.groupby(rows, key=lambda row: row[:3]):
+            rows_of_block = list(block)
+            yield (origin[0], origin[1]), [row[3] for row in rows_of_block], [row[4] for row in rows_of_block]
 
     def insert_design(self, design: Mapping[str, JSON]) -> None:
         """Inside a transaction."""
@@ -139,13 +137,13 @@ class RecordedGame:
             )
         return len(new)
 
-    def _require_near(self, key: bytes, mine: bytes, other: bytes, source: str, tolerance: float) -> None:
-        apart = np.abs(np.frombuffer(mine, "<f8") - np.frombuffer(other, "<f8"))
-        if apart.max() > tolerance:
-            prompt = int(apart.argmax())
-            here, there = (float(np.frombuffer(blob, "<f8")[prompt]) for blob in (mine, other))
+    def _require_near(self, key: bytes, stored: bytes, new: bytes, source: str, tolerance: float) -> None:
+        difference = np.abs(np.frombuffer(stored, "<f8") - np.frombuffer(new, "<f8"))
+        if difference.max() > tolerance:
+            prompt = int(difference.argmax())
+            first, second = (float(np.frombuffer(blob, "<f8")[prompt]) for blob in (stored, new))
             raise CokvError(
-                f"game {self.name!r}, coalition {bits(key, self.num_players)}, prompt {prompt}: utility {here!r} in "
-                f"{self.ledger.path} and {there!r} in {source}, expected the same; "
+                f"game {self.name!r}, coalition {bits(key, self.num_players)}, prompt {prompt}: utility {first!r} in "
+                f"{self.ledger.path} and {second!r} in {source}, expected the same; "
                 "one of the two was made otherwise than it says: keep the one you trust, or allow a tolerance"
             )

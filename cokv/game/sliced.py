@@ -15,9 +15,9 @@ of N, whose one contribution U(N) - U(empty) is the whole of size n. Without siz
 Shapley_i - U(N) + U(empty)) / (n - 1): shifted and scaled, in the same order. Over fewer sizes SSV is another value
 than Shapley's; on additive games it is equal when H is closed under j -> n + 1 - j.
 
-**The mirrored side.** One evaluated pair tells two contributions: c(S) to the members of S, and c(N\S) = -c(S) to
+**The mirrored side.** One evaluated pair gives two contributions: c(S) to the members of S, and c(N\S) = -c(S) to
 the members of N\S. The second is a contribution *at size n - |S|*, the size of the coalition that the player is in,
-and is averaged there: it counts when n - |S| is a slice size, as n/2 is for itself, and is not asked for otherwise.
+and is averaged there: it counts when n - |S| is a slice size, as n/2 is for itself, and is left out otherwise.
 Pooled under the size of S instead, means of opposite sign would mix in the proportion in which a player happened to
 be drawn, and with the large negative level of small coalitions that luck, not the game, would rank the players: in
 the sums CoKV released for Qasper at size 32, pooled means follow the players' draw counts (Spearman -0.82 with the
@@ -51,7 +51,7 @@ class SlicedShapley(Estimator):
     aggregation="official": sum over sizes of the means of the S side alone, as the released `set_cc_size` reads the
     files of sums and counts.
 
-    draws="balanced": company is evened out over all sizes (cokv.game.draws): the same value, with far less noise.
+    draws="balanced": co-members are evened out over all sizes (cokv.game.draws): the same value, with far less noise.
 
     Differs: coalitions of a size are drawn without repetition (the released code may repeat one), all sizes get the
     same number of draws (Algorithm 1 draws the size too), and a player missing at a size is skipped (the released

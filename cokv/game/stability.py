@@ -2,8 +2,8 @@
 
 CoKV (arXiv 2502.17501 and its README) stops when the mean absolute error between two independent runs falls below
 1/n, for utilities between 0 and 1. That rule can be met by noise: at large coalitions the spread *between* players
-is itself below 1/n. So beside it stand measures of order: Spearman's correlation of the runs, the split-half
-reliability of all draws (Spearman-Brown; of the two runs, where draws lean on each other), and a bootstrap interval
+is itself below 1/n. So it is reported with measures of order: Spearman's correlation of the runs, the split-half
+reliability of all draws (Spearman-Brown; of the two runs, where draws depend on each other), and a bootstrap interval
 per player. Nothing here evaluates a game.
 """
 
@@ -20,7 +20,7 @@ from cokv.types import JSON, CokvError, FloatArray, IntArray
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """The report on two runs. None stands for a measure that these draws do not define."""
+    """How far two runs agree. None where the draws do not define a measure."""
 
     num_players: int
     mae: float  # mean over players of |run A - run B|, in the unit of the scores
@@ -99,27 +99,27 @@ def split_half_reliability(
     """Correlation of two random halves of the draws, stepped up to full length by Spearman-Brown, 2r / (1 + r).
 
     Halves are made within each stratum; r is the mean of Pearson's correlation over `splits` halvings, over the
-    players that both halves know. None where no halving defines a correlation. A mean r below 0 is given as it is.
+    players that both halves drew. None where no halving defines a correlation. A mean r below 0 is returned as it is.
     """
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     halves = np.zeros((splits, plan.num_draws))
     for draws in _draws_by_stratum(plan):
         for row in halves:
             row[generator.permutation(draws)[: (len(draws) + int(generator.integers(2))) // 2]] = 1.0
-    one = estimator.resample(plan, utilities, halves)
-    other = estimator.resample(plan, utilities, 1.0 - halves)
+    first = estimator.resample(plan, utilities, halves)
+    second = estimator.resample(plan, utilities, 1.0 - halves)
     correlations = []
-    for left, right in zip(one, other, strict=True):
-        both = np.isfinite(left) & np.isfinite(right)
-        if both.sum() > 2 and np.ptp(left[both]) > 0 and np.ptp(right[both]) > 0:
-            correlations.append(np.corrcoef(left[both], right[both])[0, 1])
+    for left, right in zip(first, second, strict=True):
+        in_both = np.isfinite(left) & np.isfinite(right)
+        if in_both.sum() > 2 and np.ptp(left[in_both]) > 0 and np.ptp(right[in_both]) > 0:
+            correlations.append(np.corrcoef(left[in_both], right[in_both])[0, 1])
     if not correlations:
         return None
     return _stepped_up(float(np.mean(correlations)))
 
 
 def two_run_reliability(first: FloatArray, second: FloatArray) -> float | None:
-    """The same from the scores of two independent runs: for draws that lean on each other within a run. One halving
+    """The same from the scores of two independent runs, for draws that depend on each other within a run. One halving
     instead of many, hence less exact; None where a run has no spread.
     """
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
@@ -137,8 +137,8 @@ def bootstrap_interval(
 ) -> FloatArray:
     """Percentile interval per player [n, 2], from resampling draws with replacement within each stratum.
 
-    A resample that leaves a player without any draw is not counted for that player. Too wide, by 1 / sqrt(1 - f), where
-    the draws are a large share f of all coalitions of a size: drawing without repetition errs less than resampling.
+    A resample without any draw of a player is not counted for that player. Too wide, by 1 / sqrt(1 - f), where the
+    draws are a large share f of all coalitions of a size: they are drawn without repetition, resamples are not.
     Too wide for balanced draws too, two to four times on the games of benchmarks/estimators.py; not with the linear
     part taken out (cokv.game.adjusted).
     """
@@ -153,9 +153,9 @@ def bootstrap_interval(
     values = estimator.resample(plan, utilities, weights)
     interval = np.full((plan.num_players, 2), np.nan)
     for player in range(plan.num_players):
-        known = values[np.isfinite(values[:, player]), player]
-        if known.size:
-            interval[player] = np.quantile(known, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+        defined = values[np.isfinite(values[:, player]), player]
+        if defined.size:
+            interval[player] = np.quantile(defined, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return interval
 
 

@@ -1,15 +1,15 @@
-"""When may a game stop? The state of two independent halves while they are evaluated, and the rules that judge it.
+"""When a game may stop: the state of two independent halves while they are evaluated, and the stop rules.
 
     plan, rows = merge_plans(halves), in_turn(halves)      # rows of the plan in the order to evaluate them
     state = live_state(estimator, halves, (utilities_a, utilities_b), seconds)     # NaN: not evaluated yet
     reason = StopRules(mae=True, reliability=0.9, evaluations=2000, minutes=10).verdict(state)     # None: go on
 
 Halves are plans of two seeds, evaluated in turn so that both are equally long whenever a run stops. Only complete draws
-count (both sides of a pair, all of an order), so a state may be asked for after any block. Nothing here evaluates a
-game or reads a clock.
+count (both sides of a pair, all of an order), so a state is defined after any block. Nothing here evaluates a game or
+reads a clock.
 
-A rule that looks again and again stops at a lucky moment: the reliability at which a run stopped is a little too
-high. `min_evaluations` keeps the rules from looking at the first few draws, where luck is largest.
+A rule that is checked again and again stops at a lucky moment: the reliability at which a run stopped is a little too
+high. `min_evaluations` delays the accuracy rules past the first few draws, where chance is largest.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SPLITS = 20  # halvings behind a live reliability
 
 @dataclass(frozen=True)
 class GameState:
-    """What is known after some coalitions. None: not defined yet, since a half lacks a size, or a player altogether."""
+    """Two halves after some coalitions. None: not defined yet, since a half has no draw of a size or of a player."""
 
     evaluations: int  # distinct coalitions evaluated, in both halves together
     planned: int  # distinct coalitions of both halves
     draws: tuple[int, int]  # complete draws of each half
     missing: int  # (player, size) pairs that a half has no draw of yet; accuracy rules wait until there are none
     seconds: float  # spent on `fresh` evaluations
-    fresh: int  # evaluations made in these seconds: fewer than `evaluations` where a run was resumed
+    fresh: int  # evaluations in these seconds: fewer than `evaluations` where a run was resumed
     mae: float | None  # mean absolute difference between the halves' scores, in the unit of the scores
     threshold: float  # the paper's bound on it: utility range / number of players
     spearman: float | None  # between the halves' scores
@@ -74,7 +74,7 @@ class StopRules:
     reliability: float | None = None  # at least this, between 0 and 1
     evaluations: int | None = None  # budget: distinct coalitions
     minutes: float | None = None  # budget: of `GameState.seconds`
-    min_evaluations: int = 0  # accuracy rules are not asked before
+    min_evaluations: int = 0  # accuracy rules are not checked before
 
     def __post_init__(self) -> None:
         if self.reliability is not None and not 0.0 < self.reliability < 1.0:
@@ -87,7 +87,7 @@ class StopRules:
             raise CokvError(f"min_evaluations = {self.min_evaluations}, expected at least 0")
 
     def verdict(self, state: GameState) -> str | None:
-        """Why the run may stop, in words; None to go on."""
+        """Why the run may stop, as a sentence; None to go on."""
         return self._accurate(state) or self._spent(state)
 
     def _accurate(self, state: GameState) -> str | None:
@@ -123,7 +123,7 @@ def live_state(
 ) -> GameState:
     """The state of two halves whose utilities (float64, one per row of each plan) are NaN where not evaluated yet.
 
-    seconds: spent so far by this process; fresh: the evaluations made in them, all that are known by default.
+    seconds: spent so far by this process; fresh: the evaluations in that time, by default all.
     utility_range: 1 for utilities in 0..1, 100 for percent. seed: of the random halvings behind the reliability.
     """
     if np.array_equal(halves[0].coalitions, halves[1].coalitions):
@@ -133,32 +133,32 @@ def live_state(
             raise CokvError(
                 f"utilities have shape {np.shape(values)}, expected ({len(plan.coalitions)},), NaN if unknown"
             )
-    both, known = merge_plans(halves), np.isfinite(np.concatenate(utilities))
-    evaluations = len(distinct(both.coalitions[known])[0]) if known.any() else 0
+    pooled, evaluated = merge_plans(halves), np.isfinite(np.concatenate(utilities))
+    evaluations = len(distinct(pooled.coalitions[evaluated])[0]) if evaluated.any() else 0
     parts = [complete(plan, values) for plan, values in zip(halves, utilities, strict=True)]
     scores = [_scores(estimator, part) for part in parts]
     mae = rank = reliability = None
-    missing = both.num_players
+    missing = pooled.num_players
     if scores[0] is not None and scores[1] is not None:
         first, second = scores[0].values, scores[1].values
         mae, rank = mean_absolute_error(first, second), spearman(first, second)
         missing = int(scores[0].missing.sum() + scores[1].missing.sum())
         if estimator.independent_draws:
             done = [part for part in parts if part is not None]
-            pooled = merge_plans([plan for plan, _ in done])
+            complete_pooled = merge_plans([plan for plan, _ in done])
             known_values = np.concatenate([values for _, values in done])
-            reliability = split_half_reliability(estimator, pooled, known_values, seed, SPLITS)
+            reliability = split_half_reliability(estimator, complete_pooled, known_values, seed, SPLITS)
         else:
             reliability = two_run_reliability(first, second)
     return GameState(
         evaluations=evaluations,
-        planned=both.evaluations,
+        planned=pooled.evaluations,
         draws=(_count(parts[0]), _count(parts[1])),
         missing=missing,
         seconds=seconds,
         fresh=evaluations if fresh is None else fresh,
         mae=mae,
-        threshold=utility_range / both.num_players,
+        threshold=utility_range / pooled.num_players,
         spearman=rank,
         reliability=reliability,
     )
@@ -166,8 +166,8 @@ def live_state(
 
 def complete(plan: Plan, utilities: FloatArray) -> tuple[Plan, FloatArray] | None:
     """The draws of a plan all of whose rows are evaluated, with their utilities; None if there is none."""
-    lacking = np.unique(plan.draw[~np.isfinite(utilities)])
-    rows = ~np.isin(plan.draw, lacking)
+    incomplete = np.unique(plan.draw[~np.isfinite(utilities)])
+    rows = ~np.isin(plan.draw, incomplete)
     if not rows.any():
         return None
     return plan.part(rows), np.asarray(utilities)[rows]

@@ -1,6 +1,6 @@
-"""Contributions by slice size, and the means made of them: what all estimators from complementary pairs share.
+"""Contributions by slice size and their means: what all estimators from complementary pairs share.
 
-Which side of a pair counts at which size, and what becomes of a player not drawn at one, is told in cokv.game.sliced.
+Which side of a pair counts at which size, and what becomes of a player not drawn at one: see cokv.game.sliced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Stratum:
     coalitions: BoolArray  # [R, n]
     contributions: FloatArray  # [R] U(coalition) - U(complement)
     draw: IntArray  # [R]
-    share: FloatArray  # [R] 1 / how often this coalition stands here, so that a repeated one counts once
+    share: FloatArray  # [R] 1 / how often this coalition occurs here, so that a repeated one counts once
 
 
 def checked_sizes(slice_sizes: Sequence[int]) -> tuple[int, ...]:
@@ -36,25 +36,27 @@ def checked_sizes(slice_sizes: Sequence[int]) -> tuple[int, ...]:
 def strata_of(plan: Plan, utilities: FloatArray, sizes: Sequence[int], mirror: bool) -> list[Stratum]:
     """One stratum per size, from a plan of pairs; mirror: credit the second side of a pair too, at its own size."""
     values = checked_utilities(utilities, len(plan.coalitions))
-    members, others = plan.coalitions[0::2], plan.coalitions[1::2]
-    if len(plan.coalitions) % 2 or np.any(members == others):
+    members, complements = plan.coalitions[0::2], plan.coalitions[1::2]
+    if len(plan.coalitions) % 2 or np.any(members == complements):
         raise CokvError("plan: rows are not pairs of a coalition and its complement; use a plan of this estimator")
     side, contribution, draw = members, values[0::2] - values[1::2], plan.draw[0::2]
     if mirror:
-        side = np.concatenate([members, others])
+        side = np.concatenate([members, complements])
         contribution = np.concatenate([contribution, -contribution])
         draw = np.concatenate([draw, draw])
     side_sizes = side.sum(axis=1)
     strata = []
     for size in sizes:
-        chosen = side_sizes == size
-        if not chosen.any():
-            held = sorted({int(value) for value in side_sizes})
+        of_size = side_sizes == size
+        if not of_size.any():
+            planned_sizes = sorted({int(value) for value in side_sizes})
             raise CokvError(
-                f"plan has no coalition of slice size {size}, only of {held}; plan with the same slice sizes"
+                f"plan has no coalition of slice size {size}, only of {planned_sizes}; plan with the same slice sizes"
             )
-        where = distinct(side[chosen])[1]
-        strata.append(Stratum(size, side[chosen], contribution[chosen], draw[chosen], 1.0 / np.bincount(where)[where]))
+        inverse = distinct(side[of_size])[1]
+        strata.append(
+            Stratum(size, side[of_size], contribution[of_size], draw[of_size], 1.0 / np.bincount(inverse)[inverse])
+        )
     return strata
 
 
@@ -68,29 +70,29 @@ def weighted(strata: list[Stratum], weights: FloatArray) -> tuple[FloatArray, Fl
             level = weight @ stratum.contributions / weight.sum(axis=1)
         levels.append(level[:, None])
         distances.append(mean - level[:, None])
-    known = np.sum(~np.isnan(distances), axis=0)
+    num_sizes = np.sum(~np.isnan(distances), axis=0)
     with np.errstate(invalid="ignore"):
         level = np.nansum(levels, axis=0) / np.sum(~np.isnan(levels), axis=0)
-        return level + np.nansum(distances, axis=0) / known, known
+        return level + np.nansum(distances, axis=0) / num_sizes, num_sizes
 
 
 def aggregated(plan: Plan, strata: list[Stratum], scale: int) -> Estimate:
     """Scores of all draws, times `scale`, with the error of independent draws."""
-    values, known = weighted(strata, np.ones((1, plan.num_draws)))
-    if not known.all():
-        never = np.flatnonzero(known[0] == 0)
+    values, num_sizes = weighted(strata, np.ones((1, plan.num_draws)))
+    if not num_sizes.all():
+        undrawn = np.flatnonzero(num_sizes[0] == 0)
         sizes = [stratum.size for stratum in strata]
         raise CokvError(
-            f"player {never[0]} is in no coalition of the slice sizes {sizes} ({never.size} of {plan.num_players} "
+            f"player {undrawn[0]} is in no coalition of the slice sizes {sizes} ({undrawn.size} of {plan.num_players} "
             "players are not), expected every player to be drawn; raise coalitions_per_size"
         )
     variances, counts = zip(*(variance_of_mean(stratum) for stratum in strata), strict=True)
     return Estimate(
         values=scale * values[0],
-        standard_error=scale * np.sqrt(np.sum(variances, axis=0)) / known[0],
+        standard_error=scale * np.sqrt(np.sum(variances, axis=0)) / num_sizes[0],
         counts=np.sum(counts, axis=0),
         evaluations=plan.evaluations,
-        missing=len(strata) - known[0],
+        missing=len(strata) - num_sizes[0],
     )
 
 

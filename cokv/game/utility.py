@@ -33,7 +33,7 @@ from cokv.decode.session import FirstToken
 from cokv.game.plan import BoolArray
 from cokv.game.players import Players, coalition_rows, coalition_selection, grid
 from cokv.game.prefills import on_device
-from cokv.game.teacher import Forced, force
+from cokv.game.teacher_forcing import ForcedAnswer, force
 from cokv.model.shape import model_shape
 from cokv.types import CokvError, FloatArray
 
@@ -44,8 +44,8 @@ Utility = Literal["metric", "exact_match", "probability", "log_likelihood"]
 class GamePrompt:
     """One validation prompt: its prefill, when its answer ends, and what its tokens are worth (0 to 1).
 
-    `prefill` may be a call that gives one, such as a PrefillStore's. `answer`: token ids of the right answer as greedy
-    decoding would make it, with its stop token if it ends with one; only teacher-forced utilities need it.
+    `prefill` may be a function that returns one, such as a PrefillStore's handle. `answer`: token ids of the right
+    answer as greedy decoding would emit it, with its stop token if it has one; only teacher-forced utilities need it.
     """
 
     prefill: Prefill | Callable[[], Prefill]
@@ -56,9 +56,9 @@ class GamePrompt:
 
 @dataclass(frozen=True, eq=False)
 class HeadGame:
-    """A game over heads or layers. Called, it gives the mean utility over prompts; `per_prompt` what that is made of.
+    """A game over heads or layers. Called, it returns the mean utility over prompts; `per_prompt` returns each.
 
-    `way`: how rows are decoded; None of the choices changes a utility.
+    `way`: how rows are decoded; no choice changes a utility.
     """
 
     model: PreTrainedModel
@@ -73,13 +73,13 @@ class HeadGame:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise CokvError("a game over no prompts has no utility; give at least one validation prompt")
-        for name, value, known in (
+        for name, value, choices in (
             ("utility", self.utility, get_args(Utility)),
             ("first_token", self.first_token, get_args(FirstToken)),
             ("way", self.way, get_args(AnyWay)),
         ):
-            if value not in known:
-                raise CokvError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
+            if value not in choices:
+                raise CokvError(f"unknown {name} {value!r}; expected one of {', '.join(choices)}")
         shape = model_shape(self.model.config)
         grid(shape, self.players)
         if self.players == "query_head" and self.way == "ragged" and shape.group_size > 1:
@@ -87,10 +87,10 @@ class HeadGame:
                 "players 'query_head' with way 'ragged': query heads share a KV head's storage, and only the shared "
                 "ways can mask them one by one; use way 'auto', 'trie' or 'shared'"
             )
-        lacking = sum(prompt.answer is None for prompt in self.prompts)
-        if self.utility != "metric" and lacking:
+        unknown = sum(prompt.answer is None for prompt in self.prompts)
+        if self.utility != "metric" and unknown:
             raise CokvError(
-                f"utility {self.utility!r} reads the right answer, which {lacking} of {len(self.prompts)} prompts do "
+                f"utility {self.utility!r} reads the right answer, which {unknown} of {len(self.prompts)} prompts do "
                 "not have; give `answer` (token ids) with every GamePrompt, or use utility 'metric'"
             )
 
@@ -108,13 +108,13 @@ class HeadGame:
 
     def _of(self, prompt: GamePrompt, coalitions: BoolArray) -> FloatArray:
         """Utilities [coalitions] on one prompt."""
-        made = prompt.prefill if isinstance(prompt.prefill, Prefill) else prompt.prefill()
-        made = on_device(made, self.model.device)
-        rows = coalition_rows(coalitions, made, self.window_size, self.players)
+        prefilled = prompt.prefill if isinstance(prompt.prefill, Prefill) else prompt.prefill()
+        prefilled = on_device(prefilled, self.model.device)
+        rows = coalition_rows(coalitions, prefilled, self.window_size, self.players)
         if self.utility == "metric":
             answers = decode(
                 self.model,
-                made,
+                prefilled,
                 rows,
                 prompt.stop,
                 way=self.way,
@@ -123,20 +123,22 @@ class HeadGame:
             )
             return np.array([prompt.judge(answer.tokens) for answer in answers], dtype=np.float64)
         assert prompt.answer is not None
-        found = force(self.model, made, rows, prompt.answer, prompt.stop, self.way, self.max_bytes, self.first_token)
-        return _forced_utility(self.utility, found)
+        forced = force(
+            self.model, prefilled, rows, prompt.answer, prompt.stop, self.way, self.max_bytes, self.first_token
+        )
+        return _forced_utility(self.utility, forced)
 
     def __call__(self, coalitions: BoolArray) -> FloatArray:
         means: FloatArray = self.per_prompt(coalitions).mean(axis=1)
         return means
 
 
-def _forced_utility(utility: Utility, found: Forced) -> FloatArray:
+def _forced_utility(utility: Utility, forced: ForcedAnswer) -> FloatArray:
     if utility == "exact_match":
-        return np.asarray(found.best.all(axis=1), dtype=np.float64)
+        return np.asarray(forced.best.all(axis=1), dtype=np.float64)
     if utility == "probability":
-        return np.asarray(np.exp(found.log_probability).mean(axis=1))
-    return np.asarray(found.log_probability.sum(axis=1))
+        return np.asarray(np.exp(forced.log_probability).mean(axis=1))
+    return np.asarray(forced.log_probability.sum(axis=1))
 
 
 __all__ = ["GamePrompt", "HeadGame", "Players", "Utility", "coalition_selection"]

@@ -1,6 +1,6 @@
-"""Offline head profiles: profilers that measure them on a model, readers of published files, budgets of both.
+"""Offline head profiles: profilers that measure them on a model, and readers of published files.
 
-A profiler (razor.py, headkv.py, duo.py, lukv.py) runs a model on prompts it is given and returns head scores or curves
-with the settings they came from. A reader turns a published file into the same, with provenance (digest, source,
-sizes), and says what is wrong with a file in one line.
+A profiler (razor_scores, headkv_scores, duo_gates, lukv_curves) runs a model on prompts and returns head scores or
+curves with their settings. `load_profile` (load) reads either from a file, published or our own, with its provenance
+(digest, source, sizes); what is wrong with a file is one line.
 """

@@ -1,8 +1,8 @@
-"""Prompts that profilers learn from, answered greedily by the full cache, and their attention once the answer is known.
+"""Prompts of profilers, answered greedily by the full cache, and the attention of one pass over prompt and answer.
 
-By causality one pass over the prompt and its answer has the attention of every decode step, so profilers are observers
-(cokv/model/observe.py) of such a pass: blocks of queries, one number per head or token kept. Knows no profile and no
-benchmark: a prompt is token ids, and a function says whether an answer is right.
+By causality that pass has the attention of every decode step, so profilers are observers (cokv/model/observe.py) of it:
+they read blocks of queries and store one number per head or token. Knows no profile and no benchmark: a prompt is token
+ids, and a function judges whether an answer is right.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cokv.types import CokvError, Selection
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """What a method would compress, int64 [seq_len]; what is read after it, int64 [t] or None; when the answer ends."""
+class ProfilingPrompt:
+    """The ids that a method would compress, int64 [seq_len]; a suffix read on the compressed cache, int64 [t]; a stop."""
 
     input_ids: torch.Tensor
     stop: Stop
@@ -30,27 +30,27 @@ class Asked:
 
     @property
     def read(self) -> torch.Tensor:
-        """All that is read before the answer."""
+        """All ids before the answer."""
         return self.input_ids if self.suffix is None else torch.cat([self.input_ids, self.suffix])
 
 
 @dataclass(frozen=True, eq=False)
 class Needle:
-    """A prompt whose answer stands at positions start..end of what is read, and a judge of generated tokens.
+    """A prompt whose answer is at positions start..end of `prompt.read`, and a judge of generated tokens.
 
-    answer_tokens: how many tokens the right answer has; None: as many as stand there.
+    answer_tokens: how many tokens the right answer has; None: end - start.
     """
 
-    asked: Asked
+    prompt: ProfilingPrompt
     start: int
     end: int
     right: Callable[[list[int]], bool]
     answer_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end <= self.asked.read.numel():
+        if not 0 <= self.start < self.end <= self.prompt.read.numel():
             raise CokvError(
-                f"a needle at positions {self.start}..{self.end} of a prompt of {self.asked.read.numel()} tokens; "
+                f"a needle at positions {self.start}..{self.end} of a prompt of {self.prompt.read.numel()} tokens; "
                 "expected at least one token inside it"
             )
         tokens = self.answer_tokens
@@ -60,17 +60,17 @@ class Needle:
             )
 
 
-def answer(model: PreTrainedModel, made: Prefill, asked: Asked) -> list[int]:
+def answer(model: PreTrainedModel, prefilled: Prefill, prompt: ProfilingPrompt) -> list[int]:
     """Greedy tokens on the full cache, a stop token included."""
-    full = Selection.full(made.shape.num_layers, made.shape.num_kv_heads, made.seq_len)
-    return decode(model, made, [Row(full)], asked.stop, suffix=asked.suffix)[0].tokens
+    full = Selection.full(prefilled.shape.num_layers, prefilled.shape.num_kv_heads, prefilled.seq_len)
+    return decode(model, prefilled, [Row(full)], prompt.stop, suffix=prompt.suffix)[0].tokens
 
 
 def observed(model: PreTrainedModel, ids: torch.Tensor, observer: Observer) -> list[Observation]:
-    """What an observer saw of each full-attention layer while `ids` were read, or its error."""
+    """What an observer returns for each full-attention layer in a pass over `ids`."""
     return [layer.observation(observer) for layer in prefill(model, ids, 1, [observer]).layers]
 
 
-def at_least_one(prompts: Sequence[object], what: str) -> None:
+def at_least_one(prompts: Sequence[object], kind: str) -> None:
     if not prompts:
-        raise CokvError(f"no {what} to learn a profile from, expected at least one")
+        raise CokvError(f"no {kind} to learn a profile from, expected at least one")

@@ -10,8 +10,8 @@ experiments/LongBench/importance_evaluation/cal_global_sv.py. Each draw is one c
 over arrays of n + 1 entries of which the last is never used. Player i is layer i // num_kv_heads, KV head
 i % num_kv_heads, both counted from 0.
 
-A file's size stands in its name only, but is also what the counts say: each draw adds `size` to the sum of count_left.
-Both are read and compared, and files of equal content are named as copies.
+A file states its size in its name only, but it follows from the counts: each draw adds `size` to the sum of count_left.
+Both are compared, and files of equal content are reported as copies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Literal
 import numpy as np
 
 from cokv.profiles.npy import parse_npy, read_bytes
-from cokv.types import JSON, CokvError, FloatArray, HeadScores
+from cokv.types import JSON, CokvError, FloatArray, HeadScores, named
 
 SOURCE = "https://github.com/nawei1010/CoKV"
 NUM_KV_HEADS = 8  # every model CoKV publishes scores for
@@ -80,13 +80,11 @@ class Contributions:
 
 
 def read_contributions(path: str | os.PathLike[str]) -> Contributions:
-    """One published file. Raises CokvError where it is no such file or its counts cannot come from draws."""
+    """One published file. Raises CokvError for another kind of file, or counts that no draws can give."""
     data = read_bytes(path)
     name = Path(path).name
-    try:
+    with named(path):
         return _checked(parse_npy(data), name, hashlib.sha256(data).hexdigest())
-    except CokvError as error:
-        raise CokvError(f"{os.fspath(path)}: {error}") from None
 
 
 def is_contributions(value: object) -> bool:
@@ -119,15 +117,15 @@ def _checked(value: object, name: str, sha256: str) -> Contributions:
     sums, outside_sums, counts, outside_counts = arrays
     if len({array.size for array in arrays}) != 1:
         raise CokvError(f"arrays of {[array.size for array in arrays]} players, expected one number")
-    whole = not np.any(counts % 1) and min(counts.min(), outside_counts.min()) >= 0
-    if not whole or not np.array_equal(counts + outside_counts, np.full(counts.size, samples)):
+    are_counts = not np.any(counts % 1) and min(counts.min(), outside_counts.min()) >= 0
+    if not are_counts or not np.array_equal(counts + outside_counts, np.full(counts.size, samples)):
         raise CokvError(f"count_left + count_right is not {samples} for every player, expected one side in each draw")
-    size, rest = divmod(int(counts.sum()), samples)
-    if rest or size < 1:
+    size, remainder = divmod(int(counts.sum()), samples)
+    if remainder or size < 1:
         raise CokvError(f"count_left adds up to {counts.sum():g} over {samples} coalitions: no whole coalition size")
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-    found = _NAME.fullmatch(name)
-    model, task, stated = found.groups() if found else (None, Path(name).stem, None)
+    match = _NAME.fullmatch(name)
+    model, task, stated = match.groups() if match else (None, Path(name).stem, None)
     return Contributions(
         file=name,
         model=model or "",
@@ -145,15 +143,15 @@ def _checked(value: object, name: str, sha256: str) -> Contributions:
 
 
 def remarks(files: Sequence[Contributions]) -> list[str]:
-    """What is odd about published files: one that is a copy of another, or whose counts belie its name."""
-    found = []
-    for place, one in enumerate(files):
-        original = next((other for other in files[:place] if other.digest == one.digest), None)
+    """Which published files are copies of another, and which hold other sizes than their names say."""
+    notes = []
+    for place, file in enumerate(files):
+        original = next((earlier for earlier in files[:place] if earlier.digest == file.digest), None)
         if original is not None:
-            found.append(f"{one.file} is a copy of {original.file}: the same sums and counts, of size {one.size}")
-        elif one.stated_size is not None and one.stated_size != one.size:
-            found.append(f"{one.file} holds coalitions of size {one.size}, not {one.stated_size} as its name says")
-    return found
+            notes.append(f"{file.file} is a copy of {original.file}: the same sums and counts, of size {file.size}")
+        elif file.stated_size is not None and file.stated_size != file.size:
+            notes.append(f"{file.file} holds coalitions of size {file.size}, not {file.stated_size} as its name says")
+    return notes
 
 
 def head_scores(
@@ -161,20 +159,20 @@ def head_scores(
 ) -> HeadScores:
     """Sliced Shapley values of one task from its files, one per coalition size.
 
-    aggregation="paper": mean over sizes of each player's mean contribution. A draw also tells contributions of those
-    outside, at size n - size; they are used where that is one of the sizes, as in `cokv.game.sliced`.
+    aggregation="paper": mean over sizes of each player's mean contribution. A draw also gives contributions of the
+    players outside, at size n - size; they are used where that is one of the sizes, as in `cokv.game.sliced`.
     aggregation="official": sum over files of the members' means alone, copies and all (kv_utils.py, set_cokv_size).
-    Both order the heads alike but for that second side.
+    Both order the heads alike, up to that second side.
 
     shape: (num_layers, num_kv_heads) of the model; without it 8 KV heads per layer, as in the released code.
     """
     if not files:
         raise CokvError("no files of contributions, expected at least one coalition size")
     n = files[0].num_players
-    for one in files:
-        if one.num_players != n or (one.model, one.task) != (files[0].model, files[0].task):
+    for file in files:
+        if file.num_players != n or (file.model, file.task) != (files[0].model, files[0].task):
             raise CokvError(
-                f"{one.file} ({one.num_players} players) does not go with {files[0].file} ({n} players); "
+                f"{file.file} ({file.num_players} players) does not go with {files[0].file} ({n} players); "
                 "expected the sizes of one task and model"
             )
     layers, heads = shape or (n // NUM_KV_HEADS, NUM_KV_HEADS)
@@ -183,14 +181,14 @@ def head_scores(
             f"{files[0].file} holds {n} players, expected num_layers x num_kv_heads = {layers} x {heads}; "
             "give the shape of the model the scores were made for"
         )
-    odd = remarks(files)
-    sizes = [one.size for one in files]
+    notes = remarks(files)
+    sizes = [file.size for file in files]
     if aggregation == "official":
-        values = np.sum([one.means for one in files], axis=0)
+        values = np.sum([file.means for file in files], axis=0)
     elif aggregation == "paper":
         if len(set(sizes)) != len(sizes):
-            raise CokvError(f"coalition sizes {sizes}, expected each once ({'; '.join(odd) or 'leave one file out'})")
-        values = np.mean([_both_sides(one, files) for one in files], axis=0)
+            raise CokvError(f"coalition sizes {sizes}, expected each once ({'; '.join(notes) or 'leave one file out'})")
+        values = np.mean([_both_sides(file, files) for file in files], axis=0)
     else:
         raise CokvError(f"aggregation is {aggregation!r}, expected 'paper' or 'official'")
     provenance: dict[str, JSON] = {
@@ -198,21 +196,21 @@ def head_scores(
         "source": SOURCE,
         "task": files[0].task,
         "aggregation": aggregation,
-        "files": [one.facts() for one in files],
-        "remarks": list(odd),
+        "files": [file.facts() for file in files],
+        "remarks": list(notes),
         "num_kv_heads": "given" if shape else f"{NUM_KV_HEADS}, as in the released code",
     }
     return HeadScores(values.reshape(layers, heads), provenance)
 
 
-def _both_sides(one: Contributions, files: Sequence[Contributions]) -> FloatArray:
+def _both_sides(file: Contributions, files: Sequence[Contributions]) -> FloatArray:
     """Mean contribution at one size over the draws of that size and the complements of that size: [n]."""
-    sums, counts = one.sums.copy(), one.counts.copy()
-    for other in files:
-        if other.num_players - other.size == one.size:
-            sums += other.outside_sums
-            counts += other.outside_counts
+    sums, counts = file.sums.copy(), file.counts.copy()
+    for complement in files:
+        if complement.num_players - complement.size == file.size:
+            sums += complement.outside_sums
+            counts += complement.outside_counts
     if not counts.all():
-        return one.means
+        return file.means
     means: FloatArray = sums / counts
     return means

@@ -5,8 +5,8 @@ Source: mit-han-lab/duo-attention, attn_patterns/*/full_attention_heads.tsv and 
 
 A head is a retrieval head, and keeps everything, where its gate reaches the `sparsity` quantile of all gates
 (sparsify_attention_heads). The released code first adds noise of up to 1e-6 to the gates, from NumPy's global state,
-to break ties: many gates are 0 or 1 exactly. With all gates apart, n - ceil(sparsity * (n - 1)) of n heads reach the
-quantile, so the number of retrieval heads is settled.
+to break ties: many gates are 0 or 1 exactly. With all gates distinct, n - ceil(sparsity * (n - 1)) of n heads reach the
+quantile, which fixes the number of retrieval heads.
 
 Differs: no noise. That many heads of the highest gates are chosen, ties to the lower index; which heads they are
 differs from a released draw only among gates within 1e-6 of the threshold.
@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from cokv.profiles.headkv_file import read_json
 from cokv.profiles.npy import read_bytes
-from cokv.types import JSON, CokvError, FloatArray, HeadScores
+from cokv.types import JSON, CokvError, FloatArray, HeadScores, named
 
 SOURCE = "https://github.com/mit-han-lab/duo-attention"
 MAX_BYTES = 2**20
@@ -44,7 +44,7 @@ class DuoPattern:
         return HeadScores(self.gates, self.provenance)
 
     def retrieval_heads(self, sparsity: float) -> npt.NDArray[np.bool_]:
-        """Which heads keep everything when a `sparsity` share streams: bool [num_layers, num_kv_heads]."""
+        """The heads that keep everything when a share `sparsity` of them streams: bool [num_layers, num_kv_heads]."""
         if not 0 <= sparsity <= 1:
             raise CokvError(f"sparsity is {sparsity!r}, expected the share of streaming heads, 0 to 1")
         n = self.gates.size
@@ -59,33 +59,29 @@ def read_duo(
     config: str | os.PathLike[str] | None = None,
     shape: tuple[int, int] | None = None,
 ) -> DuoPattern:
-    """A table of gates and its config: given, or `<name>.config.json` or `config.json` beside the table."""
+    """A table of gates and its config, by default `<name>.config.json` or `config.json` in the same folder."""
     data = read_bytes(path, MAX_BYTES)
-    where = Path(path)
-    beside = [where.with_name(f"{where.stem}.config.json"), where.with_name("config.json")]
-    chosen = Path(config) if config is not None else next((file for file in beside if file.is_file()), None)
-    if chosen is None:
-        raise CokvError(f"{where}: no {beside[0].name} or config.json beside it; give the config with sink_size")
-    raw = read_bytes(chosen, MAX_BYTES)
-    try:
+    table = Path(path)
+    beside = [table.with_name(f"{table.stem}.config.json"), table.with_name("config.json")]
+    config_file = Path(config) if config is not None else next((file for file in beside if file.is_file()), None)
+    if config_file is None:
+        raise CokvError(f"{table}: no {beside[0].name} or config.json beside it; give the config with sink_size")
+    raw = read_bytes(config_file, MAX_BYTES)
+    with named(table):
         gates = _gates(data)
-    except CokvError as error:
-        raise CokvError(f"{where}: {error}") from None
     if shape is not None and gates.shape != shape:
         raise CokvError(
-            f"{where}: gates of {gates.shape[0]} layers x {gates.shape[1]} KV heads, expected {shape[0]} x {shape[1]}; "
+            f"{table}: gates of {gates.shape[0]} layers x {gates.shape[1]} KV heads, expected {shape[0]} x {shape[1]}; "
             "give the pattern of the same model"
         )
-    try:
+    with named(config_file):
         sizes = _sizes(read_json(raw))
-    except CokvError as error:
-        raise CokvError(f"{chosen}: {error}") from None
     provenance: dict[str, JSON] = {
         "kind": "DuoAttention gate, clipped to 0..1",
         "source": SOURCE,
-        "file": where.name,
+        "file": table.name,
         "sha256": hashlib.sha256(data).hexdigest(),
-        "config": chosen.name,
+        "config": config_file.name,
         "config_sha256": hashlib.sha256(raw).hexdigest(),
         "sink_size": sizes[0],
         "recent_size": sizes[1],

@@ -6,7 +6,7 @@ head's score is the mean over its list (headkv/snapkv_utils.py, ReasonSnapKVClus
 The scores are per query head, and HeadKV keeps a cache per query head. To score KV heads, the query heads that share
 one are reduced by their mean: CoKV's release averages HeadKV's capacities over `group_size` neighbours
 (nawei1010/CoKV, kv_utils.py, set_headkv_size), which is the mean of the scores, the formula being linear. Its sum
-(headkv_mask there) is the same order. Without a KV head count every query head counts as one, as under MHA.
+(headkv_mask there) orders heads alike. Without a KV head count every query head counts as one, as under MHA.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cokv.profiles.npy import read_bytes
-from cokv.types import JSON, CokvError, FloatArray, HeadScores
+from cokv.types import JSON, CokvError, FloatArray, HeadScores, named
 
 SOURCE = "https://github.com/FYYFU/HeadKV"
 _KEY = re.compile(r"(0|[1-9]\d{0,3})-(0|[1-9]\d{0,3})")
@@ -30,13 +30,11 @@ _KEY = re.compile(r"(0|[1-9]\d{0,3})-(0|[1-9]\d{0,3})")
 def read_headkv(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> HeadScores:
     """Mean score of each KV head. shape: (num_layers, num_kv_heads) of the model, to reduce query heads to KV heads."""
     data = read_bytes(path)
-    try:
+    with named(path):
         scores, trials = _means(read_json(data))
         layers, heads = scores.shape
         if shape is not None:
             scores = _reduced(scores, shape)
-    except CokvError as error:
-        raise CokvError(f"{os.fspath(path)}: {error}") from None
     provenance: dict[str, JSON] = {
         "kind": "HeadKV score, mean over needles",
         "source": SOURCE,
@@ -50,13 +48,13 @@ def read_headkv(path: str | os.PathLike[str], shape: tuple[int, int] | None = No
 
 
 def read_json(data: bytes) -> Any:
-    """JSON of an untrusted file: no NaN, no repeated key, no nesting that exhausts the stack."""
+    """JSON of an untrusted file. Raises CokvError for NaN, repeated keys, or nesting that exhausts the stack."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        unique_keys = dict(pairs)
+        if len(unique_keys) != len(pairs):
             raise ValueError("a key stands twice")
-        return found
+        return unique_keys
 
     def constant(name: str) -> None:
         raise ValueError(f"{name} is no number")
@@ -71,7 +69,7 @@ def _means(value: object) -> tuple[FloatArray, int]:
     """Scores [num_layers, num_heads] and the number of needles behind each."""
     if not isinstance(value, dict) or not value:
         raise CokvError(f"holds a {type(value).__name__}, expected a JSON object of 'layer-head' keys")
-    found: dict[tuple[int, int], float] = {}
+    by_head: dict[tuple[int, int], float] = {}
     lengths = set()
     for key, scores in value.items():
         place = _KEY.fullmatch(key)
@@ -80,16 +78,16 @@ def _means(value: object) -> tuple[FloatArray, int]:
         if not isinstance(scores, list) or not scores or not all(type(score) in (int, float) for score in scores):
             raise CokvError(f"head {key} has no list of numbers, expected its score for each needle")
         try:
-            found[int(place[1]), int(place[2])] = float(np.mean(np.array(scores, dtype=np.float64)))
+            by_head[int(place[1]), int(place[2])] = float(np.mean(np.array(scores, dtype=np.float64)))
         except OverflowError:
             raise CokvError(f"head {key} has a score too large for a float, expected shares") from None
         lengths.add(len(scores))
-    layers, heads = (max(place[axis] for place in found) + 1 for axis in (0, 1))
-    if len(found) != layers * heads:
-        raise CokvError(f"{len(found)} heads, expected all {layers} x {heads} up to the highest layer and head")
+    layers, heads = (max(place[axis] for place in by_head) + 1 for axis in (0, 1))
+    if len(by_head) != layers * heads:
+        raise CokvError(f"{len(by_head)} heads, expected all {layers} x {heads} up to the highest layer and head")
     if len(lengths) != 1:
         raise CokvError(f"lists of {min(lengths)} to {max(lengths)} needles, expected one number of needles")
-    scores = np.array([[found[layer, head] for head in range(heads)] for layer in range(layers)])
+    scores = np.array([[by_head[layer, head] for head in range(heads)] for layer in range(layers)])
     if not np.isfinite(scores).all():
         raise CokvError("scores too large for a float, expected shares")
     return scores, lengths.pop()

@@ -1,14 +1,14 @@
-"""LU-KV's curves: which share of its tokens each KV head keeps when the whole cache keeps 1, 2, ... 99 percent.
+"""LU-KV's curves: the share of its tokens that each KV head keeps when the whole cache keeps 1, 2, ... 99 percent.
 
 LU-KV, arXiv 2602.08585: profiling prompts are solved for every global ratio and the heads' shares averaged (see
-cokv/profiles/lukv.py). Used online by looking up, then rounding: the global ratio's line of shares (between two lines,
-on the straight line) times the prompt's length.
+cokv/profiles/lukv_curves.py). Used online by looking up, then rounding: the global ratio's line of shares (between two
+lines, on the straight line) times the prompt's length.
 
 The published `.npy`, [99, num_layers, num_kv_heads], says the same the other way round: line t - 1 holds the share of
 its tokens that each head *drops* when t percent of the cache is dropped. baidu-baige/LU-KV writes 1 - kept / length
 (evaluation/curve_data/step2_compute_curve.py), and NVIDIA/kvpress 0.5.5 (presses/lukv_press.py) reads the line
-round(100 * compression_ratio) - 1 and keeps 1 minus it. `read_lukv` turns them: both directions rise and have the same
-means, so no check could tell one from the other.
+round(100 * compression_ratio) - 1 and keeps 1 minus it. `read_lukv` converts them: both directions rise and have the
+same means, so no check could distinguish them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 from cokv.methods.allocators.integerize import integerize
 from cokv.profiles.npy import parse_npy, read_bytes
-from cokv.types import JSON, Budgets, CokvError, FloatArray, read_tensors, write_tensors
+from cokv.types import JSON, Budgets, CokvError, FloatArray, named, read_tensors, write_tensors
 
 KIND = "ratio_curves"  # of our own files
 RATIOS = 99
@@ -82,16 +82,14 @@ class RatioCurves:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RatioCurves:
         tensors, header = read_tensors(path, KIND, ("values",), ("provenance",))
-        try:
+        with named(path):
             return cls(tensors["values"].numpy(), header["provenance"])
-        except CokvError as error:
-            raise CokvError(f"{os.fspath(path)}: {error}") from None
 
 
 def read_lukv(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> RatioCurves:
     """Kept shares out of a published `.npy` of dropped shares. shape: (num_layers, num_kv_heads) of the model."""
     data = read_bytes(path)
-    try:
+    with named(path):
         value = parse_npy(data)
         if not isinstance(value, np.ndarray):
             raise CokvError(f"holds a {type(value).__name__}, expected an array [{RATIOS}, num_layers, num_kv_heads]")
@@ -104,5 +102,3 @@ def read_lukv(path: str | os.PathLike[str], shape: tuple[int, int] | None = None
         }
         curves = RatioCurves(1 - value[::-1].astype(np.float64), provenance)
         return curves.require_shape(*shape) if shape else curves
-    except CokvError as error:
-        raise CokvError(f"{os.fspath(path)}: {error}") from None

@@ -5,7 +5,7 @@ allow_pickle=True)` executes. Here the header is matched against the one form Nu
 numbers, and the pickle of an object file is read by `plain_pickle`, which can build plain data and numeric arrays only.
 Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 
-Knows no kind of profile: what the values mean is for the readers beside it.
+Knows no kind of profile: what the values mean is for the readers of each kind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cokv.profiles import plain_pickle, plain_values
-from cokv.types import CokvError
+from cokv.types import CokvError, named
 
 MAX_FILE = 16 * 2**20  # bytes; the largest published profile has a few million
 MAX_HEADER = 10_000
@@ -29,30 +29,28 @@ _HEADER = re.compile(
 
 def read_bytes(path: str | os.PathLike[str], max_bytes: int = MAX_FILE) -> bytes:
     """A file's bytes, refused unread when there are more than max_bytes."""
-    where = os.fspath(path)
+    name = os.fspath(path)
     try:
         if not Path(path).is_file():
-            raise CokvError(f"{where}: no such file; check the path")
+            raise CokvError(f"{name}: no such file; check the path")
         with Path(path).open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
-        raise CokvError(f"{where}: cannot be read ({error.strerror or error}); check the path") from None
+        raise CokvError(f"{name}: cannot be read ({error.strerror or error}); check the path") from None
     if len(data) > max_bytes:
-        raise CokvError(f"{where}: larger than {max_bytes} bytes, expected a profile; check the path")
+        raise CokvError(f"{name}: larger than {max_bytes} bytes, expected a profile; check the path")
     return data
 
 
 def read_npy(path: str | os.PathLike[str]) -> Any:
     """A numeric array, or the plain value an object file holds. Arrays are read-only views of the file's bytes."""
-    try:
-        return parse_npy(read_bytes(path))
-    except CokvError as error:
-        where = os.fspath(path)
-        raise error if str(error).startswith(where) else CokvError(f"{where}: {error}") from None
+    data = read_bytes(path)
+    with named(path):
+        return parse_npy(data)
 
 
 def parse_npy(data: bytes) -> Any:
-    """As `read_npy`, of bytes. Raises CokvError for anything but a whole, plain `.npy` file."""
+    """As `read_npy`, from bytes. Raises CokvError for anything but a complete, plain `.npy` file."""
     if not data.startswith(MAGIC) or len(data) < 12:
         raise CokvError("not a .npy file (it does not begin as one); expected what np.save writes")
     major = data[6]

@@ -1,15 +1,14 @@
 """Pickles read without unpickling: a stack machine that can build plain data and numeric arrays, and nothing else.
 
 Python's own unpickler calls what a file names, so that a file is a program. This machine calls nothing. It walks the
-opcodes (`pickletools.genops`, which only splits bytes), and knows seven names, each of them a symbol that it gives a
-meaning to itself:
+opcodes (`pickletools.genops`, which only splits bytes), and knows seven names, whose meaning is defined here:
 
     numpy ndarray, numpy dtype, {numpy.core | numpy._core}.multiarray {_reconstruct | scalar}, _codecs encode
 
 Results are None, bool, int (64 bits), float, str, bytes, list, tuple, dict with str or int keys, NumPy arrays and
 scalars of numeric type. Every other name and opcode is refused: classes, persistent ids, extension codes, sets, big
 integers. Work and memory are bounded by the length of the pickle: arrays are views of its bytes, and what the memo
-makes large (a list in itself, a thousand times the same array) meets a limit on values and on depth.
+repeats (a list in itself, a thousand times the same array) is limited in number and depth.
 
 Knows no file: it takes bytes.
 """

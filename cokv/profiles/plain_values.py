@@ -1,4 +1,4 @@
-"""What the machine of plain_pickle.py leaves behind, made into plain data and arrays, within limits."""
+"""Plain data and arrays from the values of plain_pickle.py's machine, within limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from cokv.types import CokvError
 
-MAX_VALUES = 100_000  # values in the result, counting each as often as it stands there
+MAX_VALUES = 100_000  # values in the result, counting each as often as it occurs
 MAX_DEPTH = 16
 KINDS = "biuf"  # bool, signed, unsigned, float
 
@@ -24,7 +24,7 @@ class Symbol:
 
 @dataclass(eq=False)
 class Type:
-    """A dtype in the making: `O8` is allowed to exist because np.save wraps every object in an array of one."""
+    """A dtype being built: `O8` is allowed because np.save wraps every object in an array of one."""
 
     code: str
     order: str | None = None
@@ -32,17 +32,17 @@ class Type:
 
 @dataclass(eq=False)
 class Array:
-    """An array in the making."""
+    """An array being built."""
 
     shape: tuple[int, ...] = ()
     type: Type | None = None
     fortran: bool = False
     content: Any = None
-    made: Any = None
+    built: Any = None
 
 
 class Maker:
-    """Turns the machine's values into the result: arrays are made here, within limits."""
+    """Turns the machine's values into the result. Arrays are built here."""
 
     def __init__(self) -> None:
         self.values = 0
@@ -73,9 +73,9 @@ class Maker:
             return self.make(value.content[0], depth + 1)
         if type(value.content) is not bytes:
             raise CokvError("an array whose contents are no bytes is refused")
-        if value.made is None:
-            value.made = view(value.content, type_of(value.type.code, value.type.order), value.shape, value.fortran)
-        return value.made
+        if value.built is None:
+            value.built = view(value.content, type_of(value.type.code, value.type.order), value.shape, value.fortran)
+        return value.built
 
 
 def type_of(code: str, order: str | None) -> np.dtype[Any]:
@@ -89,7 +89,7 @@ def type_of(code: str, order: str | None) -> np.dtype[Any]:
 
 
 def view(content: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool) -> Any:
-    """An array over bytes that are already there, not a copy; a scalar where the shape is ()."""
+    """An array that views these bytes; a scalar where the shape is ()."""
     needed = math.prod(shape) * dtype.itemsize
     if not needed:
         raise CokvError("an array without any element is refused, expected numbers")

@@ -44,8 +44,8 @@ def compare(
     from cokv.model.loading import load_model
     from cokv.types import KVBudget
     from suite.cli.compare_show import check_folder, show, write
-    from suite.profiles.given import profiles_of
-    from suite.profiles.stored import of_run, shipped
+    from suite.profiles.method_profiles import profiles_of
+    from suite.profiles.profile_folder import of_run, shipped
     from suite.run.compare import chosen, read_prompt
     from suite.run.compare import compare as compared
 

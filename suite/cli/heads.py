@@ -40,7 +40,7 @@ def masking(
 ) -> None:
     """The score when the top, bottom or random k heads are cut, for every k."""
     from reports.head_experiments import masking_table
-    from suite.heads import records as head_records
+    from suite.heads import masking_and_transfer as head_records
     from suite.heads.masking import MaskingSpec
 
     numbers = None if counts is None else _numbers(counts)
@@ -72,7 +72,7 @@ def transfer(
     """CoKV on every task with the head scores of every other task."""
     from cokv.types import KVBudget
     from reports.head_experiments import averages_table, transfer_table
-    from suite.heads import records as head_records
+    from suite.heads import masking_and_transfer as head_records
 
     found, loaded, folder, tasks = _asked(experiment, runs, limit, task, samples)
     budget = KVBudget.parse(found.kv_budgets[0] if kv_budget is None else kv_budget).nominal
@@ -124,13 +124,13 @@ def _print(tables: list[Any]) -> None:
 
 
 def _head_scores(path: Path, loaded: Any) -> Any:
-    from cokv.profiles.published import read_published
+    from cokv.profiles.load import load_profile
     from cokv.types import HeadScores
 
-    found = read_published(path, (loaded.shape.num_layers, loaded.shape.num_kv_heads))
-    if not isinstance(found, HeadScores):
-        raise SuiteError(f"{path} holds no head scores, expected HeadScores or HeadKV's JSON")
-    return found
+    profile = load_profile(path, (loaded.shape.num_layers, loaded.shape.num_kv_heads))
+    if not isinstance(profile, HeadScores):
+        raise SuiteError(f"{path} holds curves, expected one score per head, such as SSV or HeadKV's JSON")
+    return profile
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -45,7 +45,7 @@ def ssv(
 
     from cokv.game.stopping import StopRules
     from suite.cli.profile_show import profile_table, render
-    from suite.heads.profile import profile_ssv
+    from suite.heads.task_ssv import profile_ssv
     from suite.run.workers import pool_for
     from suite.spec import with_game
 
@@ -79,7 +79,7 @@ def show(
     """A profile's scores with their intervals, and what they rest on."""
     from suite.cli.profile_show import render
     from suite.cli.profile_show import show as shown
-    from suite.profiles.show import shape_of
+    from suite.profiles.published_tables import shape_of
 
     render(shown(file, game, shape_of(shape)))
 
@@ -118,8 +118,8 @@ def aggregate(
     """Scores from a ledger, without a model."""
     from cokv.game.ledger import Ledger
     from suite.cli.profile_show import profile_table, render, the_game
-    from suite.heads.score_files import head_scores
-    from suite.heads.scores import from_record
+    from suite.heads.ledger_scores import from_record
+    from suite.heads.score_provenance import head_scores
 
     with Ledger(ledger, create=False) as opened:
         chosen = the_game(opened, game)
@@ -143,14 +143,14 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder for a page with heat maps.")] = None,
 ) -> None:
     """Published profiles side by side: sizes, copies, budgets by the official formula and ours, agreement."""
-    from cokv.profiles.summary import Setting
-    from suite.profiles.show import shape_of
-    from suite.profiles.show import show as show_profiles
+    from cokv.profiles.published_summary import SummarySettings
+    from suite.profiles.published_tables import shape_of
+    from suite.profiles.published_tables import show as show_profiles
 
     for file in files:
         if not file.exists():
             raise SuiteError(f"{file}: no such file; expected a published profile, or a folder of them")
-    setting = Setting(kv_budget, window_size, prompt_tokens, alpha, beta, shape_of(shape))
+    setting = SummarySettings(kv_budget, window_size, prompt_tokens, alpha, beta, shape_of(shape))
     show_profiles(files, setting, out)
 
 

@@ -17,20 +17,17 @@ from rich.text import Text
 from cokv.game.ledger import Ledger
 from cokv.game.plan import distinct
 from cokv.game.recorded import RecordedGame
-from cokv.profiles.contributions import Contributions
-from cokv.profiles.contributions import head_scores as contribution_scores
-from cokv.profiles.duo_file import DuoPattern
+from cokv.profiles.load import SUFFIXES, load_profile, profile_path
 from cokv.profiles.lukv_file import RatioCurves
-from cokv.profiles.published import KINDS, read_published
 from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
-from suite.heads.score_files import head_scores, intervals_of
-from suite.heads.scores import from_record, planned
+from suite.heads.ledger_scores import from_record, planned
+from suite.heads.score_provenance import head_scores, intervals_of
 
 WIDEST = 16  # KV heads of a layer that are shown with intervals
 LONG = 160  # characters of one fact
 SHOWN_RATIO = 0.25  # of curves: of all tokens kept
-EXPECTED = f"a ledger, or a profile ending in {', '.join(KINDS)}"
+EXPECTED = f"a ledger, or a profile ending in {', '.join(SUFFIXES)}"
 COMPARE = "cokv profile compare"
 
 
@@ -39,6 +36,7 @@ def show(path: Path, game: str | None = None, shape: tuple[int, int] | None = No
 
     shape: (num_layers, num_kv_heads) of the model, for published files that do not say it.
     """
+    path = profile_path(path)
     if path.is_dir():
         raise SuiteError(f"{path} is a folder; name a profile in it, or put its files side by side: {COMPARE} {path}")
     if not path.is_file():
@@ -61,21 +59,20 @@ def show(path: Path, game: str | None = None, shape: tuple[int, int] | None = No
 
 def _profile(path: Path, shape: tuple[int, int] | None) -> RenderableType:
     """One of our own profiles, whatever its name, or a published one, by what its name ends in."""
-    if path.suffix not in KINDS:
+    if path.suffix not in SUFFIXES:
         try:
             return profile_table(HeadScores.load(path), path.stem)
         except CokvError:
             raise SuiteError(f"{path} is neither a profile nor a ledger; expected {EXPECTED}") from None
-    found = read_published(path, shape)
-    if isinstance(found, Contributions):
-        size = f"{found.samples} coalitions of {found.size} heads"
-        return profile_table(contribution_scores([found], "paper", shape), f"{path.stem}: {size}")
-    if isinstance(found, RatioCurves):
-        shares = HeadScores(found.at(SHOWN_RATIO), found.provenance)
+    profile = load_profile(path, shape)
+    if isinstance(profile, RatioCurves):
+        shares = HeadScores(profile.at(SHOWN_RATIO), profile.provenance)
         return profile_table(
             shares, f"{path.stem}: share of its tokens a head keeps, of {SHOWN_RATIO:.0%} of the cache"
         )
-    return profile_table(found.scores() if isinstance(found, DuoPattern) else found, path.stem)
+    files: Any = profile.provenance.get("files")  # of CoKV's released sums and counts
+    drawn = f": {files[0]['samples']} coalitions of {files[0]['size']} heads" if files else ""
+    return profile_table(profile, f"{path.stem}{drawn}")
 
 
 def the_game(ledger: Ledger, name: str | None) -> RecordedGame:

@@ -6,25 +6,25 @@ import hashlib
 import itertools
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from cokv import probes
-from cokv.cluster import Worker
+from cokv.cluster import InProcess, MakeWorker, Pool, Worker
 from cokv.decode.session import FirstToken
 from cokv.game.identity import canonical
 from cokv.game.ledger import Ledger
-from cokv.game.plan import BoolArray
 from cokv.game.players import grid
 from cokv.game.prefills import PrefillStore
 from cokv.game.recorded import RecordedGame
 from cokv.game.utility import GamePrompt, HeadGame, Players, Utility
 from cokv.model.loading import LoadedModel, load_model
-from cokv.types import JSON, FloatArray
+from cokv.types import JSON
 from suite.errors import SuiteError
+from suite.heads.block_evaluation import Answer, Block
 from suite.spec import Experiment, GameSpec
 from suite.tasks.prompt import Prompt, text_of
 from suite.tasks.tasks import seeds_of, test_prompts, validation_prompts
@@ -134,18 +134,14 @@ def game_spec(experiment: Experiment) -> GameSpec:
     return experiment.game
 
 
-Block = tuple[int, BoolArray]
-Answer = tuple[str, FloatArray]
-
-
 def worker_of(game: HeadGame) -> Worker:
-    """Evaluates blocks, and says which process did."""
+    """Evaluates blocks of one game."""
     origin = f"{socket.gethostname()}:{os.getpid()}"
 
-    def work(block: Block) -> Answer:
-        return origin, game.per_prompt(block[1])
+    def evaluate(block: Block) -> Answer:
+        return origin, game.per_prompt(block[2])
 
-    return work
+    return evaluate
 
 
 REMOVAL = "/removal"  # behind a task's name: the game over its test samples
@@ -157,28 +153,19 @@ def game_prompts(experiment: Experiment, loaded: LoadedModel, name: str) -> list
     task = name.removesuffix(REMOVAL)
     if task == name:
         return list(validation_prompts(experiment, loaded, task, spec.prompts))
-    every = (p for seed in seeds_of(experiment, task) for p in test_prompts(experiment, loaded, task, seed))
-    return list(itertools.islice(every, spec.removal_samples))
+    return list(itertools.islice(all_test_prompts(experiment, loaded, task), spec.removal_samples))
 
 
-@dataclass(frozen=True)
-class HeadWorker:
-    """Makes a worker in a process of its own: loads the model on the device, and prefills the prompts of one game."""
-
-    experiment: Experiment
-    name: str
-
-    def __call__(self, device: str) -> Worker:
-        return self.on(load_on(self.experiment, device))
-
-    def on(self, loaded: LoadedModel) -> Worker:
-        prompts = game_prompts(self.experiment, loaded, self.name)
-        return worker_of(spec_game(loaded, prompts, game_spec(self.experiment)))
+def all_test_prompts(experiment: Experiment, loaded: LoadedModel, task: str) -> Iterator[Prompt]:
+    """Of all seeds; no validation sample is among them."""
+    return (p for seed in seeds_of(experiment, task) for p in test_prompts(experiment, loaded, task, seed))
 
 
 @dataclass(frozen=True)
 class GamesWorker:
-    """The same for several games, of which it holds one at a time: blocks are (name, block)."""
+    """Makes a worker in a process of its own: loads the model on the device, and plays one game at a time, whose
+    prompts it prefills.
+    """
 
     experiment: Experiment
 
@@ -188,15 +175,20 @@ class GamesWorker:
     def on(self, loaded: LoadedModel) -> Worker:
         name, worker = "", None
 
-        def work(block: tuple[str, Block]) -> Answer:
+        def evaluate(block: Block) -> Answer:
             nonlocal name, worker
             if worker is None or block[0] != name:
                 worker = None  # its prefills make room first
-                name, worker = block[0], HeadWorker(self.experiment, block[0]).on(loaded)
-            answer: Answer = worker(block[1])
+                name, prompts = block[0], game_prompts(self.experiment, loaded, block[0])
+                worker = worker_of(spec_game(loaded, prompts, game_spec(self.experiment)))
+            answer: Answer = worker(block)
             return answer
 
-        return work
+        return evaluate
+
+    def for_pool(self, pool: Pool, loaded: LoadedModel) -> MakeWorker:
+        """In this process, a worker on the model that is loaded already; in others, one that loads its own."""
+        return (lambda _: self.on(loaded)) if isinstance(pool, InProcess) else self
 
 
 def load_on(experiment: Experiment, device: str) -> LoadedModel:

@@ -13,17 +13,17 @@ Knows games only as a function from coalitions to utilities per sample; what rec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from cokv.game.plan import BoolArray, distinct
 from cokv.types import FloatArray, HeadScores
+from reports.intervals import Resamples, estimate
 from suite.errors import SuiteError
-from suite.intervals import Resamples, interval, summary
 
 Evaluate: TypeAlias = Callable[[BoolArray], FloatArray]
 """Coalitions bool [K, num_players], True keeps the prompt -> utilities [K, samples] of 0..1."""
@@ -63,11 +63,15 @@ class MaskingSpec:
         return tuple(sorted(set(self.counts)))
 
 
+Kind: TypeAlias = Literal["top", "bottom", "random"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
 @dataclass(frozen=True, eq=False)
 class Cut:
     """One masked set: `heads` is the k of the curve, `masked` the heads."""
 
-    kind: Literal["top", "bottom", "random"]
+    kind: Kind
     heads: int
     masked: BoolArray  # [num_players]
 
@@ -79,20 +83,33 @@ def cuts(values: FloatArray, spec: MaskingSpec) -> list[Cut]:
     order, rising = np.argsort(-flat, kind="stable"), np.sort(flat)
     rng = np.random.default_rng(spec.seed)
     orders = [rng.permutation(n) for _ in range(spec.draws)]
-    made = []
+    masked = []
     for k in spec.counts_of(n):
         if spec.preset == "official":
-            made += [Cut("top", k, flat >= rising[n - k - 1]), Cut("bottom", k, flat <= rising[k - 1])]
+            masked += [Cut("top", k, flat >= rising[n - k - 1]), Cut("bottom", k, flat <= rising[k - 1])]
         else:
-            made += [Cut("top", k, _among(order[:k], n)), Cut("bottom", k, _among(order[n - k :], n))]
-        made += [Cut("random", k, _among(each[:k], n)) for each in orders]
-    return made
+            masked += [Cut("top", k, _mask(order[:k], n)), Cut("bottom", k, _mask(order[n - k :], n))]
+        masked += [Cut("random", k, _mask(random_order[:k], n)) for random_order in orders]
+    return masked
 
 
-def _among(heads: npt.NDArray[np.intp], n: int) -> BoolArray:
+def _mask(heads: npt.NDArray[np.intp], n: int) -> BoolArray:
     mask = np.zeros(n, dtype=np.bool_)
     mask[heads] = True
     return mask
+
+
+def coalitions_of(cuts: Sequence[Cut]) -> BoolArray:
+    """All heads, then the heads that each cut leaves: bool [1 + cuts, num_players]."""
+    return np.array([np.ones_like(cuts[0].masked), *(~cut.masked for cut in cuts)])
+
+
+def samples_by_cut(cuts: Sequence[Cut], percent: FloatArray) -> dict[tuple[str, int], FloatArray]:
+    """Scores [samples] by kind and k, random orders averaged. percent [1 + cuts, samples]: of `coalitions_of(cuts)`."""
+    rows: dict[tuple[str, int], list[int]] = {}
+    for row, cut in enumerate(cuts, 1):
+        rows.setdefault((cut.kind, cut.heads), []).append(row)
+    return {key: percent[chosen].mean(axis=0) for key, chosen in rows.items()}
 
 
 def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[str, Any]:
@@ -101,31 +118,34 @@ def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[st
     Intervals are bootstrap intervals over samples, random orders averaged first. All points share their resamples, so
     that areas and the separation (area under "bottom" minus area under "top") are paired.
     """
-    made = cuts(scores.values, spec)
-    n = scores.values.size
-    rows, where = distinct(np.array([np.ones(n, dtype=np.bool_), *(~cut.masked for cut in made)]))
-    utilities = 100 * evaluate(rows)[where]  # [1 + cuts, samples]
-    resamples = Resamples.draw(utilities.shape[1], spec.seed)
-    counts = spec.counts_of(n)
-    points, lines = [], {}
-    for kind in ("top", "bottom", "random"):
-        line = []
-        for k in counts:
-            mine = [place for place, cut in enumerate(made) if (cut.kind, cut.heads) == (kind, k)]
-            sample = utilities[[place + 1 for place in mine]].mean(axis=0)
-            line.append(sample)
-            masked = sorted({int(made[place].masked.sum()) for place in mine})
-            point = {"cut": kind, "heads": k, "masked": masked[-1], **summary(sample, resamples.means(sample))}
-            points.append(point)
-        lines[kind] = np.array(line)  # [counts, samples]
+    masked_sets = cuts(scores.values, spec)
+    rows, where = distinct(coalitions_of(masked_sets))
+    percent = 100 * evaluate(rows)[where]  # [1 + cuts, samples]
+    resamples = Resamples.draw(percent.shape[1], spec.seed)
+    counts = spec.counts_of(scores.values.size)
+    samples = samples_by_cut(masked_sets, percent)
+    num_masked = {(cut.kind, cut.heads): int(cut.masked.sum()) for cut in masked_sets}
+    points = [
+        {
+            "cut": kind,
+            "heads": k,
+            "masked": num_masked[kind, k],
+            **estimate(samples[kind, k], resamples.means(samples[kind, k])),
+        }
+        for kind in KINDS
+        for k in counts
+    ]
+    lines: dict[str, FloatArray] = {
+        kind: np.array([samples[kind, k] for k in counts]) for kind in KINDS
+    }  # [counts, samples]
     return {
         "preset": spec.preset,
-        "num_players": n,
-        "samples": int(utilities.shape[1]),
+        "num_players": scores.values.size,
+        "samples": int(percent.shape[1]),
         "draws": spec.draws,
         "seed": spec.seed,
         "evaluations": len(rows),
-        "full": summary(utilities[0], resamples.means(utilities[0])),
+        "full": estimate(percent[0], resamples.means(percent[0])),
         "points": points,
         **_areas(lines, counts, resamples),
     }
@@ -141,9 +161,6 @@ def _areas(lines: dict[str, FloatArray], counts: tuple[int, ...], resamples: Res
     weights[1:] += widths / 2
     weights /= widths.sum()
     heights = {kind: weights @ line for kind, line in lines.items()}  # [samples]
-    areas = {kind: summary(sample, resamples.means(sample)) for kind, sample in heights.items()}
+    areas = {kind: estimate(sample, resamples.means(sample)) for kind, sample in heights.items()}
     apart = heights["bottom"] - heights["top"]
-    separation = {"score": float(apart.mean())}
-    if apart.size > 1:
-        separation |= interval(resamples.means(apart))
-    return {"areas": areas, "separation": separation}
+    return {"areas": areas, "separation": estimate(apart, resamples.means(apart))}

@@ -1,4 +1,7 @@
-"""Head removal: what test samples lose when a share of the heads is cut, by score from either end or at random."""
+"""Head removal: what test samples lose when a share of the heads is masked, by score from either end or at random.
+
+Head masking (masking.py) at one count, with three random draws.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,17 @@ from cokv.game.plan import BoolArray
 from cokv.game.recorded import RecordedGame
 from cokv.types import FloatArray
 from suite.heads.games import REMOVAL
+from suite.heads.masking import Cut, MaskingSpec, coalitions_of, cuts, samples_by_cut
 from suite.spec import GameSpec
 
 Play: TypeAlias = Callable[[Mapping[str, BoolArray]], Mapping[str, RecordedGame]]
 """Coalitions by the game's name -> the games, with those on record."""
 
 
-def cuts(values: FloatArray, spec: GameSpec) -> list[tuple[str, int, BoolArray]]:
-    """Which heads stay when a share of them is removed: from the top, from the bottom, at random (three draws)."""
-    players = len(values)
-    count = max(1, round(spec.removal_share * players))
-    order = np.argsort(-values, kind="stable")
-    rng = np.random.default_rng(spec.seed)
-    chosen = [("top", order[:count]), ("bottom", order[-count:])]
-    chosen += [("random", rng.permutation(players)[:count]) for _ in range(3)]
-    made = []
-    for name, removed in chosen:
-        members = np.ones(players, dtype=bool)
-        members[removed] = False
-        made.append((name, count, members))
-    return made
+def removal_cuts(values: FloatArray, spec: GameSpec) -> list[Cut]:
+    """The masked sets of head scores [num_players]."""
+    count = max(1, round(spec.removal_share * values.size))
+    return cuts(values, MaskingSpec(counts=(count,), draws=3, seed=spec.seed))
 
 
 def removal(play: Play, values: Mapping[str, FloatArray], spec: GameSpec) -> dict[str, list[dict[str, Any]]]:
@@ -39,25 +33,17 @@ def removal(play: Play, values: Mapping[str, FloatArray], spec: GameSpec) -> dic
 
     values: each task's head scores [num_players].
     """
-    made = {task: cuts(scores, spec) for task, scores in values.items()}
-    coalitions = {
-        f"{task}{REMOVAL}": np.array([np.ones(len(values[task]), dtype=bool), *(members for _, _, members in mine)])
-        for task, mine in made.items()
-    }
-    games = play(coalitions)
-    return {
-        task: _rows(mine, 100 * games[f"{task}{REMOVAL}"].utilities(coalitions[f"{task}{REMOVAL}"]), spec.seed)
-        for task, mine in made.items()
-    }
+    masked = {task: removal_cuts(scores, spec) for task, scores in values.items()}
+    coalitions = {f"{task}{REMOVAL}": coalitions_of(cuts) for task, cuts in masked.items()}
+    percent = {name: 100 * game.utilities(coalitions[name]) for name, game in play(coalitions).items()}
+    return {task: _rows(cuts, percent[f"{task}{REMOVAL}"], spec.seed) for task, cuts in masked.items()}
 
 
-def _rows(made: list[tuple[str, int, BoolArray]], found: FloatArray, seed: int) -> list[dict[str, Any]]:
-    """found: percent [1 + cuts, samples], the first with all heads."""
+def _rows(cuts: list[Cut], percent: FloatArray, seed: int) -> list[dict[str, Any]]:
+    """percent: [1 + cuts, samples], the first with all heads."""
     rows = []
-    for name in ("top", "bottom", "random"):
-        mine = [found[i + 1] for i, cut in enumerate(made) if cut[0] == name]
-        sample = np.mean(mine, axis=0)
-        row = {"cut": name, "heads": made[0][1], "score": float(sample.mean()), "full_score": float(found[0].mean())}
+    for (kind, heads), sample in samples_by_cut(cuts, percent).items():
+        row = {"cut": kind, "heads": heads, "score": float(sample.mean()), "full_score": float(percent[0].mean())}
         if len(sample) > 1:
             low, high = _interval(sample, seed)
             row |= {"low": low, "high": high}
@@ -69,5 +55,6 @@ def _interval(sample: FloatArray, seed: int) -> tuple[float, float]:
     """95 % percentile bootstrap of the mean."""
     if np.ptp(sample) == 0:
         return float(sample[0]), float(sample[0])
-    found = stats.bootstrap((sample,), np.mean, method="percentile", rng=np.random.default_rng(seed))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    rng = np.random.default_rng(seed)
+    low, high = stats.bootstrap((sample,), np.mean, method="percentile", rng=rng).confidence_interval
+    return float(low), float(high)

@@ -17,8 +17,8 @@ from cokv.methods.method import Method
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from cokv.types import FloatArray, HeadScores, Infeasible, KVBudget
+from reports.intervals import Resamples, estimate, interval
 from suite.errors import SuiteError
-from suite.intervals import Resamples, interval, summary
 from suite.run.answers import Request, answer
 from suite.tasks.prompt import Prompt, text_of
 
@@ -67,13 +67,13 @@ def matrix(found: Mapping[str, Sequence[Mapping[str, float]]], sources: Sequence
         resampled = {name: resamples.means(scores) for name, scores in table.items()}
         means[target] = {name: (float(scores.mean()), resampled[name]) for name, scores in table.items()}
         for name in (UNIFORM, FULL):
-            baselines.append({"name": name, "target": target, **summary(table[name], resampled[name])})
+            baselines.append({"name": name, "target": target, **estimate(table[name], resampled[name])})
         for source in sources:
             cell = {"source": source, "target": target, "samples": len(samples)}
-            cell |= summary(table[source], resampled[source])
+            cell |= estimate(table[source], resampled[source])
             if target in sources and target != source:
-                cell["to_own"] = _difference(table[source] - table[target], resampled[source] - resampled[target])
-            cell["to_uniform"] = _difference(table[source] - table[UNIFORM], resampled[source] - resampled[UNIFORM])
+                cell["to_own"] = estimate(table[source] - table[target], resampled[source] - resampled[target])
+            cell["to_uniform"] = estimate(table[source] - table[UNIFORM], resampled[source] - resampled[UNIFORM])
             cells.append(cell)
     return {
         "sources": list(sources),
@@ -82,11 +82,6 @@ def matrix(found: Mapping[str, Sequence[Mapping[str, float]]], sources: Sequence
         "baselines": baselines,
         "averages": _averages(means, sources),
     }
-
-
-def _difference(sample: FloatArray, resampled: FloatArray) -> dict[str, float]:
-    found = {"score": float(sample.mean())}
-    return found | interval(resampled) if sample.size > 1 else found
 
 
 def _averages(means: dict[str, dict[str, tuple[float, FloatArray]]], sources: Sequence[str]) -> dict[str, Any]:

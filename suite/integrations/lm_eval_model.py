@@ -37,9 +37,9 @@ from cokv.decode.batches import Row
 from cokv.decode.session import DecodeSession, FirstToken, start_session
 from cokv.methods.registry import get_method
 from cokv.model.loading import load_model
+from cokv.profiles.load import load_profile
 from cokv.types import CokvError, Infeasible, KVBudget
 from suite.integrations.lm_eval_requests import Asked, asked, cut
-from suite.profiles.given import read_profile
 from suite.run.answers import Request, compress_prompt
 
 IDENTITY = "cokv identity"  # key of a response cache that says whose responses it holds
@@ -82,7 +82,8 @@ class CompressedLM(TemplateLM):
         self.first_token = first_token
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.loaded = load_model(pretrained, revision, device, dtype)
-        self.profile = None if profile is None else read_profile(profile, self.loaded.shape)
+        heads = self.loaded.shape.num_layers, self.loaded.shape.num_kv_heads
+        self.profile: Any = None if profile is None else load_profile(profile, heads)
         self.tokenizer: Any = self.loaded.tokenizer
         self.max_length = max_length or self.loaded.shape.context_length
         self.max_gen_toks = max_gen_toks

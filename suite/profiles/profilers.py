@@ -8,19 +8,18 @@ from typing import Any, TypeAlias
 
 from cokv.methods.method import Method
 from cokv.model.loading import LoadedModel
-from cokv.profiles.duo import Training, train_gates
-from cokv.profiles.headkv import retrieval_scores
-from cokv.profiles.lukv import lukv_curves
-from cokv.profiles.lukv_file import RatioCurves
-from cokv.profiles.razor import razor_scores
-from cokv.types import JSON, HeadScores
+from cokv.profiles.duo_gates import Training, train_gates
+from cokv.profiles.headkv_scores import retrieval_scores
+from cokv.profiles.load import Profile
+from cokv.profiles.lukv_curves import lukv_curves
+from cokv.profiles.razor_scores import razor_scores
+from cokv.types import JSON
 from suite.errors import SuiteError
 from suite.profiles.prompts import PASSKEYS, needle_prompts, needle_spec, passkey_prompts, profiling_prompts
 from suite.spec import Experiment, ProfilesSpec
 from suite.tasks import ruler_tasks
 from suite.tasks.tasks import task_names
 
-Profile: TypeAlias = HeadScores | RatioCurves
 Profiler: TypeAlias = Callable[[Experiment, LoadedModel, ProfilesSpec, Method], Profile]
 VERSION = 1  # of the profilers: part of a run's identity
 

@@ -14,8 +14,8 @@ import torch
 
 from cokv.decode.decode import Stop
 from cokv.model.loading import LoadedModel
-from cokv.profiles.answered_prompts import Asked, Needle
-from cokv.profiles.duo import Answered
+from cokv.profiles.answered_prompts import Needle, ProfilingPrompt
+from cokv.profiles.duo_gates import AnsweredPrompt
 from cokv.types import CokvError
 from ruler import generate as ruler_generate
 from ruler.sample import Sample
@@ -55,7 +55,9 @@ def needle_prompts(experiment: Experiment, loaded: LoadedModel) -> list[Needle]:
         def right(tokens: list[int], sample: Sample = sample) -> bool:
             return score(sample.metric, text_of(loaded, tokens), sample.outputs) > 50
 
-        made.append(Needle(Asked(ids, stop), places[0], places[-1] + 1, right, _answer_tokens(loaded, sample)))
+        made.append(
+            Needle(ProfilingPrompt(ids, stop), places[0], places[-1] + 1, right, _answer_tokens(loaded, sample))
+        )
     return made
 
 
@@ -67,20 +69,20 @@ def _answer_tokens(loaded: LoadedModel, sample: Sample) -> int:
     return len(loaded.tokenizer.encode(said, add_special_tokens=False))
 
 
-def passkey_prompts(experiment: Experiment, loaded: LoadedModel, length: int | None) -> list[Answered]:
+def passkey_prompts(experiment: Experiment, loaded: LoadedModel, length: int | None) -> list[AnsweredPrompt]:
     """Prompts that ask for several values, with the full right answer behind them."""
     made = []
     for sample in _samples(experiment, loaded, needle_spec(experiment, PASSKEYS, length)):
         prompt = loaded.tokenizer.encode(sample.prompt)
         gold = loaded.tokenizer.encode(sample.gold or " ".join(sample.outputs), add_special_tokens=False)
-        made.append(Answered(torch.tensor(prompt + gold, dtype=torch.int64), len(prompt)))
+        made.append(AnsweredPrompt(torch.tensor(prompt + gold, dtype=torch.int64), len(prompt)))
     return made
 
 
-def profiling_prompts(experiment: Experiment, loaded: LoadedModel, count: int) -> list[Asked]:
+def profiling_prompts(experiment: Experiment, loaded: LoadedModel, count: int) -> list[ProfilingPrompt]:
     """`count` validation prompts of every task."""
     return [
-        Asked(prompt.context_ids, prompt.stop, prompt.question_ids)
+        ProfilingPrompt(prompt.context_ids, prompt.stop, prompt.question_ids)
         for task in task_names(experiment)
         for prompt in validation_prompts(experiment, loaded, task, count)
     ]

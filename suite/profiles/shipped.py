@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from cokv.model.loading import load_model
+from cokv.profiles.load import SHIPPED
 from suite.errors import USER_ERRORS, SuiteError
-from suite.profiles.stored import SHAPLEY_FILE, of_run
+from suite.profiles.profile_folder import SHAPLEY_FILE, of_run
 
-SHIPPED = Path(__file__).parents[1] / "cokv" / "embedded" / "profiles"
 PER_MODEL = ("headkv_r", "headkv_r2", "lukv-normalized", "duoattention-normalized", "razorattention")
 
 

@@ -20,7 +20,7 @@ from cokv.methods.registry import METHODS, get_method
 from cokv.model.loading import LoadedModel
 from cokv.types import CokvError, KVBudget, Selection
 from suite.errors import SuiteError
-from suite.profiles.stored import Given
+from suite.profiles.profile_folder import SourcedProfile
 from suite.run.answers import Request, answer
 from suite.tasks.prompt import text_of
 
@@ -140,7 +140,7 @@ def compare(
     methods: Sequence[Method],
     kv_budget: KVBudget,
     max_new_tokens: int,
-    profiles: Mapping[str, Given | str] | None = None,
+    profiles: Mapping[str, SourcedProfile | str] | None = None,
 ) -> Comparison:
     """Answers of the full cache and of every method to one prompt. profiles: by method that needs one, or why none."""
     profiles = profiles or {}

@@ -25,7 +25,7 @@ from cokv.methods.method import NORMALIZED, prefill_requirements
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from cokv.types import HeadScores, KVBudget, Selection
-from suite.profiles.stage import NoProfile, Profiles
+from suite.profiles.run_profiles import NoProfile, Profiles
 from suite.run.answers import Request, compress_prompt
 from suite.run.progress import progress
 from suite.spec import Experiment

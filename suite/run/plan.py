@@ -12,8 +12,8 @@ from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
 from cokv.model.loading import LoadedModel
 from cokv.types import Selection
-from suite.heads.stage import evaluations
-from suite.profiles import stage as profiles_run
+from suite.heads.halves import evaluations
+from suite.profiles import run_profiles as profiles_run
 from suite.run.cells import grid_cells
 from suite.spec import Experiment
 from suite.tasks.tasks import seeds_of, task_names, test_count, test_prompts

@@ -7,7 +7,7 @@ import numpy as np
 from cokv.model.loading import LoadedModel
 from longbench.presets import get_preset
 from suite.errors import SuiteError
-from suite.heads.stage import estimator, plans
+from suite.heads.halves import estimator, plans
 from suite.spec import Experiment
 
 

@@ -19,7 +19,7 @@ from cokv.model.loading import LoadedModel
 from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
 from suite.heads.games import load_on
-from suite.profiles.stage import NoProfile, Profiles
+from suite.profiles.run_profiles import NoProfile, Profiles
 from suite.run.answers import Request, answer
 from suite.run.cells import GridCell, grid_cells
 from suite.run.folder import RunFolder

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from worlds.games import everything, everything_by_question
 from worlds.planted import planted_game, planted_model, planted_prompts
+from worlds.role_games import everything, everything_by_question
 from worlds.toy import interactions
 from worlds.whole import WholeGame, evaluate_whole, in_blocks
 

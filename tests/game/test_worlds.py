@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from worlds.games import EVERYTHING_ROLES, WORLDS, everything, everything_by_question, views
 from worlds.planted import (
     ASK,
     HEADS,
@@ -17,6 +16,7 @@ from worlds.planted import (
     planted_model,
     planted_prompts,
 )
+from worlds.role_games import EVERYTHING_ROLES, WORLDS, everything, everything_by_question, views
 
 from cokv.decode.batches import Row
 from cokv.decode.decode import decode

@@ -14,7 +14,15 @@ from transformers.masking_utils import AttentionMaskInterface
 from worlds.planted import ASK, planted_model, planted_prompts
 
 from cokv.model.shape import model_shape
-from cokv.profiles.duo import Answered, Training, _answer_states, _gated, rate_share, streaming_attention, train_gates
+from cokv.profiles.duo_gates import (
+    AnsweredPrompt,
+    Training,
+    _answer_states,
+    _gated,
+    rate_share,
+    streaming_attention,
+    train_gates,
+)
 from cokv.types import CokvError
 
 
@@ -92,7 +100,7 @@ def test_each_heads_gate_mixes_its_full_and_streaming_attention(make_model, prom
     gates = np.random.default_rng(0).uniform(0.1, 0.9, (shape.num_layers, shape.num_kv_heads))
     before = model.config._attn_implementation
     with torch.no_grad(), _gated(model, torch.tensor(gates), shape, Training(sinks=2, recent=5)):
-        found = _answer_states(model, Answered(ids, 50)).numpy()
+        found = _answer_states(model, AnsweredPrompt(ids, 50)).numpy()
     assert model.config._attn_implementation == before
     with gated_in_numpy(model, gates, sinks=2, recent=5):
         expected = last_states(model, ids, 50)
@@ -108,7 +116,7 @@ def test_a_gate_at_its_end_is_one_of_the_two(make_model, prompt, gate):
     model, ids = make_model(), prompt(60)
     shape = model_shape(model.config)
     with torch.no_grad(), _gated(model, torch.full((3, 2), gate), shape, Training(sinks=2, recent=5)):
-        found = _answer_states(model, Answered(ids, 50)).numpy()
+        found = _answer_states(model, AnsweredPrompt(ids, 50)).numpy()
     full = last_states(model, ids, 50)
     if gate == 1:
         np.testing.assert_allclose(found, full, atol=1e-4)
@@ -120,7 +128,7 @@ def test_training_is_adamw_on_the_distilled_difference_and_the_mean_gate(fresh_m
     """Ten steps in NumPy, gradients by finite differences: mean squared difference plus weight * mean gate."""
     model, ids = fresh_model(num_hidden_layers=2), prompt(24)
     settings = Training(sinks=1, recent=4, steps=10, rate=0.1, weight=0.5)
-    found = train_gates(model, [Answered(ids, 18)], settings)
+    found = train_gates(model, [AnsweredPrompt(ids, 18)], settings)
     model = model.double()
     target = last_states(model, ids, 18)
 
@@ -151,7 +159,8 @@ def test_planted_heads_that_find_answers_stay_open():
     model = planted_model()
     prompts = [p for p in planted_prompts(6, seed=2) if p.kind in (0, 2)]  # one carrier; two substitutes
     answered = [
-        Answered(torch.cat([p.input_ids, torch.tensor([ASK + p.kind, p.answer])]), p.input_ids.numel()) for p in prompts
+        AnsweredPrompt(torch.cat([p.input_ids, torch.tensor([ASK + p.kind, p.answer])]), p.input_ids.numel())
+        for p in prompts
     ]
     training = Training(sinks=1, recent=6, steps=150, weight=0.05)
     found = train_gates(model, answered, training)
@@ -168,7 +177,7 @@ def test_planted_heads_that_find_answers_stay_open():
 def test_a_caller_s_model_is_left_as_it_was(fresh_model, prompt):
     model = fresh_model().requires_grad_(True)
     weights = {name: p.clone() for name, p in model.named_parameters()}
-    train_gates(model, [Answered(prompt(30), 25)], Training(sinks=1, recent=4, steps=3))
+    train_gates(model, [AnsweredPrompt(prompt(30), 25)], Training(sinks=1, recent=4, steps=3))
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad and parameter.grad is None and torch.equal(parameter, weights[name])
 
@@ -181,10 +190,10 @@ def test_the_rate_rises_and_falls():
 
 def test_what_cannot_be_trained_is_said(make_model, prompt):
     with pytest.raises(CokvError, match="no prompt is longer than 320 tokens"):
-        train_gates(make_model(), [Answered(prompt(60), 50)])
+        train_gates(make_model(), [AnsweredPrompt(prompt(60), 50)])
     with pytest.raises(CokvError, match="no passkey prompts"):
         train_gates(make_model(), [])
     with pytest.raises(CokvError, match="steps is 0"):
         Training(steps=0)
     with pytest.raises(CokvError, match="an answer from position 60 of 60"):
-        Answered(prompt(60), 60)
+        AnsweredPrompt(prompt(60), 60)

@@ -10,8 +10,8 @@ import pytest
 
 from cokv.profiles.duo_file import read_duo
 from cokv.profiles.headkv_file import read_headkv
+from cokv.profiles.load import read_published
 from cokv.profiles.lukv_file import RatioCurves, read_lukv
-from cokv.profiles.published import read_published
 from cokv.types import CokvError, HeadScores
 
 LLAMA = "Meta-Llama-3-8B-Instruct_retrieval_reasoning_heads.json"

@@ -8,8 +8,8 @@ import torch
 from worlds.planted import KV_HEADS, LAYERS, attention_on_needle, planted_model, planted_prompts
 
 from cokv.decode.decode import Stop
-from cokv.profiles.answered_prompts import Asked, Needle
-from cokv.profiles.headkv import retrieval_scores
+from cokv.profiles.answered_prompts import Needle, ProfilingPrompt
+from cokv.profiles.headkv_scores import retrieval_scores
 from cokv.types import CokvError
 
 
@@ -18,7 +18,7 @@ def planted():
     model, prompts = planted_model(), planted_prompts(3, seed=1)
 
     def needle(prompt) -> Needle:
-        asked = Asked(prompt.input_ids, Stop(2))
+        asked = ProfilingPrompt(prompt.input_ids, Stop(2))
         right = lambda tokens: tokens[1:] == [prompt.answer]  # noqa: E731
         return Needle(asked, prompt.needle, prompt.needle + 1, right, answer_tokens=2)  # an ask and the value
 
@@ -54,7 +54,7 @@ def test_scores_are_those_of_the_full_matrices(make_model, prompt, full_attentio
         read = ids if after is None else torch.cat([ids, after])
         said = greedy_tokens(model, read, steps)
         right = seed != 1
-        needles.append(Needle(Asked(ids, Stop(steps), after), 7, 10, lambda tokens, right=right: right, gold))
+        needles.append(Needle(ProfilingPrompt(ids, Stop(steps), after), 7, 10, lambda tokens, right=right: right, gold))
         if not right:
             continue
         attention = full_attention(model, torch.cat([read, torch.tensor(said[:-1])]))
@@ -82,13 +82,13 @@ def test_scores_are_those_of_the_full_matrices(make_model, prompt, full_attentio
 
 def test_what_cannot_be_profiled_is_said(planted):
     model, prompts, needles = planted
-    wrong = [Needle(n.asked, n.start, n.end, lambda tokens: False) for n in needles]
+    wrong = [Needle(n.prompt, n.start, n.end, lambda tokens: False) for n in needles]
     with pytest.raises(CokvError, match="none of 12 needle prompts right"):
         retrieval_scores(model, wrong, "R")
     with pytest.raises(CokvError, match="no needle prompts"):
         retrieval_scores(model, [], "R2")
     with pytest.raises(CokvError, match=r"a needle at positions 50\.\.51 of a prompt of 42"):
-        Needle(Asked(prompts[0].input_ids[:42], Stop(2)), 50, 51, lambda tokens: True)
+        Needle(ProfilingPrompt(prompts[0].input_ids[:42], Stop(2)), 50, 51, lambda tokens: True)
     for wrong in (0, True, 2.0):
         with pytest.raises(CokvError, match=f"answer_tokens is {wrong}"):
-            Needle(Asked(prompts[0].input_ids, Stop(2)), 5, 6, lambda tokens: True, wrong)
+            Needle(ProfilingPrompt(prompts[0].input_ids, Stop(2)), 5, 6, lambda tokens: True, wrong)

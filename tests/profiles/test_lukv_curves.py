@@ -12,8 +12,8 @@ from cokv.methods.allocators.marginal import keep_ratios
 from cokv.methods.registry import get_method
 from cokv.methods.scorers.expected_attention import ExpectedAttention
 from cokv.methods.scorers.window_attention import WindowAttention
-from cokv.profiles.answered_prompts import Asked
-from cokv.profiles.lukv import in_kept_order, lukv_curves
+from cokv.profiles.answered_prompts import ProfilingPrompt
+from cokv.profiles.lukv_curves import in_kept_order, lukv_curves
 from cokv.types import CokvError
 
 
@@ -95,7 +95,7 @@ def test_curves_are_those_of_the_full_matrices(
         ids = prompt(seq_len, seed=seed)
         after = None if suffix is None else prompt(suffix, seed=seed + 9)
         read = ids if after is None else torch.cat([ids, after])
-        prompts.append(Asked(ids, Stop(5), after))
+        prompts.append(ProfilingPrompt(ids, Stop(5), after))
         importance = oracle(model, full_attention, full_values, read, seq_len, greedy_tokens(model, read, 5), per_layer)
         scores = window_scores(full_attention(model, ids), importance.shape[1], 4, 3)
         for place in np.ndindex(importance.shape[:2]):
@@ -127,13 +127,13 @@ def test_a_method_takes_curves_of_its_own_scorer(make_model, prompt, preset):
     sizes = {"window_size": 4, "kernel_size": 3} if preset == "normalized" else {}
     method = get_method("lukv", preset, **sizes)
     made = prefill(model, prompt(60), 4, method.observers)
-    curves = lukv_curves(model, [Asked(prompt(60, seed=3), Stop(4))], method.scorer)
+    curves = lukv_curves(model, [ProfilingPrompt(prompt(60, seed=3), Stop(4))], method.scorer)
     kept = method.select(made, 20, curves)
     assert kept.total == 20 * 6 and np.ptp(kept.counts) > 0
 
 
 def test_an_answer_of_one_token_still_looks_back(make_model, prompt):
-    found = lukv_curves(make_model(), [Asked(prompt(30), Stop(1))], WindowAttention(window_size=4))
+    found = lukv_curves(make_model(), [ProfilingPrompt(prompt(30), Stop(1))], WindowAttention(window_size=4))
     assert np.ptp(found.values[19]) > 0
     with pytest.raises(CokvError, match="no profiling prompts"):
         lukv_curves(make_model(), [], ExpectedAttention())

@@ -14,11 +14,11 @@ from cokv.cache.live_bytes import live_bytes
 from cokv.cache.prefill import prefill
 from cokv.decode.decode import Stop
 from cokv.methods.scorers.window_attention import WindowAttention
-from cokv.profiles.answered_prompts import Asked, Needle
-from cokv.profiles.duo import Answered, Training, train_gates
-from cokv.profiles.headkv import Looked, retrieval_scores
-from cokv.profiles.lukv import FutureImportance, lukv_curves
-from cokv.profiles.razor import Repeats, razor_scores
+from cokv.profiles.answered_prompts import Needle, ProfilingPrompt
+from cokv.profiles.duo_gates import AnsweredPrompt, Training, train_gates
+from cokv.profiles.headkv_scores import NeedleAttention, retrieval_scores
+from cokv.profiles.lukv_curves import FutureImportance, lukv_curves
+from cokv.profiles.razor_scores import Repeats, razor_scores
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_looking_holds_a_few_numbers_per_token(fresh_model):
     """At 16k tokens one head's attention matrix is 1 GiB of float32; what a look costs is far below."""
     model = fresh_model(num_hidden_layers=1, max_position_embeddings=16384)
     ids = torch.randint(1, 97, (16384,), generator=torch.Generator().manual_seed(0))
-    observers = [Repeats(4096), Looked(100, 104, tuple(range(64)), 4), FutureImportance(16000)]
+    observers = [Repeats(4096), NeedleAttention(100, 104, tuple(range(64)), 4), FutureImportance(16000)]
 
     def peak(observers):
         with probes.measure("cpu") as probe:
@@ -47,21 +47,21 @@ def test_training_holds_less_than_one_heads_matrix(fresh_model):
     with probes.measure("cpu") as plain:
         model(ids[None])
     with probes.measure("cpu") as trained:
-        train_gates(model, [Answered(ids, 8187)], Training(4, 28, steps=1))
+        train_gates(model, [AnsweredPrompt(ids, 8187)], Training(4, 28, steps=1))
     more = trained.result["rss_peak_bytes"] - plain.result["rss_peak_bytes"]
     assert more < 4 * 8192**2, f"{more / 2**20:.0f} MiB beyond a plain pass, over 4 heads and 2 layers"
 
 
 def gates(model: Any, ids: torch.Tensor) -> None:
-    train_gates(model, [Answered(ids, ids.numel() - 5)], Training(4, 28, steps=1))
+    train_gates(model, [AnsweredPrompt(ids, ids.numel() - 5)], Training(4, 28, steps=1))
 
 
 def curves(model: Any, ids: torch.Tensor) -> None:
-    lukv_curves(model, [Asked(ids, Stop(4))], WindowAttention(window_size=8))
+    lukv_curves(model, [ProfilingPrompt(ids, Stop(4))], WindowAttention(window_size=8))
 
 
 def needles(model: Any, ids: torch.Tensor) -> None:
-    retrieval_scores(model, [Needle(Asked(ids, Stop(4)), 0, 2048, lambda tokens: True)], "R2")
+    retrieval_scores(model, [Needle(ProfilingPrompt(ids, Stop(4)), 0, 2048, lambda tokens: True)], "R2")
 
 
 def repeats(model: Any, ids: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cokv.model.observe import LayerView, ModelParts
-from cokv.profiles.razor import REPEATS, Repeats, razor_scores, taken_at
+from cokv.profiles.razor_scores import REPEATS, Repeats, razor_scores, selection_order
 from cokv.types import CokvError, HeadScores
 
 PERIOD = 6
@@ -85,13 +85,13 @@ def one_by_one(induction: np.ndarray, echo: np.ndarray) -> np.ndarray:
 def test_heads_are_taken_fourteen_by_induction_for_one_by_echo(shape, ties):
     generator = np.random.default_rng(1)
     induction, echo = (np.round(x, 1) if ties else x for x in generator.random((2, *shape)))
-    np.testing.assert_allclose(taken_at(induction, echo), one_by_one(induction, echo), atol=1e-12)
+    np.testing.assert_allclose(selection_order(induction, echo), one_by_one(induction, echo), atol=1e-12)
 
 
 def test_retrieval_heads_are_the_papers_fourteen_and_one_percent():
     generator = np.random.default_rng(0)
     induction, echo = generator.random((20, 10)), generator.random((20, 10))
-    score = taken_at(induction, echo)
+    score = selection_order(induction, echo)
     chosen = set(np.argsort(-score, axis=None, kind="stable")[:30].tolist())  # 15 % of 200 heads
     by_induction, by_echo = ({*np.argsort(-x, axis=None)[:n].tolist()} for x, n in ((induction, 28), (echo, 2)))
     assert by_induction | by_echo <= chosen

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cokv.profiles.duo_file import read_duo
-from cokv.profiles.published import expand, read_published
-from cokv.profiles.summary import Setting, summarize
+from cokv.profiles.load import expand, read_published
+from cokv.profiles.published_summary import SummarySettings, summarize
 from cokv.types import CokvError, HeadScores
 
 
@@ -25,7 +25,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
 def record(published: Path) -> dict:
     folders = [published / name for name in ("cokv_scores", "headkv_scores", "duo_patterns")]
     files = [path for path in expand(folders) if "qwen3" not in path.name]
-    return summarize(files, Setting(shape=(32, 8)))
+    return summarize(files, SummarySettings(shape=(32, 8)))
 
 
 def test_all_published_files_stand_side_by_side(record):
@@ -72,7 +72,7 @@ def test_budgets_are_both_formulas(record):
 
 def test_a_budget_that_pays_for_sinks_and_recent_tokens_gives_duo_whole_heads(published):
     path = published / "duo_patterns" / "Llama-3-8B-Instruct-Gradient-1048k.tsv"
-    (profile,) = summarize([path], Setting(kv_budget=1024))["profiles"]
+    (profile,) = summarize([path], SummarySettings(kv_budget=1024))["profiles"]
     (budgets,) = profile["budgets"]
     assert budgets["total"] == 1024 * 256 and "infeasible" not in profile
     values = np.array(budgets["values"])
@@ -101,7 +101,7 @@ def test_profiles_of_other_shapes_are_not_compared(tmp_path):
     HeadScores(rng.normal(size=(4, 8))).save(tmp_path / "a.safetensors")
     HeadScores(rng.normal(size=(8, 4))).save(tmp_path / "b.safetensors")
     HeadScores(np.ones((4, 8))).save(tmp_path / "c.safetensors")
-    found = summarize([tmp_path], Setting(alpha=2))
+    found = summarize([tmp_path], SummarySettings(alpha=2))
     assert found["between_profiles"]["spearman"] == [[pytest.approx(1), None, None], [None, pytest.approx(1), None],
                                                      [None, None, None]]  # fmt: skip
     assert [p["method"] for p in found["profiles"]] == ["CoKV", "CoKV", "HeadKV"]
@@ -111,7 +111,7 @@ def test_profiles_of_other_shapes_are_not_compared(tmp_path):
 
 def test_curves_give_budgets(tmp_path):
     np.save(tmp_path / "curves.npy", np.broadcast_to(np.arange(1, 100)[:, None, None] / 100, (99, 2, 3)))
-    (profile,) = summarize([tmp_path / "curves.npy"], Setting(100, 8, 1000))["profiles"]
+    (profile,) = summarize([tmp_path / "curves.npy"], SummarySettings(100, 8, 1000))["profiles"]
     assert profile["budgets"][0]["values"] == [[100] * 3] * 2
 
 
@@ -131,4 +131,4 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path):
     with pytest.raises(CokvError, match="no files"):
         summarize([])
     with pytest.raises(CokvError, match="window_size < kv_budget"):
-        Setting(kv_budget=8, window_size=8)
+        SummarySettings(kv_budget=8, window_size=8)

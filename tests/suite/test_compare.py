@@ -17,8 +17,8 @@ from suite.cli.compare_show import BLOCKS, shares, stored_as, strip
 from suite.cli.main import app
 from suite.errors import SuiteError
 from suite.experiment import open_run
-from suite.profiles.given import profiles_of
-from suite.profiles.stored import mean_over_tasks, of_run, shipped
+from suite.profiles.method_profiles import profiles_of
+from suite.profiles.profile_folder import mean_over_tasks, of_run, shipped
 from suite.run.compare import chosen, compare, read_prompt
 from suite.spec import read_experiment
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from cokv.model.loading import load_model
+from cokv.profiles.load import SHIPPED
 from cokv.types import HeadScores
-from suite.profiles.shipped import PER_MODEL, SHIPPED, main
+from suite.profiles.shipped import PER_MODEL, main
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_what_is_recorded_is_not_evaluated_again(folder, arguments, monkeypatch)
     def fail(*_):
         raise AssertionError("evaluated again")
 
-    monkeypatch.setattr("suite.heads.records.game_of", fail)
+    monkeypatch.setattr("suite.heads.masking_and_transfer.game_of", fail)
     assert main(asked) == 0
     assert folder.read("masking.json") == first
     with pytest.raises(AssertionError, match="evaluated again"):
@@ -112,7 +112,7 @@ def test_answered_samples_are_not_answered_again(folder, arguments, monkeypatch)
         calls.append(given)
         return answers(*given)
 
-    monkeypatch.setattr("suite.heads.records.answers", counted)
+    monkeypatch.setattr("suite.heads.masking_and_transfer.answers", counted)
     assert main(asked) == 0
     assert folder.read("transfer.json") == first and len(calls) == 2
     assert main([*asked[:-1], "24"]) == 0

@@ -13,7 +13,7 @@ from cokv.game.ledger import Ledger
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import HeadScores
 from suite.cli.main import app
-from suite.heads.scores import from_record
+from suite.heads.ledger_scores import from_record
 
 runner = CliRunner()
 PLAYERS = 8  # 2 layers x 4 query heads

@@ -14,12 +14,13 @@ from cokv.cluster import InProcess
 from cokv.game.estimators import SlicedShapley, merge_plans
 from cokv.game.ledger import Ledger
 from cokv.game.plan import in_turn
-from suite.heads.recording import blocks_of, record
-from suite.heads.scores import design, from_record, plans
+from suite.heads.block_evaluation import blocks_of, evaluate_games
+from suite.heads.halves import design
+from suite.heads.ledger_scores import from_record
 
 TESTS = Path(__file__).parents[1]
 ESTIMATOR, SEEDS = SlicedShapley((4, 6), 110), (0, 1)
-HALVES = plans(ESTIMATOR, 12, SEEDS)
+HALVES = [ESTIMATOR.plan(12, seed) for seed in SEEDS]
 COALITIONS = merge_plans(HALVES).coalitions[in_turn(HALVES)]
 BLOCK = 16
 
@@ -29,7 +30,7 @@ def evaluate(path: Path, pool, worker) -> None:
     with Ledger(path) as ledger:
         game = ledger.game("toy", {"game": "toy"}, 12, 2)
         game.add_design(design(ESTIMATOR, SEEDS))
-        record(game, COALITIONS, pool, worker, block_size=BLOCK)
+        evaluate_games({"toy": (game, COALITIONS)}, pool, worker, lambda _: lambda _: False, block_size=BLOCK)
 
 
 def contents(path: Path) -> tuple[str, list[float]]:

@@ -9,14 +9,22 @@ from cokv.cluster import InProcess
 from cokv.game.ledger import Ledger
 from cokv.game.plan import distinct
 from cokv.game.recorded import bits, pack
-from suite.heads.recording import record as record_blocks
+from suite.heads.block_evaluation import evaluate_games
 
 N, BLOCK = 6, 16
 COALITIONS = np.array([[i >> b & 1 for b in range(N)] for i in range(40)], dtype=bool)
 
 
-def record(*given):
-    return record_blocks(*given, block_size=BLOCK)
+def record(game, coalitions, pool, make_worker, watch=lambda evaluated: False) -> int:
+    """How many distinct coalitions the watch was shown."""
+    shown = [0]
+
+    def shown_to_watch(evaluated):
+        shown.append(evaluated)
+        return watch(evaluated)
+
+    evaluate_games({"toy": (game, coalitions)}, pool, make_worker, lambda name: shown_to_watch, BLOCK)
+    return shown[-1]
 
 
 class Toy:
@@ -27,7 +35,7 @@ class Toy:
 
     def __call__(self, device):
         def work(task):
-            _, block = task
+            *_, block = task
             self.batches.append([bits(pack(row), N) for row in block])
             return "toy", (block.sum(axis=1) + block.mean())[:, None] * np.array([1.0, 0.5])
 

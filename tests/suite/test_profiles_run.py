@@ -12,9 +12,9 @@ from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
 from suite.experiment import identity, run_experiment
-from suite.profiles import stage as profiles_run
+from suite.profiles import run_profiles as profiles_run
 from suite.profiles.prompts import needle_prompts, passkey_prompts
-from suite.profiles.stage import PROFILERS, Profiles, needed
+from suite.profiles.run_profiles import PROFILERS, Profiles, needed
 from suite.run.plan import plan
 from suite.spec import read_experiment
 

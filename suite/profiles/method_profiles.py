@@ -4,49 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cokv.methods.method import Method
 from cokv.model.loading import LoadedModel
-from cokv.model.shape import Shape
-from cokv.profiles.contributions import Contributions, head_scores
-from cokv.profiles.duo_file import DuoPattern
-from cokv.profiles.published import read_published
+from cokv.profiles.load import load_profile
 from suite.errors import SuiteError
-from suite.profiles.stored import Given, Stored
+from suite.profiles.profile_folder import ProfileFolder, SourcedProfile
 
 EVERY = ""  # the name under which a profile for all methods stands
 
 
-def read_profile(path: str | Path, shape: Shape) -> Any:
-    """Head scores, or curves, of a model of this shape."""
-    heads = shape.num_layers, shape.num_kv_heads
-    read = read_published(path, heads)
-    if isinstance(read, Contributions):
-        return head_scores([read], "paper", heads)
-    return read.scores() if isinstance(read, DuoPattern) else read
-
-
 def profiles_of(
-    methods: Sequence[Method], loaded: LoadedModel, given: Sequence[str] = (), stored: Stored | None = None
-) -> dict[str, Given | str]:
+    methods: Sequence[Method], loaded: LoadedModel, given: Sequence[str] = (), stored: ProfileFolder | None = None
+) -> dict[str, SourcedProfile | str]:
     """By method, of those that need one: its profile, or why it has none.
 
     given: texts METHOD=FILE, or FILE for every method that it is for and none is named for. Others get what is stored.
     """
     needing = [method for method in methods if method.needs_profile]
     files = _named(given, methods)
-    read = {name: Given(read_profile(path, loaded.shape), f"from {path}") for name, path in files.items()}
+    shape = loaded.shape.num_layers, loaded.shape.num_kv_heads
+    read = {name: SourcedProfile(load_profile(path, shape), f"from {path}") for name, path in files.items()}
     everyones = read.get(EVERY)
     if everyones and not any(_is_for(everyones, method) for method in needing):
         kind = everyones.profile.provenance["kind"]
         takers = ", ".join(f"{method.name} ({method.profile})" for method in needing)
         raise SuiteError(f"--profile {files[EVERY]} is of kind {kind!r}, which none of these takes: {takers}")
-    found: dict[str, Given | str] = {}
+    found: dict[str, SourcedProfile | str] = {}
     for method in needing:
         own = read.get(method.name) or (everyones if everyones and _is_for(everyones, method) else None)
         there = stored.of(method, loaded.digest) if stored and own is None else None
-        if isinstance(there, Given):
+        if isinstance(there, SourcedProfile):
             own = there
         missing = there or f"needs {method.profile}; give them with --profile FILE or --run RUN"
         found[method.name] = own or everyones or missing  # what a file for all is not for, its method refuses
@@ -73,7 +61,7 @@ def _named(given: Sequence[str], methods: Sequence[Method]) -> dict[str, str]:
     return found
 
 
-def _is_for(given: Given, method: Method) -> bool:
+def _is_for(given: SourcedProfile, method: Method) -> bool:
     """A profile without a kind is taken at its word."""
     kind = given.profile.provenance.get("kind")
     return not isinstance(kind, str) or kind.startswith(method.profile_kinds)

@@ -8,17 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
 
 from cokv.methods.method import Method
 from cokv.model.loading import EMBEDDED, LoadedModel
+from cokv.profiles.load import SHIPPED, Profile
 from cokv.types import JSON, HeadScores
 from suite.errors import SuiteError
-from suite.profiles.profilers import Profile
-from suite.profiles.stage import kept_profile, profile_name
+from suite.profiles.run_profiles import kept_profile, profile_name
 from suite.spec import SHAPLEY
 
 MEAN = f"{SHAPLEY}, mean over tasks"
@@ -26,7 +25,7 @@ SHAPLEY_FILE = "cokv.safetensors"  # of the shipped profiles
 
 
 @dataclass(frozen=True)
-class Given:
+class SourcedProfile:
     """A profile, and in words where it comes from."""
 
     profile: Profile
@@ -34,14 +33,14 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Stored:
+class ProfileFolder:
     """A folder of profiles by name, and the head scores that stand for those per task. origin: whose, in words."""
 
     folder: Path
     origin: str
     shapley: HeadScores | None
 
-    def of(self, method: Method, digest: str) -> Given | str:
+    def of(self, method: Method, digest: str) -> SourcedProfile | str:
         """What a method is to be given on the model of this digest, or why there is nothing."""
         found: Profile | str | None = kept_profile(self.folder / profile_name(method))
         if found is None and SHAPLEY in method.profile_kinds:
@@ -56,7 +55,7 @@ class Stored:
                 f"needs {method.profile}, and those {self.origin} were made on another model; give them with "
                 "--profile FILE"
             )
-        return Given(found, self.origin + _of_task(found) + _made_for(found, method))
+        return SourcedProfile(found, self.origin + _of_task(found) + _made_for(found, method))
 
 
 def _of_task(profile: Profile) -> str:
@@ -80,7 +79,7 @@ def _made_for(profile: Profile, method: Method) -> str:
     return f", made for {', '.join(others)}" if others else ""
 
 
-def of_run(run: Path, task: str | None, loaded: LoadedModel) -> Stored:
+def of_run(run: Path, task: str | None, loaded: LoadedModel) -> ProfileFolder:
     """The profiles of a run on this model, with the head scores of one task, or else of all."""
     model = _spec(run).get("model")
     digest = model.get("digest") if isinstance(model, dict) else None
@@ -92,7 +91,7 @@ def of_run(run: Path, task: str | None, loaded: LoadedModel) -> Stored:
     if task is not None and task not in scores:
         raise SuiteError(f"{run} holds no head scores of task {task!r}; it has {', '.join(scores) or 'none'}")
     shapley = scores[task] if task is not None else mean_over_tasks(scores) if scores else None
-    return Stored(run / "profiles", f"of the run {run.name}", shapley)
+    return ProfileFolder(run / "profiles", f"of the run {run.name}", shapley)
 
 
 def _spec(run: Path) -> dict[str, JSON]:
@@ -120,10 +119,9 @@ def mean_over_tasks(scores: Mapping[str, HeadScores]) -> HeadScores:
     return HeadScores(values, {"kind": MEAN, "tasks": [*scores], **told})
 
 
-def shipped(loaded: LoadedModel) -> Stored | None:
+def shipped(loaded: LoadedModel) -> ProfileFolder | None:
     """What ships with the package for the embedded model; nothing for any other."""
     if loaded.name != EMBEDDED:
         return None
-    with as_file(files("cokv.embedded") / "profiles") as folder:
-        file = folder / SHAPLEY_FILE
-        return Stored(folder, "shipped with the embedded model", HeadScores.load(file) if file.is_file() else None)
+    file = SHIPPED / SHAPLEY_FILE
+    return ProfileFolder(SHIPPED, "shipped with the embedded model", HeadScores.load(file) if file.is_file() else None)

@@ -13,21 +13,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cokv.methods.method import Method
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
-from cokv.profiles.contributions import Contributions, head_scores
-from cokv.profiles.duo_file import DuoPattern
-from cokv.profiles.lukv_file import RatioCurves
-from cokv.profiles.published import read_published
-from cokv.profiles.razor import REPEATS
+from cokv.profiles.load import Profile, load_profile, profile_path
+from cokv.profiles.razor_scores import REPEATS
 from cokv.types import JSON, CokvError, HeadScores
 from longbench.errors import LongBenchError
 from ruler.errors import RulerError
 from suite.errors import SuiteError
-from suite.profiles.profilers import OF_PARAMETERS, PROFILERS, Profile, settings_of
+from suite.profiles.profilers import OF_PARAMETERS, PROFILERS, settings_of
 from suite.profiles.prompts import PASSKEYS, needle_spec
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
@@ -87,7 +83,7 @@ def identity(experiment: Experiment) -> dict[str, JSON]:
     return {need.name: need.settings for need in needed(experiment)}
 
 
-def validation_prompts_asked(experiment: Experiment) -> int:
+def validation_prompts_per_task(experiment: Experiment) -> int:
     """Of each task, by the head game and by profiles."""
     played = 0 if experiment.game is None else experiment.game.prompts
     learnt = (experiment.profiles or ProfilesSpec()).task_prompts
@@ -128,30 +124,20 @@ def _computed(need: Need, experiment: Experiment, loaded: LoadedModel) -> Profil
 
 
 def _read(need: Need, loaded: LoadedModel) -> Profile:
-    """A file of our own or a published one. A file of another kind or shape is the user's to mend."""
-    shape = loaded.shape.num_layers, loaded.shape.num_kv_heads
-    read = [read_published(path, shape) for path in need.files]
-    if all(isinstance(one, Contributions) for one in read):
-        profile: Any = head_scores([one for one in read if isinstance(one, Contributions)], "paper", shape)
-    elif len(read) == 1:
-        profile = read[0].scores() if isinstance(read[0], DuoPattern) else read[0]
-    else:
-        raise SuiteError(
-            f"[profiles] {need.method.name} names {len(read)} files, expected one; only CoKV's come in parts"
-        )
+    """The files of [profiles]. A file of another kind or shape is the user's to correct."""
+    profile = load_profile(need.files, (loaded.shape.num_layers, loaded.shape.num_kv_heads))
     kind = profile.provenance.get("kind")
     if not isinstance(kind, str) or not kind.startswith(need.method.profile_kinds):
         expected = " or ".join(need.method.profile_kinds)
         raise SuiteError(f"[profiles] {need.method.name}: {need.files[0]} is of kind {kind!r}, expected {expected}")
-    checked: Profile = profile.require_shape(*shape)
-    return checked
+    return profile
 
 
 def _checksums(files: tuple[str, ...]) -> dict[str, JSON]:
     digests: list[JSON] = []
     for file in files:
         try:
-            digests.append(hashlib.sha256(Path(file).read_bytes()).hexdigest())
+            digests.append(hashlib.sha256(profile_path(file).read_bytes()).hexdigest())
         except OSError as error:
             raise SuiteError(f"[profiles] {file} cannot be read ({error.strerror}); check the path") from None
     return {"sha256": digests}
@@ -167,9 +153,7 @@ def kept_profile(stem: Path) -> Profile | str | None:
             raise SuiteError(f"{said} is damaged ({error}); delete that file and run again") from None
     if not file.exists():
         return None
-    found = read_published(file)
-    assert isinstance(found, HeadScores | RatioCurves)
-    return found
+    return load_profile(file)
 
 
 def _keep(stem: Path, profile: Profile | str) -> None:

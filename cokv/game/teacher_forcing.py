@@ -1,8 +1,8 @@
-"""Teacher forcing: how the model, on what each row keeps, takes to a given answer. One forward pass, no decoding.
+"""Teacher forcing: the probability of a given answer when the model reads it on each row's cache. No decoding.
 
-The answer's tokens are read at once on the rows' caches, so all rows stay equally far and share the most. Greedy
-decoding begins with the answer exactly when every token of it is the best one at its place, given those before it: by
-induction these are the tokens that greedy decoding has then made itself.
+One forward pass reads the answer's tokens on all rows, which stay equally long and share the most. Greedy decoding
+begins with the answer exactly when every token of it is the most probable one at its place, given those before it: by
+induction these are the tokens that greedy decoding would have emitted.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from cokv.types import CokvError, FloatArray
 
 
 @dataclass(frozen=True, eq=False)
-class Forced:
-    """Of every row and token of the answer: [rows, tokens]."""
+class ForcedAnswer:
+    """Every token of the answer on every row: [rows, tokens]."""
 
     log_probability: FloatArray  # natural logarithm, of the plain softmax
     best: BoolArray  # whether greedy decoding would have chosen it, stop ids ruled out where they are
 
 
 def check_answer(answer: Sequence[int], stop: Stop, vocab_size: int) -> None:
-    """An answer must be one that greedy decoding can make."""
+    """Raises CokvError for an answer that greedy decoding cannot emit."""
     inside = [token for token in answer[:-1] if token in stop.stop_ids]
     if not answer or len(answer) > stop.max_new_tokens or inside:
         raise CokvError(
@@ -56,18 +56,18 @@ def force(
     way: AnyWay = "auto",
     max_bytes: int = 1 << 30,
     first_token: FirstToken = "prefill",
-) -> Forced:
-    """What each row makes of the answer. The other arguments are those of `decode`."""
+) -> ForcedAnswer:
+    """Reads `answer` (token ids) on each row. The other arguments are those of `decode`."""
     vocab_size = prefill.first_logits.shape[-1]
     check_answer(answer, stop, vocab_size)
     check_prompt(prefill.input_ids, prefill.shape.context_length, len(answer))
     ids = torch.tensor(answer, dtype=torch.int64)
-    made: dict[int, tuple[FloatArray, BoolArray]] = {}
+    by_place: dict[int, tuple[FloatArray, BoolArray]] = {}
     per_row = 12 * len(answer) * vocab_size  # logits, their float32 copy and log-softmax
     with ragged_attention(model):
-        for chosen, batch in batches(model, prefill, rows, way, len(answer), len(answer), max_bytes, per_row):
+        for mode, batch in batches(model, prefill, rows, way, len(answer), len(answer), max_bytes, per_row):
             count = len(batch.rows)
-            with start_session(model, prefill, batch.rows, chosen, len(answer), None, first_token) as (
+            with start_session(model, prefill, batch.rows, mode, len(answer), None, first_token) as (
                 reader,
                 first,
                 nodes,
@@ -77,11 +77,11 @@ def force(
                     logits, nodes = reader.read(ids[:-1].expand(count, -1), every=True)
                     parts.append(_judged(logits, ids[1:], stop, 2, nodes))
             log_probability, best = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-            made |= {int(p): (log_probability[i], best[i]) for i, p in enumerate(batch.places)}
+            by_place |= {int(p): (log_probability[i], best[i]) for i, p in enumerate(batch.places)}
     empty = np.empty((0, len(answer)))
-    return Forced(
-        np.stack([made[place][0] for place in range(len(made))]) if made else empty,
-        np.stack([made[place][1] for place in range(len(made))]) if made else empty.astype(np.bool_),
+    return ForcedAnswer(
+        np.stack([by_place[place][0] for place in range(len(by_place))]) if by_place else empty,
+        np.stack([by_place[place][1] for place in range(len(by_place))]) if by_place else empty.astype(np.bool_),
     )
 
 
@@ -93,9 +93,11 @@ def _judged(
     The first of them is the answer's token `number`, counted from 1.
     """
     ids = ids.to(logits.device)
-    chosen = logits.float().log_softmax(-1).gather(-1, ids.expand(len(logits), -1)[..., None])[..., 0]
-    best = [without_stops(logits[:, i], stop, number + i).argmax(-1) == token for i, token in enumerate(ids)]
-    found, right = chosen.double().cpu(), torch.stack(best, dim=1).cpu()
+    log_probability = logits.float().log_softmax(-1).gather(-1, ids.expand(len(logits), -1)[..., None])[..., 0]
+    is_best_by_token = [
+        without_stops(logits[:, i], stop, number + i).argmax(-1) == token for i, token in enumerate(ids)
+    ]
+    log_probability, is_best = log_probability.double().cpu(), torch.stack(is_best_by_token, dim=1).cpu()
     if nodes is not None:
-        found, right = found[nodes], right[nodes]
-    return found.numpy(), right.numpy()
+        log_probability, is_best = log_probability[nodes], is_best[nodes]
+    return log_probability.numpy(), is_best.numpy()

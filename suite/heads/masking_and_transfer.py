@@ -6,6 +6,7 @@ Curves come out of a ledger, matrices out of a line per sample, so that a killed
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +21,14 @@ from cokv.methods.method import Method
 from cokv.model.loading import LoadedModel
 from cokv.types import FloatArray, HeadScores
 from suite.errors import SuiteError
-from suite.heads.games import game_of, identity, worker_of
+from suite.heads.block_evaluation import evaluate_games, show_progress
+from suite.heads.games import all_test_prompts, game_of, identity, worker_of
 from suite.heads.masking import Evaluate, MaskingSpec, curves, cuts
-from suite.heads.recording import record
 from suite.heads.transfer import answers, matrix, methods_of
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
 from suite.spec import Experiment, GameSpec
 from suite.tasks.prompt import Prompt
-from suite.tasks.tasks import seeds_of, test_prompts
 
 MASKING, TRANSFER, ANSWERS = "masking.json", "transfer.json", "transfer.jsonl"
 LEDGER = "masking.sqlite"
@@ -44,8 +44,7 @@ def scores_of(folder: RunFolder, task: str, loaded: LoadedModel) -> HeadScores:
 
 def samples_of(experiment: Experiment, loaded: LoadedModel, task: str, count: int | None) -> list[Prompt]:
     """The first `count` test samples of all seeds; no validation sample is among them."""
-    prompts = [p for seed in seeds_of(experiment, task) for p in test_prompts(experiment, loaded, task, seed)]
-    return prompts if count is None else prompts[:count]
+    return list(itertools.islice(all_test_prompts(experiment, loaded, task), count))
 
 
 def recorded(
@@ -60,19 +59,17 @@ def recorded(
     spec = GameSpec(window_size=window_size, slice_sizes=(1,), coalitions_per_size=1)  # says what the game is, no more
     players = loaded.shape.num_layers * loaded.shape.num_kv_heads
 
+    name = f"{task}/{len(prompts)} samples"
+
     def evaluate(coalitions: BoolArray) -> FloatArray:
-        shown = 0
-
-        def watch(there: int) -> bool:
-            nonlocal shown
-            advance(there - shown)
-            shown = there
-            return False
-
         with Ledger(folder.path / LEDGER) as ledger:
-            about = identity(loaded, loaded.device.type, prompts, spec)
-            game = ledger.game(f"{task}/{len(prompts)} samples", about, players, len(prompts))
-            record(game, coalitions, InProcess(), lambda _: worker_of(game_of(loaded, prompts, window_size)), watch)
+            game = ledger.game(name, identity(loaded, loaded.device.type, prompts, spec), players, len(prompts))
+            evaluate_games(
+                {name: (game, coalitions)},
+                InProcess(),
+                lambda _: worker_of(game_of(loaded, prompts, window_size)),
+                lambda _: show_progress(advance),
+            )
             return game.utilities(coalitions)
 
     return evaluate
@@ -110,7 +107,7 @@ def _evaluations(profile: HeadScores, spec: MaskingSpec) -> int:
 
 
 @dataclass(frozen=True)
-class Carried:
+class TransferSettings:
     """What a transfer matrix is made of: every task's scores, CoKV and its uniform twin, one budget."""
 
     scores: Mapping[str, HeadScores]
@@ -120,7 +117,7 @@ class Carried:
 
 def carried(
     experiment: Experiment, loaded: LoadedModel, folder: RunFolder, kv_budget: int | str, tasks: tuple[str, ...]
-) -> Carried:
+) -> TransferSettings:
     """The parts of a matrix, once they are known to work together; nothing is written or answered."""
     params = next((m.params for m in experiment.methods if (m.name, m.preset) == ("cokv", "normalized")), {})
     cokv, uniform = methods_of(params)
@@ -129,11 +126,11 @@ def carried(
     scores = {task: scores_of(folder, task, loaded) for task in tasks}
     for profile in scores.values():
         cokv.check(kv_budget, *heads, profile)
-    return Carried(scores, (cokv, uniform), kv_budget)
+    return TransferSettings(scores, (cokv, uniform), kv_budget)
 
 
 def transfer(
-    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, parts: Carried, samples: int | None = None
+    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, parts: TransferSettings, samples: int | None = None
 ) -> dict[str, Any]:
     """Writes transfer.json: every task's scores on every task's test samples, at one budget.
 

@@ -10,12 +10,13 @@ from cokv.game.plan import json_numbers
 from cokv.game.recorded import RecordedGame
 from cokv.types import JSON, FloatArray, HeadScores
 from suite.errors import SuiteError
-from suite.heads.scores import Outcome, described
+from suite.heads.halves import described
+from suite.heads.ledger_scores import GameScores
 
 KINDS = {"sliced": "sliced Shapley value", "leave_one_out": "leave-one-out", "exact": "exact Shapley value"}
 
 
-def head_scores(game: RecordedGame, found: Outcome, **more: JSON) -> HeadScores:
+def head_scores(game: RecordedGame, found: GameScores, **more: JSON) -> HeadScores:
     """Scores [num_layers, num_kv_heads] of a game over KV heads. The provenance holds intervals and origin."""
     shape = game.identity.get("shape")
     if not isinstance(shape, list) or len(shape) != 2:
@@ -37,7 +38,7 @@ def head_scores(game: RecordedGame, found: Outcome, **more: JSON) -> HeadScores:
     return HeadScores(found.estimate.values.reshape(rows, columns), provenance)
 
 
-def _stability(found: Outcome) -> dict[str, JSON]:
+def _stability(found: GameScores) -> dict[str, JSON]:
     """Of two halves; absent where there is none."""
     if found.stability is None:
         return {}

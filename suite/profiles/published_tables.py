@@ -11,13 +11,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from cokv.profiles.summary import Setting, summarize
+from cokv.profiles.published_summary import SummarySettings, summarize
 from reports.profiles import profile_tables, write_profiles
 from reports.table import to_rich
 from suite.errors import SuiteError
 
 
-def show(paths: list[Path], setting: Setting, out: Path | None = None) -> None:
+def show(paths: list[Path], setting: SummarySettings, out: Path | None = None) -> None:
     """Prints the tables of these files and folders, and writes the page into `out`."""
     record = summarize(paths, setting)
     console = Console()

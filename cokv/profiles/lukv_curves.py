@@ -1,4 +1,4 @@
-"""LU-KV's curves of kept shares, from what each token of profiling prompts turns out to be worth.
+"""LU-KV's curves of kept shares, from the attention that each token of profiling prompts gets in the answer.
 
 LU-KV, arXiv 2602.08585; released in baidu-baige/LU-KV, evaluation/curve_data/step1_*.py and step2_compute_curve.py. Of
 each profiling prompt, answered greedily by the full cache:
@@ -9,7 +9,7 @@ each profiling prompt, answered greedily by the full cache:
     shares                  hulls of all curves, the total spent greedily by slope (cokv/methods/allocators/marginal.py)
 
 and the shares are averaged over prompts. Curves belong to a model and to a scorer, with its settings. Tokens that the
-scorer keeps anyway (a window, sinks) are every head's first slots.
+scorer always keeps (a window, sinks) are every head's first slots.
 
 Differs: the released code divides ||v_j W_O|| by its sum over a layer, which `per_layer` does too, and decodes with a
 temperature.
@@ -31,14 +31,14 @@ from cokv.methods.scorers import Scorer
 from cokv.methods.scorers.blocks import at_once
 from cokv.methods.scorers.causal import causal_attention
 from cokv.model.observe import LayerView, Observation
-from cokv.profiles.answered_prompts import Asked, answer, at_least_one, observed
+from cokv.profiles.answered_prompts import ProfilingPrompt, answer, at_least_one, observed
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import FloatArray
 
 
 @dataclass(frozen=True)
 class FutureImportance:
-    """Observer of a prompt of `seq_len` tokens and what comes after it: [num_kv_heads, seq_len]."""
+    """Observer of a prompt of `seq_len` tokens and its answer: the prompt tokens' importance [num_kv_heads, seq_len]."""
 
     seq_len: int
     per_layer: bool = False
@@ -68,7 +68,7 @@ class FutureImportance:
 
 
 def in_kept_order(importance: FloatArray, scores: FloatArray, reserved: int) -> FloatArray:
-    """Importance [..., seq_len] in the order in which a scorer keeps tokens; the `reserved` first are beyond all."""
+    """Importance [..., seq_len] in the order in which a scorer keeps tokens, the first `reserved` above all others."""
     order = np.argsort(-scores, axis=-1, kind="stable")
     ordered = np.take_along_axis(importance, order, axis=-1)
     ordered[..., :reserved] = 2 * importance.max() + 1
@@ -76,26 +76,34 @@ def in_kept_order(importance: FloatArray, scores: FloatArray, reserved: int) -> 
 
 
 def lukv_curves(
-    model: PreTrainedModel, prompts: Sequence[Asked], scorer: Scorer, tokenizer: Any = None, per_layer: bool = False
+    model: PreTrainedModel,
+    prompts: Sequence[ProfilingPrompt],
+    scorer: Scorer,
+    tokenizer: Any = None,
+    per_layer: bool = False,
 ) -> RatioCurves:
-    """Mean shares over the prompts. tokenizer: the model's, for a scorer whose observers need it."""
+    """Mean shares over the prompts. tokenizer: the model's, for scorers whose observers need it."""
     at_least_one(prompts, "profiling prompts")
     ratios = []
-    for asked in prompts:
-        made = prefill(model, asked.input_ids, max(scorer.window_size, 1), getattr(scorer, "observers", ()), tokenizer)
-        scores = torch.stack([scorer.scores(layer) for layer in made.layers]).double().cpu().numpy()
-        tokens = answer(model, made, asked)
-        after = torch.tensor(tokens[:-1] or tokens, dtype=torch.int64)  # one token is read again if it is the only one
-        seen = observed(model, torch.cat([asked.read, after]), FutureImportance(made.seq_len, per_layer))
-        importance = torch.stack([layer[0] for layer in seen]).double().cpu().numpy()
-        ratios.append(keep_ratios(in_kept_order(importance, scores, scorer.reserved(made.seq_len))))
+    for prompt in prompts:
+        prefilled = prefill(
+            model, prompt.input_ids, max(scorer.window_size, 1), getattr(scorer, "observers", ()), tokenizer
+        )
+        scores = torch.stack([scorer.scores(layer) for layer in prefilled.layers]).double().cpu().numpy()
+        tokens = answer(model, prefilled, prompt)
+        answer_ids = torch.tensor(tokens[:-1] or tokens, dtype=torch.int64)  # a single token is read itself
+        observations = observed(
+            model, torch.cat([prompt.read, answer_ids]), FutureImportance(prefilled.seq_len, per_layer)
+        )
+        importance = torch.stack([layer[0] for layer in observations]).double().cpu().numpy()
+        ratios.append(keep_ratios(in_kept_order(importance, scores, scorer.reserved(prefilled.seq_len))))
     return RatioCurves(
         np.mean(ratios, axis=0),
         {
             "kind": "LU-KV keep-ratio curves",
             "source": "https://arxiv.org/abs/2602.08585",
             "prompts": len(prompts),
-            "longest": max(asked.input_ids.numel() for asked in prompts),
+            "longest": max(prompt.input_ids.numel() for prompt in prompts),
             "scorer": {"name": type(scorer).__name__, **asdict(scorer)},  # type: ignore[call-overload]
             "per_layer": per_layer,
         },

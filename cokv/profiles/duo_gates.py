@@ -1,11 +1,11 @@
-"""DuoAttention's gates, trained: which KV heads need the whole prompt, and which only sinks and the newest tokens.
+"""DuoAttention's gates, trained: which KV heads need the whole prompt, and which only sinks and recent tokens.
 
 DuoAttention, arXiv 2410.10819; released in mit-han-lab/duo-attention, duo_attn/train.py. Every KV head has a gate a:
 
     out = a * full attention + (1 - a) * attention to `sinks` first and `recent` newest tokens
 
-The model is frozen; the gates, 1 at first, are trained so that the last hidden states at an answer's tokens stay what
-they are with full attention (mean squared difference), plus `weight` times the mean gate. AdamW without decay, the rate
+The model is frozen; the gates, 1 at first, are trained so that the last hidden states at an answer's tokens stay those
+of full attention (mean squared difference), plus `weight` times the mean gate. AdamW without decay, the rate
 rising over the first fifth of the steps and falling over the last; before each step the gates are clipped to 0..1.
 
 Differs: the released code draws passkeys in books of up to 32,000 tokens for 2,000 steps; prompts are the caller's. The
@@ -33,11 +33,11 @@ from cokv.profiles.answered_prompts import at_least_one
 from cokv.types import CokvError, HeadScores
 
 NAME = "cokv_gates"
-BLOCK = 128  # queries of streaming attention taken together
+BLOCK = 128  # queries of streaming attention at a time
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class AnsweredPrompt:
     """A prompt with its right answer, int64 [seq_len], and where the answer starts."""
 
     input_ids: torch.Tensor
@@ -55,8 +55,8 @@ class Answered:
 class Training:
     """How the gates are trained.
 
-    sinks, recent: tokens that streaming attention sees, a query's own among the recent. steps: prompts taken, one each.
-    rate: the optimizer's, at its highest. weight: of the mean gate in the loss. seed: of the order of the prompts.
+    sinks, recent: tokens that streaming attention sees, a query's own among the recent. steps: of the optimizer, one
+    prompt each. rate: the highest learning rate. weight: of the mean gate in the loss. seed: of the prompts' order.
     """
 
     sinks: int = 64
@@ -77,17 +77,19 @@ class Training:
                 raise CokvError(f"{name} is {value!r}, expected a number above 0")
 
 
-def train_gates(model: PreTrainedModel, prompts: Sequence[Answered], training: Training | None = None) -> HeadScores:
-    """Gates of all KV heads, in 0..1. Prompts are taken in a random order, again and again."""
+def train_gates(
+    model: PreTrainedModel, prompts: Sequence[AnsweredPrompt], training: Training | None = None
+) -> HeadScores:
+    """Gates of all KV heads, in 0..1, trained on the prompts in random order, all of them again and again."""
     training = training or Training()
     at_least_one(prompts, "passkey prompts")
     shape = model_shape(model.config)
     for prompt in prompts:
         check_prompt(prompt.input_ids, shape.context_length)
-    least = training.sinks + training.recent
-    if all(prompt.start <= least for prompt in prompts):
+    visible = training.sinks + training.recent
+    if all(prompt.start <= visible for prompt in prompts):
         raise CokvError(
-            f"no prompt is longer than {least} tokens, sinks and recent ones together, so that nothing would be "
+            f"no prompt is longer than {visible} tokens, sinks and recent ones together, so that nothing would be "
             "learnt; use longer prompts"
         )
     gates = torch.ones(shape.num_layers, shape.num_kv_heads, device=model.device, requires_grad=True)
@@ -134,7 +136,7 @@ def train_gates(model: PreTrainedModel, prompts: Sequence[Answered], training: T
 
 
 def rate_share(step: int, steps: int) -> float:
-    """Of the rate at a step: up over the first fifth of the steps, down over the last, a tenth at least."""
+    """Share of the rate at a step: rises over the first fifth of the steps, falls over the last, at least a tenth."""
     fifth = max(steps // 5, 1)
     return min(1.0, max((step + 1) / fifth, 0.1), max((steps - step) / fifth, 0.1))
 
@@ -149,16 +151,16 @@ def streaming_attention(
     seq_len, pieces = queries.shape[2], []
     for start in range(0, seq_len, BLOCK):
         end = min(start + BLOCK, seq_len)
-        near = max(min(sinks, start), start - recent + 1)  # the first key that is no sink by its place in the piece
+        near = max(min(sinks, start), start - recent + 1)  # first key that is not one of the sinks
         places = torch.cat([torch.arange(min(sinks, near)), torch.arange(near, end)]).to(keys.device)
         rows = torch.arange(start, end, device=keys.device)[:, None]
-        seen = (places <= rows) & ((places < sinks) | (rows - places < recent))
+        mask = (places <= rows) & ((places < sinks) | (rows - places < recent))
         pieces.append(
             F.scaled_dot_product_attention(
                 queries[:, :, start:end],
                 keys[:, :, places],
                 values[:, :, places],
-                attn_mask=seen,
+                attn_mask=mask,
                 scale=scaling,
                 enable_gqa=queries.shape[1] != keys.shape[1],
             )
@@ -167,7 +169,7 @@ def streaming_attention(
 
 
 def _order(prompts: int, training: Training) -> Iterator[int]:
-    """Which prompt each step takes: all of them, shuffled, again and again."""
+    """The prompt of each step: all of them, shuffled, again and again."""
     generator = np.random.default_rng(training.seed)
     left: list[int] = []
     for _ in range(training.steps):
@@ -175,7 +177,7 @@ def _order(prompts: int, training: Training) -> Iterator[int]:
         yield left.pop()
 
 
-def _answer_states(model: PreTrainedModel, prompt: Answered) -> torch.Tensor:
+def _answer_states(model: PreTrainedModel, prompt: AnsweredPrompt) -> torch.Tensor:
     """Last hidden states at the answer's tokens, float32 [tokens, hidden_size]."""
     out = model.base_model(input_ids=prompt.input_ids[None].to(model.device), use_cache=False)
     states: torch.Tensor = out.last_hidden_state[0, prompt.start :].float()
@@ -184,7 +186,7 @@ def _answer_states(model: PreTrainedModel, prompt: Answered) -> torch.Tensor:
 
 @contextmanager
 def _gated(model: PreTrainedModel, gates: torch.Tensor, shape: Shape, training: Training) -> Iterator[None]:
-    """Inside, the model's full-attention layers mix full and streaming attention by the gates [num_layers, heads]."""
+    """Within the context, full-attention layers mix full and streaming attention by gates [num_layers, num_kv_heads]."""
     places = {layer: place for place, layer in enumerate(shape.full_layers)}
 
     def attend(
@@ -203,11 +205,11 @@ def _gated(model: PreTrainedModel, gates: torch.Tensor, shape: Shape, training: 
         gate = gates[places[module.layer_idx]].repeat_interleave(shape.group_size)[:, None, None].to(full.dtype)
         return (gate * full + (1 - gate) * near).transpose(1, 2).contiguous(), None
 
-    before = model.config._attn_implementation
+    implementation = model.config._attn_implementation
     register_attention(NAME, attend)
     try:
         model.set_attn_implementation(NAME)
         yield
     finally:
-        model.set_attn_implementation(before)
+        model.set_attn_implementation(implementation)
         unregister_attention(NAME)

@@ -8,7 +8,7 @@ halves. Only whole draws count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,13 @@ from cokv.game.estimators import ESTIMATORS, Estimate, Estimator, LeaveOneOut, P
 from cokv.game.recorded import RecordedGame
 from cokv.game.stability import Stability, assess
 from cokv.game.stopping import complete
-from cokv.types import JSON, CokvError, FloatArray
+from cokv.types import CokvError, FloatArray
 from suite.errors import SuiteError
-
-Halves = tuple[Plan, Plan]
+from suite.heads.halves import built, described
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class GameScores:
     """What a game's coalitions say of its players. One half alone, or an estimator without chance, has no stability."""
 
     estimator: Estimator
@@ -40,37 +39,14 @@ class Outcome:
         return [self.estimator.aggregate(plan, values).values for plan, values in pairs]
 
 
-def described(estimator: Estimator) -> dict[str, JSON]:
-    """An estimator by name and parameters."""
-    names = {kind: name for name, kind in ESTIMATORS.items()}
-    values: Any = asdict(estimator)  # type: ignore[call-overload]  # every estimator is a dataclass
-    return {"name": names[type(estimator)], **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
-
-
-def built(description: dict[str, Any]) -> Estimator:
-    """The estimator that `described` wrote down."""
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in description.items() if key != "name"}
-    try:
-        return ESTIMATORS[description["name"]](**values)
-    except (KeyError, TypeError) as error:
-        raise SuiteError(f"estimator {description} of the ledger is unknown here ({error}); use a newer cokv") from None
-
-
-def design(estimator: Estimator, seeds: tuple[int, int]) -> dict[str, JSON]:
-    return {"estimator": described(estimator), "seeds": list(seeds)}
-
-
-def plans(estimator: Estimator, num_players: int, seeds: tuple[int, int]) -> Halves:
-    """The two halves: independent plans."""
-    return estimator.plan(num_players, seeds[0]), estimator.plan(num_players, seeds[1])
-
-
 def known_utilities(game: RecordedGame, plan: Plan) -> FloatArray:
     """Mean over prompts [K], NaN where a row is not recorded."""
     return np.asarray(game.utilities(plan.coalitions).mean(axis=1))
 
 
-def outcome(estimator: Estimator, halves: Sequence[Plan], utilities: Sequence[FloatArray], seed: int = 0) -> Outcome:
+def score_halves(
+    estimator: Estimator, halves: Sequence[Plan], utilities: Sequence[FloatArray], seed: int = 0
+) -> GameScores:
     """Scores of the whole draws (a draw with NaN in it is left out)."""
     parts = [part for plan, values in zip(halves, utilities, strict=True) if (part := complete(plan, values))]
     if not parts:
@@ -82,7 +58,7 @@ def outcome(estimator: Estimator, halves: Sequence[Plan], utilities: Sequence[Fl
             stability = assess(estimator, (parts[0][0], parts[1][0]), (parts[0][1], parts[1][1]), seed=seed)
         except CokvError:  # a half in which some player was never drawn
             stability = None
-    return Outcome(estimator, tuple(p for p, _ in parts), tuple(u for _, u in parts), pooled, stability)
+    return GameScores(estimator, tuple(p for p, _ in parts), tuple(u for _, u in parts), pooled, stability)
 
 
 def from_record(
@@ -90,7 +66,7 @@ def from_record(
     name: str | None = None,
     aggregation: str | None = None,
     slice_sizes: tuple[int, ...] | None = None,
-) -> Outcome:
+) -> GameScores:
     """Scores from a ledger's game, by the estimator it was planned for, or another that can read these coalitions."""
     if name is not None and name not in ESTIMATORS:
         raise SuiteError(f"unknown estimator {name!r}, expected one of {', '.join(ESTIMATORS)}")
@@ -108,7 +84,7 @@ def from_record(
     else:
         _only_sliced(str(described(estimator)["name"]), aggregation, slice_sizes)
     merged = planned(game)
-    return outcome(estimator, merged, [known_utilities(game, plan) for plan in merged])
+    return score_halves(estimator, merged, [known_utilities(game, plan) for plan in merged])
 
 
 def designs_of(game: RecordedGame) -> list[tuple[Estimator, list[int]]]:
@@ -157,7 +133,7 @@ def _only_sliced(name: str, aggregation: str | None, slice_sizes: tuple[int, ...
         raise SuiteError(f"aggregation and slice sizes are parameters of sliced, not of {name}; leave them out")
 
 
-def _leave_one_out(game: RecordedGame) -> Outcome:
+def _leave_one_out(game: RecordedGame) -> GameScores:
     estimator = LeaveOneOut()
     plan = estimator.plan(game.num_players, 0)
     utilities = known_utilities(game, plan)
@@ -166,4 +142,4 @@ def _leave_one_out(game: RecordedGame) -> Outcome:
             f"game {game.name!r} lacks {lacking} of the {len(utilities)} coalitions of leave_one_out; "
             "aggregate with the estimator it was planned for"
         )
-    return Outcome(estimator, (plan,), (utilities,), estimator.aggregate(plan, utilities), None)
+    return GameScores(estimator, (plan,), (utilities,), estimator.aggregate(plan, utilities), None)

@@ -18,7 +18,7 @@ from cokv.types import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
-class World:
+class RoleGame:
     """A game and the role of each of its players. Calling it evaluates coalitions."""
 
     name: str
@@ -33,27 +33,27 @@ class World:
         return self.utility(coalitions)
 
 
-def carrier() -> World:
+def carrier() -> RoleGame:
     """One player has the answer; the others change nothing."""
-    return World("carrier", ("carrier", "null", "null", "null"), lambda s: np.asarray(s[:, 0], dtype=np.float64))
+    return RoleGame("carrier", ("carrier", "null", "null", "null"), lambda s: np.asarray(s[:, 0], dtype=np.float64))
 
 
-def complements() -> World:
+def complements() -> RoleGame:
     """Two players have half of the answer each, and a half is worth nothing."""
     roles = ("complement", "complement", "null", "null")
-    return World("complements", roles, lambda s: np.asarray(s[:, 0] & s[:, 1], dtype=np.float64))
+    return RoleGame("complements", roles, lambda s: np.asarray(s[:, 0] & s[:, 1], dtype=np.float64))
 
 
-def substitutes() -> World:
+def substitutes() -> RoleGame:
     """Two players have the answer, and either of them is enough."""
     roles = ("substitute", "substitute", "null", "null")
-    return World("substitutes", roles, lambda s: np.asarray(s[:, 0] | s[:, 1], dtype=np.float64))
+    return RoleGame("substitutes", roles, lambda s: np.asarray(s[:, 0] | s[:, 1], dtype=np.float64))
 
 
-def spoiled() -> World:
+def spoiled() -> RoleGame:
     """One player has the answer, and another one talks over it."""
     roles = ("carrier", "harmful", "null", "null")
-    return World("spoiled", roles, lambda s: np.asarray(s[:, 0] & ~s[:, 1], dtype=np.float64))
+    return RoleGame("spoiled", roles, lambda s: np.asarray(s[:, 0] & ~s[:, 1], dtype=np.float64))
 
 
 EVERYTHING_ROLES = (
@@ -68,7 +68,7 @@ EVERYTHING_ROLES = (
 )
 
 
-def everything() -> World:
+def everything() -> RoleGame:
     """The mean of the four worlds over eight players: the carrier is the same in the first and the last, an onlooker
     (who sees the answer and says nothing) is a null player by another name.
     """
@@ -76,7 +76,7 @@ def everything() -> World:
     def utility(s: BoolArray) -> FloatArray:
         return np.asarray(everything_by_question(s).mean(axis=1))
 
-    return World("everything", EVERYTHING_ROLES, utility)
+    return RoleGame("everything", EVERYTHING_ROLES, utility)
 
 
 def everything_by_question(s: BoolArray) -> FloatArray:

@@ -13,24 +13,23 @@ from pathlib import Path
 
 import numpy as np
 
-from cokv.cluster import InProcess, MakeWorker, Pool
+from cokv.cluster import InProcess, Pool
 from cokv.game.ledger import Ledger
 from cokv.game.plan import distinct, in_turn, merge_plans
 from cokv.game.recorded import RecordedGame
 from cokv.game.stopping import GameState, StopRules, live_state
-from cokv.model.loading import LoadedModel, load_model
+from cokv.model.loading import load_model
 from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
-from suite.heads.games import HeadWorker, game_spec, identity, num_players, spec_game, worker_of
-from suite.heads.recording import record
-from suite.heads.score_files import as_json, head_scores
-from suite.heads.scores import Halves, design, outcome
-from suite.heads.stage import estimator, plans, seeds
+from suite.heads.block_evaluation import evaluate_games
+from suite.heads.games import GamesWorker, game_spec, identity, num_players
+from suite.heads.halves import Halves, design, estimator, plans, seeds
+from suite.heads.ledger_scores import score_halves
+from suite.heads.score_provenance import as_json, head_scores
 from suite.run.folder import RunFolder
 from suite.run.preflight import check_fit
 from suite.run.progress import Reporter, progress
-from suite.spec import Experiment, GameSpec
-from suite.tasks.prompt import Prompt
+from suite.spec import Experiment
 from suite.tasks.tasks import task_names, validation_prompts
 
 LEDGER, SCORES, READABLE = "game.sqlite", "ssv.safetensors", "ssv.json"
@@ -66,7 +65,7 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
         estimator(spec).aggregate(half, np.zeros(len(half.coalitions)))
     prompts = list(validation_prompts(experiment, loaded, task, spec.prompts))
     game_is = identity(loaded, model.device, prompts, spec)
-    make_worker = _worker_here(loaded, prompts, spec) if here else HeadWorker(experiment, task)
+    make_worker = GamesWorker(experiment).for_pool(pool, loaded)
     del loaded  # workers elsewhere have their own
 
     folder = RunFolder(runs / "profiles", f"{experiment.name}-{task}", game_is)
@@ -75,22 +74,18 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
         game = ledger.game(task, game_is, players, len(prompts))
         game.add_design(design(estimator(spec), seeds(spec)))
         with progress(f"profile {task}", merge_plans(halves).evaluations) as report:
-            live = Live(game, experiment, halves, rules, report)
-            record(game, live.coalitions, pool, make_worker, live, spec.block_size)
+            live = StoppingWatch(game, experiment, halves, rules, report)
+            evaluate_games({task: (game, live.coalitions)}, pool, make_worker, lambda _: live, spec.block_size)
         scores = _scores(game, experiment, live)
         scores.save(folder.path / SCORES)
         folder.write(READABLE, as_json(scores))
     return Profile(folder.path, scores, live.stopped)
 
 
-def _worker_here(loaded: LoadedModel, prompts: list[Prompt], spec: GameSpec) -> MakeWorker:
-    return lambda device: worker_of(spec_game(loaded, prompts, spec))
-
-
-def _scores(game: RecordedGame, experiment: Experiment, live: Live) -> HeadScores:
+def _scores(game: RecordedGame, experiment: Experiment, live: StoppingWatch) -> HeadScores:
     spec = game_spec(experiment)
     try:
-        found = outcome(estimator(spec), live.halves, live.utilities(), spec.seed)
+        found = score_halves(estimator(spec), live.halves, live.utilities(), spec.seed)
     except (CokvError, SuiteError) as error:
         raise SuiteError(
             f"stopped after {live.there} coalitions ({live.stopped}), too early for a score of every head: {error}"
@@ -108,7 +103,7 @@ def _scores(game: RecordedGame, experiment: Experiment, live: Live) -> HeadScore
     )
 
 
-class Live:
+class StoppingWatch:
     """Watches a game being recorded: shows how far it is and how sure, and applies the stop rules to every prefix."""
 
     def __init__(

@@ -12,10 +12,10 @@ the token before it, the prompt's last one for the first.
 A score is the mean over the needles answered right; a KV head's is the mean of its query heads', as readers of the
 published files reduce them (headkv_file.py, after nawei1010/CoKV, kv_utils.py, set_headkv_size).
 
-Differs: R's hits are divided by the number of steps, not by the needle's length (a head would gain from saying a token
-twice); R2 has no factor 10, which shares do not see. What is right is the caller's word on the whole answer: Wu et al.
-ask for ROUGE-1 recall of the needle above 50 percent, HeadKV for token F1 above 50 percent between the right answer and
-the first `answer_tokens` tokens said. Both also end an answer at a line break; here the prompt's own stop rule does.
+Differs: R's hits are divided by the number of steps, not by the needle's length (a head would gain from repeating a
+token); R2 has no factor 10, which shares do not depend on. The caller judges the whole answer: Wu et al. require
+ROUGE-1 recall of the needle above 50 percent, HeadKV token F1 above 50 percent between the right answer and the first
+`answer_tokens` generated tokens. Both also end an answer at a line break; here the prompt's own stop rule does.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ SOURCES = {"R": "https://arxiv.org/abs/2404.15574", "R2": "https://github.com/FY
 
 
 @dataclass(frozen=True)
-class Looked:
-    """Observer of what is read and the answer, its last token left out: R and R2 of each query head, [2, num_heads].
+class NeedleAttention:
+    """Observer of a prompt and its answer without the last token: R and R2 of each query head, [2, num_heads].
 
-    start, end: the needle. emitted: the answer's tokens, whose queries are the last ones. answer_tokens: how many the
-    right answer has.
+    start, end: the needle's positions. emitted: the answer's tokens, whose queries are the last ones. answer_tokens:
+    how many the right answer has.
     """
 
     start: int
@@ -60,8 +60,8 @@ class Looked:
         for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
             step = torch.arange(row - first, row - first + weights.shape[1], device=device)
             best = weights.argmax(dim=-1)  # [group_size, rows]
-            said = view.input_ids.to(device)[best] == emitted[step]
-            scores[0, head] += (self._inside(best) & said).sum(dim=-1) / steps
+            copies_token = view.input_ids.to(device)[best] == emitted[step]
+            scores[0, head] += (self._inside(best) & copies_token).sum(dim=-1) / steps
             top, places = weights.topk(size, dim=-1)
             mass = (top * self._inside(places)).sum(dim=-1) * (step < self.answer_tokens)
             scores[1, head] += mass.sum(dim=-1) / (size * self.answer_tokens)
@@ -72,20 +72,20 @@ class Looked:
 
 
 def retrieval_scores(model: PreTrainedModel, needles: Sequence[Needle], kind: Kind) -> HeadScores:
-    """R or R2 of every KV head. An error where the model answers no needle right."""
+    """R or R2 of every KV head. Raises CokvError where the model answers no needle right."""
     at_least_one(needles, "needle prompts")
     shape = model_shape(model.config)
     total = torch.zeros(shape.num_layers, shape.num_kv_heads, dtype=torch.float64)
     right = 0
     for needle in needles:
-        tokens = answer(model, prefill(model, needle.asked.input_ids, 1), needle.asked)
+        tokens = answer(model, prefill(model, needle.prompt.input_ids, 1), needle.prompt)
         if not needle.right(tokens):
             continue
         right += 1
-        read = torch.cat([needle.asked.read, torch.tensor(tokens[:-1], dtype=torch.int64)])
+        ids = torch.cat([needle.prompt.read, torch.tensor(tokens[:-1], dtype=torch.int64)])
         size = needle.answer_tokens or needle.end - needle.start
-        seen = observed(model, read, Looked(needle.start, needle.end, tuple(tokens), size))
-        by_head = torch.stack([layer[0][0 if kind == "R" else 1] for layer in seen]).double().cpu()
+        observations = observed(model, ids, NeedleAttention(needle.start, needle.end, tuple(tokens), size))
+        by_head = torch.stack([layer[0][0 if kind == "R" else 1] for layer in observations]).double().cpu()
         total += by_head.view(shape.num_layers, shape.num_kv_heads, -1).mean(dim=-1)
     if not right:
         raise CokvError(
@@ -105,7 +105,7 @@ def retrieval_scores(model: PreTrainedModel, needles: Sequence[Needle], kind: Ki
             "source": SOURCES[kind],
             "needles": len(needles),
             "answered_right": right,
-            "longest": max(needle.asked.read.numel() for needle in needles),
+            "longest": max(needle.prompt.read.numel() for needle in needles),
             "reduction": f"mean over groups of {shape.group_size} query heads",
         },
     )

@@ -1,14 +1,14 @@
 """RazorAttention's echo and induction scores, from one pass over random tokens that repeat.
 
-RazorAttention, arXiv 2407.15891, section 3.2 (no code was released). `period` random tokens stand there four times.
+RazorAttention, arXiv 2407.15891, section 3.2 (no code was released). The prompt is `period` random tokens, four times.
 At a token that has occurred one period before:
 
     echo        attention to that same token, one period back
     induction   attention to the token after it
 
-each the mean over all such queries; a KV head's is the largest of its query heads'. The paper's retrieval heads are
-the top 14 % by induction and the top 1 % by echo. One score says that order for any share: heads are taken fourteen by
-induction for one by echo, and a score is 1 minus the share of heads at whose size this head is taken by either.
+each the mean over all such queries; a KV head's is the largest of its query heads'. The paper's retrieval heads are the
+top 14 % by induction and the top 1 % by echo. One score gives that order for any share: heads are chosen fourteen by
+induction for one by echo, and a score is 1 minus the share of heads at which this head is chosen by either.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ REPEATS = 4
 
 @dataclass(frozen=True)
 class Repeats:
-    """Observer: echo and induction of each query head, [2, num_heads], over tokens of one `period` after `before`
-    others.
+    """Observer: echo and induction of each query head, [2, num_heads], over tokens that repeat every `period` after
+    `num_start` start tokens.
     """
 
     period: int
-    before: int = 0
+    num_start: int = 0
 
     def observe(self, view: LayerView) -> Observation:
         num_heads, seq_len, _ = view.queries.shape
-        first = self.before + self.period
+        first = self.num_start + self.period
         sums = torch.zeros(2, view.keys.shape[0], num_heads // view.keys.shape[0], device=view.keys.device)
         for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
             rows = torch.arange(weights.shape[1], device=weights.device)
@@ -50,8 +50,8 @@ class Repeats:
         return (sums.flatten(1) / (seq_len - first),)
 
 
-def taken_at(induction: FloatArray, echo: FloatArray) -> FloatArray:
-    """1 minus the share of heads at which each one is taken, of any shape; ties to the lower index."""
+def selection_order(induction: FloatArray, echo: FloatArray) -> FloatArray:
+    """1 minus the share of heads at which each one is chosen, of any shape; ties to the lower index."""
     ranks = []
     for values in (induction, echo):
         rank = np.empty(values.size, dtype=np.int64)
@@ -66,7 +66,7 @@ def razor_scores(
 ) -> HeadScores:
     """Scores of every KV head. period: random tokens, read four times after `start_ids` (such as a start token).
 
-    Token ids are drawn without repeats where the vocabulary has enough, so that "the same token" is one place.
+    Token ids are drawn without repeats where the vocabulary has enough, so that "the same token" is one position.
     """
     shape = model_shape(model.config)
     length, vocabulary = len(start_ids) + REPEATS * period, int(model.config.get_text_config().vocab_size)
@@ -81,15 +81,15 @@ def razor_scores(
     special = set(start_ids) | _special(model)
     usable = torch.tensor([token for token in range(vocabulary) if token not in special])
     if period <= len(usable):
-        drawn = usable[torch.randperm(len(usable), generator=generator)[:period]]
+        tokens = usable[torch.randperm(len(usable), generator=generator)[:period]]
     else:
-        drawn = usable[torch.randint(len(usable), (period,), generator=generator)]
-    ids = torch.cat([torch.tensor(start_ids, dtype=torch.int64), drawn.repeat(REPEATS)])
-    seen = observed(model, ids, Repeats(period, len(start_ids)))
-    grouped = torch.stack([layer[0] for layer in seen], dim=1).view(2, shape.num_layers, shape.num_kv_heads, -1)
+        tokens = usable[torch.randint(len(usable), (period,), generator=generator)]
+    ids = torch.cat([torch.tensor(start_ids, dtype=torch.int64), tokens.repeat(REPEATS)])
+    observations = observed(model, ids, Repeats(period, len(start_ids)))
+    grouped = torch.stack([layer[0] for layer in observations], dim=1).view(2, shape.num_layers, shape.num_kv_heads, -1)
     echo, induction = grouped.amax(dim=-1).double().cpu().numpy()
     return HeadScores(
-        taken_at(induction, echo),
+        selection_order(induction, echo),
         {
             "kind": "RazorAttention order by induction and echo",
             "source": "https://arxiv.org/abs/2407.15891",
@@ -105,9 +105,9 @@ def razor_scores(
 
 
 def _special(model: PreTrainedModel) -> set[int]:
-    """Ids that stand for no text: padding, start, end."""
-    found: set[int] = set()
+    """Ids of no text: padding, start, end."""
+    ids: set[int] = set()
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         value = getattr(model.config, name, None)
-        found |= set(value) if isinstance(value, (list, tuple)) else {value} if isinstance(value, int) else set()
-    return found
+        ids |= set(value) if isinstance(value, (list, tuple)) else {value} if isinstance(value, int) else set()
+    return ids
