@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from reports.budgets import budget_words
 from reports.errors import ReportError
 from reports.table import Cell, Table, group_starts, to_markdown
 from reports.tables import interval_text
@@ -93,7 +94,7 @@ def transfer_table(record: Record) -> Table:
     for name in ("uniform", "full"):
         body.append((Cell(AVERAGES[name]), *(_cell(base.get((name, target))) for target in record["targets"])))
     notes = (
-        f"CoKV at {record['kv_budget']} KV slots per head: score in percent on the task of the column with the head "
+        f"CoKV at {budget_words(record)}: score in percent on the task of the column with the head "
         "scores of the task of the row, with 95 % bootstrap intervals over samples. Bold: its own scores.",
     )
     columns = ("Scores of", *record["targets"])
@@ -119,7 +120,7 @@ def transfer_matrix(record: Record) -> dict[str, Any]:
         "cells": rows,
         "rows": [*record["sources"], "uniform", "full"],
         "columns": record["targets"],
-        "title": f"Score (%) at {record['kv_budget']} KV slots per head",
+        "title": f"Score (%) at {budget_words(record)}",
         "labels": ("head scores of", "task"),
         "span": (0.0, 100.0),
         "digits": 0,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from reports.budgets import budget_words
 from reports.errors import ReportError
 from reports.heatmap import heads_figure, matrix_figure, save
 from reports.table import Cell, Table, escape_markdown, to_markdown
@@ -87,7 +88,7 @@ def budgets_table(record: Record) -> Table | None:
         return None
     notes.insert(
         0,
-        f"{record['kv_budget']} KV slots per head, window of {record['window_size']} included, prompt of "
+        f"{budget_words(record)}, window of {record['window_size']} included, prompt of "
         f"{record['prompt_tokens']:,} tokens. Lost: slots of the total that rounding leaves unspent. "
         "Window only: heads that get nothing beyond it.",
     )

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reports.labels import method_name
-from reports.records import budget_order
+from reports.budgets import budget_order
+from reports.labels import Labels
 from reports.table import MISSING, Cell, Table, group_starts
-from reports.tables import budget_text, interval_text
+from reports.tables import budget_cell, interval_text
 
 Row = Mapping[str, Any]
 CUTS = ("top", "bottom", "random")
@@ -109,7 +109,7 @@ _DECODE: tuple[tuple[str, Callable[[Row], str | None]], ...] = (
 )
 
 
-def decode_table(measurements: Row) -> Table | None:
+def decode_table(measurements: Row, labels: Labels) -> Table | None:
     """Decode time and memory against two baselines: transformers' DynamicCache, and our runtime with the full cache.
 
     Columns that nothing in this run could measure are left out, and named below the table.
@@ -123,8 +123,8 @@ def decode_table(measurements: Row) -> Table | None:
     for row, text in zip(rows, texts, strict=True):
         runtime = RUNTIMES.get(row.get("runtime", ""), row.get("runtime") or MISSING)
         preset = row.get("preset", "normalized")
-        name = method_name(row["method"]) + ("" if preset == "normalized" else f" ({preset})")
-        who = (Cell(name), Cell(runtime), Cell(budget_text(row.get("kv_budget"))))
+        name = labels.title(row["method"], *([] if preset == "normalized" else [preset]))
+        who = (Cell(name), Cell(runtime), budget_cell(row))
         body.append((*who, *(Cell(text[place] or MISSING) for place in kept)))
     notes = [
         "Medians. Ratios: this row's decode time over the baseline's, below 1 is faster. Weights are not in the cache."
@@ -133,7 +133,7 @@ def decode_table(measurements: Row) -> Table | None:
     if absent:
         notes.append(f"Not measured on this machine: {', '.join(absent)}.")
     notes += [
-        f"No row for {method_name(left['method'])}: {left['why']}." for left in measurements.get("left_out") or []
+        f"No row for {labels.title(left['method'])}: {left['why']}." for left in measurements.get("left_out") or []
     ]
     columns = ("Method", "Runtime", "KV budget", *(_DECODE[place][0] for place in kept))
     return Table(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.table import Table as RichTable
@@ -85,6 +86,11 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 
+def column_words(column: str) -> list[str]:
+    """Where a column's head may be broken; never between a number and its percent sign."""
+    return [word for word in re.split(r"[_\s](?!%)", column) if word]
+
+
 def to_markdown(table: Table) -> str:
     def cell(item: Cell) -> str:
         text = escape_markdown(item.text)
@@ -104,7 +110,7 @@ def to_latex(table: Table) -> str:
     r"""A table environment that needs \usepackage[T1]{fontenc} and the packages booktabs and graphicx."""
 
     def head(column: str) -> str:
-        parts = [escape_latex(part) for part in re.split(r"[_\s]", column) if part]
+        parts = [escape_latex(part) for part in column_words(column)]
         return r"\shortstack{" + r"\\".join(parts) + "}" if len(parts) > 1 else "".join(parts)
 
     def cell(item: Cell) -> str:
@@ -149,9 +155,8 @@ def to_rich(table: Table) -> RichTable:
         title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
     )
     for place, column in enumerate(table.columns):
-        out.add_column(
-            Text(re.sub(r"[_ ]", "\n", column)), justify="left" if place < table.left else "right", no_wrap=True
-        )
+        justify: Literal["left", "right"] = "left" if place < table.left else "right"
+        out.add_column(Text("\n".join(column_words(column))), justify=justify, no_wrap=True)
     for number, row in enumerate(table.rows):
         if number in table.rules:
             out.add_section()

@@ -26,7 +26,7 @@ def test_the_legend_explains_shades_bars_and_line(figure):
     (legend,) = figure.legends
     assert legend.get_title().get_text() == "The full cache answers: 7 apples"
     words = [text.get_text() for text in legend.get_texts()]
-    assert words == ["none kept", "half of these tokens", "all kept", "slots of a head", "budget: 5 slots per head"]
+    assert words == ["none kept", "half of these tokens", "all kept", "slots of a head", "budget: 5 KV slots per head"]
 
 
 def test_methods_that_could_not_run_are_named(figure):
