@@ -87,8 +87,8 @@ def embedded(task: str, max_bytes: int) -> World:
 
         answer = [*tokenizer.encode(sample.gold, add_special_tokens=False), loaded.eos_ids[0]]
         ids.append(prompt.context_ids)
-        made = prefill(loaded.model, prompt.context_ids, 1)
-        prompts.append(GamePrompt(made, prompt.stop, judge, tuple(answer[: prompt.stop.max_new_tokens])))
+        prefilled = prefill(loaded.model, prompt.context_ids, 1)
+        prompts.append(GamePrompt(prefilled, prompt.stop, judge, tuple(answer[: prompt.stop.max_new_tokens])))
     players = loaded.shape.num_layers * loaded.shape.num_kv_heads
     plan = SlicedShapley(spec.slice_sizes, spec.coalitions_per_size).plan(players, seed=0)
     facts = {
@@ -118,18 +118,18 @@ def random_weights(
         torch.set_default_dtype(default)
     ids = torch.randint(1, config.vocab_size, (prompt,), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        made = prefill(model, ids, 1)
+        prefilled = prefill(model, ids, 1)
     numbers = model_shape(config)
     players = numbers.num_layers * numbers.num_kv_heads
     sizes = tuple(max(1, size * players // 256) for size in PROTOCOL["slice_sizes"])
     plan = SlicedShapley(tuple(dict.fromkeys(sizes)), per_size).plan(players, seed=0)
     everything = np.ones((1, players), dtype=bool)
-    (whole,) = decode(model, made, coalition_rows(everything, made, 8), Stop(new_tokens))
+    (whole,) = decode(model, prefilled, coalition_rows(everything, prefilled, 8), Stop(new_tokens))
 
     def judge(tokens: list[int]) -> float:
         return sum(a == b for a, b in zip(tokens, whole.tokens, strict=True)) / new_tokens
 
     facts = {"model": f"{shape}, random weights", "dtype": dtype, "prompt_tokens": [prompt], "new_tokens": new_tokens}
     facts |= {"slice_sizes": list(sizes), "coalitions_per_size": per_size}
-    game = GamePrompt(made, Stop(new_tokens), judge, tuple(whole.tokens))
+    game = GamePrompt(prefilled, Stop(new_tokens), judge, tuple(whole.tokens))
     return World(model, [ids], [game], distinct(plan.coalitions)[0], 8, max_bytes, facts)

@@ -90,13 +90,13 @@ def check_v2(record: dict[str, Any], place: str) -> None:
     require_fields(record, FIELDS_V2, place)
     for field in FIELDS_V2:
         require_text(record[field], field, place, empty=field in ("domain", "sub_domain"))
-    for field, known in (
+    for field, choices in (
         ("answer", ("A", "B", "C", "D")),
         ("difficulty", ("easy", "hard")),
         ("length", ("short", "medium", "long")),
     ):
-        if record[field] not in known:
-            raise LongBenchError(f"{place}: field {field!r} is {record[field]!r}, expected one of {', '.join(known)}")
+        if record[field] not in choices:
+            raise LongBenchError(f"{place}: field {field!r} is {record[field]!r}, expected one of {', '.join(choices)}")
 
 
 def parse_dataset(

@@ -113,10 +113,10 @@ def count_score(prediction: str, ground_truth: str, **kwargs: Any) -> float:
 
 
 def _paragraph_number(pattern: str, ground_truth: str) -> str:
-    found: list[str] = re.findall(pattern, ground_truth)
-    if not found:
+    numbers: list[str] = re.findall(pattern, ground_truth)
+    if not numbers:
         raise IndexError(f"got the gold answer {ground_truth!r}, expected one that matches {pattern!r}")
-    return found[0]
+    return numbers[0]
 
 
 def retrieval_score(prediction: str, ground_truth: str, **kwargs: Any) -> float:

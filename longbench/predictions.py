@@ -103,14 +103,14 @@ def _prediction(task: str, sample_id: Any, text: Any, row: dict[str, Any], answe
     if classes is not None:
         require_texts(classes, "all_classes", place)
     length = row.get("length")
-    known = isinstance(length, int) and not isinstance(length, bool)
+    is_count = isinstance(length, int) and not isinstance(length, bool)
     return Prediction(
         clean_task(task),
         str(sample_id),
         text,
         tuple(answers),
         tuple(classes) if classes else None,
-        length if known else None,
+        length if is_count else None,
         _groups(row) if clean_task(task) == V2.name else {},
     )
 

@@ -195,16 +195,16 @@ def stop_rule(
     A newline stop replaces them by the tokenizer's end token and the last token of an encoded newline.
     """
     task: Task = get_task(dataset)
-    own = getattr(tokenizer, "eos_token_id", None)
-    own_ids = () if own is None else (int(own),)
+    eos_id = getattr(tokenizer, "eos_token_id", None)
+    eos_ids = () if eos_id is None else (int(eos_id),)
     least = protocol.min_new_tokens
     if task.name in protocol.newline_stop:
-        ids = (*own_ids, encode(tokenizer, "\n", special=False)[-1])
+        ids = (*eos_ids, encode(tokenizer, "\n", special=False)[-1])
         least = max(least, 1)
     elif protocol.eos == "generation_config" and eos_token_ids:
         ids = tuple(eos_token_ids)
     else:
-        ids = own_ids
+        ids = eos_ids
     return Stop(tuple(dict.fromkeys(ids)), least, templates.max_new_tokens(dataset) + protocol.extra_new_tokens)
 
 

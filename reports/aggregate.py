@@ -190,8 +190,9 @@ def _baseline_of(variant: Variant, budget: Budget, by_row: Mapping[tuple[Budget,
 
 def _paired(members: Sequence[Record], base: Sequence[Record]) -> Floats:
     """score - baseline score, on the samples where both are feasible."""
-    theirs = {sample_key(r): r["score"] for r in base if r["score"] is not None}
-    gaps = [r["score"] - theirs[sample_key(r)] for r in members if r["score"] is not None and sample_key(r) in theirs]
+    base_scores = {sample_key(r): r["score"] for r in base if r["score"] is not None}
+    feasible = [r for r in members if r["score"] is not None and sample_key(r) in base_scores]
+    gaps = [r["score"] - base_scores[sample_key(r)] for r in feasible]
     return np.array(gaps, dtype=np.float64)
 
 

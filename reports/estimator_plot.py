@@ -55,9 +55,9 @@ def estimator_figure(rows: Sequence[Row]) -> Figure:
         axes = figure.subplots(len(games), len(panels), squeeze=False)
         handles: dict[str, Any] = {}
         for line, game in zip(axes, games, strict=True):
-            mine = [row for row in shown if row["game"] == game]
+            points = [row for row in shown if row["game"] == game]
             for axis, (key, label) in zip(line, panels, strict=True):
-                _panel(axis, mine, key, handles)
+                _panel(axis, points, key, handles)
                 axis.set_ylabel(label)
             line[0].set_title(game, loc="left", fontweight="bold")
         for axis in axes[-1]:

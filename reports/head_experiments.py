@@ -39,9 +39,9 @@ def head_experiments(masking: Record | None, transfer: Record | None, folder: Pa
         save(masking_figure(masking), folder, "masking_curves")
         parts.append("![Score over the number of masked heads](masking_curves.png)\n")
     if transfer is not None:
-        made = [transfer_table(transfer), *([averages_table(transfer)] if transfer["averages"] else [])]
-        tables += made
-        parts += ["## Head scores of another task\n", *map(to_markdown, made)]
+        transfer_tables = [transfer_table(transfer), *([averages_table(transfer)] if transfer["averages"] else [])]
+        tables += transfer_tables
+        parts += ["## Head scores of another task\n", *map(to_markdown, transfer_tables)]
         save(matrix_figure(**transfer_matrix(transfer)), folder, "transfer_matrix")
         parts.append("![Score by the task whose head scores are used](transfer_matrix.png)\n")
     return parts, tables

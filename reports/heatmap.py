@@ -70,8 +70,8 @@ def matrix_figure(
     """A matrix with its values written in; what is missing stays white. labels: of the rows, of the columns."""
     values = np.array([[np.nan if cell is None else cell for cell in row] for row in cells], dtype=np.float64)
     assert values.shape == (len(rows), len(columns))
-    known = values[np.isfinite(values)]
-    low, high = span or ((float(known.min()), float(known.max())) if known.size else (0.0, 1.0))
+    finite = values[np.isfinite(values)]
+    low, high = span or ((float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0))
     side = 0.42 if max(values.shape) <= 10 else 0.3
     longest = max((len(name) for name in [*rows, *columns]), default=1)
     with mpl.rc_context(PLAIN):

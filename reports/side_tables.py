@@ -62,9 +62,9 @@ def stability_table(stability: Row) -> Table | None:
 
 def removal_rows(stability: Row) -> list[tuple[str, Row]]:
     """(task, point) of every head-removal measurement, in table order."""
-    found = [(task, row) for task, entry in stability["tasks"].items() for row in entry.get("head_removal") or []]
+    points = [(task, row) for task, entry in stability["tasks"].items() for row in entry.get("head_removal") or []]
     order = {cut: place for place, cut in enumerate(CUTS)}
-    return sorted(found, key=lambda item: (item[0], order.get(item[1]["cut"], len(order)), item[1]["heads"]))
+    return sorted(points, key=lambda item: (item[0], order.get(item[1]["cut"], len(order)), item[1]["heads"]))
 
 
 def removal_table(stability: Row) -> Table | None:

@@ -118,12 +118,12 @@ def _score_cell(row: Row | None, best: str | None, reasons: list[str]) -> Cell:
         kinds: dict[str, str] = {}
         for reason in row["infeasible"]:
             kinds.setdefault(_without_numbers(reason), reason)
-        known = [_without_numbers(reason) for reason in reasons]
+        numbered = [_without_numbers(reason) for reason in reasons]
         kind = "; ".join(kinds)
-        if kind not in known:
-            known.append(kind)
+        if kind not in numbered:
+            numbered.append(kind)
             reasons.append("; ".join(kinds.values()))
-        return Cell(f"({known.index(kind) + 1})")
+        return Cell(f"({numbered.index(kind) + 1})")
     text = score_text(row)
     partial = bool(row.get("partial"))
     return Cell(text + PARTIAL * partial, interval_text(row), bold=text == best and not partial)

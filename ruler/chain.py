@@ -38,9 +38,9 @@ def build(
         return build(plain, size, rng, wording, essays).after(worked)
 
     chains, hops = params["num_chains"], params["num_hops"]
-    taken: set[str] = set()
-    boxes = [distinct(lambda r: _box(params["letters"], r), hops + 1, rng, taken) for _ in range(chains)]
-    values = distinct(lambda r: str(r.randint(10_000, 99_999)), chains, rng, taken)
+    used: set[str] = set()
+    boxes = [distinct(lambda r: _box(params["letters"], r), hops + 1, rng, used) for _ in range(chains)]
+    values = distinct(lambda r: str(r.randint(10_000, 99_999)), chains, rng, used)
 
     sentences = haystack.noise(size)
     slots = haystack.places(chains * (hops + 1), size, rng, params.get("places", "any"))

@@ -52,18 +52,18 @@ def build_cwe(
 
     `example`: `num_words`, `freq_cw` and `freq_ucw` of a worked example put before the list.
     """
-    taken: set[str] = set()
+    used: set[str] = set()
     worked = None
     if example := params.get("example"):
-        worked = _list(params | example, example["num_words"] - params["num_cw"], rng, wording, taken)
-    made = _list(params, size, rng, wording, taken)
-    return made.after(worked) if worked else made
+        worked = _list(params | example, example["num_words"] - params["num_cw"], rng, wording, used)
+    draft = _list(params, size, rng, wording, used)
+    return draft.after(worked) if worked else draft
 
 
-def _list(params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], taken: set[str]) -> Draft:
+def _list(params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], used: set[str]) -> Draft:
     text = wording["cwe"]
-    common = distinct(lambda r: _plain_word(params["compounds"], r), params["num_cw"], rng, taken)
-    uncommon = distinct(lambda r: _plain_word(params["compounds"], r), size, rng, taken)
+    common = distinct(lambda r: _plain_word(params["compounds"], r), params["num_cw"], rng, used)
+    uncommon = distinct(lambda r: _plain_word(params["compounds"], r), size, rng, used)
     listed = common * params["freq_cw"] + uncommon * params["freq_ucw"]
     rng.shuffle(listed)
     item = text["item"] if params["numbered"] else text["item_plain"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from ruler.errors import RulerError
-from ruler.metrics import evaluate_task, found, postprocess_pred, string_match_all, string_match_part
+from ruler.metrics import evaluate_task, match_references, postprocess_pred, string_match_all, string_match_part
 from ruler.sample import Metric, Sample
 
 METRICS = {"all": string_match_all, "part": string_match_part}
@@ -29,7 +29,7 @@ def score(judged: Sample | Metric, prediction: str, outputs: Sequence[str] | Non
         raise RulerError(f"references are {references!r}; expected a list of at least one string")
     if len(references) > MOST_REFERENCES:
         raise RulerError(f"{len(references)} references; expected at most {MOST_REFERENCES}")
-    hits = found(postprocess_pred(prediction), references)
+    hits = match_references(postprocess_pred(prediction), references)
     return 100 * (sum(hits) / len(hits) if metric == "all" else max(hits))
 
 

@@ -122,10 +122,10 @@ def write_folder(
     """Data and templates in the official layout: `NAME.jsonl`, `dataset2prompt.json`, `dataset2maxlen.json`."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        lines = [json.dumps(made.record, ensure_ascii=False) for made in generate(name, tokenizer, length, count, seed)]
+        lines = [json.dumps(item.record, ensure_ascii=False) for item in generate(name, tokenizer, length, count, seed)]
         (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    ours = templates()
-    for file, table in ((PROMPTS, ours.prompts), (LENGTHS, ours.lengths)):
+    wordings = templates()
+    for file, table in ((PROMPTS, wordings.prompts), (LENGTHS, wordings.lengths)):
         (out / file).write_text(json.dumps(dict(table), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
@@ -137,10 +137,10 @@ def _tokens(name: str, draft: Draft, tokenizer: Tokenizer) -> int:
 def _sample(name: str, tokenizer: Tokenizer, length: int, size: int, seed: int, index: int) -> MiniSample:
     sample_id = f"{name}/{length}/{seed}/{index}"
     while size >= 0:
-        made = BUILDERS[name](size, random.Random(f"longbench-mini/{sample_id}"))
-        tokens = _tokens(name, made, tokenizer)
+        draft = BUILDERS[name](size, random.Random(f"longbench-mini/{sample_id}"))
+        tokens = _tokens(name, draft, tokenizer)
         if tokens <= length:
-            return MiniSample(_record(name, sample_id, made), made.asks[0].gold)
+            return MiniSample(_record(name, sample_id, draft), draft.asks[0].gold)
         size -= max(1, size * (tokens - length) // tokens)
     raise LongBenchError(f"{sample_id} does not fit {length} tokens at any size; ask for a longer length")
 

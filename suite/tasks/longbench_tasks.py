@@ -68,8 +68,8 @@ def prompts(
     spec: LongBenchSpec, loaded: LoadedModel, task: str, part: str, count: int | None, seed: int
 ) -> Iterator[Prompt]:
     """`part`: "validation" or "test" samples, in the split's own order, at most `count`."""
-    found = dataset(spec, task)
-    by_id = {sample.id: sample for sample in found.samples}
+    data = dataset(spec, task)
+    by_id = {sample.id: sample for sample in data.samples}
     split = split_ids(task, by_id, seed=spec.split_seed, validation_share=spec.validation_share)
     ids = split.validation if part == "validation" else split.test
     for sample_id in ids[:count]:
@@ -78,8 +78,8 @@ def prompts(
 
 def test_count(spec: LongBenchSpec, task: str) -> int:
     """Test samples of a task: all that are not validation, or the number asked for."""
-    found = dataset(spec, task)
-    split = split_ids(task, [s.id for s in found.samples], seed=spec.split_seed, validation_share=spec.validation_share)
+    data = dataset(spec, task)
+    split = split_ids(task, [s.id for s in data.samples], seed=spec.split_seed, validation_share=spec.validation_share)
     return min(len(split.test), spec.samples or len(split.test))
 
 
