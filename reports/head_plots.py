@@ -133,11 +133,11 @@ def _bars(axis: Axes, by_task: Mapping[str, Sequence[Row]], handles: dict[str, A
     width = 0.8 / len(cuts)
     for number, cut in enumerate(cuts):
         bars = [(place, row) for place, points in enumerate(by_task.values()) for row in points if row["cut"] == cut]
-        mine = [row for _, row in bars]
+        measured = [row for _, row in bars]
         left = [task - 0.4 + width * (number + 0.5) for task, _ in bars]
         handles[f"{cut} heads"] = axis.bar(
-            left, [row["score"] for row in mine], width=0.92 * width, yerr=_errors(mine), error_kw={"elinewidth": 0.7},
-            color=CUT_STYLE[cut]["color"],
+            left, [row["score"] for row in measured], width=0.92 * width, yerr=_errors(measured),
+            error_kw={"elinewidth": 0.7}, color=CUT_STYLE[cut]["color"],
         )  # fmt: skip
     for place, points in enumerate(by_task.values()):
         full = next((row["full_score"] for row in points if row.get("full_score") is not None), None)

@@ -54,7 +54,7 @@ def test_means_over_categories_say_what_they_lack() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ("none", "list 'rows'"),
         ([3], "task and a method"),
@@ -64,7 +64,7 @@ def test_means_over_categories_say_what_they_lack() -> None:
         ([ROW | {"groups": {"16k": 1}}], "group '16k'"),
     ],
 )
-def test_a_broken_file_is_refused_with_one_line(rows: Any, said: str) -> None:
-    with pytest.raises(ReportError, match=said) as caught:
+def test_a_broken_file_is_refused_with_one_line(rows: Any, message: str) -> None:
+    with pytest.raises(ReportError, match=message) as caught:
         check_longbench({"rows": rows}, "run/longbench.json")
     assert "\n" not in str(caught.value)

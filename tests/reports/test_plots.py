@@ -69,8 +69,8 @@ def test_an_infeasible_budget_has_no_point(records: list[dict[str, Any]]) -> Non
 
 
 def test_methods_never_look_the_same(record: Callable[..., dict[str, Any]]) -> None:
-    made = [record(f"method{number}", score=50.0) for number in range(24)] + [record("cokv"), record("full", None)]
-    labels = Labels(made)
+    rows = [record(f"method{number}", score=50.0) for number in range(24)] + [record("cokv"), record("full", None)]
+    labels = Labels(rows)
     looks = [tuple(sorted(labels.style(v).items())) for v in labels.variants if not is_full(v)]
     assert len(set(looks)) == 25
 
@@ -86,8 +86,8 @@ def test_one_task_one_budget_one_sample_can_be_drawn(record: Callable[..., dict[
 
 
 def test_small_differences_are_not_blown_up(record: Callable[..., dict[str, Any]]) -> None:
-    made = [record(method, score=50.0 + 0.1 * i, sample=i) for method in ("snapkv", "cokv") for i in range(4)]
-    low, high = panel(score_figure(aggregate(made)), "niah_single_1").get_ylim()
+    rows = [record(method, score=50.0 + 0.1 * i, sample=i) for method in ("snapkv", "cokv") for i in range(4)]
+    low, high = panel(score_figure(aggregate(rows)), "niah_single_1").get_ylim()
     assert high - low >= 20
 
 

@@ -215,14 +215,14 @@ BROKEN: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "said"), BROKEN)
+@pytest.mark.parametrize(("name", "damage", "message"), BROKEN)
 def test_a_broken_run_is_one_clear_line_and_exit_code_2(
-    run_dir: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None], said: str
+    run_dir: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(run_dir / name)
     assert main([str(run_dir)]) == 2
     out = capsys.readouterr()
-    assert out.out == "" and out.err.count("\n") == 1 and said in out.err
+    assert out.out == "" and out.err.count("\n") == 1 and message in out.err
     assert not (run_dir / "report").exists()
 
 

@@ -31,9 +31,9 @@ def rows_of(table: Table) -> dict[tuple[str, str], dict[str, Cell]]:
 
 
 def scores(record: Make, **means: float | None) -> Table:
-    made = [record("full", None, 100.0, i) for i in range(2)]
-    made += [record(method, 64, mean, i) for method, mean in means.items() for i in range(2)]
-    return labelled(score_tables, aggregate(made))[0]
+    rows = [record("full", None, 100.0, i) for i in range(2)]
+    rows += [record(method, 64, mean, i) for method, mean in means.items() for i in range(2)]
+    return labelled(score_tables, aggregate(rows))[0]
 
 
 def bold(table: Table) -> set[str]:
@@ -53,15 +53,15 @@ def test_one_method_alone_is_not_best_of_anything(record: Make) -> None:
 
 
 def test_each_budget_has_its_own_best(record: Make) -> None:
-    made = [
+    rows = [
         record("snapkv", 64, 10.0),
         record("cokv", 64, 20.0),
         record("snapkv", 128, 40.0),
         record("cokv", 128, 30.0),
     ]
-    table = labelled(score_tables, aggregate(made))[0]
-    found = {place: row["niah_single_1"].bold for place, row in rows_of(table).items()}
-    assert found == {("SnapKV", "64"): False, ("CoKV", "64"): True, ("SnapKV", "128"): True, ("CoKV", "128"): False}
+    table = labelled(score_tables, aggregate(rows))[0]
+    best = {place: row["niah_single_1"].bold for place, row in rows_of(table).items()}
+    assert best == {("SnapKV", "64"): False, ("CoKV", "64"): True, ("SnapKV", "128"): True, ("CoKV", "128"): False}
     assert table.rules == {2}
 
 
@@ -92,10 +92,10 @@ def test_what_was_not_run_is_a_dash(record: Make) -> None:
 
 @pytest.mark.parametrize("score", [50.0, 99.0])
 def test_fewer_samples_are_marked_and_not_bold(record: Make, score: float) -> None:
-    made = [record(score=50.0, sample=i) for i in range(3)]
-    made += [record("adakv", score=40.0, sample=i) for i in range(3)]
-    made += [record("cokv", score=score, sample=0), record("cokv", score=None, sample=1)]
-    table = labelled(score_tables, aggregate(made))[0]
+    rows = [record(score=50.0, sample=i) for i in range(3)]
+    rows += [record("adakv", score=40.0, sample=i) for i in range(3)]
+    rows += [record("cokv", score=score, sample=0), record("cokv", score=None, sample=1)]
+    table = labelled(score_tables, aggregate(rows))[0]
     shown = rows_of(table)["CoKV", "64"]["niah_single_1"]
     assert shown.text == f"{score}†" and not shown.bold and bold(table) == {"SnapKV"}
     assert any(note.startswith("†") for note in table.notes)
