@@ -39,7 +39,8 @@ from cokv.game.recorded import RecordedGame
 from cokv.game.utility import GamePrompt, HeadGame
 from cokv.model.loading import EMBEDDED, LoadedModel, load_model
 from cokv.types import JSON, CokvError
-from reports.estimator_plot import estimator_figure, save_screen
+from reports.estimator_plot import estimator_figure
+from reports.style import save
 from ruler.errors import RulerError
 from ruler.generate import generate
 from ruler.scoring import score
@@ -155,7 +156,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     print(table(rows), needed_table(record["needed"]), *map(claims_text, record["games"]), sep="\n\n")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(record, indent=1) + "\n")
-    print(options.json, *save_screen(estimator_figure(rows), options.figures, options.json.stem), sep="\n")
+    print(options.json, *save(estimator_figure(rows), options.figures, options.json.stem, "svg"), sep="\n")
     return record
 
 

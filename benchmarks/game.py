@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from game_naive import naive
-from game_worlds import PROTOCOL, SHAPES, World, embedded, random_weights
+from game_worlds import PROTOCOL, SHAPES, GameWorld, embedded, random_weights
 
 from cokv import probes
 from cokv.cache.prefill import Prefill, prefill
@@ -49,12 +49,12 @@ NAIVE, ONE, BATCHED, LEAVING, OURS = (
 )
 
 
-def run_on(prefills: list[Prefill], world: World, coalitions: BoolArray, **settings: Any) -> FloatArray:
+def run_on(prefills: list[Prefill], world: GameWorld, coalitions: BoolArray, **settings: Any) -> FloatArray:
     prompts = [replace(prompt, prefill=p) for prompt, p in zip(world.prompts, prefills, strict=True)]
     return HeadGame(world.model, prompts, world.window_size, **settings).per_prompt(coalitions)
 
 
-def without_leaving(prefills: list[Prefill], world: World, max_bytes: int) -> FloatArray:
+def without_leaving(prefills: list[Prefill], world: GameWorld, max_bytes: int) -> FloatArray:
     """All rows generate as many tokens as any may; what follows a row's end is cut off afterwards."""
     utilities = np.empty((len(world.coalitions), len(prefills)))
     for column, (prompt, source) in enumerate(zip(world.prompts, prefills, strict=True)):
@@ -70,7 +70,7 @@ def _cut(tokens: list[int], stop: Stop) -> list[int]:
     return tokens[: ends[0] + 1] if ends else tokens
 
 
-def compare(world: World, utility: str, sample: int, repeats: int) -> dict[str, Any]:
+def compare(world: GameWorld, utility: str, sample: int, repeats: int) -> dict[str, Any]:
     """Times all arms in turns, and asserts that they agree."""
     few = world.coalitions[np.linspace(0, len(world.coalitions) - 1, sample).astype(int)]
     prefills = [prefill(world.model, ids, 1) for ids in world.ids]
@@ -98,7 +98,7 @@ def compare(world: World, utility: str, sample: int, repeats: int) -> dict[str, 
     return {"utility": utility, **agreement(world, utilities, few, utility), **gains(world, seconds, sample)}
 
 
-def agreement(world: World, utilities: dict[str, FloatArray], few: BoolArray, utility: str) -> dict[str, Any]:
+def agreement(world: GameWorld, utilities: dict[str, FloatArray], few: BoolArray, utility: str) -> dict[str, Any]:
     """Whether all arms found the same utilities on the coalitions they share; asserted in float32."""
     ref = utilities[OURS]
     places = [int(np.flatnonzero((world.coalitions == one).all(1))[0]) for one in few]
@@ -114,7 +114,7 @@ def agreement(world: World, utilities: dict[str, FloatArray], few: BoolArray, ut
     }
 
 
-def gains(world: World, seconds: dict[str, list[float]], sample: int) -> dict[str, Any]:
+def gains(world: GameWorld, seconds: dict[str, list[float]], sample: int) -> dict[str, Any]:
     """Seconds of a whole run in each arm, turn by turn, and their ratios."""
     count = len(world.coalitions)
     runs: dict[str, list[float]] = {}

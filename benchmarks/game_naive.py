@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from game_worlds import World
+from game_worlds import GameWorld
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -51,7 +51,7 @@ def masked_generation(model: PreTrainedModel) -> Iterator[dict[int, torch.Tensor
 
 
 @torch.no_grad()
-def naive(world: World, coalitions: BoolArray, utility: str) -> FloatArray:
+def naive(world: GameWorld, coalitions: BoolArray, utility: str) -> FloatArray:
     """Utilities [coalitions, prompts]: every prompt is read again for every coalition."""
     model, shape = world.model, model_shape(world.model.config)
     utilities = np.empty((len(coalitions), len(world.prompts)))

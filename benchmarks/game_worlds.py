@@ -50,7 +50,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class World:
+class GameWorld:
     """A game to play both ways: prompts with their ids [seq_len], and the coalitions bool [coalitions, players]."""
 
     model: PreTrainedModel
@@ -62,13 +62,13 @@ class World:
     facts: dict[str, Any]
 
 
-def embedded(task: str, max_bytes: int) -> World:
+def embedded(task: str, max_bytes: int) -> GameWorld:
     """The embedded model, the default experiment's game on one RULER task: one SSV run over all its coalitions."""
     from ruler.generate import generate
     from suite.spec import read_experiment
+    from suite.tasks.benchmarks import validation_prompts
     from suite.tasks.prompt import text_of
     from suite.tasks.ruler_tasks import VALIDATION_OFFSET
-    from suite.tasks.tasks import validation_prompts
 
     experiment, loaded = read_experiment(ROOT / "experiments" / "embedded.toml"), load_model()
     spec, ruler = experiment.game, experiment.ruler
@@ -99,12 +99,12 @@ def embedded(task: str, max_bytes: int) -> World:
         "slice_sizes": list(spec.slice_sizes),
         "coalitions_per_size": spec.coalitions_per_size,
     }
-    return World(loaded.model, ids, prompts, distinct(plan.coalitions)[0], spec.window_size, max_bytes, facts)
+    return GameWorld(loaded.model, ids, prompts, distinct(plan.coalitions)[0], spec.window_size, max_bytes, facts)
 
 
 def random_weights(
     shape: str, device: str, dtype: str, prompt: int, new_tokens: int, per_size: int, max_bytes: int
-) -> World:
+) -> GameWorld:
     """A random-weight model of a known shape and one random prompt; the sizes of the protocol as shares of n."""
     settings = {"max_position_embeddings": prompt + new_tokens, "eos_token_id": None, "bos_token_id": None}
     config = LlamaConfig(**SHAPES[shape], **settings)
@@ -132,4 +132,4 @@ def random_weights(
     facts = {"model": f"{shape}, random weights", "dtype": dtype, "prompt_tokens": [prompt], "new_tokens": new_tokens}
     facts |= {"slice_sizes": list(sizes), "coalitions_per_size": per_size}
     game = GamePrompt(prefilled, Stop(new_tokens), judge, tuple(whole.tokens))
-    return World(model, [ids], [game], distinct(plan.coalitions)[0], 8, max_bytes, facts)
+    return GameWorld(model, [ids], [game], distinct(plan.coalitions)[0], 8, max_bytes, facts)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import IO, Any
 
 from longbench.errors import LongBenchError
-from longbench.records import FILE_LIMIT, LINE_LIMIT, read_records, require_fields, require_text, require_texts
+from longbench.jsonl import FILE_LIMIT, LINE_LIMIT, read_records, require_fields, require_text, require_texts
 from longbench.tasks import V2, Task, base_name, get_task, official_count
 
 FIELDS = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")

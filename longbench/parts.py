@@ -37,8 +37,8 @@ def pieces(dataset: str, template: str, record: Mapping[str, Any]) -> list[_Piec
     if get_task(dataset) is V2:
         check_template(template)
         marks = "|".join(map(re.escape, MARKS))
-        parts = re.split(f"({marks})", template)
-        return [_Piece(record[MARKS[part]].strip(), MARKS[part]) if part in MARKS else _Piece(part) for part in parts]
+        texts = re.split(f"({marks})", template)
+        return [_Piece(record[MARKS[text]].strip(), MARKS[text]) if text in MARKS else _Piece(text) for text in texts]
     parts = []
     for literal, field, _, _ in Formatter().parse(template):
         parts.append(_Piece(literal))

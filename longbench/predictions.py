@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from longbench.errors import LongBenchError
-from longbench.records import (
+from longbench.jsonl import (
     FILE_LIMIT,
     LINE_LIMIT,
     parse_line,

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from longbench.data import DataSet, parse_dataset, read_dataset, read_v2_array
 from longbench.errors import LongBenchError
-from longbench.records import FILE_LIMIT, LINE_LIMIT
+from longbench.jsonl import FILE_LIMIT, LINE_LIMIT
 from longbench.tasks import V2, get_task
 
 HUB_REPO = "THUDM/LongBench"

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reports.budgets import Budget, budget_order, mean_slots, slots_of
+from reports.kv_budget import Budget, budget_order, mean_slots, slots_of
 from reports.records import (
     BYTE_FIELDS,
     FULL,

@@ -1,11 +1,10 @@
-"""Heat maps: heads (layers x KV heads) side by side, and one matrix with its values written in. PNG and SVG."""
+"""Heat maps: heads (layers x KV heads) side by side, and one matrix with its values written in."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import matplotlib as mpl
@@ -19,17 +18,6 @@ from reports.style import PAGE_WIDTH, STYLE
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 PLAIN: dict[Any, Any] = {**STYLE, "axes.grid": False}
-
-
-def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """PNG and SVG, without dates, so that the same numbers give the same files."""
-    paths = [folder / f"{stem}.png", folder / f"{stem}.svg"]
-    with mpl.rc_context(PLAIN):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        figure.savefig(paths[0], dpi=200, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
-    return paths
 
 
 def heads_figure(panels: Mapping[str, Matrix], unit: str) -> Figure:

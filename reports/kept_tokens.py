@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from reports.budgets import Budget, budget_words, slots_of
+from reports.kv_budget import Budget, budget_words, slots_of
 from reports.style import PAGE_WIDTH, STYLE
 
 ANSWER = 60  # characters of an answer in a title

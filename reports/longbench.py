@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reports.budgets import EXPECTED, budget_order, is_budget
 from reports.errors import ReportError
+from reports.kv_budget import EXPECTED, budget_order, is_budget
 from reports.labels import Labels
-from reports.table import Cell, Table, group_starts
-from reports.tables import budget_cell
+from reports.table import Entry, Table, group_starts
+from reports.tables import budget_entry
 
 Row = Mapping[str, Any]
 GROUPS = ("0-4k", "4-8k", "8k+", "easy", "hard", "short", "medium", "long")
@@ -54,9 +54,9 @@ def longbench_table(value: Row, labels: Labels) -> Table | None:
     for row in rows:
         groups = row.get("groups", {})
         numbers = [row.get("score"), *(groups.get(name) for name in columns)]
-        cells = [Cell() if number is None else Cell(f"{number:g}") for number in numbers]
-        method, budget = Cell(labels.title(row["method"])), budget_cell(row)
-        body.append((Cell(row["task"]), method, budget, Cell(str(row["n"])), *cells))
+        cells = [Entry() if number is None else Entry(f"{number:g}") for number in numbers]
+        method, budget = Entry(labels.title(row["method"])), budget_entry(row)
+        body.append((Entry(row["task"]), method, budget, Entry(str(row["n"])), *cells))
     empty = {f"{row['task']}: {why}" for row in rows for why in row.get("empty", {}).values()}
     notes = [
         f"As the official script rounds them; protocol {value.get('protocol', 'not stated')}. Samples are this run's "
@@ -85,8 +85,8 @@ def category_table(value: Row, labels: Labels) -> Table | None:
         lines.setdefault((entry["kv_budget"], entry["method"], entry["preset"]), {})[entry["category"]] = entry
     body = []
     for (_, method, _), means in lines.items():
-        cells = [Cell(f"{means[name]['mean']:.2f}") if name in means else Cell() for name in names]
-        body.append((Cell(labels.title(method)), budget_cell(next(iter(means.values()))), *cells))
+        cells = [Entry(f"{means[name]['mean']:.2f}") if name in means else Entry() for name in names]
+        body.append((Entry(labels.title(method)), budget_entry(next(iter(means.values()))), *cells))
     partial = {entry["category"]: entry["missing"] for entry in entries if entry.get("missing")}
     return Table(
         name="longbench_categories",

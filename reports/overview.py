@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from reports.budgets import Budget, budget_order, budget_text, slot_positions
+from reports.kv_budget import Budget, budget_order, budget_text, slot_positions
 from reports.labels import Labels, is_full
 from reports.records import Variant, variant_of
-from reports.table import MISSING, Cell, Table
+from reports.table import MISSING, Entry, Table
 from reports.tables import interval_text, interval_words, no_average, score_text
 
 Row = Mapping[str, Any]
@@ -46,13 +46,14 @@ def overview_table(metrics: Row, labels: Labels, benchmark: str | None = None) -
     interval = f" with its {interval_words(metrics)}" if any("low" in row for row in rows) else ""
     body = []
     for variant in ranked(metrics, labels):
-        line = [Cell(labels.name(variant))]
+        line = [Entry(labels.name(variant))]
         for name, budget in columns:
             row = by_place.get((name, budget, variant))
             first = budget == budgets[0]
             if row is None and first:  # one number, whatever the budget
                 row = by_place.get((name, None, variant))
-            line.append(_cell(row, best.get((name, budget))) if row is not None else Cell("" if not first else MISSING))
+            missing = Entry(MISSING if first else "")
+            line.append(_entry(row, best.get((name, budget))) if row is not None else missing)
         body.append(tuple(line))
     return Table(
         name="overview" if benchmark is None else f"overview_{benchmark}",
@@ -84,8 +85,8 @@ def _best(by_place: Mapping[Any, Row], place: tuple[str, Budget]) -> str | None:
     return max(means, key=float) if len(means) > 1 else None
 
 
-def _cell(row: Row, best: str | None) -> Cell:
+def _entry(row: Row, best: str | None) -> Entry:
     if "mean" not in row:
-        return Cell(no_average(row) if row.get("missing") else MISSING)
+        return Entry(no_average(row) if row.get("missing") else MISSING)
     text = score_text(row)
-    return Cell(text, interval_text(row), bold=text == best and row["kv_budget"] is not None)
+    return Entry(text, interval_text(row), bold=text == best and row["kv_budget"] is not None)

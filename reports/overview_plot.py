@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from reports.budgets import Budget, budget_order, budget_text
+from reports.kv_budget import Budget, budget_order, budget_text
 from reports.labels import Labels, is_full
 from reports.overview import ranked
 from reports.records import Variant, variant_of

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from reports.budgets import Budget, budget_text, slot_positions
+from reports.kv_budget import Budget, budget_text, slot_positions
 from reports.labels import Labels, is_full
 from reports.overview import ranked
 from reports.records import Variant, variant_of

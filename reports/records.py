@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from reports.budgets import EXPECTED, budget_order, is_budget
 from reports.errors import ReportError
+from reports.kv_budget import EXPECTED, budget_order, is_budget
 
 Record = Mapping[str, Any]
 BYTE_FIELDS = ("kept_tokens", "kept_bytes", "slack_bytes", "full_bytes")

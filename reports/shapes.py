@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reports.budgets import EXPECTED, is_budget
 from reports.errors import ReportError
+from reports.kv_budget import EXPECTED, is_budget
 
 SUMMARY = ("median", "min", "max")
 NUMBERS = ("kv_slots", "batch", "prompt_tokens", "generated_tokens", "cache_bytes")

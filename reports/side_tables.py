@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reports.budgets import budget_order
+from reports.kv_budget import budget_order
 from reports.labels import Labels
-from reports.table import MISSING, Cell, Table, group_starts
-from reports.tables import budget_cell, interval_text
+from reports.table import MISSING, Entry, Table, group_starts
+from reports.tables import budget_entry, interval_text
 
 Row = Mapping[str, Any]
 CUTS = ("top", "bottom", "random")
@@ -36,13 +36,13 @@ def stability_table(stability: Row) -> Table | None:
         width = [high - low for low, high in entry["interval"]] if entry.get("interval") else []
         body.append(
             (
-                Cell(task),
-                Cell(f"{entry['mae']:.4f}"),
-                Cell(f"{entry['threshold']:.4f}"),
-                Cell("yes" if entry["mae"] < entry["threshold"] else "no"),
-                Cell(f"{scores.std():.4f}"),
-                Cell(f"{entry['spearman']:.2f}") if entry.get("spearman") is not None else Cell(),
-                Cell(f"{np.median(width):.4f}") if width else Cell(),
+                Entry(task),
+                Entry(f"{entry['mae']:.4f}"),
+                Entry(f"{entry['threshold']:.4f}"),
+                Entry("yes" if entry["mae"] < entry["threshold"] else "no"),
+                Entry(f"{scores.std():.4f}"),
+                Entry(f"{entry['spearman']:.2f}") if entry.get("spearman") is not None else Entry(),
+                Entry(f"{np.median(width):.4f}") if width else Entry(),
             )
         )
     if not body:
@@ -75,10 +75,10 @@ def removal_table(stability: Row) -> Table | None:
     body = []
     for task, row in rows:
         full = row.get("full_score")
-        share = Cell(f"{100 * row['score'] / full:.1f}%") if full and row.get("score") is not None else Cell()
-        score = Cell(f"{row['score']:.1f}", interval_text(row)) if row.get("score") is not None else Cell()
-        cut = Cell(f"{row['cut']} {row['heads']} of {stability['num_players']}")
-        body.append((Cell(task), cut, score, Cell(f"{full:.1f}") if full is not None else Cell(), share))
+        share = Entry(f"{100 * row['score'] / full:.1f}%") if full and row.get("score") is not None else Entry()
+        score = Entry(f"{row['score']:.1f}", interval_text(row)) if row.get("score") is not None else Entry()
+        cut = Entry(f"{row['cut']} {row['heads']} of {stability['num_players']}")
+        body.append((Entry(task), cut, score, Entry(f"{full:.1f}") if full is not None else Entry(), share))
     notes = (
         "Heads ordered by their score; a removed head keeps only the last window of the prompt. Score in percent.",
     )
@@ -124,8 +124,8 @@ def decode_table(measurements: Row, labels: Labels) -> Table | None:
         runtime = RUNTIMES.get(row.get("runtime", ""), row.get("runtime") or MISSING)
         preset = row.get("preset", "normalized")
         name = labels.title(row["method"], *([] if preset == "normalized" else [preset]))
-        who = (Cell(name), Cell(runtime), budget_cell(row))
-        body.append((*who, *(Cell(text[place] or MISSING) for place in kept)))
+        who = (Entry(name), Entry(runtime), budget_entry(row))
+        body.append((*who, *(Entry(text[place] or MISSING) for place in kept)))
     notes = [
         "Medians. Ratios: this row's decode time over the baseline's, below 1 is faster. Weights are not in the cache."
     ]

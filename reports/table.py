@@ -46,7 +46,7 @@ _LATEX = str.maketrans(
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """`text` is the number; `detail` (an interval, say) stands beside or under it, smaller where that is possible."""
 
     text: str = MISSING
@@ -61,7 +61,7 @@ class Table:
     name: str
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...] = ()
     rules: frozenset[int] = frozenset()
     left: int = 1  # leading columns that are text, aligned left
@@ -92,7 +92,7 @@ def column_words(column: str) -> list[str]:
 
 
 def to_markdown(table: Table) -> str:
-    def cell(item: Cell) -> str:
+    def entry(item: Entry) -> str:
         text = escape_markdown(item.text)
         text = f"**{text}**" if item.bold else text
         return f"{text} {escape_markdown(item.detail)}" if item.detail else text
@@ -100,7 +100,7 @@ def to_markdown(table: Table) -> str:
     lines = [
         "| " + " | ".join(escape_markdown(column) for column in table.columns) + " |",
         "|" + "|".join(":--" if place < table.left else "--:" for place in range(len(table.columns))) + "|",
-        *("| " + " | ".join(cell(item) for item in row) + " |" for row in table.rows),
+        *("| " + " | ".join(entry(item) for item in row) + " |" for row in table.rows),
     ]
     notes = "".join(f"\n{escape_markdown(note)}\n" for note in table.notes)
     return f"**{escape_markdown(table.title)}**\n\n" + "\n".join(lines) + "\n" + notes
@@ -113,7 +113,7 @@ def to_latex(table: Table) -> str:
         parts = [escape_latex(part) for part in column_words(column)]
         return r"\shortstack{" + r"\\".join(parts) + "}" if len(parts) > 1 else "".join(parts)
 
-    def cell(item: Cell) -> str:
+    def entry(item: Entry) -> str:
         text = escape_latex(item.text)
         text = rf"\textbf{{{text}}}" if item.bold else text
         return rf"\shortstack{{{text}\\{{\tiny {escape_latex(item.detail)}}}}}" if item.detail else text
@@ -123,7 +123,7 @@ def to_latex(table: Table) -> str:
     for number, row in enumerate(table.rows):
         if number in table.rules:
             body.append(r"\midrule")
-        body.append(" & ".join(cell(item) for item in row) + r" \\")
+        body.append(" & ".join(entry(item) for item in row) + r" \\")
     tabular = [
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
@@ -160,10 +160,10 @@ def to_rich(table: Table) -> RichTable:
     for number, row in enumerate(table.rows):
         if number in table.rules:
             out.add_section()
-        out.add_row(*(_rich_cell(item) for item in row))
+        out.add_row(*(_rich_entry(item) for item in row))
     return out
 
 
-def _rich_cell(item: Cell) -> Text:
+def _rich_entry(item: Entry) -> Text:
     text = Text(item.text, style="bold" if item.bold else "")
     return text.append(f" {item.detail}", style="not bold") if item.detail else text

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from reports.budgets import Budget, budget_order, budget_text, slots_text
+from reports.kv_budget import Budget, budget_order, budget_text, slots_text
 from reports.labels import Labels, is_full
 from reports.records import Variant, variant_of
-from reports.table import MISSING, Cell, Table, group_starts
+from reports.table import MISSING, Entry, Table, group_starts
 
 Row = Mapping[str, Any]
 PARTIAL = "†"
@@ -41,10 +41,10 @@ def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
     rows = []
     for place in places:
         group = [other for other in places if other[0] == place[0] and not is_full(other[1])]
-        row = [Cell(labels.name(place[1])), budget_cell(sizes[place])]
+        row = [Entry(labels.name(place[1])), budget_entry(sizes[place])]
         for column in columns.values():
             best = _best([column[other] for other in group if other in column])
-            row.append(_score_cell(column.get(place), best if place in group else None, reasons))
+            row.append(_score_entry(column.get(place), best if place in group else None, reasons))
         rows.append(tuple(row))
     interval = f" with its {interval_words(metrics)}" if any("low" in row for row in cells) else ""
     notes = [f"Score in percent{interval}; {_sample_words(cells)}."]
@@ -93,8 +93,8 @@ def _signed(value: float, form: str) -> str:
     return text[1:] if text[0] in "+-" and float(text) == 0 else text
 
 
-def budget_cell(row: Row) -> Cell:
-    return Cell(budget_text(row.get("kv_budget")), slots_text(row))
+def budget_entry(row: Row) -> Entry:
+    return Entry(budget_text(row.get("kv_budget")), slots_text(row))
 
 
 def _best(rows: Iterable[Row]) -> str | None:
@@ -109,11 +109,11 @@ def no_average(row: Row) -> str:
     return f"{done} of {done + missing} tasks" if done else "infeasible"
 
 
-def _score_cell(row: Row | None, best: str | None, reasons: list[str]) -> Cell:
+def _score_entry(row: Row | None, best: str | None, reasons: list[str]) -> Entry:
     if row is not None and "mean" not in row and row.get("missing"):
-        return Cell(no_average(row))
+        return Entry(no_average(row))
     if row is None or ("mean" not in row and "infeasible" not in row):
-        return Cell(MISSING)
+        return Entry(MISSING)
     if "mean" not in row:
         kinds: dict[str, str] = {}
         for reason in row["infeasible"]:
@@ -123,10 +123,10 @@ def _score_cell(row: Row | None, best: str | None, reasons: list[str]) -> Cell:
         if kind not in numbered:
             numbered.append(kind)
             reasons.append("; ".join(kinds.values()))
-        return Cell(f"({numbered.index(kind) + 1})")
+        return Entry(f"({numbered.index(kind) + 1})")
     text = score_text(row)
     partial = bool(row.get("partial"))
-    return Cell(text + PARTIAL * partial, interval_text(row), bold=text == best and not partial)
+    return Entry(text + PARTIAL * partial, interval_text(row), bold=text == best and not partial)
 
 
 def _without_numbers(reason: str) -> str:
@@ -170,15 +170,15 @@ def _difference_table(metrics: Row, labels: Labels, name: str, title: str, rows:
     per_task = "task" in rows[0]
     body = []
     for row in rows:
-        where = [Cell(row["benchmark"]), *([Cell(row["task"])] if per_task else []), budget_cell(row)]
+        where = [Entry(row["benchmark"]), *([Entry(row["task"])] if per_task else []), budget_entry(row)]
         if "mean" in row:
-            size = [Cell(_signed(row["mean"], "+.1f")), Cell(interval_text(row, sign=True) or MISSING)]
-            counts = [Cell(str(row["n"])), Cell(str(row["differing"]))]
-            word = Cell(row["verdict"], bold=row["verdict"] != "no difference shown")
+            size = [Entry(_signed(row["mean"], "+.1f")), Entry(interval_text(row, sign=True) or MISSING)]
+            counts = [Entry(str(row["n"])), Entry(str(row["differing"]))]
+            word = Entry(row["verdict"], bold=row["verdict"] != "no difference shown")
         else:
-            size, counts = [Cell(), Cell()], [Cell(str(row["n"])), Cell()]
-            word = Cell(f"no pairs in {len(row['missing'])} tasks" if row.get("missing") else "no pairs")
-        body.append((*where, Cell(labels.name(variant_of(row))), *size, *counts, word))
+            size, counts = [Entry(), Entry()], [Entry(str(row["n"])), Entry()]
+            word = Entry(f"no pairs in {len(row['missing'])} tasks" if row.get("missing") else "no pairs")
+        body.append((*where, Entry(labels.name(variant_of(row))), *size, *counts, word))
     notes = [
         f"Score minus the baseline's, in points, on the same samples; paired {interval_words(metrics)}. 'better' and "
         "'worse' only where the interval excludes 0 and at least 6 pairs differ."
@@ -214,8 +214,8 @@ def memory_table(metrics: Row, labels: Labels) -> Table:
     rows = sorted(metrics["memory"], key=lambda row: (*_group(row), labels.order(variant_of(row))))
     body = []
     for row in rows:
-        where = (Cell(row["benchmark"]), budget_cell(row), Cell(labels.name(variant_of(row))))
-        sizes = (Cell(form(row[name])) if row.get(name) is not None else Cell() for _, name, form in _MEMORY)
+        where = (Entry(row["benchmark"]), budget_entry(row), Entry(labels.name(variant_of(row))))
+        sizes = (Entry(form(row[name])) if row.get(name) is not None else Entry() for _, name, form in _MEMORY)
         body.append((*where, *sizes))
     return Table(
         name="memory",

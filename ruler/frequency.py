@@ -9,7 +9,9 @@ and a coded text leaves room for its answer (the official one is fitted without 
 to generate).
 """
 
+import functools
 import random
+import string
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -78,12 +80,6 @@ def _list(params: dict[str, Any], size: int, rng: random.Random, wording: dict[s
     )
 
 
-def _coded_word(letters: int, rng: random.Random) -> str:
-    if letters:
-        return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(letters))
-    return rng.choice(words.BOXES)
-
-
 def build_fwe(
     params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], essays: Sequence[str] | None
 ) -> Draft:
@@ -94,7 +90,8 @@ def build_fwe(
     never a tie. The official generator divides by the infinite sum of the law, which only rescales `size`.
     """
     text = wording["fwe"]
-    vocabulary = distinct(lambda r: _coded_word(params["letters"], r), params["vocab_size"], rng, set())
+    coded = functools.partial(lexicon.invented, params["letters"], string.ascii_lowercase)
+    vocabulary = distinct(coded, params["vocab_size"], rng, set())
     weights = np.arange(1, len(vocabulary) + 1, dtype=float) ** -params["alpha"]
     counts = np.floor(weights / weights.sum() * size).astype(int)
     drawn = [word for word, count in zip(vocabulary, counts, strict=True) for _ in range(count)]

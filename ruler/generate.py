@@ -27,7 +27,7 @@ from ruler.tasks import at_length, get_task
 VERSION = 1  # of the generators and the wording: part of every record's identity
 
 
-class Tokenizer(Protocol):
+class Encoder(Protocol):
     """What fitting needs of a tokenizer (transformers' have it)."""
 
     def encode(self, text: str, add_special_tokens: bool = ...) -> Sequence[int]: ...
@@ -106,7 +106,7 @@ def largest_size(task: Task, sources: Sources | None = None) -> int:
     return _LIMIT[task.kind]
 
 
-def fit(task: Task, tokenizer: Tokenizer, length: int, sources: Sources | None = None) -> int:
+def fit(task: Task, tokenizer: Encoder, length: int, sources: Sources | None = None) -> int:
     """The largest haystack size whose prompt fits `length` tokens. Raises when not even the smallest fits."""
     task = at_length(task, length)
 
@@ -136,7 +136,7 @@ def fit(task: Task, tokenizer: Tokenizer, length: int, sources: Sources | None =
 
 def generate(
     name: str,
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     length: int,
     count: int,
     seed: int,
@@ -169,7 +169,7 @@ def generate(
 
 def _fitted(
     task: Task,
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     length: int,
     size: int,
     seed: int,

@@ -52,7 +52,7 @@ class QuestionSet:
 
 
 @dataclass(frozen=True)
-class World:
+class GeneratedWorld:
     """A generated question: its answer, an answer prefix and a gold answer that go with it, and all documents."""
 
     question: str
@@ -69,7 +69,7 @@ def largest_world(params: dict[str, Any]) -> int:
     return people - int(params["hops"])
 
 
-def generated_world(size: int, hops: int, rng: random.Random, surnames: bool = False) -> World:
+def generated_world(size: int, hops: int, rng: random.Random, surnames: bool = False) -> GeneratedWorld:
     """A question over `size` people (at least hops + 1), each with one document about their home, pet and friend."""
     count = max(size, hops + 1)
     if surnames:
@@ -98,7 +98,7 @@ def generated_world(size: int, hops: int, rng: random.Random, surnames: bool = F
     else:
         prefix, gold = f" The friend of {person} is", f" {answered}. {answered} {verb} {answer}."
     distractors = tuple(documents[n] for n in names if n not in needed)
-    return World(question, answer, prefix, gold, tuple(documents[n] for n in needed), distractors)
+    return GeneratedWorld(question, answer, prefix, gold, tuple(documents[n] for n in needed), distractors)
 
 
 def _other(i: int, count: int, rng: random.Random) -> int:

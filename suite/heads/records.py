@@ -27,8 +27,8 @@ from suite.heads.transfer import answers, matrix, methods_of
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
 from suite.spec import Experiment, GameSpec
+from suite.tasks.benchmarks import seeds_of, test_prompts
 from suite.tasks.prompt import Prompt
-from suite.tasks.tasks import seeds_of, test_prompts
 
 MASKING, TRANSFER, ANSWERS = "masking.json", "transfer.json", "transfer.jsonl"
 LEDGER = "masking.sqlite"

@@ -28,7 +28,7 @@ from suite.heads.scores import design
 from suite.run.folder import RunFolder
 from suite.run.progress import Reporter, progress
 from suite.spec import Experiment, GameSpec
-from suite.tasks.tasks import task_names
+from suite.tasks.benchmarks import task_names
 
 Estimator: TypeAlias = SlicedShapley | AdjustedSlicedShapley
 LEDGER = "game.sqlite"

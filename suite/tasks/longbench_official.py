@@ -15,7 +15,7 @@ from longbench.official import judge_sample, official_scores
 from longbench.presets import get_preset
 from longbench.protocol import finish_prediction
 from longbench.tasks import TASKS, base_name, category_means
-from reports.budgets import budget_order, mean_slots
+from reports.kv_budget import budget_order, mean_slots
 
 SCHEMA = 1
 ROW = ("method", "preset", "kv_budget")

@@ -15,7 +15,7 @@ import pytest
 
 from longbench.data import check_v2, parse_dataset, read_dataset
 from longbench.errors import LongBenchError
-from longbench.records import read_lines
+from longbench.jsonl import read_lines
 from longbench.sources import load_dataset
 
 

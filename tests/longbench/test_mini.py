@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import re
-from pathlib import Path
 
 import pytest
 
 from longbench.data import check_v1
 from longbench.errors import LongBenchError
 from longbench.metrics import sample_score
-from longbench.mini.generate import BUILDERS, MiniSample, fit, generate, prompt, templates, wording, write_folder
-from longbench.sources import load_dataset
+from longbench.mini.generate import BUILDERS, MiniSample, fit, generate, prompt, wording
 from longbench.tasks import TASKS
-from longbench.templates import read_templates
 
 
 class Characters:
@@ -105,12 +101,3 @@ def test_a_length_too_short_for_any_context_is_said_so() -> None:
 def test_an_unknown_data_set_is_answered_with_the_known_ones() -> None:
     with pytest.raises(LongBenchError, match="expected one of"):
         generate("qasper_e", Characters(), 500, 1, 0)
-
-
-def test_written_files_are_read_like_official_ones(tmp_path: Path) -> None:
-    write_folder(tmp_path, Characters(), 1200, 3, 0, ("qasper", "lsht"))
-    data = load_dataset(tmp_path, "lsht", partial=True)
-    assert [sample.id for sample in data.samples] == [drawn.record["_id"] for drawn in samples("lsht", 1200, 3)]
-    read = read_templates(tmp_path)
-    assert dict(read.prompts) == dict(templates().prompts) and dict(read.lengths) == dict(templates().lengths)
-    assert not read.official and json.loads((tmp_path / "qasper.jsonl").read_text().split("\n")[0])["answers"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reports import aggregate
 from reports.labels import Labels
 from reports.side_tables import decode_table, removal_table, stability_table
-from reports.table import MISSING, Cell, Table, to_latex, to_markdown
+from reports.table import MISSING, Entry, Table, to_latex, to_markdown
 from reports.tables import difference_tables, memory_table, score_tables
 
 Make = Callable[..., dict[str, Any]]
@@ -25,7 +25,7 @@ def labelled(make: Callable[[Any, Labels], Any], metrics: dict[str, Any]) -> Any
     return make(metrics, Labels(metrics["cells"], TITLES))
 
 
-def rows_of(table: Table) -> dict[tuple[str, str], dict[str, Cell]]:
+def rows_of(table: Table) -> dict[tuple[str, str], dict[str, Entry]]:
     """(method, budget) -> column -> cell."""
     return {(row[0].text, row[1].text): dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
@@ -80,13 +80,13 @@ def test_a_number_and_its_interval_are_those_of_the_metrics(records: list[dict[s
 def test_infeasible_shows_its_reason_and_never_a_number(records: list[dict[str, Any]]) -> None:
     table = labelled(score_tables, aggregate(records))[0]
     row = rows_of(table)["DuoAttention", "64"]
-    assert row["vt"] == Cell("(1)") and row["Average"] == Cell("infeasible")
+    assert row["vt"] == Entry("(1)") and row["Average"] == Entry("infeasible")
     assert any(note.startswith("(1) Infeasible: needs sink + window") for note in table.notes)
 
 
 def test_what_was_not_run_is_a_dash(record: Make) -> None:
     table = labelled(score_tables, aggregate([record(score=5.0, task="a"), record("cokv", score=6.0, task="b")]))[0]
-    assert rows_of(table)["CoKV", "64"]["a"] == Cell(MISSING)
+    assert rows_of(table)["CoKV", "64"]["a"] == Entry(MISSING)
     assert not bold(table)
 
 
@@ -116,7 +116,7 @@ def test_every_benchmark_has_its_own_table(record: Make) -> None:
 def test_differences_are_signed_and_carry_a_plain_word(records: list[dict[str, Any]]) -> None:
     overall, per_task = labelled(difference_tables, aggregate(records))
     cokv = next(row for row in overall.rows if row[2].text == "CoKV" and row[1].text == "64")
-    assert cokv[3].text.startswith("+") and cokv[-1] == Cell("better", bold=True)
+    assert cokv[3].text.startswith("+") and cokv[-1] == Entry("better", bold=True)
     assert {row[-1].text for row in per_task.rows} <= {"better", "worse", "no difference shown", "no pairs"}
     assert len(per_task.rows) == 8 * 5 * 3
 
@@ -205,7 +205,7 @@ def test_any_text_gives_balanced_latex_and_whole_markdown_rows(
     title: str, column: str, text: str, detail: str, note: str
 ) -> None:
     hard = r"a_b & 100% \{x} $5 #1 ~ ^ <|>"
-    table = Table("t", title, (column, hard), ((Cell(text, detail, bold=True), Cell(hard)),), (note,))
+    table = Table("t", title, (column, hard), ((Entry(text, detail, bold=True), Entry(hard)),), (note,))
     latex = to_latex(table)
     assert_latex_is_balanced(latex)
     assert_latex_columns_fit(latex, 2)
@@ -229,7 +229,7 @@ def test_every_table_of_a_run_is_balanced_latex(
 
 
 def test_bold_is_bold_in_every_language() -> None:
-    table = Table("t", "T", ("a", "b"), ((Cell("x"), Cell("9.5", "[9.0, 9.9]", bold=True)),))
+    table = Table("t", "T", ("a", "b"), ((Entry("x"), Entry("9.5", "[9.0, 9.9]", bold=True)),))
     assert "**9.5** [9.0, 9.9]" in to_markdown(table)
     assert r"\textbf{9.5}" in to_latex(table) and r"\tiny [9.0, 9.9]" in to_latex(table)
 

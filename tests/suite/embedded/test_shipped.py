@@ -11,8 +11,8 @@ from cokv.model.loading import load_model
 from suite.embedded.evaluate import BARS, task_scores
 from suite.heads.games import game_of
 from suite.spec import read_experiment
-from suite.tasks.tasks import test_prompts as prompts_of
-from suite.tasks.tasks import validation_prompts
+from suite.tasks.benchmarks import test_prompts as prompts_of
+from suite.tasks.benchmarks import validation_prompts
 
 
 @pytest.fixture(scope="module")

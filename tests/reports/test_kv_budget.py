@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from reports import ReportError, aggregate, load_run, write_report
-from reports.budgets import budget_order, budget_text, budget_words, is_budget, slot_positions
+from reports.kv_budget import budget_order, budget_text, budget_words, is_budget, slot_positions
 from reports.labels import Labels
 from reports.longbench import category_table, check_longbench, longbench_table
 from reports.overview import overview_table
