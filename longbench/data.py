@@ -20,18 +20,8 @@ from longbench.tasks import V2, Task, base_name, get_task, official_count
 
 FIELDS = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
 FIELDS_V2 = (
-    "_id",
-    "domain",
-    "sub_domain",
-    "difficulty",
-    "length",
-    "question",
-    "choice_A",
-    "choice_B",
-    "choice_C",
-    "choice_D",
-    "answer",
-    "context",
+    *("_id", "domain", "sub_domain", "difficulty", "length", "question"),
+    *("choice_A", "choice_B", "choice_C", "choice_D", "answer", "context"),
 )
 
 

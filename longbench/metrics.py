@@ -231,10 +231,7 @@ def length_bucket(length: int) -> str:
 
 
 def scorer(
-    dataset: str,
-    predictions: Sequence[str],
-    answers: Sequence[Sequence[str]],
-    all_classes: Sequence[str] | None,
+    dataset: str, predictions: Sequence[str], answers: Sequence[Sequence[str]], all_classes: Sequence[str] | None
 ) -> float:
     """Score of a data set in percent, two decimals. No predictions is a ZeroDivisionError, as officially."""
     pairs = list(zip(predictions, answers, strict=False))

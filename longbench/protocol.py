@@ -137,12 +137,7 @@ def format_prompt(template: str, record: Mapping[str, Any]) -> str:
 
 
 def build_prompt(
-    protocol: Protocol,
-    dataset: str,
-    template: str,
-    record: Mapping[str, Any],
-    tokenizer: Tokenizer,
-    model: str = "",
+    protocol: Protocol, dataset: str, template: str, record: Mapping[str, Any], tokenizer: Tokenizer, model: str = ""
 ) -> TokenizedPrompt:
     """The prompt of one record: format, truncate, wrap in the chat template, tokenize again."""
     task = get_task(dataset)

@@ -21,16 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reports.kv_budget import Budget, budget_order, mean_slots, slots_of
-from reports.records import (
-    BYTE_FIELDS,
-    FULL,
-    Record,
-    Variant,
-    digest,
-    sample_key,
-    sorted_records,
-    variant_of,
-)
+from reports.records import BYTE_FIELDS, FULL, Record, Variant, digest, sample_key, sorted_records, variant_of
 
 SCHEMA = 1
 RESAMPLES = 2000

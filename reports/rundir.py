@@ -135,14 +135,7 @@ def _read_records(path: Path, torn_ok: bool) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, start=1):
         where = f"{path.parent.name}/{path.name} line {number}"
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise ReportError(f"{where}: not UTF-8 text (byte {error.start}); remove the line, then {REMEDY}") from None
-        except json.JSONDecodeError as error:
-            raise ReportError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}); remove the line, then {REMEDY}"
-            ) from None
+        record = _parse(line, where, "remove the line")
         check_record(record, where)
         records.append(record)
     return records
@@ -157,17 +150,18 @@ def _read_bytes(path: Path) -> bytes:
         raise ReportError(f"{path.parent.name}/{path.name}: cannot be read ({error.strerror})") from None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _parse(data: bytes, where: str, advice: str) -> Any:
     try:
-        value = json.loads(_read_bytes(path).decode("utf-8"))
+        return json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ReportError(
-            f"{path.parent.name}/{path.name}: not UTF-8 text (byte {error.start}); delete it, then {REMEDY}"
-        ) from None
+        raise ReportError(f"{where}: not UTF-8 text (byte {error.start}); {advice}, then {REMEDY}") from None
     except json.JSONDecodeError as error:
-        raise ReportError(
-            f"{path.parent.name}/{path.name}: not JSON ({error.msg} at line {error.lineno}); delete it, then {REMEDY}"
-        ) from None
+        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
+        raise ReportError(f"{where}: not JSON ({error.msg} at {place}); {advice}, then {REMEDY}") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = _parse(_read_bytes(path), f"{path.parent.name}/{path.name}", "delete it")
     if not isinstance(value, dict):
         raise ReportError(f"{path.parent.name}/{path.name}: expected a JSON object, got {type(value).__name__}")
     return value
