@@ -27,22 +27,22 @@ def scores_of(game: WholeGame) -> dict[str, FloatArray]:
 def claims(game: WholeGame) -> dict[str, Any]:
     """All of it, ready for JSON. A measure that a game does not define is absent."""
     n = game.num_players
-    found = scores_of(game)
-    shapley = found["shapley"]
-    everybody, nobody = np.ones((1, n), dtype=np.bool_), np.zeros((1, n), dtype=np.bool_)
+    scores = scores_of(game)
+    shapley = scores["shapley"]
+    all_players, no_player = np.ones((1, n), dtype=np.bool_), np.zeros((1, n), dtype=np.bool_)
     worth = shapley > 0.5 / n
     return {
-        "utility_of_all": float(game(everybody)[0]),
-        "utility_of_none": float(game(nobody)[0]),
-        "scores": {name: values.tolist() for name, values in found.items()},
-        "agreement_with_shapley": {name: _agreement(values, shapley) for name, values in found.items()},
-        "mean_level": {name: float(values.mean()) for name, values in found.items()},
+        "utility_of_all": float(game(all_players)[0]),
+        "utility_of_none": float(game(no_player)[0]),
+        "scores": {name: values.tolist() for name, values in scores.items()},
+        "agreement_with_shapley": {name: _agreement(values, shapley) for name, values in scores.items()},
+        "mean_level": {name: float(values.mean()) for name, values in scores.items()},
         "heads": {
             "worth_more_than_half_a_share": int(worth.sum()),
-            "of_these_not_seen_by_leave_one_out": int(np.sum(worth & (found["leave_one_out"] < TINY))),
-            "of_these_not_seen_alone": int(np.sum(worth & (found["alone"] < TINY))),
+            "of_these_not_seen_by_leave_one_out": int(np.sum(worth & (scores["leave_one_out"] < TINY))),
+            "of_these_not_seen_alone": int(np.sum(worth & (scores["alone"] < TINY))),
             "harmful": int(np.sum(shapley < -TINY)),
-            "harmful_seen_by_leave_one_out": int(np.sum((shapley < -TINY) & (found["leave_one_out"] < -TINY))),
+            "harmful_seen_by_leave_one_out": int(np.sum((shapley < -TINY) & (scores["leave_one_out"] < -TINY))),
         },
         "prompts": _between_prompts(game),
     }
@@ -58,10 +58,10 @@ def _agreement(values: FloatArray, shapley: FloatArray) -> dict[str, float]:
         if abs(shapley[i] - shapley[j]) > TINY
     ]
     rank = spearman(values, shapley)
-    made = {"same_sign": float(np.mean(_sign(values) == _sign(shapley)))}
+    agreement = {"same_sign": float(np.mean(_sign(values) == _sign(shapley)))}
     if pairs:
-        made["same_order"] = float((np.mean(pairs) + 1.0) / 2.0)
-    return made | ({"spearman": rank} if rank is not None else {})
+        agreement["same_order"] = float((np.mean(pairs) + 1.0) / 2.0)
+    return agreement | ({"spearman": rank} if rank is not None else {})
 
 
 def _sign(values: FloatArray) -> FloatArray:
@@ -73,5 +73,5 @@ def _between_prompts(game: WholeGame) -> dict[str, Any]:
     n, count = game.num_players, game.per_prompt.shape[1]
     each = [exact_shapley(game.prompts([prompt]), n) for prompt in range(count)]
     ranks = [rank for a, b in combinations(each, 2) if (rank := spearman(a, b)) is not None]
-    made: dict[str, Any] = {"count": count, "shapley": [values.tolist() for values in each]}
-    return made | ({"mean_spearman": float(np.mean(ranks))} if ranks else {})
+    record: dict[str, Any] = {"count": count, "shapley": [values.tolist() for values in each]}
+    return record | ({"mean_spearman": float(np.mean(ranks))} if ranks else {})

@@ -101,17 +101,17 @@ def measure(
     of which the error against another target is not told.
     """
     n, rows = num_players, []
-    known = n <= MAX_PLAYERS
+    exact = n <= MAX_PLAYERS
     shapley = exact_shapley(game, n) if shapley is None else shapley
     targets: dict[str, FloatArray] = {}
     scale = max(n // 16, 1)
-    budgets = [scale * budget for budget in (BUDGETS if known else BUDGETS[:4]) if scale * budget <= 2**n] or [2**n]
+    budgets = [scale * budget for budget in (BUDGETS if exact else BUDGETS[:4]) if scale * budget <= 2**n] or [2**n]
     for budget in budgets:
         for kind, estimator in candidates(budget, n).items():
             single = isinstance(estimator, LeaveOneOut)
             if single and budget != budgets[0]:
                 continue
-            if known and kind not in targets:
+            if exact and kind not in targets:
                 targets[kind] = target(estimator, game, n)
             try:
                 runs = [estimator.estimate(game, n, seed) for seed in range(1 if single else seeds)]
@@ -126,7 +126,7 @@ def measure(
                 "error_shapley": float(np.abs(values - shapley).mean() * n),
                 "runs": len(runs),
             }
-            if known:
+            if exact:
                 row["error_own_target"] = float(np.abs(values - targets[kind]).mean() * n)
             if orders:
                 row["spearman"] = float(np.mean(orders))
@@ -150,7 +150,7 @@ def evaluations_needed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     `at_most` marks a target met by the smallest run measured. A target that no run meets has no row.
     """
-    found = []
+    needed = []
     for game, kind in dict.fromkeys((row["game"], row["estimator"]) for row in rows):
         points = [
             (2 * row["evaluations"], row["reliability_of_two"])
@@ -164,12 +164,12 @@ def evaluations_needed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 if i:
                     before, low = points[i - 1]
                     cost = math.exp(np.interp(wanted, [low, reached], [math.log(before), math.log(cost)]))
-                found.append(
+                needed.append(
                     {"game": game, "estimator": kind, "reliability": wanted, "evaluations": round(cost)}
                     | ({} if i else {"at_most": True})
                 )
                 break
-    return found
+    return needed
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -178,12 +178,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         f" {'agreement':>10}"
     ]
     for row in sorted(rows, key=lambda row: (row["game"], row["estimator"], row["evaluations"])):
-        own, order, agreement = (
+        own_error, order, agreement = (
             f"{row[key]:.3f}" if key in row else "" for key in ("error_own_target", "spearman", "agreement")
         )
         lines.append(
             f"{row['game']:<18} {row['estimator']:<26} {row['evaluations']:>11.0f} {row['error_shapley']:>10.3f}"
-            f" {own:>11} {order:>9} {agreement:>10}"
+            f" {own_error:>11} {order:>9} {agreement:>10}"
         )
     return "\n".join(lines)
 

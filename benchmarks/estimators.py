@@ -33,7 +33,8 @@ from cokv.game.exact import MAX_PLAYERS
 from cokv.game.ledger import Ledger
 from cokv.game.plan import BoolArray, Game
 from cokv.types import CokvError, FloatArray
-from reports.estimator_plot import estimator_figure, save_screen
+from reports.estimator_plot import estimator_figure
+from reports.style import save
 
 
 def saturating(coalitions: BoolArray) -> FloatArray:
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(options.out, *save_screen(estimator_figure(rows), options.out.parent, options.out.stem), sep="\n")
+    print(options.out, *save(estimator_figure(rows), options.out.parent, options.out.stem, "svg"), sep="\n")
 
 
 if __name__ == "__main__":

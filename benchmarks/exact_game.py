@@ -39,7 +39,8 @@ from cokv.game.recorded import RecordedGame
 from cokv.game.utility import GamePrompt, HeadGame
 from cokv.model.loading import EMBEDDED, LoadedModel, load_model
 from cokv.types import JSON, CokvError
-from reports.estimator_plot import estimator_figure, save_screen
+from reports.estimator_plot import estimator_figure
+from reports.style import save
 from ruler.errors import RulerError
 from ruler.generate import generate
 from ruler.scoring import score
@@ -105,25 +106,23 @@ def evaluate(options: argparse.Namespace) -> RecordedGame:
     with Ledger(options.out / RECORD) as ledger:
         recorded = ledger.game(f"{options.task} at {options.length}", identity, game.num_players, len(game.prompts))
         before = len(recorded)
-        evaluate_whole(game.per_prompt, recorded, options.block, said_and_timed(before, options.minutes), options.part)
+        evaluate_whole(game.per_prompt, recorded, options.block, progress(before, options.minutes), options.part)
         recorded = next(one for one in ledger.games() if one.name == recorded.name)  # with what others recorded
         left = 2**game.num_players - len(recorded)
         print(f"{options.out / RECORD}: " + (f"{left} coalitions left, run again" if left else "complete"))
         return recorded
 
 
-def said_and_timed(before: int, minutes: float | None) -> Callable[[int, int], bool]:
+def progress(before: int, minutes: float | None) -> Callable[[int, int], bool]:
     """Says now and then how far it is; ends the work when its time is over."""
     start = last = time.monotonic()
 
-    def go_on(known: int, total: int) -> bool:
+    def go_on(done: int, total: int) -> bool:
         nonlocal last
         now = time.monotonic()
-        if now - last > 20 or known == total:
-            left = (now - start) / (known - before) * (total - known)
-            print(
-                f"{known}/{total} coalitions, about {left / 60:.1f} minutes of work left", file=sys.stderr, flush=True
-            )
+        if now - last > 20 or done == total:
+            left = (now - start) / (done - before) * (total - done)
+            print(f"{done}/{total} coalitions, about {left / 60:.1f} minutes of work left", file=sys.stderr, flush=True)
             last = now
         return minutes is None or now - start < 60 * minutes
 
@@ -154,22 +153,22 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "needed": evaluations_needed(rows),
     }
-    print(table(rows), needed_table(record["needed"]), *map(said, record["games"]), sep="\n\n")
+    print(table(rows), needed_table(record["needed"]), *map(claims_text, record["games"]), sep="\n\n")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(record, indent=1) + "\n")
-    print(options.json, *save_screen(estimator_figure(rows), options.figures, options.json.stem), sep="\n")
+    print(options.json, *save(estimator_figure(rows), options.figures, options.json.stem, "svg"), sep="\n")
     return record
 
 
-def said(game: dict[str, Any]) -> str:
+def claims_text(game: dict[str, Any]) -> str:
     heads = game["heads"]
     lines = [
         f"{game['name']}: U(all) = {game['utility_of_all']:.3f}, U(none) = {game['utility_of_none']:.3f}",
         f"{'score':<24} {'Spearman':>9} {'same order':>11} {'same sign':>10} {'mean':>8}",
     ]
-    for name, found in game["agreement_with_shapley"].items():
-        rank, order = (f"{found[key]:.3f}" if key in found else "" for key in ("spearman", "same_order"))
-        lines.append(f"{name:<24} {rank:>9} {order:>11} {found['same_sign']:>10.2f} {game['mean_level'][name]:>8.3f}")
+    for name, row in game["agreement_with_shapley"].items():
+        rank, order = (f"{row[key]:.3f}" if key in row else "" for key in ("spearman", "same_order"))
+        lines.append(f"{name:<24} {rank:>9} {order:>11} {row['same_sign']:>10.2f} {game['mean_level'][name]:>8.3f}")
     lines.append(
         f"{heads['worth_more_than_half_a_share']} heads are worth more than half of an equal share; of these "
         f"leave-one-out gives {heads['of_these_not_seen_by_leave_one_out']} nothing or less, and "
@@ -179,10 +178,10 @@ def said(game: dict[str, Any]) -> str:
 
 
 def part(text: str) -> tuple[int, int]:
-    mine, _, parts = text.partition("/")
-    if not (mine.isdecimal() and parts.isdecimal() and int(mine) < int(parts)):
+    index, _, parts = text.partition("/")
+    if not (index.isdecimal() and parts.isdecimal() and int(index) < int(parts)):
         raise argparse.ArgumentTypeError(f"{text!r}, expected I/K with 0 <= I < K, such as 0/2")
-    return int(mine), int(parts)
+    return int(index), int(parts)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from game_naive import naive
-from game_worlds import PROTOCOL, SHAPES, World, embedded, random_weights
+from game_worlds import PROTOCOL, SHAPES, GameWorld, embedded, random_weights
 
 from cokv import probes
 from cokv.cache.prefill import Prefill, prefill
@@ -49,20 +49,20 @@ NAIVE, ONE, BATCHED, LEAVING, OURS = (
 )
 
 
-def run_on(made: list[Prefill], world: World, coalitions: BoolArray, **settings: Any) -> FloatArray:
-    prompts = [replace(prompt, prefill=p) for prompt, p in zip(world.prompts, made, strict=True)]
+def run_on(prefills: list[Prefill], world: GameWorld, coalitions: BoolArray, **settings: Any) -> FloatArray:
+    prompts = [replace(prompt, prefill=p) for prompt, p in zip(world.prompts, prefills, strict=True)]
     return HeadGame(world.model, prompts, world.window_size, **settings).per_prompt(coalitions)
 
 
-def without_leaving(made: list[Prefill], world: World, max_bytes: int) -> FloatArray:
+def without_leaving(prefills: list[Prefill], world: GameWorld, max_bytes: int) -> FloatArray:
     """All rows generate as many tokens as any may; what follows a row's end is cut off afterwards."""
-    found = np.empty((len(world.coalitions), len(made)))
-    for column, (prompt, source) in enumerate(zip(world.prompts, made, strict=True)):
+    utilities = np.empty((len(world.coalitions), len(prefills)))
+    for column, (prompt, source) in enumerate(zip(world.prompts, prefills, strict=True)):
         rows = coalition_rows(world.coalitions, source, world.window_size)
         endless = Stop(prompt.stop.max_new_tokens)
         answers = decode(world.model, source, rows, endless, way="shared", max_bytes=max_bytes)
-        found[:, column] = [prompt.judge(_cut(answer.tokens, prompt.stop)) for answer in answers]
-    return found
+        utilities[:, column] = [prompt.judge(_cut(answer.tokens, prompt.stop)) for answer in answers]
+    return utilities
 
 
 def _cut(tokens: list[int], stop: Stop) -> list[int]:
@@ -70,65 +70,65 @@ def _cut(tokens: list[int], stop: Stop) -> list[int]:
     return tokens[: ends[0] + 1] if ends else tokens
 
 
-def compare(world: World, utility: str, sample: int, repeats: int) -> dict[str, Any]:
+def compare(world: GameWorld, utility: str, sample: int, repeats: int) -> dict[str, Any]:
     """Times all arms in turns, and asserts that they agree."""
     few = world.coalitions[np.linspace(0, len(world.coalitions) - 1, sample).astype(int)]
-    made = [prefill(world.model, ids, 1) for ids in world.ids]
-    found: dict[str, FloatArray] = {}
+    prefills = [prefill(world.model, ids, 1) for ids in world.ids]
+    utilities: dict[str, FloatArray] = {}
 
     def arm(name: str, work: Callable[[], FloatArray]) -> Callable[[], None]:
         def go() -> None:
-            found[name] = work()
+            utilities[name] = work()
 
         return go
 
-    own: dict[str, Any] = {"utility": utility, "max_bytes": world.max_bytes}
+    settings: dict[str, Any] = {"utility": utility, "max_bytes": world.max_bytes}
     arms: dict[str, Callable[[], object]] = {
         NAIVE: arm(NAIVE, lambda: naive(world, few, utility)),
         "prefill": lambda: [prefill(world.model, ids, 1) for ids in world.ids],
-        ONE: arm(ONE, lambda: run_on(made, world, few, way="shared", utility=utility, max_bytes=1)),
+        ONE: arm(ONE, lambda: run_on(prefills, world, few, way="shared", utility=utility, max_bytes=1)),
     }
     ends = utility == "metric" and any(prompt.stop.stop_ids for prompt in world.prompts)
     if ends:
-        arms[BATCHED] = arm(BATCHED, lambda: without_leaving(made, world, world.max_bytes))
+        arms[BATCHED] = arm(BATCHED, lambda: without_leaving(prefills, world, world.max_bytes))
     shared = LEAVING if ends else BATCHED
-    arms[shared] = arm(shared, lambda: run_on(made, world, world.coalitions, way="shared", **own))
-    arms[OURS] = arm(OURS, lambda: run_on(made, world, world.coalitions, **own))
+    arms[shared] = arm(shared, lambda: run_on(prefills, world, world.coalitions, way="shared", **settings))
+    arms[OURS] = arm(OURS, lambda: run_on(prefills, world, world.coalitions, **settings))
     seconds = probes.interleaved(arms, repeats, warmup=1, device=world.model.device)
-    return {"utility": utility, **agreement(world, found, few, utility), **gains(world, seconds, sample)}
+    return {"utility": utility, **agreement(world, utilities, few, utility), **gains(world, seconds, sample)}
 
 
-def agreement(world: World, found: dict[str, FloatArray], few: BoolArray, utility: str) -> dict[str, Any]:
+def agreement(world: GameWorld, utilities: dict[str, FloatArray], few: BoolArray, utility: str) -> dict[str, Any]:
     """Whether all arms found the same utilities on the coalitions they share; asserted in float32."""
-    ours = found[OURS]
+    ref = utilities[OURS]
     places = [int(np.flatnonzero((world.coalitions == one).all(1))[0]) for one in few]
     close = 0.0 if utility == "metric" else 1e-5
-    same = {n: np.abs(u - (ours if len(u) == len(ours) else ours[places])) <= close for n, u in found.items()}
+    same = {n: np.abs(u - (ref if len(u) == len(ref) else ref[places])) <= close for n, u in utilities.items()}
     if world.model.dtype == torch.float32:
         for name, equal in same.items():
             assert equal.all(), f"{name}: {int((~equal).sum())} of {equal.size} utilities are not those of {OURS!r}"
     return {
         "identical_utilities": {name: float(equal.mean()) for name, equal in same.items() if name != OURS},
-        "distinct_utilities": len(np.unique(ours.round(6))),
-        "mean_utility": float(ours.mean()),
+        "distinct_utilities": len(np.unique(ref.round(6))),
+        "mean_utility": float(ref.mean()),
     }
 
 
-def gains(world: World, seconds: dict[str, list[float]], sample: int) -> dict[str, Any]:
+def gains(world: GameWorld, seconds: dict[str, list[float]], sample: int) -> dict[str, Any]:
     """Seconds of a whole run in each arm, turn by turn, and their ratios."""
     count = len(world.coalitions)
     runs: dict[str, list[float]] = {}
     rows: dict[str, Any] = {}
-    for name, taken in seconds.items():
+    for name, durations in seconds.items():
         if name == "prefill":
             continue
         evaluated = sample if name in (NAIVE, ONE) else count
-        before = [0.0] * len(taken) if name == NAIVE else seconds["prefill"]
-        runs[name] = [p + t * count / evaluated for p, t in zip(before, taken, strict=True)]
+        before = [0.0] * len(durations) if name == NAIVE else seconds["prefill"]
+        runs[name] = [p + t * count / evaluated for p, t in zip(before, durations, strict=True)]
         rows[name] = {
             "coalitions_evaluated": evaluated,
             "extrapolated": evaluated < count,
-            "ms_per_coalition_and_prompt": 1000 * statistics.median(taken) / evaluated / len(world.prompts),
+            "ms_per_coalition_and_prompt": 1000 * statistics.median(durations) / evaluated / len(world.prompts),
             "run_seconds": statistics.median(runs[name]),
         }
     order = list(runs)

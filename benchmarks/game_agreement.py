@@ -27,15 +27,15 @@ from cokv.game.utility import HeadGame
 TASKS = ("niah_multikey_1", "niah_multivalue", "vt", "qa_1")
 
 
-def show(title: str, found: Agreement) -> None:
+def show(title: str, agreement: Agreement) -> None:
     def number(value: float | None) -> str:
         return "    -" if value is None else f"{value:5.2f}"
 
-    print(f"{title}, {found.num_coalitions} coalitions")
-    for name, value in found.reliability.items():
+    print(f"{title}, {agreement.num_coalitions} coalitions")
+    for name, value in agreement.reliability.items():
         print(f"  {name:<15} reliability {number(value)}")
-    for (a, b), value in found.spearman.items():
-        print(f"  {a:<15} {b:<15} Spearman {number(value)}, top quarter shared {found.top_shared[a, b]:.2f}")
+    for (a, b), value in agreement.spearman.items():
+        print(f"  {a:<15} {b:<15} Spearman {number(value)}, top quarter shared {agreement.top_shared[a, b]:.2f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from game_worlds import World
+from game_worlds import GameWorld
 from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -34,10 +34,10 @@ def masked_generation(model: PreTrainedModel) -> Iterator[dict[int, torch.Tensor
     def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **kwargs: Any) -> Any:
         t, total = query.shape[2], key.shape[2]
         if total > t and masks:
-            seen = torch.ones(1, query.shape[1], t, total, dtype=torch.bool, device=query.device).tril(total - t)
+            visible = torch.ones(1, query.shape[1], t, total, dtype=torch.bool, device=query.device).tril(total - t)
             mask = masks[module.layer_idx]
-            seen[..., : mask.shape[1]] &= mask[:, None]
-            attention_mask = seen
+            visible[..., : mask.shape[1]] &= mask[:, None]
+            attention_mask = visible
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
     name, before = "benchmark_masked", model.config._attn_implementation
@@ -51,24 +51,24 @@ def masked_generation(model: PreTrainedModel) -> Iterator[dict[int, torch.Tensor
 
 
 @torch.no_grad()
-def naive(world: World, coalitions: BoolArray, utility: str) -> FloatArray:
+def naive(world: GameWorld, coalitions: BoolArray, utility: str) -> FloatArray:
     """Utilities [coalitions, prompts]: every prompt is read again for every coalition."""
     model, shape = world.model, model_shape(world.model.config)
-    found = np.empty((len(coalitions), len(world.prompts)))
+    utilities = np.empty((len(coalitions), len(world.prompts)))
     with masked_generation(model) as masks:
-        for (row, column), _ in np.ndenumerate(found):
+        for (row, column), _ in np.ndenumerate(utilities):
             prompt, ids = world.prompts[column], world.ids[column].to(model.device)[None]
             members = torch.from_numpy(coalitions[row].reshape(shape.num_layers, shape.num_kv_heads))
             window = torch.arange(ids.shape[1]) >= ids.shape[1] - world.window_size
-            seen = (members[..., None] | window).repeat_interleave(shape.group_size, 1).to(model.device)
-            masks |= dict(zip(shape.full_layers, seen, strict=True))
+            visible = (members[..., None] | window).repeat_interleave(shape.group_size, 1).to(model.device)
+            masks |= dict(zip(shape.full_layers, visible, strict=True))
             judge = _generated if utility == "metric" else _probability
-            found[row, column] = judge(model, ids, prompt)
-    return found
+            utilities[row, column] = judge(model, ids, prompt)
+    return utilities
 
 
 def _generated(model: Any, ids: torch.Tensor, prompt: GamePrompt) -> float:
-    made = model.generate(
+    tokens = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=prompt.stop.max_new_tokens,
@@ -76,7 +76,7 @@ def _generated(model: Any, ids: torch.Tensor, prompt: GamePrompt) -> float:
         pad_token_id=0,
         do_sample=False,
     )
-    return prompt.judge(made[0, ids.shape[1] :].tolist())
+    return prompt.judge(tokens[0, ids.shape[1] :].tolist())
 
 
 def _probability(model: Any, ids: torch.Tensor, prompt: GamePrompt) -> float:

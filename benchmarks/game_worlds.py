@@ -51,7 +51,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class World:
+class GameWorld:
     """A game to play both ways: prompts with their ids [seq_len], and the coalitions bool [coalitions, players]."""
 
     model: PreTrainedModel
@@ -63,13 +63,13 @@ class World:
     facts: dict[str, Any]
 
 
-def embedded(task: str, max_bytes: int) -> World:
+def embedded(task: str, max_bytes: int) -> GameWorld:
     """The embedded model, the default experiment's game on one RULER task: one SSV run over all its coalitions."""
     from ruler.generate import generate
     from suite.spec import read_experiment
+    from suite.tasks.benchmarks import validation_prompts
     from suite.tasks.prompt import text_of
     from suite.tasks.ruler_tasks import VALIDATION_OFFSET
-    from suite.tasks.tasks import validation_prompts
 
     experiment, loaded = read_experiment(ROOT / "experiments" / "embedded.toml"), load_model()
     spec, ruler = experiment.game, experiment.ruler
@@ -88,8 +88,8 @@ def embedded(task: str, max_bytes: int) -> World:
 
         answer = [*tokenizer.encode(sample.gold, add_special_tokens=False), loaded.eos_ids[0]]
         ids.append(prompt.context_ids)
-        made = prefill(loaded.model, prompt.context_ids, 1)
-        prompts.append(GamePrompt(made, prompt.stop, judge, tuple(answer[: prompt.stop.max_new_tokens])))
+        prefilled = prefill(loaded.model, prompt.context_ids, 1)
+        prompts.append(GamePrompt(prefilled, prompt.stop, judge, tuple(answer[: prompt.stop.max_new_tokens])))
     players = loaded.shape.num_layers * loaded.shape.num_kv_heads
     plan = SlicedShapley(spec.slice_sizes, spec.coalitions_per_size).plan(players, seed=0)
     facts = {
@@ -100,12 +100,12 @@ def embedded(task: str, max_bytes: int) -> World:
         "slice_sizes": list(spec.slice_sizes),
         "coalitions_per_size": spec.coalitions_per_size,
     }
-    return World(loaded.model, ids, prompts, distinct(plan.coalitions)[0], spec.window_size, max_bytes, facts)
+    return GameWorld(loaded.model, ids, prompts, distinct(plan.coalitions)[0], spec.window_size, max_bytes, facts)
 
 
 def random_weights(
     shape: str, device: str, dtype: str, prompt: int, new_tokens: int, per_size: int, max_bytes: int
-) -> World:
+) -> GameWorld:
     """A random-weight model of a known shape and one random prompt; the sizes of the protocol as shares of n."""
     settings = {"max_position_embeddings": prompt + new_tokens, "eos_token_id": None, "bos_token_id": None}
     config = LlamaConfig(**SHAPES[shape], **settings)
@@ -119,18 +119,18 @@ def random_weights(
         torch.set_default_dtype(default)
     ids = torch.randint(1, config.vocab_size, (prompt,), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        made = prefill(model, ids, 1)
+        prefilled = prefill(model, ids, 1)
     numbers = model_shape(config)
     players = numbers.num_layers * numbers.num_kv_heads
     sizes = tuple(max(1, size * players // 256) for size in PROTOCOL["slice_sizes"])
     plan = SlicedShapley(tuple(dict.fromkeys(sizes)), per_size).plan(players, seed=0)
     everything = np.ones((1, players), dtype=bool)
-    (whole,) = decode(model, made, coalition_rows(everything, made, 8), Stop(new_tokens))
+    (whole,) = decode(model, prefilled, coalition_rows(everything, prefilled, 8), Stop(new_tokens))
 
     def judge(tokens: list[int]) -> float:
         return sum(a == b for a, b in zip(tokens, whole.tokens, strict=True)) / new_tokens
 
     facts = {"model": f"{shape}, random weights", "dtype": dtype, "prompt_tokens": [prompt], "new_tokens": new_tokens}
     facts |= {"slice_sizes": list(sizes), "coalitions_per_size": per_size}
-    game = GamePrompt(made, Stop(new_tokens), judge, tuple(whole.tokens))
-    return World(model, [ids], [game], distinct(plan.coalitions)[0], 8, max_bytes, facts)
+    game = GamePrompt(prefilled, Stop(new_tokens), judge, tuple(whole.tokens))
+    return GameWorld(model, [ids], [game], distinct(plan.coalitions)[0], 8, max_bytes, facts)

@@ -64,10 +64,10 @@ def transformer_rows(prompts_per_question: int, seed: int) -> list[dict[str, Any
     model, prompts = planted_model(), planted_prompts(prompts_per_question, seed)
     game = planted_game(model, prompts)
     coalitions = all_coalitions(game.num_players)
-    found = game.per_prompt(coalitions)
+    utilities = game.per_prompt(coalitions)
     expected = everything_by_question(coalitions)[:, [prompt.kind for prompt in prompts]]
-    if not np.array_equal(found, expected):
-        wrong = int((found != expected).any(axis=1).sum())
+    if not np.array_equal(utilities, expected):
+        wrong = int((utilities != expected).any(axis=1).sum())
         raise SystemExit(f"the transformer differs from its world in {wrong} of {len(coalitions)} coalitions")
     scores = views(game, game.num_players, slice_sizes(game.num_players))
     return rows_of("transformer", EVERYTHING_ROLES, scores | {"attention": attention_on_needle(model, prompts)})
@@ -78,11 +78,11 @@ def function_rows(world: RoleGame) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    made = Table(title="What each score says of a head", caption=LEGEND, caption_justify="left")
+    screen = Table(title="What each score says of a head", caption=LEGEND, caption_justify="left")
     for name in ("world", "players", "role"):
-        made.add_column(name)
+        screen.add_column(name)
     for title in COLUMNS.values():
-        made.add_column(title, justify="right")
+        screen.add_column(title, justify="right")
     shown: dict[tuple[str, ...], list[int]] = {}
     for row in rows:
         cells = [f"{row[key]:.3f}".replace("-0.000", "0.000") if key in row else "" for key in COLUMNS]
@@ -90,10 +90,10 @@ def table(rows: list[dict[str, Any]]) -> Table:
     last = None
     for (world, role, *cells), players in shown.items():
         if world != last and last is not None:
-            made.add_section()
-        made.add_row(world if world != last else "", ", ".join(map(str, players)), role, *cells)
+            screen.add_section()
+        screen.add_row(world if world != last else "", ", ".join(map(str, players)), role, *cells)
         last = world
-    return made
+    return screen
 
 
 def main() -> None:

@@ -68,15 +68,15 @@ def main() -> None:
     args = parser.parse_args()
     results = []
     for seq_len, kept, rows in ((8192, 512, 1), (8192, 2048, 1), (32768, 2048, 1), (8192, 512, 8), (8192, 2048, 8)):
-        made = arms(seq_len, kept, rows, args.device, getattr(torch, args.dtype))
-        seconds = probes.interleaved(made, args.repeats, warmup=3, device=args.device)
+        work = arms(seq_len, kept, rows, args.device, getattr(torch, args.dtype))
+        seconds = probes.interleaved(work, args.repeats, warmup=3, device=args.device)
         row: dict[str, object] = {"seq_len": seq_len, "kv_budget": kept, "rows": rows}
         row["bound_ms"] = 1000 * sorted(seconds["bound"])[args.repeats // 2]
-        row["ratio_to_bound"] = {name: probes.ratio_summary(seconds, name, "bound") for name in made if name != "bound"}
+        row["ratio_to_bound"] = {name: probes.ratio_summary(seconds, name, "bound") for name in work if name != "bound"}
         row["buckets_to_full_cache"] = probes.ratio_summary(seconds, "buckets", "full cache")
         results.append(row)
         ratios = ", ".join(
-            f"{n} {probes.ratio_summary(seconds, n, 'bound')['median']:.2f}" for n in made if n != "bound"
+            f"{n} {probes.ratio_summary(seconds, n, 'bound')['median']:.2f}" for n in work if n != "bound"
         )
         print(f"N={seq_len} budget={kept} rows={rows}: bound {row['bound_ms']:.3f} ms; times the bound: {ratios}")
     if args.out:

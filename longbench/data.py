@@ -15,23 +15,13 @@ from types import MappingProxyType
 from typing import IO, Any
 
 from longbench.errors import LongBenchError
-from longbench.records import FILE_LIMIT, LINE_LIMIT, read_records, require_fields, require_text, require_texts
+from longbench.jsonl import FILE_LIMIT, LINE_LIMIT, read_records, require_fields, require_text, require_texts
 from longbench.tasks import V2, Task, base_name, get_task, official_count
 
 FIELDS = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
 FIELDS_V2 = (
-    "_id",
-    "domain",
-    "sub_domain",
-    "difficulty",
-    "length",
-    "question",
-    "choice_A",
-    "choice_B",
-    "choice_C",
-    "choice_D",
-    "answer",
-    "context",
+    *("_id", "domain", "sub_domain", "difficulty", "length", "question"),
+    *("choice_A", "choice_B", "choice_C", "choice_D", "answer", "context"),
 )
 
 
@@ -90,13 +80,13 @@ def check_v2(record: dict[str, Any], place: str) -> None:
     require_fields(record, FIELDS_V2, place)
     for field in FIELDS_V2:
         require_text(record[field], field, place, empty=field in ("domain", "sub_domain"))
-    for field, known in (
+    for field, choices in (
         ("answer", ("A", "B", "C", "D")),
         ("difficulty", ("easy", "hard")),
         ("length", ("short", "medium", "long")),
     ):
-        if record[field] not in known:
-            raise LongBenchError(f"{place}: field {field!r} is {record[field]!r}, expected one of {', '.join(known)}")
+        if record[field] not in choices:
+            raise LongBenchError(f"{place}: field {field!r} is {record[field]!r}, expected one of {', '.join(choices)}")
 
 
 def parse_dataset(

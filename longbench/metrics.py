@@ -113,10 +113,10 @@ def count_score(prediction: str, ground_truth: str, **kwargs: Any) -> float:
 
 
 def _paragraph_number(pattern: str, ground_truth: str) -> str:
-    found: list[str] = re.findall(pattern, ground_truth)
-    if not found:
+    numbers: list[str] = re.findall(pattern, ground_truth)
+    if not numbers:
         raise IndexError(f"got the gold answer {ground_truth!r}, expected one that matches {pattern!r}")
-    return found[0]
+    return numbers[0]
 
 
 def retrieval_score(prediction: str, ground_truth: str, **kwargs: Any) -> float:
@@ -231,10 +231,7 @@ def length_bucket(length: int) -> str:
 
 
 def scorer(
-    dataset: str,
-    predictions: Sequence[str],
-    answers: Sequence[Sequence[str]],
-    all_classes: Sequence[str] | None,
+    dataset: str, predictions: Sequence[str], answers: Sequence[Sequence[str]], all_classes: Sequence[str] | None
 ) -> float:
     """Score of a data set in percent, two decimals. No predictions is a ZeroDivisionError, as officially."""
     pairs = list(zip(predictions, answers, strict=False))

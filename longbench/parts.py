@@ -37,14 +37,14 @@ def pieces(dataset: str, template: str, record: Mapping[str, Any]) -> list[_Piec
     if get_task(dataset) is V2:
         check_template(template)
         marks = "|".join(map(re.escape, MARKS))
-        parts = re.split(f"({marks})", template)
-        return [_Piece(record[MARKS[part]].strip(), MARKS[part]) if part in MARKS else _Piece(part) for part in parts]
-    found = []
+        texts = re.split(f"({marks})", template)
+        return [_Piece(record[MARKS[text]].strip(), MARKS[text]) if text in MARKS else _Piece(text) for text in texts]
+    parts = []
     for literal, field, _, _ in Formatter().parse(template):
-        found.append(_Piece(literal))
+        parts.append(_Piece(literal))
         if field is not None:
-            found.append(_Piece(str(record[field]), field))
-    return found
+            parts.append(_Piece(str(record[field]), field))
+    return parts
 
 
 def split_prompt(dataset: str, template: str, record: Mapping[str, Any], cut: Cut = "context_end") -> Parts:
@@ -54,9 +54,9 @@ def split_prompt(dataset: str, template: str, record: Mapping[str, Any], cut: Cu
     The cue is the last line of the template's last words, such as `Answer:`, or of the question where nothing follows
     it; version 2 has none.
     """
-    made = pieces(dataset, template, record)
-    place = next((i + 1 for i, piece in enumerate(made) if piece.field == "context"), 0)
-    head, rest = _text(made[:place]), made[place:]
+    all_pieces = pieces(dataset, template, record)
+    place = next((i + 1 for i, piece in enumerate(all_pieces) if piece.field == "context"), 0)
+    head, rest = _text(all_pieces[:place]), all_pieces[place:]
     moved = _moved(rest) if cut == "input_line" else 0
     tail = _text(rest)
     context, tail = head + tail[:moved], tail[moved:]
@@ -64,8 +64,8 @@ def split_prompt(dataset: str, template: str, record: Mapping[str, Any], cut: Cu
     return Parts(context, tail[: len(tail) - len(cue)], cue)
 
 
-def _text(made: Sequence[_Piece]) -> str:
-    return "".join(piece.text for piece in made)
+def _text(part: Sequence[_Piece]) -> str:
+    return "".join(piece.text for piece in part)
 
 
 def _moved(rest: Sequence[_Piece]) -> int:

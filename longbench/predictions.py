@@ -13,13 +13,13 @@ import ast
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from longbench.errors import LongBenchError
-from longbench.records import (
+from longbench.jsonl import (
     FILE_LIMIT,
     LINE_LIMIT,
     parse_line,
@@ -103,14 +103,14 @@ def _prediction(task: str, sample_id: Any, text: Any, row: dict[str, Any], answe
     if classes is not None:
         require_texts(classes, "all_classes", place)
     length = row.get("length")
-    known = isinstance(length, int) and not isinstance(length, bool)
+    is_count = isinstance(length, int) and not isinstance(length, bool)
     return Prediction(
         clean_task(task),
         str(sample_id),
         text,
         tuple(answers),
         tuple(classes) if classes else None,
-        length if known else None,
+        length if is_count else None,
         _groups(row) if clean_task(task) == V2.name else {},
     )
 
@@ -120,14 +120,22 @@ def _groups(row: dict[str, Any]) -> dict[str, str]:
     return {name: row[name] for name in ("difficulty", "length") if isinstance(row.get(name), str) and row[name]}
 
 
-def _longbench(path: Path, dataset: str | None) -> list[Prediction]:
-    """The data set is the file's name, else its folder's (KVCache-Factory), else each line's `dataset`."""
+def _rows(
+    path: Path, fields: tuple[str, ...], check: Callable[[dict[str, Any], str], None] = lambda record, place: None
+) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, each with these fields and past `check(record, place)`."""
 
-    def check(record: dict[str, Any], place: str) -> None:
-        require_fields(record, ("pred", "answers", "all_classes"), place)
+    def checked(record: dict[str, Any], place: str) -> None:
+        require_fields(record, fields, place)
+        check(record, place)
 
     with path.open("rb") as stream:
-        rows, _ = read_records(stream, str(path), check)
+        return read_records(stream, str(path), checked)[0]
+
+
+def _longbench(path: Path, dataset: str | None) -> list[Prediction]:
+    """The data set is the file's name, else its folder's (KVCache-Factory), else each line's `dataset`."""
+    rows = _rows(path, ("pred", "answers", "all_classes"))
     names = [base_name(clean_task(name)) for name in (path.stem, path.parent.name)]
     named = next((name for name in names if name in TASKS), None)
     out = []
@@ -142,14 +150,8 @@ def _longbench(path: Path, dataset: str | None) -> list[Prediction]:
 
 def _longbench_v2(path: Path) -> list[Prediction]:
     """Version 2's `results/<model>.jsonl`: the response is read again; without one, the letter stored as `pred` is."""
-
-    def check(record: dict[str, Any], place: str) -> None:
-        require_fields(record, ("_id", "answer", "difficulty", "length", "pred"), place)
-
-    with path.open("rb") as stream:
-        rows, _ = read_records(stream, str(path), check)
     out = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_rows(path, ("_id", "answer", "difficulty", "length", "pred"))):
         letter = f"The correct answer is ({row['pred']})" if row["pred"] else ""
         text = row.get("response", letter)
         out.append(_prediction(V2.name, row["_id"], text, row, row["answer"], f"{path} record {number + 1}"))
@@ -160,7 +162,6 @@ def _lm_eval(path: Path, dataset: str | None) -> list[Prediction]:
     """The first filtered response of each document; a log with several filters is refused as ambiguous."""
 
     def check(record: dict[str, Any], place: str) -> None:
-        require_fields(record, ("doc_id", "doc", "filtered_resps"), place)
         if not isinstance(record["doc"], dict) or not isinstance(record["filtered_resps"], list):
             raise LongBenchError(
                 f"{place}: 'doc' or 'filtered_resps' has another shape; expected an lm-eval sample log"
@@ -168,8 +169,7 @@ def _lm_eval(path: Path, dataset: str | None) -> list[Prediction]:
         if len(record["filtered_resps"]) != 1:
             raise LongBenchError(f"{place}: {len(record['filtered_resps'])} responses, expected one greedy response")
 
-    with path.open("rb") as stream:
-        rows, _ = read_records(stream, str(path), check)
+    rows = _rows(path, ("doc_id", "doc", "filtered_resps"), check)
     filters = sorted({str(row.get("filter", "none")) for row in rows})
     if len(filters) > 1:
         raise LongBenchError(f"{path}: holds the filters {', '.join(filters)}; expected one, keep only its lines")

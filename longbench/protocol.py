@@ -83,7 +83,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TokenizedPrompt:
     """text: after truncation and chat template. input_ids: its tokens. context_tokens: the first so many are the part
     that is compressed before the rest (the question, or the protocol's tail) is seen; None when all is there from the
     start."""
@@ -96,7 +96,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopRule:
     """Greedy decoding ends at one of `token_ids` (not before `min_new_tokens`) or after `max_new_tokens`."""
 
     token_ids: tuple[int, ...]
@@ -137,13 +137,8 @@ def format_prompt(template: str, record: Mapping[str, Any]) -> str:
 
 
 def build_prompt(
-    protocol: Protocol,
-    dataset: str,
-    template: str,
-    record: Mapping[str, Any],
-    tokenizer: Tokenizer,
-    model: str = "",
-) -> Prompt:
+    protocol: Protocol, dataset: str, template: str, record: Mapping[str, Any], tokenizer: Tokenizer, model: str = ""
+) -> TokenizedPrompt:
     """The prompt of one record: format, truncate, wrap in the chat template, tokenize again."""
     task = get_task(dataset)
     whole = v2.build_prompt if task is V2 else format_prompt
@@ -155,7 +150,7 @@ def build_prompt(
             text = _chat(tokenizer, text, protocol)
         ids = encode(tokenizer, text, special=not chat)
         before_tail = max(len(ids) - protocol.tail_tokens, 1) if protocol.tail_tokens else None
-        return Prompt(text, tuple(ids), truncated, chat, before_tail)
+        return TokenizedPrompt(text, tuple(ids), truncated, chat, before_tail)
 
     context, question, cue = split_prompt(dataset, template, record, protocol.question_at)
     context, truncated = truncate(tokenizer, context, length, protocol.truncation)
@@ -165,7 +160,7 @@ def build_prompt(
         question += cue
     context_ids = encode(tokenizer, context, special=not chat)
     ids = context_ids + encode(tokenizer, question, special=False)
-    return Prompt(context + question, tuple(ids), truncated, chat, len(context_ids))
+    return TokenizedPrompt(context + question, tuple(ids), truncated, chat, len(context_ids))
 
 
 def _chat(tokenizer: Tokenizer, text: str, protocol: Protocol) -> str:
@@ -189,23 +184,23 @@ def _chat_around(tokenizer: Tokenizer, context: str, question: str, cue: str, pr
 
 def stop_rule(
     protocol: Protocol, dataset: str, templates: Templates, tokenizer: Any, eos_token_ids: Sequence[int] = ()
-) -> Stop:
+) -> StopRule:
     """When generation ends. `eos_token_ids` are the model's own, from its generation config.
 
     A newline stop replaces them by the tokenizer's end token and the last token of an encoded newline.
     """
     task: Task = get_task(dataset)
-    own = getattr(tokenizer, "eos_token_id", None)
-    own_ids = () if own is None else (int(own),)
+    eos_id = getattr(tokenizer, "eos_token_id", None)
+    eos_ids = () if eos_id is None else (int(eos_id),)
     least = protocol.min_new_tokens
     if task.name in protocol.newline_stop:
-        ids = (*own_ids, encode(tokenizer, "\n", special=False)[-1])
+        ids = (*eos_ids, encode(tokenizer, "\n", special=False)[-1])
         least = max(least, 1)
     elif protocol.eos == "generation_config" and eos_token_ids:
         ids = tuple(eos_token_ids)
     else:
-        ids = own_ids
-    return Stop(tuple(dict.fromkeys(ids)), least, templates.max_new_tokens(dataset) + protocol.extra_new_tokens)
+        ids = eos_ids
+    return StopRule(tuple(dict.fromkeys(ids)), least, templates.max_new_tokens(dataset) + protocol.extra_new_tokens)
 
 
 def finish_prediction(protocol: Protocol, text: str, dataset: str = "") -> str:

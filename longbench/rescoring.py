@@ -48,8 +48,8 @@ def score_predictions(predictions: Iterable[Prediction], *, second: bool = False
     groups: dict[str, list[Prediction]] = {}
     for item in predictions:
         if base_name(item.task) not in TASKS and item.task != V2.name:
-            known = ", ".join((*TASKS, V2.name))
-            raise LongBenchError(f"got predictions of {item.task!r}, expected data sets among {known}")
+            expected = ", ".join((*TASKS, V2.name))
+            raise LongBenchError(f"got predictions of {item.task!r}, expected data sets among {expected}")
         groups.setdefault(item.task, []).append(item)
     return {task: _score(task, items, second) for task, items in groups.items()}
 

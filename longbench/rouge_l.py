@@ -45,12 +45,7 @@ def rouge_l(prediction: str, ground_truth: str, extra_frames: int = 0) -> float:
 
 
 def _run(
-    make: Callable[[], Any],
-    prediction: str,
-    ground_truth: str,
-    extra_frames: int,
-    outcome: list[float],
-    finished: Any,
+    make: Callable[[], Any], prediction: str, ground_truth: str, extra_frames: int, outcome: list[float], finished: Any
 ) -> None:
     """Depth 1 of the fresh thread. Leaves one number in `outcome`, or none when the limit is below the official one."""
     surplus = sys.getrecursionlimit() - OFFICIAL_LIMIT

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from longbench.data import DataSet, parse_dataset, read_dataset, read_v2_array
 from longbench.errors import LongBenchError
-from longbench.records import FILE_LIMIT, LINE_LIMIT
+from longbench.jsonl import FILE_LIMIT, LINE_LIMIT
 from longbench.tasks import V2, get_task
 
 HUB_REPO = "THUDM/LongBench"
@@ -83,7 +83,7 @@ def _from_zip(path: Path, name: str, partial: bool, line_limit: int, revision: s
 
 def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
     """The archive's `<name>.jsonl`, once, and only from an archive whose every name stays inside it."""
-    found = []
+    members = []
     for member in archive.infolist():
         inside = PurePosixPath(member.filename.replace("\\", "/"))
         if inside.is_absolute() or ".." in inside.parts or re.match(r"[A-Za-z]:", member.filename):
@@ -91,17 +91,17 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
                 f"{path}: names {member.filename!r}, outside the archive; expected the official data.zip"
             )
         if inside.name == f"{name}.jsonl" and not member.is_dir():
-            found.append(member)
-    if len(found) != 1:
+            members.append(member)
+    if len(members) != 1:
         raise LongBenchError(
-            f"{path}: holds {len(found)} files named {name}.jsonl, expected one; fetch the official data.zip again"
+            f"{path}: holds {len(members)} files named {name}.jsonl, expected one; fetch the official data.zip again"
         )
-    if found[0].file_size > FILE_LIMIT:
+    if members[0].file_size > FILE_LIMIT:
         raise LongBenchError(
-            f"{path}: {found[0].filename} unpacks to {found[0].file_size} bytes, expected at most {FILE_LIMIT}; "
+            f"{path}: {members[0].filename} unpacks to {members[0].file_size} bytes, expected at most {FILE_LIMIT}; "
             "this is not the official data.zip"
         )
-    return found[0]
+    return members[0]
 
 
 def load_from_hub(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from longbench.errors import LongBenchError
 
@@ -23,15 +22,6 @@ class Split:
     validation_share: float
     validation: tuple[str, ...]
     test: tuple[str, ...]
-
-    def to_record(self) -> dict[str, Any]:
-        return {
-            "dataset": self.dataset,
-            "seed": self.seed,
-            "validation_share": self.validation_share,
-            "validation": list(self.validation),
-            "test": list(self.test),
-        }
 
 
 def split_ids(dataset: str, ids: Iterable[str], *, seed: int = 0, validation_share: float = 0.15) -> Split:

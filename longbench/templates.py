@@ -130,9 +130,9 @@ def fetch_templates(
             raise LongBenchError(
                 f"cannot fetch {url} ({error}); fetch by hand: {fetch_command(folder, names)}"
             ) from None
-        got, expected = hashlib.sha256(content[name]).hexdigest(), OFFICIAL_SHA256[name]
-        if got != expected:
-            raise LongBenchError(f"{url}: got sha256 {got}, expected {expected}; nothing was kept, try another mirror")
+        sha, expected = hashlib.sha256(content[name]).hexdigest(), OFFICIAL_SHA256[name]
+        if sha != expected:
+            raise LongBenchError(f"{url}: got sha256 {sha}, expected {expected}; nothing was kept, try another mirror")
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():
         _write_whole(folder / name, data)

@@ -28,8 +28,8 @@ def _belongs(record: Mapping[str, Any], column: str) -> bool:
 def extract_answer(response: str) -> str | None:
     """The letter the response commits to, asterisks aside: the bracketed wording anywhere first, then the bare one."""
     plain = response.replace("*", "")
-    found = _WITH_BRACKETS.search(plain) or _WITHOUT.search(plain)
-    return found.group(1) if found else None
+    match = _WITH_BRACKETS.search(plain) or _WITHOUT.search(plain)
+    return match.group(1) if match else None
 
 
 def judge(response: str, answer: str) -> bool:

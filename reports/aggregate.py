@@ -13,24 +13,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from reports.intervals import CONFIDENCE, RESAMPLES, Floats, Resamples, percentile_interval
-from reports.records import (
-    BYTE_FIELDS,
-    FULL,
-    Record,
-    Variant,
-    budget_order,
-    digest,
-    sample_key,
-    sorted_records,
-    variant_of,
-)
+from reports.kv_budget import Budget, budget_order, mean_slots, slots_of
+from reports.records import BYTE_FIELDS, FULL, Record, Variant, digest, sample_key, sorted_records, variant_of
 
 SCHEMA = 1
 DECIMALS = 4
@@ -38,6 +29,7 @@ DECIMALS = 4
 MIN_DIFFERING = 6
 
 Row = dict[str, Any]
+_Line = tuple[str, Budget, Variant]  # benchmark, budget, variant
 
 
 def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0) -> Row:
@@ -47,15 +39,14 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
     has no "mean" and names the task under "missing". With one sample there is a mean and no interval.
     """
     ordered = sorted_records(records)
-    groups: dict[tuple[str, str], dict[tuple[int, Variant], list[Record]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, str], dict[tuple[Budget, Variant], list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in ordered:
-        key = (budget_order(record["kv_budget"]), variant_of(record))
-        groups[record["benchmark"], record["task"]][key].append(record)
+        groups[record["benchmark"], record["task"]][record["kv_budget"], variant_of(record)].append(record)
 
     cells: list[Row] = []
     differences: list[Row] = []
-    averages: dict[tuple[str, int, Variant], _Average] = {}
-    all_tasks: dict[tuple[str, int, Variant], _Average] = {}
+    averages: dict[_Line, _Average] = {}
+    all_tasks: dict[_Line, _Average] = {}
     tasks: dict[str, list[str]] = defaultdict(list)
     for (benchmark, task), by_row in groups.items():
         tasks[benchmark].append(task)
@@ -69,7 +60,7 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
                 cell["infeasible"] = dict(sorted(reasons.items()))
             means = resample.means(scores)
             cells.append(cell | _estimate(scores, means))
-            averages.setdefault((benchmark, budget, variant), _Average()).add(task, scores, means)
+            averages.setdefault((benchmark, budget, variant), _Average()).add(task, scores, means, cell.get("kv_slots"))
 
             base = _baseline_of(variant, budget, by_row, baseline)
             if variant.method == FULL or base == variant or baseline not in {v.method for _, v in by_row}:
@@ -90,13 +81,13 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
         "cells": cells,
         "averages": [
             {"benchmark": b, **_row_fields(budget, v), **average.result(tasks[b])}
-            for (b, budget, v), average in sorted(averages.items())
+            for (b, budget, v), average in sorted(averages.items(), key=_line_order)
         ],
         "memory": _memory(ordered),
         "differences": differences,
         "differences_all_tasks": [
             {"benchmark": b, **_row_fields(budget, v), **average.result(tasks[b], verdict=True)}
-            for (b, budget, v), average in sorted(all_tasks.items())
+            for (b, budget, v), average in sorted(all_tasks.items(), key=_line_order)
         ],
     }
 
@@ -125,8 +116,11 @@ class _Average:
     done: dict[str, tuple[float, int]] = field(default_factory=dict)
     resampled: list[Floats] = field(default_factory=list)
     differing: int = 0
+    slots: list[float] = field(default_factory=list)
 
-    def add(self, task: str, values: Floats, means: Floats) -> None:
+    def add(self, task: str, values: Floats, means: Floats, slots: float | None = None) -> None:
+        """`values` [n] of one task, their resampled means, and the mean slots of a budget that is a share."""
+        self.slots += [] if slots is None else [slots]
         if len(values) > 0:
             self.done[task] = (float(values.mean()), len(values))
             self.resampled.append(means)
@@ -134,6 +128,8 @@ class _Average:
 
     def result(self, tasks: Sequence[str], verdict: bool = False) -> Row:
         out: Row = {"tasks": len(self.done), "n": sum(n for _, n in self.done.values())}
+        if self.slots:
+            out["kv_slots"] = _round(sum(self.slots) / len(self.slots))
         missing = [task for task in tasks if task not in self.done]
         if missing:
             return out | {"missing": missing}
@@ -145,8 +141,13 @@ class _Average:
         return out | estimate
 
 
-def _row_fields(budget: int, variant: Variant) -> Row:
-    return {**variant.fields(), "kv_budget": None if budget < 0 else budget}
+def _row_fields(budget: Budget, variant: Variant) -> Row:
+    return {**variant.fields(), "kv_budget": budget}
+
+
+def _line_order(item: tuple[_Line, Any]) -> tuple[Any, ...]:
+    (benchmark, budget, variant), _ = item
+    return benchmark, budget_order(budget), variant
 
 
 def _round(value: float) -> float:
@@ -165,7 +166,7 @@ def _estimate(values: Floats, resampled: Floats) -> Row:
     return {"mean": _round(mean), "low": _round(min(low, mean)), "high": _round(max(high, mean))}
 
 
-def _baseline_of(variant: Variant, budget: int, by_row: dict[tuple[int, Variant], list[Record]], name: str) -> Variant:
+def _baseline_of(variant: Variant, budget: Budget, by_row: Mapping[tuple[Budget, Variant], Any], name: str) -> Variant:
     """The baseline under the same protocol: its normalized preset, or the only one that was run."""
     normalized = replace(variant, method=name, preset="normalized")
     presets = [v for b, v in by_row if b == budget and replace(v, preset="normalized") == normalized]
@@ -174,8 +175,9 @@ def _baseline_of(variant: Variant, budget: int, by_row: dict[tuple[int, Variant]
 
 def _paired(members: Sequence[Record], base: Sequence[Record]) -> Floats:
     """score - baseline score, on the samples where both are feasible."""
-    theirs = {sample_key(r): r["score"] for r in base if r["score"] is not None}
-    gaps = [r["score"] - theirs[sample_key(r)] for r in members if r["score"] is not None and sample_key(r) in theirs]
+    base_scores = {sample_key(r): r["score"] for r in base if r["score"] is not None}
+    feasible = [r for r in members if r["score"] is not None and sample_key(r) in base_scores]
+    gaps = [r["score"] - base_scores[sample_key(r)] for r in feasible]
     return np.array(gaps, dtype=np.float64)
 
 
@@ -198,7 +200,10 @@ def _word(estimate: Row, differing: int) -> str:
 
 
 def _bytes(members: Sequence[Record]) -> Row:
-    """Mean tokens and bytes over the feasible samples that state them, and the kept share of the full cache."""
+    """Mean tokens and bytes over the feasible samples that state them, and the kept share of the full cache.
+
+    Of a budget that is a share of the prompt, also the mean slots per head that it comes to.
+    """
     feasible = [r for r in members if r["score"] is not None]
     out: Row = {}
     for name in ("prompt_tokens", *BYTE_FIELDS):
@@ -211,19 +216,21 @@ def _bytes(members: Sequence[Record]) -> Row:
         out["kept_share"] = _round(sum(r["kept_bytes"] for r in stated) / full)
         if all(r.get("slack_bytes") is not None for r in stated):
             out["slack_share"] = _round(sum(r["slack_bytes"] for r in stated) / full)
-    budgeted = [r for r in feasible if r["kv_budget"] is not None and r.get("prompt_tokens")]
-    if budgeted:
-        spent = sum(min(r["kv_budget"], r["prompt_tokens"]) for r in budgeted)
-        out["nominal_share"] = _round(spent / sum(r["prompt_tokens"] for r in budgeted))
+    slots = mean_slots(r for r in members if isinstance(r["kv_budget"], str))
+    if slots is not None:
+        out["kv_slots"] = _round(slots)
+    lengths = [(n, r["prompt_tokens"]) for r in feasible if (n := slots_of(r)) is not None and r.get("prompt_tokens")]
+    if lengths:
+        out["nominal_share"] = _round(sum(map(min, lengths)) / sum(tokens for _, tokens in lengths))
     return out
 
 
 def _memory(ordered: Sequence[Record]) -> list[Row]:
     """Nominal and measured size per benchmark, method and budget, over all its tasks."""
-    rows: dict[tuple[str, int, Variant], list[Record]] = defaultdict(list)
+    rows: dict[_Line, list[Record]] = defaultdict(list)
     for record in ordered:
-        rows[record["benchmark"], budget_order(record["kv_budget"]), variant_of(record)].append(record)
+        rows[record["benchmark"], record["kv_budget"], variant_of(record)].append(record)
     return [
-        {"benchmark": b, **_row_fields(budget, v), "n": len(rows[b, budget, v]), **_bytes(rows[b, budget, v])}
-        for b, budget, v in sorted(rows)
+        {"benchmark": b, **_row_fields(budget, v), "n": len(members), **_bytes(members)}
+        for (b, budget, v), members in sorted(rows.items(), key=_line_order)
     ]

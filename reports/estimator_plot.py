@@ -1,14 +1,12 @@
 """The figure of estimators: error, order and agreement of two runs against evaluations, a column each, a row per game.
 
-Reads the rows of benchmarks/estimators.py and benchmarks/exact_game.py. Written as PNG and SVG without dates, so that
-the same numbers give the same files.
+Reads the rows of benchmarks/estimators.py and benchmarks/exact_game.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -55,9 +53,9 @@ def estimator_figure(rows: Sequence[Row]) -> Figure:
         axes = figure.subplots(len(games), len(panels), squeeze=False)
         handles: dict[str, Any] = {}
         for line, game in zip(axes, games, strict=True):
-            mine = [row for row in shown if row["game"] == game]
+            points = [row for row in shown if row["game"] == game]
             for axis, (key, label) in zip(line, panels, strict=True):
-                _panel(axis, mine, key, handles)
+                _panel(axis, points, key, handles)
                 axis.set_ylabel(label)
             line[0].set_title(game, loc="left", fontweight="bold")
         for axis in axes[-1]:
@@ -92,15 +90,3 @@ def _panel(axis: Axes, rows: Sequence[Row], key: str, handles: dict[str, Any]) -
         axis.set_yscale("log")
     else:
         axis.set_ylim(top=1.02)
-
-
-def save_screen(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """PNG and SVG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{stem}.png", folder / f"{stem}.svg"]
-    with mpl.rc_context(STYLE):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, not again for each file
-        figure.savefig(paths[0], dpi=200, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
-    return paths

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reports.errors import ReportError
-from reports.table import Cell, Table, group_starts, to_markdown
+from reports.kv_budget import budget_words
+from reports.table import Entry, Table, group_starts, to_markdown
 from reports.tables import interval_text
 
 Record = Mapping[str, Any]
@@ -27,21 +28,24 @@ AVERAGES = {
 
 def head_experiments(masking: Record | None, transfer: Record | None, folder: Path) -> tuple[list[str], list[Table]]:
     """Markdown parts and tables of the records that are there; figures are written into `folder` (PNG, SVG)."""
-    from reports.curves import masking_figure  # here, because matplotlib takes longer to load than a table to print
-    from reports.heatmap import matrix_figure, save
+    from reports.heatmap import matrix_figure
+    from reports.masking_plot import (
+        masking_figure,  # here, because matplotlib takes longer to load than a table to print
+    )
+    from reports.style import save
 
     parts: list[str] = []
     tables: list[Table] = []
     if masking is not None:
         tables.append(masking_table(masking))
         parts += ["## Masking heads\n", to_markdown(tables[-1])]
-        save(masking_figure(masking), folder, "masking_curves")
+        save(masking_figure(masking), folder, "masking_curves", "svg")
         parts.append("![Score over the number of masked heads](masking_curves.png)\n")
     if transfer is not None:
-        made = [transfer_table(transfer), *([averages_table(transfer)] if transfer["averages"] else [])]
-        tables += made
-        parts += ["## Head scores of another task\n", *map(to_markdown, made)]
-        save(matrix_figure(**transfer_matrix(transfer)), folder, "transfer_matrix")
+        transfer_tables = [transfer_table(transfer), *([averages_table(transfer)] if transfer["averages"] else [])]
+        tables += transfer_tables
+        parts += ["## Head scores of another task\n", *map(to_markdown, transfer_tables)]
+        save(matrix_figure(**transfer_matrix(transfer)), folder, "transfer_matrix", "svg")
         parts.append("![Score by the task whose head scores are used](transfer_matrix.png)\n")
     return parts, tables
 
@@ -55,12 +59,12 @@ def masking_table(record: Record) -> Table:
         counts = [point["heads"] for point in curve["points"]] or [0]
         body.append(
             (
-                Cell(curve["task"]),
-                Cell(curve["scores"] + ("" if curve["preset"] == "normalized" else f" ({curve['preset']})")),
-                Cell(f"{min(counts)} to {max(counts)} of {curve['num_players']}"),
-                _cell(curve["full"]),
-                *(_cell(areas.get(cut)) for cut in CUTS),
-                _cell(curve.get("separation"), sign=True),
+                Entry(curve["task"]),
+                Entry(curve["scores"] + ("" if curve["preset"] == "normalized" else f" ({curve['preset']})")),
+                Entry(f"{min(counts)} to {max(counts)} of {curve['num_players']}"),
+                _entry(curve["full"]),
+                *(_entry(areas.get(cut)) for cut in CUTS),
+                _entry(curve.get("separation"), sign=True),
             )
         )
     notes = (
@@ -87,13 +91,13 @@ def transfer_table(record: Record) -> Table:
     cells = {(cell["source"], cell["target"]): cell for cell in record["cells"]}
     base = {(row["name"], row["target"]): row for row in record["baselines"]}
     body = [
-        (Cell(source), *(_cell(cells.get((source, target)), bold=source == target) for target in record["targets"]))
+        (Entry(source), *(_entry(cells.get((source, target)), bold=source == target) for target in record["targets"]))
         for source in record["sources"]
     ]
     for name in ("uniform", "full"):
-        body.append((Cell(AVERAGES[name]), *(_cell(base.get((name, target))) for target in record["targets"])))
+        body.append((Entry(AVERAGES[name]), *(_entry(base.get((name, target))) for target in record["targets"])))
     notes = (
-        f"CoKV at {record['kv_budget']} KV slots per head: score in percent on the task of the column with the head "
+        f"CoKV at {budget_words(record)}: score in percent on the task of the column with the head "
         "scores of the task of the row, with 95 % bootstrap intervals over samples. Bold: its own scores.",
     )
     columns = ("Scores of", *record["targets"])
@@ -104,7 +108,7 @@ def transfer_table(record: Record) -> Table:
 def averages_table(record: Record) -> Table:
     """Means over tasks: with own scores, with others', and the paired difference."""
     averages = record["averages"]
-    body = [(Cell(title), _cell(averages[name], sign="-" in name)) for name, title in AVERAGES.items()]
+    body = [(Entry(title), _entry(averages[name], sign="-" in name)) for name, title in AVERAGES.items()]
     notes = ("Averages over the tasks that have scores; of another task's: over every other task.",)
     return Table("transfer_average", "On average over tasks", ("Budgets by", "Score"), tuple(body), notes)
 
@@ -119,7 +123,7 @@ def transfer_matrix(record: Record) -> dict[str, Any]:
         "cells": rows,
         "rows": [*record["sources"], "uniform", "full"],
         "columns": record["targets"],
-        "title": f"Score (%) at {record['kv_budget']} KV slots per head",
+        "title": f"Score (%) at {budget_words(record)}",
         "labels": ("head scores of", "task"),
         "span": (0.0, 100.0),
         "digits": 0,
@@ -168,8 +172,8 @@ def _check_scores(rows: list[Any], where: str) -> None:
                 raise ReportError(f"{where}: {key} must be a finite number, got {value!r:.40}")
 
 
-def _cell(row: Record | None, sign: bool = False, bold: bool = False) -> Cell:
+def _entry(row: Record | None, sign: bool = False, bold: bool = False) -> Entry:
     if row is None:
-        return Cell()
+        return Entry()
     text = format(row["score"], "+.1f" if sign else ".1f").replace("-", "\N{MINUS SIGN}")
-    return Cell(text, interval_text(row, sign=sign), bold)
+    return Entry(text, interval_text(row, sign=sign), bold)

@@ -94,16 +94,16 @@ def _removal_panel(axis: Axes, points: Sequence[Row], handles: dict[str, Any]) -
     if full is not None:
         handles["Full"] = axis.axhline(full, color="black", linestyle=(0, (4, 2)), linewidth=0.9)
     for cut in CUTS:
-        mine = [row for row in points if row["cut"] == cut]
-        if not mine:
+        line = [row for row in points if row["cut"] == cut]
+        if not line:
             continue
-        errors = _errors(mine)
+        errors = _errors(line)
         handles[f"{cut} heads"] = axis.errorbar(
-            [row["heads"] for row in mine], [row["score"] for row in mine], yerr=errors,
+            [row["heads"] for row in line], [row["score"] for row in line], yerr=errors,
             **ERROR_BAR, **CUT_STYLE[cut],
         )  # fmt: skip
         if full is not None:
-            axis.plot([0, mine[0]["heads"]], [full, mine[0]["score"]], color=CUT_STYLE[cut]["color"], linestyle=":")
+            axis.plot([0, line[0]["heads"]], [full, line[0]["score"]], color=CUT_STYLE[cut]["color"], linestyle=":")
     axis.set_xlim(-0.4, max(row["heads"] for row in points) + 0.4)
     axis.set_ylim(-4, 105)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -118,8 +118,8 @@ def _removal_bars(by_task: Mapping[str, Sequence[Row]], stability: Row) -> Figur
     FigureCanvasAgg(figure)
     handles: dict[str, Any] = {}
     for place, axis in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
-        mine = tasks[place * across : (place + 1) * across]
-        _bars(axis, {task: by_task[task] for task in mine}, handles)
+        shown = tasks[place * across : (place + 1) * across]
+        _bars(axis, {task: by_task[task] for task in shown}, handles)
         axis.set_xlim(-0.6, across - 0.4)
     heads = sorted({row["heads"] for points in by_task.values() for row in points})
     count = str(heads[0]) if len(heads) == 1 else f"{heads[0]} to {heads[-1]}"
@@ -132,12 +132,12 @@ def _bars(axis: Axes, by_task: Mapping[str, Sequence[Row]], handles: dict[str, A
     cuts = [cut for cut in CUTS if any(row["cut"] == cut for points in by_task.values() for row in points)]
     width = 0.8 / len(cuts)
     for number, cut in enumerate(cuts):
-        found = [(place, row) for place, points in enumerate(by_task.values()) for row in points if row["cut"] == cut]
-        mine = [row for _, row in found]
-        left = [task - 0.4 + width * (number + 0.5) for task, _ in found]
+        bars = [(place, row) for place, points in enumerate(by_task.values()) for row in points if row["cut"] == cut]
+        measured = [row for _, row in bars]
+        left = [task - 0.4 + width * (number + 0.5) for task, _ in bars]
         handles[f"{cut} heads"] = axis.bar(
-            left, [row["score"] for row in mine], width=0.92 * width, yerr=_errors(mine), error_kw={"elinewidth": 0.7},
-            color=CUT_STYLE[cut]["color"],
+            left, [row["score"] for row in measured], width=0.92 * width, yerr=_errors(measured),
+            error_kw={"elinewidth": 0.7}, color=CUT_STYLE[cut]["color"],
         )  # fmt: skip
     for place, points in enumerate(by_task.values()):
         full = next((row["full_score"] for row in points if row.get("full_score") is not None), None)

@@ -1,11 +1,10 @@
-"""Heat maps: heads (layers x KV heads) side by side, and one matrix with its values written in. PNG and SVG."""
+"""Heat maps: heads (layers x KV heads) side by side, and one matrix with its values written in."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import matplotlib as mpl
@@ -19,17 +18,6 @@ from reports.style import PAGE_WIDTH, STYLE
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
 PLAIN: dict[Any, Any] = {**STYLE, "axes.grid": False}
-
-
-def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """PNG and SVG, without dates, so that the same numbers give the same files."""
-    paths = [folder / f"{stem}.png", folder / f"{stem}.svg"]
-    with mpl.rc_context(PLAIN):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        figure.savefig(paths[0], dpi=200, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
-    return paths
 
 
 def heads_figure(panels: Mapping[str, Matrix], unit: str) -> Figure:
@@ -70,8 +58,8 @@ def matrix_figure(
     """A matrix with its values written in; what is missing stays white. labels: of the rows, of the columns."""
     values = np.array([[np.nan if cell is None else cell for cell in row] for row in cells], dtype=np.float64)
     assert values.shape == (len(rows), len(columns))
-    known = values[np.isfinite(values)]
-    low, high = span or ((float(known.min()), float(known.max())) if known.size else (0.0, 1.0))
+    finite = values[np.isfinite(values)]
+    low, high = span or ((float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0))
     side = 0.42 if max(values.shape) <= 10 else 0.3
     longest = max((len(name) for name in [*rows, *columns]), default=1)
     with mpl.rc_context(PLAIN):

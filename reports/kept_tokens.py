@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from reports.kv_budget import Budget, budget_words, slots_of
 from reports.style import PAGE_WIDTH, STYLE
 
 ANSWER = 60  # characters of an answer in a title
@@ -46,15 +47,26 @@ class Kept:
 
 
 def kept_figure(
-    panels: Sequence[Kept], seq_len: int, kv_budget: int, full_answer: str, missing: Mapping[str, str]
+    panels: Sequence[Kept],
+    seq_len: int,
+    kv_budget: Budget,
+    full_answer: str,
+    missing: Mapping[str, str],
+    kv_slots: int | None = None,
 ) -> Figure:
-    """Beside each panel, how many slots every head has; a line marks the budget. missing: methods, and why."""
+    """Beside each panel, how many slots every head has; a line marks the budget, `kv_slots` where it is a share.
+
+    missing: why, by method that could not run.
+    """
     assert panels, "no panel to draw"
     num_kv_heads, heads = panels[0].counts.shape[1], panels[0].counts.size
     whole = [bool((panel.shares == 1).all()) for panel in panels]  # nothing to see: a low panel
     height = min(max(0.045 * heads, 0.45), 2.2)
     heights = [LOW if all_kept else height for all_kept in whole]
     below = _missing(missing)
+    budget = {"kv_budget": kv_budget, "kv_slots": kv_slots}
+    slots = slots_of(budget)
+    assert slots is not None, "a share of the prompt needs its slots"
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         inches = sum(heights) + 0.32 * len(panels) + 0.75 + 0.12 * len(below)
         figure = Figure(figsize=(PAGE_WIDTH, inches), layout="constrained")
@@ -75,29 +87,27 @@ def kept_figure(
             axis.yaxis.set_major_locator(MaxNLocator(1 if all_kept else 3, integer=True))
             axis.tick_params(length=1.5)
             side.barh(np.arange(heads) + 0.5, panel.counts.ravel(), height=0.8, color=BARS)
-            side.axvline(kv_budget, color="black", linewidth=0.6, linestyle=DASHED)
+            side.axvline(slots, color="black", linewidth=0.6, linestyle=DASHED)
             side.set_ylim(heads, 0)
             side.set_xlim(0, most * 1.05)
             side.set_yticks([])
             side.xaxis.set_major_locator(MaxNLocator(2, integer=True))
         grid[-1, 0].set_xlabel("prompt token (lines: layers)")
         grid[-1, 1].set_xlabel("slots")
-        _legend(figure, kv_budget, _plain(f"The full cache answers: {_short(full_answer)}"))
+        _legend(figure, budget_words(budget), _plain(f"The full cache answers: {_short(full_answer)}"))
         if below:
             figure.supxlabel(_plain("\n".join(below)), x=0.01, ha="left", fontsize=6.5)
     return figure
 
 
-def _legend(figure: Figure, kv_budget: int, title: str) -> None:
+def _legend(figure: Figure, budget: str, title: str) -> None:
     shades = mpl.colormaps[SHADES]
     words = {0.0: "none kept", 0.5: "half of these tokens", 1.0: "all kept"}
     shown: list[tuple[Patch | Line2D, str]] = [
         (Patch(facecolor=shades(share), edgecolor="black", linewidth=0.3), text) for share, text in words.items()
     ]
     shown.append((Patch(facecolor=BARS), "slots of a head"))
-    shown.append(
-        (Line2D([], [], color="black", linewidth=0.6, linestyle=DASHED), f"budget: {kv_budget} slots per head")
-    )
+    shown.append((Line2D([], [], color="black", linewidth=0.6, linestyle=DASHED), f"budget: {budget}"))
     handles, labels = zip(*shown, strict=True)
     figure.legend(
         handles, labels, loc="outside upper left", frameon=False, ncols=len(shown), columnspacing=1.4, title=title,

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports.errors import ReportError
-from reports.labels import method_name
-from reports.records import budget_order
-from reports.table import Cell, Table, group_starts
-from reports.tables import budget_text
+from reports.kv_budget import EXPECTED, budget_order, is_budget
+from reports.labels import Labels
+from reports.table import Entry, Table, group_starts
+from reports.tables import budget_entry
 
 Row = Mapping[str, Any]
 GROUPS = ("0-4k", "4-8k", "8k+", "easy", "hard", "short", "medium", "long")
@@ -21,15 +21,18 @@ GROUPS = ("0-4k", "4-8k", "8k+", "easy", "hard", "short", "medium", "long")
 def check_longbench(value: Row, where: str) -> None:
     """Rows with a data set, a method and a budget; every score a percentage."""
     rows, entries = value.get("rows"), value.get("categories", [])
-    wanted = ("category", "method", "preset", "mean")
-    if not isinstance(entries, list) or not all(isinstance(e, Mapping) and set(wanted) <= set(e) for e in entries):
-        raise ReportError(f"{where}: categories need {', '.join(wanted)}; delete it and done.json")
+    needed = ("category", "method", "preset", "kv_budget", "mean")
+    if not isinstance(entries, list) or not all(isinstance(e, Mapping) and set(needed) <= set(e) for e in entries):
+        raise ReportError(f"{where}: categories need {', '.join(needed)}; delete it and done.json")
     if not isinstance(rows, list):
         raise ReportError(f"{where}: expected a list 'rows', got {type(rows).__name__}; delete it and done.json")
     for number, row in enumerate(rows, 1):
         place = f"{where}: row {number}"
         if not isinstance(row, Mapping) or not all(isinstance(row.get(name), str) for name in ("task", "method")):
             raise ReportError(f"{place}: expected a task and a method, got {row!r:.80}; delete it and done.json")
+        if not is_budget(row.get("kv_budget")):
+            budget = repr(row["kv_budget"])
+            raise ReportError(f"{place}: kv_budget is {budget}, expected {EXPECTED}; delete it and done.json")
         unknown = [name for name in (*row.get("groups", {}), *row.get("empty", {})) if name not in GROUPS]
         if unknown:
             raise ReportError(
@@ -40,7 +43,7 @@ def check_longbench(value: Row, where: str) -> None:
                 raise ReportError(f"{place}: {name} is {score!r}, expected a percentage; delete it and done.json")
 
 
-def longbench_table(value: Row) -> Table | None:
+def longbench_table(value: Row, labels: Labels) -> Table | None:
     """None for a run without LongBench rows."""
     rows: Sequence[Row] = value["rows"]
     if not rows:
@@ -51,9 +54,9 @@ def longbench_table(value: Row) -> Table | None:
     for row in rows:
         groups = row.get("groups", {})
         numbers = [row.get("score"), *(groups.get(name) for name in columns)]
-        cells = [Cell() if number is None else Cell(f"{number:g}") for number in numbers]
-        label = method_name(row["method"]), budget_text(budget_order(row.get("kv_budget"))), str(row["n"])
-        body.append((Cell(row["task"]), *map(Cell, label), *cells))
+        cells = [Entry() if number is None else Entry(f"{number:g}") for number in numbers]
+        method, budget = Entry(labels.title(row["method"])), budget_entry(row)
+        body.append((Entry(row["task"]), method, budget, Entry(str(row["n"])), *cells))
     empty = {f"{row['task']}: {why}" for row in rows for why in row.get("empty", {}).values()}
     notes = [
         f"As the official script rounds them; protocol {value.get('protocol', 'not stated')}. Samples are this run's "
@@ -71,19 +74,19 @@ def longbench_table(value: Row) -> Table | None:
     )
 
 
-def category_table(value: Row) -> Table | None:
+def category_table(value: Row, labels: Labels) -> Table | None:
     """Methods x categories; None where no category has a score. A mean over a part of a category says so."""
     entries: Sequence[Row] = value.get("categories") or []
     if not entries:
         return None
     names = list(dict.fromkeys(entry["category"] for entry in entries))
-    places = list(dict.fromkeys((entry.get("kv_budget"), entry["method"], entry["preset"]) for entry in entries))
-    places.sort(key=lambda place: (budget_order(place[0]), place[1:]))
-    means = {(e.get("kv_budget"), e["method"], e["preset"], e["category"]): f"{e['mean']:.2f}" for e in entries}
+    lines: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for entry in sorted(entries, key=lambda e: (budget_order(e["kv_budget"]), e["method"], e["preset"])):
+        lines.setdefault((entry["kv_budget"], entry["method"], entry["preset"]), {})[entry["category"]] = entry
     body = []
-    for budget, method, preset in places:
-        cells = [Cell(means[key]) if (key := (budget, method, preset, name)) in means else Cell() for name in names]
-        body.append((Cell(method_name(method)), Cell(budget_text(budget_order(budget))), *cells))
+    for (_, method, _), means in lines.items():
+        cells = [Entry(f"{means[name]['mean']:.2f}") if name in means else Entry() for name in names]
+        body.append((Entry(labels.title(method)), budget_entry(next(iter(means.values()))), *cells))
     partial = {entry["category"]: entry["missing"] for entry in entries if entry.get("missing")}
     return Table(
         name="longbench_categories",
@@ -91,6 +94,6 @@ def category_table(value: Row) -> Table | None:
         columns=("Method", "KV budget", *names),
         rows=tuple(body),
         notes=tuple(f"{name}: without {', '.join(missing)}." for name, missing in partial.items()),
-        rules=group_starts([place[0] for place in places]),
+        rules=group_starts([kv_budget for kv_budget, _, _ in lines]),
         left=2,
     )

@@ -11,48 +11,49 @@ from typing import Any
 
 import numpy as np
 
+from reports.kv_budget import Budget, budget_order, budget_text, slot_positions
 from reports.labels import Labels, is_full
 from reports.records import Variant, variant_of
-from reports.table import MISSING, Cell, Table
+from reports.table import MISSING, Entry, Table
 from reports.tables import interval_text, interval_words, no_average, score_text
 
 Row = Mapping[str, Any]
 
 
-def ranked(metrics: Row) -> list[Variant]:
+def ranked(metrics: Row, labels: Labels) -> list[Variant]:
     """Variants by the mean of their averages, best first; those without any, last. The full cache apart, on top."""
     means: dict[Variant, list[float]] = {}
     for row in metrics["averages"]:
         means.setdefault(variant_of(row), []).extend([row["mean"]] if "mean" in row else [])
-    order = Labels(metrics["cells"]).variants
 
-    def key(variant: Variant) -> tuple[bool, float, int]:
-        mine = means.get(variant, [])
-        return not is_full(variant), -float(np.mean(mine)) if mine else np.inf, order.index(variant)
+    def key(variant: Variant) -> tuple[bool, float]:
+        values = means.get(variant, [])
+        return not is_full(variant), -float(np.mean(values)) if values else np.inf
 
-    return sorted(order, key=key)
+    return sorted(labels.variants, key=key)
 
 
-def overview_table(metrics: Row, benchmark: str | None = None) -> Table | None:
+def overview_table(metrics: Row, labels: Labels, benchmark: str | None = None) -> Table | None:
     """Methods x (benchmark, budget), of all benchmarks or of one. None where there is no average."""
     rows = [row for row in metrics["averages"] if benchmark in (None, row["benchmark"])]
     if not rows:
         return None
-    labels, places = Labels(metrics["cells"]), _places(rows)
-    budgets: list[int | None] = [*sorted({b for _, b in places if b is not None})] or [None]
+    places = {(r["benchmark"], r["kv_budget"]) for r in rows}
+    budgets: list[Budget] = sorted({b for _, b in places if b is not None}, key=budget_order) or [None]
     by_place = {(r["benchmark"], r["kv_budget"], variant_of(r)): r for r in rows}
     best = {place: _best(by_place, place) for place in places}
     columns = [(name, budget) for name in sorted({name for name, _ in places}) for budget in budgets]
     interval = f" with its {interval_words(metrics)}" if any("low" in row for row in rows) else ""
     body = []
-    for variant in ranked(metrics):
-        line = [Cell(labels.name(variant))]
+    for variant in ranked(metrics, labels):
+        line = [Entry(labels.name(variant))]
         for name, budget in columns:
             row = by_place.get((name, budget, variant))
             first = budget == budgets[0]
             if row is None and first:  # one number, whatever the budget
                 row = by_place.get((name, None, variant))
-            line.append(_cell(row, best.get((name, budget))) if row is not None else Cell("" if not first else MISSING))
+            missing = Entry(MISSING if first else "")
+            line.append(_entry(row, best.get((name, budget))) if row is not None else missing)
         body.append(tuple(line))
     return Table(
         name="overview" if benchmark is None else f"overview_{benchmark}",
@@ -60,28 +61,32 @@ def overview_table(metrics: Row, benchmark: str | None = None) -> Table | None:
         columns=("Method", *(_head(name if benchmark is None else "", budget) for name, budget in columns)),
         rows=tuple(body),
         notes=(
-            f"Mean over tasks in percent{interval}, at KV slots per head; best first.",
+            f"Mean over tasks in percent{interval}, at KV slots per head{_share_words(rows)}; best first.",
             "Methods that keep every position, the full cache among them, have one number.",
             "No average where some task could not be run at this budget; the tables by task say why.",
         ),
     )
 
 
-def _head(name: str, budget: int | None) -> str:
-    return " ".join(part for part in (name, "" if budget is None else str(budget)) if part) or "all"
+def _share_words(rows: Sequence[Row]) -> str:
+    """How many slots each share of the prompt comes to, over all benchmarks shown."""
+    shares = [(budget, slots) for budget, slots in slot_positions(rows).items() if isinstance(budget, str)]
+    texts = [f"{budget_text(budget)} is {slots:.0f} slots" for budget, slots in shares]
+    return f" or a share of the prompt ({', '.join(texts)} on average)" if texts else ""
 
 
-def _places(rows: Sequence[Row]) -> list[tuple[str, int | None]]:
-    return list({(r["benchmark"], r["kv_budget"]): None for r in rows})
+def _head(name: str, budget: Budget) -> str:
+    return " ".join(part for part in (name, "" if budget is None else budget_text(budget)) if part) or "all"
 
 
-def _best(by_place: Mapping[Any, Row], place: tuple[str, int | None]) -> str | None:
-    found = [r for key, r in by_place.items() if key[:2] == place and "mean" in r and place[1] is not None]
-    return max((score_text(r) for r in found), key=float) if len(found) > 1 else None
+def _best(by_place: Mapping[Any, Row], place: tuple[str, Budget]) -> str | None:
+    """The best printed mean at a benchmark and budget; None where fewer than two methods compete."""
+    means = [score_text(r) for key, r in by_place.items() if key[:2] == place and "mean" in r and place[1] is not None]
+    return max(means, key=float) if len(means) > 1 else None
 
 
-def _cell(row: Row, best: str | None) -> Cell:
+def _entry(row: Row, best: str | None) -> Entry:
     if "mean" not in row:
-        return Cell(no_average(row) if row.get("missing") else MISSING)
+        return Entry(no_average(row) if row.get("missing") else MISSING)
     text = score_text(row)
-    return Cell(text, interval_text(row), bold=text == best and row["kv_budget"] is not None)
+    return Entry(text, interval_text(row), bold=text == best and row["kv_budget"] is not None)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from reports.kv_budget import Budget, budget_order, budget_text
 from reports.labels import Labels, is_full
 from reports.overview import ranked
 from reports.records import Variant, variant_of
@@ -20,14 +21,13 @@ SHADES = ("#9ecae1", "#4292c6", "#08306b", "#41ab5d", "#00441b")  # of budgets, 
 WHOLE = "#D55E00"  # every position kept
 
 
-def overview_figure(metrics: Row) -> Figure | None:
+def overview_figure(metrics: Row, labels: Labels) -> Figure | None:
     """Averages with their intervals, best method first; the full cache as a band."""
     rows = [row for row in metrics["averages"] if "mean" in row]
-    variants = [v for v in ranked(metrics) if not is_full(v) and any(variant_of(r) == v for r in rows)]
+    variants = [v for v in ranked(metrics, labels) if not is_full(v) and any(variant_of(r) == v for r in rows)]
     if not variants:
         return None
-    labels = Labels(metrics["cells"])
-    budgets = sorted({r["kv_budget"] for r in rows if r["kv_budget"] is not None})
+    budgets = sorted({r["kv_budget"] for r in rows if r["kv_budget"] is not None}, key=budget_order)
     names = sorted({r["benchmark"] for r in rows})
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(PAGE_WIDTH, 0.165 * len(variants) + 0.9), layout="constrained")
@@ -45,7 +45,7 @@ def overview_figure(metrics: Row) -> Figure | None:
 
 
 def _panel(
-    axis: Axes, rows: Sequence[Row], variants: Sequence[Variant], budgets: Sequence[int], handles: dict[str, Any]
+    axis: Axes, rows: Sequence[Row], variants: Sequence[Variant], budgets: Sequence[Budget], handles: dict[str, Any]
 ) -> None:
     for row in rows:
         variant = variant_of(row)
@@ -57,10 +57,14 @@ def _panel(
         whole = row["kv_budget"] is None
         place = 0 if whole else budgets.index(row["kv_budget"])
         shift = 0.0 if whole else 0.16 * (place - (len(budgets) - 1) / 2)
-        handles["all positions" if whole else f"{row['kv_budget']} slots"] = axis.errorbar(
+        handles["all positions" if whole else _budget_label(row["kv_budget"])] = axis.errorbar(
             row["mean"], variants.index(variant) + shift, xerr=[[row["mean"] - low], [high - row["mean"]]],
             marker="D" if whole else "o", color=WHOLE if whole else SHADES[place % len(SHADES)], linestyle="none",
             **ERROR_BAR,
         )  # fmt: skip
     axis.set_xlim(-2, 102)
     axis.tick_params(axis="y", length=0)
+
+
+def _budget_label(kv_budget: Budget) -> str:
+    return f"{budget_text(kv_budget)} of the prompt" if isinstance(kv_budget, str) else f"{kv_budget} slots"

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from reports.errors import ReportError
+from reports.kv_budget import EXPECTED, budget_order, is_budget
 
 Record = Mapping[str, Any]
 BYTE_FIELDS = ("kept_tokens", "kept_bytes", "slack_bytes", "full_bytes")
@@ -37,11 +38,6 @@ class Variant:
 def variant_of(row: Record) -> Variant:
     """The variant of a record, or of any row of the metrics."""
     return Variant(row["method"], row["preset"], row["query_aware"], row["first_token"])
-
-
-def budget_order(kv_budget: int | None) -> int:
-    """Sort key of budgets: the full cache (null) first, then ascending."""
-    return -1 if kv_budget is None else kv_budget
 
 
 def sample_key(record: Record) -> tuple[int, str]:
@@ -79,14 +75,12 @@ def check_record(record: object, where: str) -> None:
     if not _is_int(record.get("seed")):
         raise ReportError(f"{where}: field 'seed' must be an integer, got {record.get('seed')!r}")
     if "kv_budget" not in record:
-        raise ReportError(
-            f"{where}: field 'kv_budget' is missing; expected an integer >= 1, or null for the full cache"
-        )
-    budget = record["kv_budget"]
-    if budget is not None and (not _is_int(budget) or budget < 1):
-        raise ReportError(
-            f"{where}: field 'kv_budget' must be an integer >= 1, or null for the full cache, got {budget!r}"
-        )
+        raise ReportError(f"{where}: field 'kv_budget' is missing; expected {EXPECTED}")
+    budget, slots = record["kv_budget"], record.get("kv_slots")
+    if not is_budget(budget):
+        raise ReportError(f"{where}: field 'kv_budget' must be {EXPECTED}, got {budget!r}")
+    if slots is not None and (not _is_int(slots) or slots < 0):
+        raise ReportError(f"{where}: field 'kv_slots' must be an integer >= 0, or null, got {slots!r}")
     score, reason = record.get("score"), record.get("infeasible")
     if score is None:
         if not isinstance(reason, str) or not reason:
@@ -96,6 +90,8 @@ def check_record(record: object, where: str) -> None:
         raise ReportError(f"{where}: score must be a percentage in 0..100, or null with a reason, got {score!r}")
     if reason is not None:
         raise ReportError(f"{where}: a record with a score cannot be infeasible, got score {score!r} and {reason!r}")
+    if isinstance(budget, str) and slots is None:
+        raise ReportError(f"{where}: kv_budget is a share, {budget!r}, so field 'kv_slots' must say how many slots")
     for name in (*BYTE_FIELDS, "prompt_tokens"):
         if record.get(name) is not None and (not _is_number(record[name]) or record[name] < 0):
             raise ReportError(f"{where}: field {name!r} must be a number >= 0, got {record[name]!r}")
@@ -117,10 +113,14 @@ def sorted_records(records: Iterable[Record]) -> list[Record]:
 
 
 def digest(records: Iterable[Record]) -> str:
-    """Fingerprint of everything `aggregate` reads; ties a metrics file to the records it was made from."""
-    names = ("benchmark", "task", "method", "preset", "query_aware", "first_token", "kv_budget", "seed", "sample_id")
+    """Fingerprint of everything `aggregate` reads; ties a metrics file to its records."""
+    names = (
+        *("benchmark", "task", "method", "preset", "query_aware", "first_token", "kv_budget", "seed", "sample_id"),
+        *("score", "infeasible", "prompt_tokens", *BYTE_FIELDS),
+    )
     state = hashlib.sha256()
     for record in sorted_records(records):
-        kept = {name: record.get(name) for name in (*names, "score", "infeasible", "prompt_tokens", *BYTE_FIELDS)}
+        share = isinstance(record["kv_budget"], str)  # a number of slots says itself how many
+        kept = {name: record.get(name) for name in (*names, *(["kv_slots"] if share else []))}
         state.update(json.dumps(kept, sort_keys=True).encode() + b"\n")
     return state.hexdigest()[:16]

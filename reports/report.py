@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -21,12 +20,11 @@ from rich.text import Text
 
 from reports.head_experiments import head_experiments
 from reports.intervals import CONFIDENCE
-from reports.labels import Labels, method_name
 from reports.longbench import category_table, longbench_table
 from reports.overview import overview_table
 from reports.rundir import Run, load_run
 from reports.side_tables import decode_table, removal_table, stability_table
-from reports.table import Table, escape_markdown, to_latex, to_markdown, to_rich
+from reports.table import Table, column_words, escape_markdown, to_latex, to_markdown, to_rich
 from reports.tables import difference_tables, memory_table, score_tables
 
 PLAIN_WIDTH = 100
@@ -38,8 +36,8 @@ def write_report(run_dir: str | Path, allow_unfinished: bool = False) -> Path:
     """Write the whole report and return its folder. A report of the same run that was there before is replaced."""
     run = load_run(run_dir, allow_unfinished)
     folder = run.path / "report"
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=run.path) as made:
-        draft = Path(made) / "report"
+    with tempfile.TemporaryDirectory(prefix=".report-", dir=run.path) as temporary:
+        draft = Path(temporary) / "report"
         draft.mkdir()
         _write_all(run, draft)
         if folder.exists():
@@ -49,7 +47,8 @@ def write_report(run_dir: str | Path, allow_unfinished: bool = False) -> Path:
 
 
 def _write_all(run: Run, folder: Path) -> None:
-    scores, overview = score_tables(run.metrics), overview_table(run.metrics)
+    labels = run.labels
+    scores, overview = score_tables(run.metrics, labels), overview_table(run.metrics, labels)
     figures = _draw(run, folder)
     parts = [f"# {escape_markdown(_title(run))}\n", *_context(run), "## Scores\n"]
     parts += [to_markdown(overview)] if overview else []
@@ -57,8 +56,8 @@ def _write_all(run: Run, folder: Path) -> None:
     parts += [to_markdown(table) for table in scores]
     parts += [_image(stem, "Score against KV budget") for stem in figures if stem.startswith("scores_")]
 
-    differences = difference_tables(run.metrics)
-    base = method_name(run.metrics["baseline"])
+    differences = difference_tables(run.metrics, labels)
+    base = labels.title(run.metrics["baseline"])
     parts.append(f"## Differences from {escape_markdown(base)}\n")
     parts += [to_markdown(table) for table in differences[:1]]
     parts += [
@@ -67,12 +66,10 @@ def _write_all(run: Run, folder: Path) -> None:
     if not differences:
         parts.append(f"Left out: the run has no {escape_markdown(base)}, or no method beside it.\n")
 
-    official = (
-        [t for t in (longbench_table(run.longbench), category_table(run.longbench)) if t] if run.longbench else []
-    )
+    official = [t for make in (longbench_table, category_table) if run.longbench and (t := make(run.longbench, labels))]
     parts += ["## LongBench, official numbers\n", *map(to_markdown, official)] if official else []
 
-    memory = memory_table(run.metrics)
+    memory = memory_table(run.metrics, labels)
     parts += ["## Memory of the kept tokens\n", to_markdown(memory)]
     tables = [*([overview] if overview else []), *scores, *differences, memory, *official]
 
@@ -90,7 +87,7 @@ def _write_all(run: Run, folder: Path) -> None:
     parts += more
 
     parts.append("## Decode latency and memory\n")
-    decode = decode_table(run.measurements) if run.measurements else None
+    decode = decode_table(run.measurements, labels) if run.measurements else None
     parts += _section(decode, "nothing was measured" if run.measurements else "the run has no measurements.json")
     tables += [table for table in (stability, removal, *more_tables, decode) if table is not None]
 
@@ -115,9 +112,9 @@ def _draw(run: Run, folder: Path) -> list[str]:
     from reports.overview_plot import overview_figure
     from reports.plots import score_figure
 
-    figures = {"overview": overview_figure(run.metrics)}
+    figures = {"overview": overview_figure(run.metrics, run.labels)}
     for benchmark in sorted({row["benchmark"] for row in run.metrics["cells"]}):
-        figures[f"scores_{benchmark}"] = score_figure(run.metrics, benchmark)
+        figures[f"scores_{benchmark}"] = score_figure(run.metrics, run.labels, benchmark)
     if run.stability:
         figures["head_scores"] = head_plots.heads_figure(run.stability)
         figures["head_removal"] = head_plots.removal_figure(run.stability)
@@ -139,13 +136,13 @@ def _context(run: Run) -> list[str]:
     tasks = sorted({f"{r['benchmark']}/{r['task']}" for r in records})
     samples = len({(r["benchmark"], r["task"], r["seed"], r["sample_id"]) for r in records})
     infeasible = sum(r["score"] is None for r in records)
-    seen = sorted({"seen" if r["query_aware"] else "not seen" for r in records})
+    question = sorted({"seen" if r["query_aware"] else "not seen" for r in records})
     facts = {
         "Run": run.path.name,
         "Tasks": f"{len(tasks)}: {', '.join(tasks)}",
         "Samples": f"{samples}, data seeds {', '.join(str(s) for s in sorted({r['seed'] for r in records}))}",
         "Records": f"{len(records)}, one per sample, method and budget; {infeasible} of them infeasible",
-        "Question when tokens are chosen": " and ".join(seen),
+        "Question when tokens are chosen": " and ".join(question),
         "First answer token from": " and ".join(sorted({r["first_token"] for r in records})),
     }
     if tokens:
@@ -160,7 +157,7 @@ def _context(run: Run) -> list[str]:
     ]
     if not run.finished:
         lines.insert(0, "* **This run is not finished: the numbers are those of the records so far.**")
-    spec = [(key, value) for key, value in _flat(run.spec)]
+    spec = [(key, value) for key, value in _flat(run.spec) if not key.startswith("about.titles.")]
     for name in ("machine", "versions"):
         spec += [(f"{name}.{key}", value) for key, value in _flat((run.measurements or {}).get(name) or {})]
     table = ["\n<details><summary>Specification, machine and versions</summary>\n", "| Key | Value |", "|:--|:--|"]
@@ -207,30 +204,31 @@ def terminal_table(run_dir: str | Path, console: Console | None = None, allow_un
 def _print(run: Run, console: Console, star: str) -> None:
     if not run.finished:
         console.print(Text("This run is not finished: the numbers are those of the records so far."))
-    tables = score_tables(run.metrics)
-    for table in _averages(run.metrics):
+    labels = run.labels
+    for table in _averages(run):
         console.print(to_rich(_starred(table, star)))
         console.print()
-    if len(Labels(run.metrics["cells"]).variants) > FEW:
+    if len(labels.variants) > FEW:
         console.print(Text("Scores by task, and differences, are in the report.", style="dim"))
         return
-    for table in tables:
+    for table in score_tables(run.metrics, labels):
         for block in _blocks(_starred(table, star), console.width):
             console.print(to_rich(block))
             console.print()
         notes = [note.replace("in bold", "starred") if star else note for note in table.notes]
         console.print(Text("\n".join(notes), style="dim"))
         console.print()
-    for table in difference_tables(run.metrics)[:1]:
+    for table in difference_tables(run.metrics, labels)[:1]:
         console.print(to_rich(table))
         console.print()
         console.print(Text("\n".join(table.notes), style="dim"))
 
 
-def _averages(metrics: Mapping[str, Any]) -> list[Table]:
-    """A table per benchmark; the last has the notes of all."""
-    found = [overview_table(metrics, name) for name in sorted({row["benchmark"] for row in metrics["averages"]})]
-    return [table for table in found if table is not None]
+def _averages(run: Run) -> list[Table]:
+    """A table per benchmark."""
+    names = sorted({row["benchmark"] for row in run.metrics["averages"]})
+    tables = [overview_table(run.metrics, run.labels, name) for name in names]
+    return [table for table in tables if table is not None]
 
 
 def _starred(table: Table, star: str) -> Table:
@@ -245,7 +243,7 @@ def _blocks(table: Table, width: int) -> Iterator[Table]:
 
     def text_width(place: int) -> int:
         texts = [f"{row[place].text} {row[place].detail}".strip() for row in cells]
-        return max(len(text) for text in [*re.split("[_ ]", table.columns[place]), *texts]) + 2
+        return max(len(text) for text in [*column_words(table.columns[place]), *texts]) + 2
 
     fixed = sum(text_width(place) for place in range(table.left))
     parts: list[list[int]] = [[]]

@@ -1,16 +1,18 @@
-"""A run folder as plain data. Whatever is wrong with the folder is said here, in one line, before anything is drawn."""
+"""A run folder as plain data, checked whole before anything is drawn; an error names the file in one line."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from reports.aggregate import SCHEMA, aggregate
 from reports.errors import ReportError
 from reports.head_experiments import check_masking, check_transfer
+from reports.labels import Labels
 from reports.longbench import check_longbench
 from reports.records import check_record, digest
 from reports.shapes import check_measurements, check_stability
@@ -33,6 +35,20 @@ class Run:
     masking: Mapping[str, Any] | None = None
     transfer: Mapping[str, Any] | None = None
     stages: tuple[Mapping[str, Any], ...] = ()  # seconds of each stage, of each start that ended one
+
+    @cached_property
+    def labels(self) -> Labels:
+        return Labels(self.metrics["cells"], _titles(self.spec))
+
+
+def _titles(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Title by method, in the experiment's order; a method of a run that states none is titled by its name."""
+    about, methods = spec.get("about"), spec.get("methods")
+    titles = about.get("titles") if isinstance(about, Mapping) else None
+    titles = titles if isinstance(titles, Mapping) else {}
+    cells = [cell for cell in methods if isinstance(cell, Mapping)] if isinstance(methods, list) else []
+    names = [str(cell["method"]) for cell in cells if "method" in cell]
+    return {name: str(titles.get(name, name)) for name in (*names, *titles)}
 
 
 def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
@@ -79,18 +95,18 @@ def _read_stages(path: Path) -> list[dict[str, Any]]:
     """Whole lines only; none where the run is older than the file."""
     if not path.exists():
         return []
-    found = []
+    stages = []
     for number, line in enumerate(_read_bytes(path).split(b"\n")[:-1], start=1):
         try:
             entry = json.loads(line)
-            found.append(
+            stages.append(
                 {"stage": str(entry["stage"]), "seconds": float(entry["seconds"]), "workers": entry["workers"]}
             )
         except (ValueError, KeyError, TypeError) as error:
             raise ReportError(
                 f"{path.parent.name}/{path.name} line {number}: no stage with its seconds ({error}); delete the line"
             ) from None
-    return found
+    return stages
 
 
 def _check_metrics(metrics: Mapping[str, Any], records: list[dict[str, Any]], path: Path) -> None:
@@ -119,14 +135,7 @@ def _read_records(path: Path, torn_ok: bool) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, start=1):
         where = f"{path.parent.name}/{path.name} line {number}"
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise ReportError(f"{where}: not UTF-8 text (byte {error.start}); remove the line, then {REMEDY}") from None
-        except json.JSONDecodeError as error:
-            raise ReportError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}); remove the line, then {REMEDY}"
-            ) from None
+        record = _parse(line, where, "remove the line")
         check_record(record, where)
         records.append(record)
     return records
@@ -141,17 +150,18 @@ def _read_bytes(path: Path) -> bytes:
         raise ReportError(f"{path.parent.name}/{path.name}: cannot be read ({error.strerror})") from None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _parse(data: bytes, where: str, advice: str) -> Any:
     try:
-        value = json.loads(_read_bytes(path).decode("utf-8"))
+        return json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ReportError(
-            f"{path.parent.name}/{path.name}: not UTF-8 text (byte {error.start}); delete it, then {REMEDY}"
-        ) from None
+        raise ReportError(f"{where}: not UTF-8 text (byte {error.start}); {advice}, then {REMEDY}") from None
     except json.JSONDecodeError as error:
-        raise ReportError(
-            f"{path.parent.name}/{path.name}: not JSON ({error.msg} at line {error.lineno}); delete it, then {REMEDY}"
-        ) from None
+        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
+        raise ReportError(f"{where}: not JSON ({error.msg} at {place}); {advice}, then {REMEDY}") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    value = _parse(_read_bytes(path), f"{path.parent.name}/{path.name}", "delete it")
     if not isinstance(value, dict):
         raise ReportError(f"{path.parent.name}/{path.name}: expected a JSON object, got {type(value).__name__}")
     return value

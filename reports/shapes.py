@@ -1,6 +1,6 @@
 """What stability.json and measurements.json must look like before anything is read from them.
 
-Every number may be absent (it was not measured); one that is there must be a finite number.
+Every number may be absent (it was not measured); one that is present must be finite.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reports.errors import ReportError
+from reports.kv_budget import EXPECTED, is_budget
 
 SUMMARY = ("median", "min", "max")
-NUMBERS = ("kv_budget", "batch", "prompt_tokens", "generated_tokens", "cache_bytes")
+NUMBERS = ("kv_slots", "batch", "prompt_tokens", "generated_tokens", "cache_bytes")
 TIMES = ("prefill_ms", "decode_ms_per_token", "energy_mj_per_token")
 
 
@@ -52,6 +53,8 @@ def check_measurements(value: Mapping[str, Any], where: str) -> None:
         place = f"{where}: decode entry {number}"
         if not isinstance(row, Mapping) or not isinstance(row.get("method"), str):
             raise ReportError(f"{place}: expected an object with a method, got {row!r:.80}")
+        if not is_budget(row.get("kv_budget")):
+            raise ReportError(f"{place}: kv_budget must be {EXPECTED}, got {row['kv_budget']!r:.80}")
         _check_numbers(row, NUMBERS, place)
         _check_times(row, TIMES, place)
         for part, check in (("ratio_to", _check_times), ("peak_bytes", _check_numbers)):

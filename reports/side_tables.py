@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reports.labels import method_name
-from reports.records import budget_order
-from reports.table import MISSING, Cell, Table, group_starts
-from reports.tables import budget_text, interval_text
+from reports.kv_budget import budget_order
+from reports.labels import Labels
+from reports.table import MISSING, Entry, Table, group_starts
+from reports.tables import budget_entry, interval_text
 
 Row = Mapping[str, Any]
 CUTS = ("top", "bottom", "random")
@@ -36,13 +36,13 @@ def stability_table(stability: Row) -> Table | None:
         width = [high - low for low, high in entry["interval"]] if entry.get("interval") else []
         body.append(
             (
-                Cell(task),
-                Cell(f"{entry['mae']:.4f}"),
-                Cell(f"{entry['threshold']:.4f}"),
-                Cell("yes" if entry["mae"] < entry["threshold"] else "no"),
-                Cell(f"{scores.std():.4f}"),
-                Cell(f"{entry['spearman']:.2f}") if entry.get("spearman") is not None else Cell(),
-                Cell(f"{np.median(width):.4f}") if width else Cell(),
+                Entry(task),
+                Entry(f"{entry['mae']:.4f}"),
+                Entry(f"{entry['threshold']:.4f}"),
+                Entry("yes" if entry["mae"] < entry["threshold"] else "no"),
+                Entry(f"{scores.std():.4f}"),
+                Entry(f"{entry['spearman']:.2f}") if entry.get("spearman") is not None else Entry(),
+                Entry(f"{np.median(width):.4f}") if width else Entry(),
             )
         )
     if not body:
@@ -62,9 +62,9 @@ def stability_table(stability: Row) -> Table | None:
 
 def removal_rows(stability: Row) -> list[tuple[str, Row]]:
     """(task, point) of every head-removal measurement, in table order."""
-    found = [(task, row) for task, entry in stability["tasks"].items() for row in entry.get("head_removal") or []]
+    points = [(task, row) for task, entry in stability["tasks"].items() for row in entry.get("head_removal") or []]
     order = {cut: place for place, cut in enumerate(CUTS)}
-    return sorted(found, key=lambda item: (item[0], order.get(item[1]["cut"], len(order)), item[1]["heads"]))
+    return sorted(points, key=lambda item: (item[0], order.get(item[1]["cut"], len(order)), item[1]["heads"]))
 
 
 def removal_table(stability: Row) -> Table | None:
@@ -75,10 +75,10 @@ def removal_table(stability: Row) -> Table | None:
     body = []
     for task, row in rows:
         full = row.get("full_score")
-        share = Cell(f"{100 * row['score'] / full:.1f}%") if full and row.get("score") is not None else Cell()
-        score = Cell(f"{row['score']:.1f}", interval_text(row)) if row.get("score") is not None else Cell()
-        cut = Cell(f"{row['cut']} {row['heads']} of {stability['num_players']}")
-        body.append((Cell(task), cut, score, Cell(f"{full:.1f}") if full is not None else Cell(), share))
+        share = Entry(f"{100 * row['score'] / full:.1f}%") if full and row.get("score") is not None else Entry()
+        score = Entry(f"{row['score']:.1f}", interval_text(row)) if row.get("score") is not None else Entry()
+        cut = Entry(f"{row['cut']} {row['heads']} of {stability['num_players']}")
+        body.append((Entry(task), cut, score, Entry(f"{full:.1f}") if full is not None else Entry(), share))
     notes = (
         "Heads ordered by their score; a removed head keeps only the last window of the prompt. Score in percent.",
     )
@@ -109,7 +109,7 @@ _DECODE: tuple[tuple[str, Callable[[Row], str | None]], ...] = (
 )
 
 
-def decode_table(measurements: Row) -> Table | None:
+def decode_table(measurements: Row, labels: Labels) -> Table | None:
     """Decode time and memory against two baselines: transformers' DynamicCache, and our runtime with the full cache.
 
     Columns that nothing in this run could measure are left out, and named below the table.
@@ -123,9 +123,9 @@ def decode_table(measurements: Row) -> Table | None:
     for row, text in zip(rows, texts, strict=True):
         runtime = RUNTIMES.get(row.get("runtime", ""), row.get("runtime") or MISSING)
         preset = row.get("preset", "normalized")
-        name = method_name(row["method"]) + ("" if preset == "normalized" else f" ({preset})")
-        who = (Cell(name), Cell(runtime), Cell(budget_text(row.get("kv_budget"))))
-        body.append((*who, *(Cell(text[place] or MISSING) for place in kept)))
+        name = labels.title(row["method"], *([] if preset == "normalized" else [preset]))
+        who = (Entry(name), Entry(runtime), budget_entry(row))
+        body.append((*who, *(Entry(text[place] or MISSING) for place in kept)))
     notes = [
         "Medians. Ratios: this row's decode time over the baseline's, below 1 is faster. Weights are not in the cache."
     ]
@@ -133,7 +133,7 @@ def decode_table(measurements: Row) -> Table | None:
     if absent:
         notes.append(f"Not measured on this machine: {', '.join(absent)}.")
     notes += [
-        f"No row for {method_name(left['method'])}: {left['why']}." for left in measurements.get("left_out") or []
+        f"No row for {labels.title(left['method'])}: {left['why']}." for left in measurements.get("left_out") or []
     ]
     columns = ("Method", "Runtime", "KV budget", *(_DECODE[place][0] for place in kept))
     return Table(

@@ -1,4 +1,4 @@
-"""How figures look and are kept: settings, a grid of panels, a legend, and PNG and PDF files.
+"""How figures look and are kept: settings, a grid of panels, a legend, and PNG, PDF and SVG files.
 
 Readable at the width of a page (7 inches). Draws on its own figures with its own settings: matplotlib's global state
 and back end are left as they are.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -39,14 +39,15 @@ STYLE: dict[Any, Any] = {
 ERROR_BAR: dict[str, Any] = {"elinewidth": 0.7, "markeredgewidth": 0}
 
 
-def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """PNG and PDF, without dates, so that the same numbers give the same files."""
-    paths = [folder / f"{stem}.png", folder / f"{stem}.pdf"]
+def save(figure: Figure, folder: Path, stem: str, vector: Literal["pdf", "svg"] = "pdf") -> list[Path]:
+    """PNG and a vector format, without dates, so that the same numbers give the same files. Makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{stem}.png", folder / f"{stem}.{vector}"]
     with mpl.rc_context(STYLE):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, not again for each file
         figure.savefig(paths[0], dpi=200, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"CreationDate": None})
+        figure.savefig(paths[1], metadata={"CreationDate" if vector == "pdf" else "Date": None})
     return paths
 
 

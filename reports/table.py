@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.table import Table as RichTable
@@ -45,7 +46,7 @@ _LATEX = str.maketrans(
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """`text` is the number; `detail` (an interval, say) stands beside or under it, smaller where that is possible."""
 
     text: str = MISSING
@@ -60,7 +61,7 @@ class Table:
     name: str
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...] = ()
     rules: frozenset[int] = frozenset()
     left: int = 1  # leading columns that are text, aligned left
@@ -85,8 +86,13 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 
 
+def column_words(column: str) -> list[str]:
+    """Where a column's head may be broken; never between a number and its percent sign."""
+    return [word for word in re.split(r"[_\s](?!%)", column) if word]
+
+
 def to_markdown(table: Table) -> str:
-    def cell(item: Cell) -> str:
+    def entry(item: Entry) -> str:
         text = escape_markdown(item.text)
         text = f"**{text}**" if item.bold else text
         return f"{text} {escape_markdown(item.detail)}" if item.detail else text
@@ -94,7 +100,7 @@ def to_markdown(table: Table) -> str:
     lines = [
         "| " + " | ".join(escape_markdown(column) for column in table.columns) + " |",
         "|" + "|".join(":--" if place < table.left else "--:" for place in range(len(table.columns))) + "|",
-        *("| " + " | ".join(cell(item) for item in row) + " |" for row in table.rows),
+        *("| " + " | ".join(entry(item) for item in row) + " |" for row in table.rows),
     ]
     notes = "".join(f"\n{escape_markdown(note)}\n" for note in table.notes)
     return f"**{escape_markdown(table.title)}**\n\n" + "\n".join(lines) + "\n" + notes
@@ -104,10 +110,10 @@ def to_latex(table: Table) -> str:
     r"""A table environment that needs \usepackage[T1]{fontenc} and the packages booktabs and graphicx."""
 
     def head(column: str) -> str:
-        parts = [escape_latex(part) for part in re.split(r"[_\s]", column) if part]
+        parts = [escape_latex(part) for part in column_words(column)]
         return r"\shortstack{" + r"\\".join(parts) + "}" if len(parts) > 1 else "".join(parts)
 
-    def cell(item: Cell) -> str:
+    def entry(item: Entry) -> str:
         text = escape_latex(item.text)
         text = rf"\textbf{{{text}}}" if item.bold else text
         return rf"\shortstack{{{text}\\{{\tiny {escape_latex(item.detail)}}}}}" if item.detail else text
@@ -117,7 +123,7 @@ def to_latex(table: Table) -> str:
     for number, row in enumerate(table.rows):
         if number in table.rules:
             body.append(r"\midrule")
-        body.append(" & ".join(cell(item) for item in row) + r" \\")
+        body.append(" & ".join(entry(item) for item in row) + r" \\")
     tabular = [
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
@@ -149,16 +155,15 @@ def to_rich(table: Table) -> RichTable:
         title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
     )
     for place, column in enumerate(table.columns):
-        out.add_column(
-            Text(re.sub(r"[_ ]", "\n", column)), justify="left" if place < table.left else "right", no_wrap=True
-        )
+        justify: Literal["left", "right"] = "left" if place < table.left else "right"
+        out.add_column(Text("\n".join(column_words(column))), justify=justify, no_wrap=True)
     for number, row in enumerate(table.rows):
         if number in table.rules:
             out.add_section()
-        out.add_row(*(_rich_cell(item) for item in row))
+        out.add_row(*(_rich_entry(item) for item in row))
     return out
 
 
-def _rich_cell(item: Cell) -> Text:
+def _rich_entry(item: Entry) -> Text:
     text = Text(item.text, style="bold" if item.bold else "")
     return text.append(f" {item.detail}", style="not bold") if item.detail else text

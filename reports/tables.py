@@ -10,21 +10,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from reports.labels import Labels, is_full, method_name, variant_order
-from reports.records import budget_order, variant_of
-from reports.table import MISSING, Cell, Table, group_starts
+from reports.kv_budget import Budget, budget_order, budget_text, slots_text
+from reports.labels import Labels, is_full
+from reports.records import Variant, variant_of
+from reports.table import MISSING, Entry, Table, group_starts
 
 Row = Mapping[str, Any]
 PARTIAL = "†"
 
 
-def score_tables(metrics: Row) -> list[Table]:
+def score_tables(metrics: Row, labels: Labels) -> list[Table]:
     """Per benchmark: methods x tasks for every budget, the full cache on top, best of each budget in bold."""
-    return [_score_table(metrics, benchmark) for benchmark in sorted({row["benchmark"] for row in metrics["cells"]})]
+    benchmarks = sorted({row["benchmark"] for row in metrics["cells"]})
+    return [_score_table(metrics, labels, benchmark) for benchmark in benchmarks]
 
 
-def _score_table(metrics: Row, benchmark: str) -> Table:
-    labels = Labels(metrics["cells"])
+def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
     cells = [row for row in metrics["cells"] if row["benchmark"] == benchmark]
     tasks = sorted({row["task"] for row in cells})
     columns = {task: _with_partial([row for row in cells if row["task"] == task]) for task in tasks}
@@ -34,15 +35,16 @@ def _score_table(metrics: Row, benchmark: str) -> Table:
             place: {**row, "partial": any(column[place]["partial"] for column in columns.values() if place in column)}
             for place, row in ((_place(row), row) for row in averages)
         }
-    places = sorted({_place(row) for row in cells}, key=lambda place: (place[0], variant_order(place[1])))
+    places = sorted({_place(row) for row in cells}, key=lambda place: (budget_order(place[0]), labels.order(place[1])))
+    sizes = {_place(row): row for row in metrics["memory"] if row["benchmark"] == benchmark}
     reasons: list[str] = []
     rows = []
     for place in places:
         group = [other for other in places if other[0] == place[0] and not is_full(other[1])]
-        row = [Cell(labels.name(place[1])), Cell(budget_text(place[0]))]
+        row = [Entry(labels.name(place[1])), budget_entry(sizes[place])]
         for column in columns.values():
             best = _best([column[other] for other in group if other in column])
-            row.append(_score_cell(column.get(place), best if place in group else None, reasons))
+            row.append(_score_entry(column.get(place), best if place in group else None, reasons))
         rows.append(tuple(row))
     interval = f" with its {interval_words(metrics)}" if any("low" in row for row in cells) else ""
     notes = [f"Score in percent{interval}; {_sample_words(cells)}."]
@@ -65,12 +67,12 @@ def _score_table(metrics: Row, benchmark: str) -> Table:
     )
 
 
-def _place(row: Row) -> tuple[int, Any]:
-    return (budget_order(row["kv_budget"]), variant_of(row))
+def _place(row: Row) -> tuple[Budget, Variant]:
+    return (row["kv_budget"], variant_of(row))
 
 
 def _with_partial(rows: Sequence[Row]) -> dict[Any, Row]:
-    """Rows by place, each told whether it rests on fewer samples than its column has."""
+    """Rows by place; "partial": whether a row rests on fewer samples than its column has."""
     most = max(row["n"] for row in rows)
     return {_place(row): {**row, "partial": row["feasible"] < most} for row in rows}
 
@@ -91,8 +93,8 @@ def _signed(value: float, form: str) -> str:
     return text[1:] if text[0] in "+-" and float(text) == 0 else text
 
 
-def budget_text(kv_budget: int | None) -> str:
-    return "full" if kv_budget is None or kv_budget < 0 else str(kv_budget)
+def budget_entry(row: Row) -> Entry:
+    return Entry(budget_text(row.get("kv_budget")), slots_text(row))
 
 
 def _best(rows: Iterable[Row]) -> str | None:
@@ -107,24 +109,24 @@ def no_average(row: Row) -> str:
     return f"{done} of {done + missing} tasks" if done else "infeasible"
 
 
-def _score_cell(row: Row | None, best: str | None, reasons: list[str]) -> Cell:
+def _score_entry(row: Row | None, best: str | None, reasons: list[str]) -> Entry:
     if row is not None and "mean" not in row and row.get("missing"):
-        return Cell(no_average(row))
+        return Entry(no_average(row))
     if row is None or ("mean" not in row and "infeasible" not in row):
-        return Cell(MISSING)
+        return Entry(MISSING)
     if "mean" not in row:
         kinds: dict[str, str] = {}
         for reason in row["infeasible"]:
             kinds.setdefault(_without_numbers(reason), reason)
-        known = [_without_numbers(reason) for reason in reasons]
+        numbered = [_without_numbers(reason) for reason in reasons]
         kind = "; ".join(kinds)
-        if kind not in known:
-            known.append(kind)
+        if kind not in numbered:
+            numbered.append(kind)
             reasons.append("; ".join(kinds.values()))
-        return Cell(f"({known.index(kind) + 1})")
+        return Entry(f"({numbered.index(kind) + 1})")
     text = score_text(row)
     partial = bool(row.get("partial"))
-    return Cell(text + PARTIAL * partial, interval_text(row), bold=text == best and not partial)
+    return Entry(text + PARTIAL * partial, interval_text(row), bold=text == best and not partial)
 
 
 def _without_numbers(reason: str) -> str:
@@ -146,42 +148,37 @@ def _sample_words(cells: Sequence[Row]) -> str:
     return f"{low} to {high} samples per cell"
 
 
-def difference_tables(metrics: Row) -> list[Table]:
+def difference_tables(metrics: Row, labels: Labels) -> list[Table]:
     """Method minus baseline on the same samples, over all tasks and per task. Empty without the baseline."""
     out = []
-    base = method_name(metrics["baseline"])
+    base = labels.title(metrics["baseline"])
     for name, key, title in (
         ("differences", "differences_all_tasks", f"Difference from {base}, mean over all tasks"),
         ("differences_by_task", "differences", f"Difference from {base}, per task"),
     ):
-        rows = sorted(metrics[key], key=_order)
+        rows = sorted(metrics[key], key=lambda row: (*_group(row), labels.order(variant_of(row))))
         if rows:
-            out.append(_difference_table(metrics, name, title, rows))
+            out.append(_difference_table(metrics, labels, name, title, rows))
     return out
 
 
-def _order(row: Row) -> tuple[Any, ...]:
-    return (row["benchmark"], row.get("task", ""), budget_order(row["kv_budget"]), variant_order(variant_of(row)))
+def _group(row: Row) -> tuple[Any, ...]:
+    return (row["benchmark"], row.get("task", ""), budget_order(row["kv_budget"]))
 
 
-def _difference_table(metrics: Row, name: str, title: str, rows: Sequence[Row]) -> Table:
-    labels = Labels(metrics["cells"])
+def _difference_table(metrics: Row, labels: Labels, name: str, title: str, rows: Sequence[Row]) -> Table:
     per_task = "task" in rows[0]
     body = []
     for row in rows:
-        where = [
-            Cell(row["benchmark"]),
-            *([Cell(row["task"])] if per_task else []),
-            Cell(budget_text(row["kv_budget"])),
-        ]
+        where = [Entry(row["benchmark"]), *([Entry(row["task"])] if per_task else []), budget_entry(row)]
         if "mean" in row:
-            size = [Cell(_signed(row["mean"], "+.1f")), Cell(interval_text(row, sign=True) or MISSING)]
-            counts = [Cell(str(row["n"])), Cell(str(row["differing"]))]
-            word = Cell(row["verdict"], bold=row["verdict"] != "no difference shown")
+            size = [Entry(_signed(row["mean"], "+.1f")), Entry(interval_text(row, sign=True) or MISSING)]
+            counts = [Entry(str(row["n"])), Entry(str(row["differing"]))]
+            word = Entry(row["verdict"], bold=row["verdict"] != "no difference shown")
         else:
-            size, counts = [Cell(), Cell()], [Cell(str(row["n"])), Cell()]
-            word = Cell(f"no pairs in {len(row['missing'])} tasks" if row.get("missing") else "no pairs")
-        body.append((*where, Cell(labels.name(variant_of(row))), *size, *counts, word))
+            size, counts = [Entry(), Entry()], [Entry(str(row["n"])), Entry()]
+            word = Entry(f"no pairs in {len(row['missing'])} tasks" if row.get("missing") else "no pairs")
+        body.append((*where, Entry(labels.name(variant_of(row))), *size, *counts, word))
     notes = [
         f"Score minus the baseline's, in points, on the same samples; paired {interval_words(metrics)}. 'better' and "
         "'worse' only where the interval excludes 0 and at least 6 pairs differ."
@@ -197,7 +194,7 @@ def _difference_table(metrics: Row, name: str, title: str, rows: Sequence[Row]) 
         columns=(*columns, "Difference", "Interval", "Pairs", "Differing", "Shown"),
         rows=tuple(body),
         notes=tuple(notes),
-        rules=group_starts([_order(row)[:3] for row in rows]),
+        rules=group_starts([_group(row) for row in rows]),
         left=len(columns),
     )
 
@@ -212,14 +209,13 @@ _MEMORY: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
-def memory_table(metrics: Row) -> Table:
+def memory_table(metrics: Row, labels: Labels) -> Table:
     """Nominal budget beside the measured bytes of kept tokens; append slack apart."""
-    labels = Labels(metrics["cells"])
-    rows = sorted(metrics["memory"], key=_order)
+    rows = sorted(metrics["memory"], key=lambda row: (*_group(row), labels.order(variant_of(row))))
     body = []
     for row in rows:
-        where = (Cell(row["benchmark"]), Cell(budget_text(row["kv_budget"])), Cell(labels.name(variant_of(row))))
-        sizes = (Cell(form(row[name])) if row.get(name) is not None else Cell() for _, name, form in _MEMORY)
+        where = (Entry(row["benchmark"]), budget_entry(row), Entry(labels.name(variant_of(row))))
+        sizes = (Entry(form(row[name])) if row.get(name) is not None else Entry() for _, name, form in _MEMORY)
         body.append((*where, *sizes))
     return Table(
         name="memory",
@@ -230,6 +226,6 @@ def memory_table(metrics: Row) -> Table:
             "Means per prompt over all tasks. Nominal: budget over prompt length. Kept: counted bytes of the tokens "
             "that stay, and their share of the full cache. Slack: room for tokens still to come, beside them.",
         ),
-        rules=group_starts([(row["benchmark"], row["kv_budget"]) for row in rows]),
+        rules=group_starts([_group(row) for row in rows]),
         left=3,
     )

@@ -6,19 +6,15 @@ the task); the worked example of the official preset has a fixed number of sente
 official one is fitted to 500.
 """
 
+import functools
 import random
+import string
 from collections.abc import Sequence
 from typing import Any
 
-from ruler import haystack, words
+from ruler import haystack, lexicon
 from ruler.niah import distinct
 from ruler.sample import Draft
-
-
-def _box(letters: int, rng: random.Random) -> str:
-    if letters:
-        return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(letters))
-    return rng.choice(words.BOXES)
 
 
 def build(
@@ -38,9 +34,10 @@ def build(
         return build(plain, size, rng, wording, essays).after(worked)
 
     chains, hops = params["num_chains"], params["num_hops"]
-    taken: set[str] = set()
-    boxes = [distinct(lambda r: _box(params["letters"], r), hops + 1, rng, taken) for _ in range(chains)]
-    values = distinct(lambda r: str(r.randint(10_000, 99_999)), chains, rng, taken)
+    used: set[str] = set()
+    draw_box = functools.partial(lexicon.invented, params["letters"], string.ascii_uppercase)
+    boxes = [distinct(draw_box, hops + 1, rng, used) for _ in range(chains)]
+    values = distinct(lambda r: str(r.randint(10_000, 99_999)), chains, rng, used)
 
     sentences = haystack.noise(size)
     slots = haystack.places(chains * (hops + 1), size, rng, params.get("places", "any"))

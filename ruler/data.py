@@ -40,20 +40,20 @@ def find_files(root: Path) -> list[Prepared]:
     if not root.is_dir():
         raise RulerError(f"no folder {root}; name the folder the official generator wrote, or one of its .jsonl files")
     order = list(TASKS["official"])
-    found = []
+    files = []
     for path in sorted(root.rglob("*.jsonl")):
         parts = path.relative_to(root).parts
         if path.is_file() and (task := task_of(parts)):
-            found.append(Prepared(task, length_of((root.absolute().name, *parts)), path))
-    if not found:
+            files.append(Prepared(task, length_of((root.absolute().name, *parts)), path))
+    if not files:
         raise RulerError(f"no RULER task in the .jsonl files of {root}; expected paths such as 4096/{order[0]}.jsonl")
-    found.sort(key=lambda f: (f.length or 0, order.index(f.task), f.path))
-    seen: dict[tuple[str, int | None], Path] = {}
-    for file in found:
-        first = seen.setdefault((file.task, file.length), file.path)
+    files.sort(key=lambda f: (f.length or 0, order.index(f.task), f.path))
+    first_paths: dict[tuple[str, int | None], Path] = {}
+    for file in files:
+        first = first_paths.setdefault((file.task, file.length), file.path)
         if first != file.path:
             raise RulerError(f"{first} and {file.path} hold the same task and length; name one of them")
-    return found
+    return files
 
 
 def task_of(parts: Iterable[str]) -> str | None:

@@ -9,7 +9,9 @@ and a coded text leaves room for its answer (the official one is fitted without 
 to generate).
 """
 
+import functools
 import random
+import string
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -52,18 +54,18 @@ def build_cwe(
 
     `example`: `num_words`, `freq_cw` and `freq_ucw` of a worked example put before the list.
     """
-    taken: set[str] = set()
+    used: set[str] = set()
     worked = None
     if example := params.get("example"):
-        worked = _list(params | example, example["num_words"] - params["num_cw"], rng, wording, taken)
-    made = _list(params, size, rng, wording, taken)
-    return made.after(worked) if worked else made
+        worked = _list(params | example, example["num_words"] - params["num_cw"], rng, wording, used)
+    draft = _list(params, size, rng, wording, used)
+    return draft.after(worked) if worked else draft
 
 
-def _list(params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], taken: set[str]) -> Draft:
+def _list(params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], used: set[str]) -> Draft:
     text = wording["cwe"]
-    common = distinct(lambda r: _plain_word(params["compounds"], r), params["num_cw"], rng, taken)
-    uncommon = distinct(lambda r: _plain_word(params["compounds"], r), size, rng, taken)
+    common = distinct(lambda r: _plain_word(params["compounds"], r), params["num_cw"], rng, used)
+    uncommon = distinct(lambda r: _plain_word(params["compounds"], r), size, rng, used)
     listed = common * params["freq_cw"] + uncommon * params["freq_ucw"]
     rng.shuffle(listed)
     item = text["item"] if params["numbered"] else text["item_plain"]
@@ -78,12 +80,6 @@ def _list(params: dict[str, Any], size: int, rng: random.Random, wording: dict[s
     )
 
 
-def _coded_word(letters: int, rng: random.Random) -> str:
-    if letters:
-        return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(letters))
-    return rng.choice(words.BOXES)
-
-
 def build_fwe(
     params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], essays: Sequence[str] | None
 ) -> Draft:
@@ -94,7 +90,8 @@ def build_fwe(
     never a tie. The official generator divides by the infinite sum of the law, which only rescales `size`.
     """
     text = wording["fwe"]
-    vocabulary = distinct(lambda r: _coded_word(params["letters"], r), params["vocab_size"], rng, set())
+    coded = functools.partial(lexicon.invented, params["letters"], string.ascii_lowercase)
+    vocabulary = distinct(coded, params["vocab_size"], rng, set())
     weights = np.arange(1, len(vocabulary) + 1, dtype=float) ** -params["alpha"]
     counts = np.floor(weights / weights.sum() * size).astype(int)
     drawn = [word for word, count in zip(vocabulary, counts, strict=True) for _ in range(count)]

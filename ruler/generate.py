@@ -27,7 +27,7 @@ from ruler.tasks import at_length, get_task
 VERSION = 1  # of the generators and the wording: part of every record's identity
 
 
-class Tokenizer(Protocol):
+class Encoder(Protocol):
     """What fitting needs of a tokenizer (transformers' have it)."""
 
     def encode(self, text: str, add_special_tokens: bool = ...) -> Sequence[int]: ...
@@ -56,17 +56,17 @@ class Sources:
 
     def notes(self, task: Task, size: int) -> tuple[str, ...]:
         """What a record must say about the text of a prompt of this haystack size."""
-        found = []
+        notes = []
         if task.kind == "niah" and task.params["type_haystack"] == "essay":
             if self.essays is None:
-                found.append("essay haystack is generated text")
+                notes.append("essay haystack is generated text")
             elif size > len(self.essays):
-                found.append("the essays are shorter than the haystack and repeat")
+                notes.append("the essays are shorter than the haystack and repeat")
         if task.kind == "qa" and self.asked_of(task) is None:
-            found.append("questions and documents are generated")
+            notes.append("questions and documents are generated")
         if size >= largest_size(task, self):
-            found.append("the haystack ends below the length: there is nothing new to add")
-        return tuple(found)
+            notes.append("the haystack ends below the length: there is nothing new to add")
+        return tuple(notes)
 
 
 @functools.cache
@@ -106,7 +106,7 @@ def largest_size(task: Task, sources: Sources | None = None) -> int:
     return _LIMIT[task.kind]
 
 
-def fit(task: Task, tokenizer: Tokenizer, length: int, sources: Sources | None = None) -> int:
+def fit(task: Task, tokenizer: Encoder, length: int, sources: Sources | None = None) -> int:
     """The largest haystack size whose prompt fits `length` tokens. Raises when not even the smallest fits."""
     task = at_length(task, length)
 
@@ -136,7 +136,7 @@ def fit(task: Task, tokenizer: Tokenizer, length: int, sources: Sources | None =
 
 def generate(
     name: str,
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     length: int,
     count: int,
     seed: int,
@@ -169,7 +169,7 @@ def generate(
 
 def _fitted(
     task: Task,
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     length: int,
     size: int,
     seed: int,
@@ -181,18 +181,18 @@ def _fitted(
     """Draws one sample, shrinking the haystack while this draw is longer than the fitted probe was."""
     sample_id = f"{task.name}/{length}/{seed}/{index}"
     while size >= 0:
-        made = draft(task, size, random.Random(f"{preset}/{sample_id}"), sources, question)
-        tokens = len(tokenizer.encode(made.prompt, add_special_tokens=False)) + task.tokens_to_generate
-        if tokens <= length and made.outputs:
+        drawn = draft(task, size, random.Random(f"{preset}/{sample_id}"), sources, question)
+        tokens = len(tokenizer.encode(drawn.prompt, add_special_tokens=False)) + task.tokens_to_generate
+        if tokens <= length and drawn.outputs:
             return Sample(
                 task=task.name,
                 sample_id=sample_id,
                 seed=seed,
-                context=made.context,
-                question=made.question,
-                answer_prefix=made.answer_prefix,
-                outputs=made.outputs,
-                gold=made.gold,
+                context=drawn.context,
+                question=drawn.question,
+                answer_prefix=drawn.answer_prefix,
+                outputs=drawn.outputs,
+                gold=drawn.gold,
                 length=tokens,
                 tokens_to_generate=task.tokens_to_generate,
                 metric=task.metric,

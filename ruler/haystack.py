@@ -36,15 +36,15 @@ def _sentence(rng: random.Random) -> str:
     pick = rng.choice
     person = f"{pick(words.ADJECTIVES)} {pick(words.PEOPLE)}" if rng.random() < 0.6 else pick(words.PEOPLE)
     place = f"{pick(words.ADJECTIVES)} {pick(words.PLACES)}" if rng.random() < 0.6 else pick(words.PLACES)
-    thing = f"{pick(words.ADJECTIVES)} {pick(words.THINGS)}" if rng.random() < 0.6 else pick(words.THINGS)
+    noun = f"{pick(words.ADJECTIVES)} {pick(words.THINGS)}" if rng.random() < 0.6 else pick(words.THINGS)
     move, act, where = pick(words.VERBS_MOVE), pick(words.VERBS_ACT), pick(words.PREPOSITIONS)
     forms = (
         f"The {person} {move} {where} the {place}.",
-        f"A {person} {act} the {thing} in the {place}.",
-        f"In the {pick(words.TIMES)} the {person} {act} a {thing}.",
-        f"The {thing} was {pick(words.ADJECTIVES)} and {pick(words.ADJECTIVES)}.",
+        f"A {person} {act} the {noun} in the {place}.",
+        f"In the {pick(words.TIMES)} the {person} {act} a {noun}.",
+        f"The {noun} was {pick(words.ADJECTIVES)} and {pick(words.ADJECTIVES)}.",
         f"Every {pick(words.TIMES)} a {person} {move} {where} the {place}.",
-        f"There is a {thing} {where} the {place}.",
+        f"There is a {noun} {where} the {place}.",
     )
     return pick(forms)
 

@@ -8,6 +8,8 @@ made (see `PAIRS`). They are apart from `words.py`, whose lists are as small as 
 
 import random
 
+from ruler import words
+
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(text.split())
@@ -90,3 +92,8 @@ def pair(rng: random.Random) -> str:
 def person(rng: random.Random) -> str:
     """A given name and a surname."""
     return f"{rng.choice(GIVEN_NAMES)} {rng.choice(NOUNS).capitalize()}"
+
+
+def invented(letters: int, alphabet: str, rng: random.Random) -> str:
+    """So many random letters, as the official generator draws its coded words and box names; a BOXES word for 0."""
+    return "".join(rng.choice(alphabet) for _ in range(letters)) if letters else rng.choice(words.BOXES)

@@ -23,7 +23,7 @@ def postprocess_pred(predict_str: str, task_config: object = None) -> str:
     return _CONTROL.sub("\n", predict_str.strip()).strip()
 
 
-def found(prediction: str, references: Sequence[str]) -> list[float]:
+def match_references(prediction: str, references: Sequence[str]) -> list[float]:
     """1.0 for each reference that occurs in the prediction, both lower-cased. `[num_references]`"""
     return [1.0 if reference.lower() in prediction.lower() else 0.0 for reference in references]
 
@@ -33,7 +33,7 @@ def string_match_all(preds: Sequence[str], refs: Sequence[Sequence[str]]) -> flo
 
     No predictions, or a sample without references, is a ZeroDivisionError, as in the official code.
     """
-    shares = [sum(hits) / len(hits) for hits in map(found, preds, refs)]
+    shares = [sum(hits) / len(hits) for hits in map(match_references, preds, refs)]
     return round(sum(shares) / len(preds) * 100, 2)
 
 
@@ -42,7 +42,7 @@ def string_match_part(preds: Sequence[str], refs: Sequence[Sequence[str]]) -> fl
 
     No predictions is a ZeroDivisionError and a sample without references a ValueError, as in the official code.
     """
-    best = [max(hits) for hits in map(found, preds, refs)]
+    best = [max(hits) for hits in map(match_references, preds, refs)]
     return round(sum(best) / len(preds) * 100, 2)
 
 

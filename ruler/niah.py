@@ -37,22 +37,22 @@ def key(kind: str, rng: random.Random) -> str:
     return value(kind, rng)
 
 
-def distinct(make: Callable[[random.Random], str], count: int, rng: random.Random, taken: set[str]) -> list[str]:
+def distinct(make: Callable[[random.Random], str], count: int, rng: random.Random, used: set[str]) -> list[str]:
     """`count` values of `make(rng)` that differ from each other and from `taken`, which is extended.
 
     Raises when nothing new comes any more, instead of drawing for ever.
     """
-    found: list[str] = []
+    values: list[str] = []
     misses = 0
-    while len(found) < count:
+    while len(values) < count:
         item = make(rng)
-        if item not in taken:
-            taken.add(item)
-            found.append(item)
+        if item not in used:
+            used.add(item)
+            values.append(item)
             misses = 0
         elif (misses := misses + 1) > MISSES:
-            raise RulerError(f"only {len(found)} distinct words could be drawn, expected {count}; ask for fewer")
-    return found
+            raise RulerError(f"only {len(values)} distinct words could be drawn, expected {count}; ask for fewer")
+    return values
 
 
 def build(
@@ -65,9 +65,9 @@ def build(
     num_v, num_q = params["num_needle_v"], params["num_needle_q"]
     kind = text["kinds"][value_kind]
 
-    taken: set[str] = set()
-    keys = distinct(lambda r: key(key_kind, r), num_k, rng, taken)
-    values = [distinct(lambda r: value(value_kind, r), num_v, rng, taken) for _ in keys]
+    used: set[str] = set()
+    keys = distinct(lambda r: key(key_kind, r), num_k, rng, used)
+    values = [distinct(lambda r: value(value_kind, r), num_v, rng, used) for _ in keys]
     needles = [(i, v, text["needle"].format(kind=kind, key=keys[i], value=v)) for i in range(num_k) for v in values[i]]
     rng.shuffle(needles)
 
@@ -76,10 +76,10 @@ def build(
     elif params["type_haystack"] == "essay":
         sentences = haystack.essay(size, rng, essays)
     else:
-        others = distinct(lambda r: key(key_kind, r), size, rng, taken) if size else []
+        other_keys = distinct(lambda r: key(key_kind, r), size, rng, used) if size else []
         sentences = [
-            text["needle"].format(kind=kind, key=k, value=distinct(lambda r: value(value_kind, r), 1, rng, taken)[0])
-            for k in others
+            text["needle"].format(kind=kind, key=k, value=distinct(lambda r: value(value_kind, r), 1, rng, used)[0])
+            for k in other_keys
         ]
     places = haystack.places(len(needles), len(sentences), rng, params.get("places", "any"))
     order: list[tuple[int, str]] = []

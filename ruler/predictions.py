@@ -65,8 +65,8 @@ def read_answers(path: Path | str, task: str | None = None) -> list[Answer]:
     path = Path(path)
     name = official_name(task) if task else task_of(path.parts)
     if name is None:
-        known = ", ".join(TASKS["official"])
-        raise RulerError(f"{path} names no RULER task; rename it to <task>.jsonl, or name one of {known}")
+        expected = ", ".join(TASKS["official"])
+        raise RulerError(f"{path} names no RULER task; rename it to <task>.jsonl, or name one of {expected}")
     answers = []
     for number, record in read_objects(path):
         place = f"{path} line {number}"

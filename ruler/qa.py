@@ -42,17 +42,17 @@ class QuestionSet:
 
         Any question when `index` is None; past the last begin again, below 0 count from the end.
         """
-        asked = self.questions[rng.randrange(len(self.questions)) if index is None else index % len(self.questions)]
-        others = rng.sample(asked.near, min(size, len(asked.near)))
-        if size > len(others):
-            known = {*asked.needed, *asked.near}
-            far = [i for i in range(len(self.documents)) if i not in known]
-            others += rng.sample(far, min(size - len(others), len(far)))
-        return asked, [self.documents[i] for i in (*asked.needed, *others)]
+        question = self.questions[rng.randrange(len(self.questions)) if index is None else index % len(self.questions)]
+        distractors = rng.sample(question.near, min(size, len(question.near)))
+        if size > len(distractors):
+            relevant = {*question.needed, *question.near}
+            far = [i for i in range(len(self.documents)) if i not in relevant]
+            distractors += rng.sample(far, min(size - len(distractors), len(far)))
+        return question, [self.documents[i] for i in (*question.needed, *distractors)]
 
 
 @dataclass(frozen=True)
-class World:
+class GeneratedWorld:
     """A generated question: its answer, an answer prefix and a gold answer that go with it, and all documents."""
 
     question: str
@@ -60,7 +60,7 @@ class World:
     prefix: str
     gold: str
     needed: tuple[str, ...]
-    others: tuple[str, ...]
+    distractors: tuple[str, ...]
 
 
 def largest_world(params: dict[str, Any]) -> int:
@@ -69,7 +69,7 @@ def largest_world(params: dict[str, Any]) -> int:
     return people - int(params["hops"])
 
 
-def generated_world(size: int, hops: int, rng: random.Random, surnames: bool = False) -> World:
+def generated_world(size: int, hops: int, rng: random.Random, surnames: bool = False) -> GeneratedWorld:
     """A question over `size` people (at least hops + 1), each with one document about their home, pet and friend."""
     count = max(size, hops + 1)
     if surnames:
@@ -97,8 +97,8 @@ def generated_world(size: int, hops: int, rng: random.Random, surnames: bool = F
         prefix, gold = f" {person} {verb}", f" {answer}."
     else:
         prefix, gold = f" The friend of {person} is", f" {answered}. {answered} {verb} {answer}."
-    others = tuple(documents[n] for n in names if n not in needed)
-    return World(question, answer, prefix, gold, tuple(documents[n] for n in needed), others)
+    distractors = tuple(documents[n] for n in names if n not in needed)
+    return GeneratedWorld(question, answer, prefix, gold, tuple(documents[n] for n in needed), distractors)
 
 
 def _other(i: int, count: int, rng: random.Random) -> int:
@@ -125,13 +125,13 @@ def build(
     if source is None:
         world = generated_world(size + params["hops"], params["hops"], rng, params.get("surnames", False))
         question, answers = world.question, tuple([world.answer])
-        documents = [*world.needed, *world.others[:size]]
+        documents = [*world.needed, *world.distractors[:size]]
         gold = text["gold"].format(answer=world.answer)
         if not params.get("plain"):
             prefix, gold = world.prefix, world.gold
     else:
-        asked, documents = source.draw(size, rng, index)
-        question, answers = asked.text, asked.answers
+        drawn, documents = source.draw(size, rng, index)
+        question, answers = drawn.text, drawn.answers
         gold = text["gold"].format(answer=answers[0])
     rng.shuffle(documents)
     lines = [text["document"].format(index=i, text=d) for i, d in enumerate(documents, 1)]

@@ -31,16 +31,16 @@ def read_questions(path: Path) -> QuestionSet:
         raise RulerError(f"{path} is broken JSON ({error.msg} in line {error.lineno}); {expected}") from None
     except (ValueError, RecursionError) as error:
         raise RulerError(f"{path} cannot be parsed ({type(error).__name__}); {expected}") from None
-    found: dict[str, int] = {}
+    documents: dict[str, int] = {}
     try:
-        questions = tuple(_squad(raw, found) if isinstance(raw, dict) else _hotpot(raw, found))
+        questions = tuple(_squad(raw, documents) if isinstance(raw, dict) else _hotpot(raw, documents))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise RulerError(
             f"{path} is neither SQuAD nor HotpotQA JSON ({type(error).__name__}: {error}); {expected}"
         ) from None
     if not questions:
         raise RulerError(f"{path} has no answerable question; {expected}")
-    return QuestionSet(questions, tuple(found))
+    return QuestionSet(questions, tuple(documents))
 
 
 def _text(value: Any, what: str) -> str:
@@ -49,14 +49,14 @@ def _text(value: Any, what: str) -> str:
     return value
 
 
-def _number(document: str, found: dict[str, int]) -> int:
+def _number(document: str, documents: dict[str, int]) -> int:
     """The document's index, a new one at first sight."""
-    return found.setdefault(document, len(found))
+    return documents.setdefault(document, len(documents))
 
 
-def _squad(raw: dict[str, Any], found: dict[str, int]) -> Iterator[Question]:
+def _squad(raw: dict[str, Any], documents: dict[str, int]) -> Iterator[Question]:
     for article in raw["data"]:
-        passages = [_number(_text(p["context"], "a context"), found) for p in article["paragraphs"]]
+        passages = [_number(_text(p["context"], "a context"), documents) for p in article["paragraphs"]]
         for passage, paragraph in zip(passages, article["paragraphs"], strict=True):
             near = tuple(dict.fromkeys(p for p in passages if p != passage))
             for qa in paragraph["qas"]:
@@ -66,10 +66,10 @@ def _squad(raw: dict[str, Any], found: dict[str, int]) -> Iterator[Question]:
                 yield Question(_text(qa["question"], "a question"), answers, (passage,), near)
 
 
-def _hotpot(raw: list[dict[str, Any]], found: dict[str, int]) -> Iterator[Question]:
+def _hotpot(raw: list[dict[str, Any]], documents: dict[str, int]) -> Iterator[Question]:
     for item in raw:
         numbers = {
-            _text(title, "a title"): _number(f"{title}\n{''.join(sentences)}", found)
+            _text(title, "a title"): _number(f"{title}\n{''.join(sentences)}", documents)
             for title, sentences in item["context"]
         }
         titles = {title for title, _ in item["supporting_facts"]}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from ruler.errors import RulerError
-from ruler.metrics import evaluate_task, found, postprocess_pred, string_match_all, string_match_part
+from ruler.metrics import match_references, postprocess_pred, string_match_all, string_match_part
 from ruler.sample import Metric, Sample
 
 METRICS = {"all": string_match_all, "part": string_match_part}
@@ -29,7 +29,7 @@ def score(judged: Sample | Metric, prediction: str, outputs: Sequence[str] | Non
         raise RulerError(f"references are {references!r}; expected a list of at least one string")
     if len(references) > MOST_REFERENCES:
         raise RulerError(f"{len(references)} references; expected at most {MOST_REFERENCES}")
-    hits = found(postprocess_pred(prediction), references)
+    hits = match_references(postprocess_pred(prediction), references)
     return 100 * (sum(hits) / len(hits) if metric == "all" else max(hits))
 
 
@@ -43,14 +43,3 @@ def task_score(scores: Sequence[float]) -> float:
         raise RulerError("no scores; expected at least one sample")
     shares = [float(Fraction(percent / 100).limit_denominator(MOST_REFERENCES)) for percent in scores]
     return round(sum(shares) / len(shares) * 100, 2)
-
-
-def score_task(metric: Metric, predictions: Sequence[str], references: Sequence[Sequence[str | None]]) -> float:
-    """The official number of a task from its raw predictions and their references."""
-    if metric not in METRICS:
-        raise RulerError(f"unknown RULER metric {metric!r}; expected all or part")
-    if len(predictions) != len(references) or not predictions:
-        raise RulerError(
-            f"{len(predictions)} predictions for {len(references)} samples; expected one for each, not none"
-        )
-    return evaluate_task(METRICS[metric], predictions, references)[0]

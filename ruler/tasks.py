@@ -68,11 +68,7 @@ _OFFICIAL = (
             "numbered": True,
             "compounds": True,
             "example": {"num_words": 40, "freq_cw": 10, "freq_ucw": 3},
-            "below_4096": {
-                "freq_cw": 6,
-                "freq_ucw": 1,
-                "example": {"num_words": 20, "freq_cw": 3, "freq_ucw": 1},
-            },
+            "below_4096": {"freq_cw": 6, "freq_ucw": 1, "example": {"num_words": 20, "freq_cw": 3, "freq_ucw": 1}},
         },
     ),
     Task("fwe", "fwe", "all", 50, {"alpha": 2.0, "letters": 6, "vocab_size": 2000, "tokens_per_word": 50}),

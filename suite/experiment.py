@@ -78,7 +78,8 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
     spec = experiment.model
     loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype)
     check_fit(experiment, loaded)
-    about = {"name": experiment.name, "description": experiment.description, "model": spec.name}
+    titles = {cell.method.name: cell.method.title for cell in grid_cells(experiment)}
+    about = {"name": experiment.name, "description": experiment.description, "model": spec.name, "titles": titles}
     return RunFolder(runs, experiment.name, identity(experiment, loaded), about), loaded
 
 

@@ -92,7 +92,7 @@ def sliding_layer(window: int) -> DynamicSlidingWindowLayer:
 ATTENTION_FUNCTIONS = ALL_ATTENTION_FUNCTIONS
 
 
-def register_attention(name: str, attention: Callable[..., Any], base: str) -> None:
+def register_attention(name: str, attention: Callable[..., Any], base: str = "sdpa") -> None:
     """Makes `name` an attention implementation, with the masks of `base`."""
     masks = AttentionMaskInterface()  # type: ignore[no-untyped-call]
     AttentionInterface.register(name, attention)

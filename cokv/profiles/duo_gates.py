@@ -186,7 +186,7 @@ def _answer_states(model: PreTrainedModel, prompt: AnsweredPrompt) -> torch.Tens
 
 @contextmanager
 def _gated(model: PreTrainedModel, gates: torch.Tensor, shape: Shape, training: Training) -> Iterator[None]:
-    """Within the context, full-attention layers mix full and streaming attention by gates [num_layers, num_kv_heads]."""
+    """Inside, full-attention layers mix full and streaming attention by gates [num_layers, num_kv_heads]."""
     places = {layer: place for place, layer in enumerate(shape.full_layers)}
 
     def attend(

@@ -11,6 +11,7 @@ import numpy as np
 
 from cokv.types.errors import CokvError, Infeasible
 
+MOST = (1 << 31) - 1  # slots per head
 Nominal: TypeAlias = "int | str"  # as users write it: 256, or "20%"
 
 
@@ -28,9 +29,9 @@ class KVBudget:
         """
         if isinstance(value, KVBudget):
             return value
-        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1:
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= value <= MOST:
             return cls(slots=int(value))
-        if isinstance(value, str) and re.fullmatch(r"[1-9]\d*", value):
+        if isinstance(value, str) and re.fullmatch(r"[1-9]\d{0,8}", value):
             return cls(slots=int(value))
         if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)):
             share = Fraction(match[1]) / 100

@@ -14,9 +14,9 @@ def lcc(size: int, rng: random.Random) -> Draft:
     """The last line names a step that the file has taken already: its call is the answer."""
     keys = rng.sample(words.KEYS, min(max(size, 2), len(words.KEYS)))
     calls = {key: f"{rng.choice(words.KEYS)}.{rng.choice(words.DEEDS)}({number(rng)})" for key in keys}
-    asked = rng.choice(keys)
+    repeated = rng.choice(keys)
     text = "".join(f"# load {key}\n{call}\n\n" for key, call in calls.items())
-    return Draft(f"{text}# load {asked}\n", (Ask("", (calls[asked],), f"{calls[asked]}\n"),))
+    return Draft(f"{text}# load {repeated}\n", (Ask("", (calls[repeated],), f"{calls[repeated]}\n"),))
 
 
 def repobench_p(size: int, rng: random.Random) -> Draft:

@@ -22,7 +22,7 @@ def trec(size: int, rng: random.Random) -> Draft:
 def triviaqa(size: int, rng: random.Random) -> Draft:
     keys = rng.sample(words.KEYS, min(max(size, 1), 60) + 1)
     shown = [_question(key, rng) for key in keys]
-    context = "\n".join(asked.input + asked.gold.rstrip("\n") for asked in shown[1:])
+    context = "\n".join(ask.input + ask.gold.rstrip("\n") for ask in shown[1:])
     return Draft(context, (shown[0],))
 
 

@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import random
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Protocol
 
 from longbench.errors import LongBenchError
-from longbench.mini import chinese, code, few_shot, qa, summaries, synthetic
+from longbench.mini import chinese, code, few_shot, question_answering, summaries, synthetic
 from longbench.mini.text import Ask, Draft
 from longbench.tasks import TASKS, get_task
-from longbench.templates import LENGTHS, PROMPTS, Templates
+from longbench.templates import Templates
 
 VERSION = 1  # of the generators and the wording: part of every record's identity
 NOTE = "generated stand-in, not LongBench's own data"
 BUILDERS: dict[str, Callable[[int, random.Random], Draft]] = {
-    "narrativeqa": qa.narrativeqa,
-    "qasper": qa.qasper,
-    "multifieldqa_en": qa.multifieldqa_en,
+    "narrativeqa": question_answering.narrativeqa,
+    "qasper": question_answering.qasper,
+    "multifieldqa_en": question_answering.multifieldqa_en,
     "multifieldqa_zh": chinese.multifieldqa_zh,
-    "hotpotqa": qa.hotpotqa,
-    "2wikimqa": qa.two_wiki,
-    "musique": qa.musique,
+    "hotpotqa": question_answering.hotpotqa,
+    "2wikimqa": question_answering.two_wiki,
+    "musique": question_answering.musique,
     "dureader": chinese.dureader,
     "gov_report": summaries.gov_report,
     "qmsum": summaries.qmsum,
@@ -51,7 +49,7 @@ BUILDERS: dict[str, Callable[[int, random.Random], Draft]] = {
 }
 
 
-class Tokenizer(Protocol):
+class Encoder(Protocol):
     """What fitting needs of a tokenizer."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> Any: ...
@@ -89,7 +87,7 @@ def prompt(name: str, context: str, ask: Ask) -> str:
     return text
 
 
-def fit(name: str, tokenizer: Tokenizer, length: int) -> int:
+def fit(name: str, tokenizer: Encoder, length: int) -> int:
     """The largest size whose prompt and answer fit `length` tokens."""
 
     def tokens(size: int) -> int:
@@ -107,7 +105,7 @@ def fit(name: str, tokenizer: Tokenizer, length: int) -> int:
 
 
 def generate(
-    name: str, tokenizer: Tokenizer, length: int, count: int, seed: int, offset: int = 0
+    name: str, tokenizer: Encoder, length: int, count: int, seed: int, offset: int = 0
 ) -> Iterator[MiniSample]:
     """`count` samples, each at most `length` tokens with its answer."""
     if get_task(name).name not in BUILDERS or name not in BUILDERS:
@@ -116,31 +114,18 @@ def generate(
     return (_sample(name, tokenizer, length, size, seed, index) for index in range(offset, offset + count))
 
 
-def write_folder(
-    out: Path, tokenizer: Tokenizer, length: int, count: int, seed: int, names: tuple[str, ...] = tuple(BUILDERS)
-) -> None:
-    """Data and templates in the official layout: `NAME.jsonl`, `dataset2prompt.json`, `dataset2maxlen.json`."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        lines = [json.dumps(made.record, ensure_ascii=False) for made in generate(name, tokenizer, length, count, seed)]
-        (out / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    ours = templates()
-    for file, table in ((PROMPTS, ours.prompts), (LENGTHS, ours.lengths)):
-        (out / file).write_text(json.dumps(dict(table), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _tokens(name: str, draft: Draft, tokenizer: Tokenizer) -> int:
+def _tokens(name: str, draft: Draft, tokenizer: Encoder) -> int:
     ids = tokenizer.encode(prompt(name, draft.context, draft.asks[0]), add_special_tokens=False)
     return len(ids) + int(wording()[name]["max_new_tokens"])
 
 
-def _sample(name: str, tokenizer: Tokenizer, length: int, size: int, seed: int, index: int) -> MiniSample:
+def _sample(name: str, tokenizer: Encoder, length: int, size: int, seed: int, index: int) -> MiniSample:
     sample_id = f"{name}/{length}/{seed}/{index}"
     while size >= 0:
-        made = BUILDERS[name](size, random.Random(f"longbench-mini/{sample_id}"))
-        tokens = _tokens(name, made, tokenizer)
+        draft = BUILDERS[name](size, random.Random(f"longbench-mini/{sample_id}"))
+        tokens = _tokens(name, draft, tokenizer)
         if tokens <= length:
-            return MiniSample(_record(name, sample_id, made), made.asks[0].gold)
+            return MiniSample(_record(name, sample_id, draft), draft.asks[0].gold)
         size -= max(1, size * (tokens - length) // tokens)
     raise LongBenchError(f"{sample_id} does not fit {length} tokens at any size; ask for a longer length")
 

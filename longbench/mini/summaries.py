@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 
 from longbench.mini import words
-from longbench.mini.text import Ask, Draft, sentence, thing, weave
+from longbench.mini.text import Ask, Draft, noun_phrase, sentence, weave
 
 
 def gov_report(size: int, rng: random.Random) -> Draft:
@@ -21,14 +21,14 @@ def multi_news(size: int, rng: random.Random) -> Draft:
 def qmsum(size: int, rng: random.Random) -> Draft:
     """What one of the speakers will do: two promises, among those of others."""
     speakers = rng.sample(words.NAMES, min(max(size // 3, 2), 5))
-    plans = {name: [f"{rng.choice(words.DEEDS)} {thing(rng)}" for _ in range(2)] for name in speakers}
+    plans = {name: [f"{rng.choice(words.DEEDS)} {noun_phrase(rng)}" for _ in range(2)] for name in speakers}
     lines = [(name, plan) for name in speakers for plan in plans[name]]
     rng.shuffle(lines)
-    said = {name: [plan for who, plan in lines if who == name] for name in speakers}
+    promises = {name: [plan for who, plan in lines if who == name] for name in speakers}
     facts = [f"{name} will {plan}." for name, plan in lines]
     filler = [f"{rng.choice(speakers)}: {sentence(rng)}" for _ in range(max(0, size - len(facts)))]
     asks = []
-    for name, (first, second) in said.items():
+    for name, (first, second) in promises.items():
         answer = f"{first}. {name} will {second}."
         asks.append(Ask(f"{name} will", (answer,), f" {answer}"))
     return Draft(weave(facts, filler, rng, join="\n"), tuple(asks))
@@ -45,7 +45,7 @@ def samsum(size: int, rng: random.Random) -> Draft:
 def _dialogue(rng: random.Random) -> tuple[str, str]:
     """(dialogue up to the word Summary, its summary)."""
     names = rng.sample(words.NAMES, 2)
-    plans = [f"will {rng.choice(words.DEEDS)} {thing(rng)}" for _ in names]
+    plans = [f"will {rng.choice(words.DEEDS)} {noun_phrase(rng)}" for _ in names]
     talk = "\n".join(f"{name}: I {plan}." for name, plan in zip(names, plans, strict=True))
     summary = " ".join(f"{name} {plan}." for name, plan in zip(names, plans, strict=True))
     return f"Dialogue:\n{talk}\nSummary:", f" {summary}"

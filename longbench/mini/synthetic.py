@@ -21,18 +21,19 @@ def passage_count(size: int, rng: random.Random) -> Draft:
 
 def passage_retrieval_en(size: int, rng: random.Random) -> Draft:
     """Every paragraph ends with what it is about and its number."""
-    count = min(max(size, 2), len(words.KEYS))
-    about = [f"The story of {key}:" for key in rng.sample(words.KEYS, count)]
+    about = [f"The story of {key}:" for key in rng.sample(words.KEYS, min(max(size, 2), len(words.KEYS)))]
     lines = [f"{sentence(rng)} {sentence(rng)} {end} {i}." for i, end in enumerate(about, 1)]
-    chosen = rng.sample(range(count), min(count, 6))
-    asks = [Ask(about[i], (f"Paragraph {i + 1}",), f" {i + 1}.") for i in chosen]
-    return Draft("\n".join(lines), tuple(asks))
+    return _retrieval(about, lines, ("Paragraph {}", " {}."), rng)
 
 
 def passage_retrieval_zh(size: int, rng: random.Random) -> Draft:
-    count = min(max(size, 2), len(words.ZH_GOODS))
-    about = [f"人们去看{goods}：" for goods in rng.sample(words.ZH_GOODS, count)]
+    about = [f"人们去看{goods}：" for goods in rng.sample(words.ZH_GOODS, min(max(size, 2), len(words.ZH_GOODS)))]
     lines = [f"{sentence_zh(rng)}{sentence_zh(rng)}{end}{i}。" for i, end in enumerate(about, 1)]
-    chosen = rng.sample(range(count), min(count, 6))
-    asks = [Ask(about[i], (f"段落{i + 1}",), f"{i + 1}。") for i in chosen]
-    return Draft("\n".join(lines), tuple(asks))
+    return _retrieval(about, lines, ("段落{}", "{}。"), rng)
+
+
+def _retrieval(about: list[str], lines: list[str], forms: tuple[str, str], rng: random.Random) -> Draft:
+    """Asks for the numbers of up to six paragraphs; `forms` of the answer and of the gold text."""
+    answer, gold = forms
+    chosen = rng.sample(range(1, len(about) + 1), min(len(about), 6))
+    return Draft("\n".join(lines), tuple(Ask(about[i - 1], (answer.format(i),), gold.format(i)) for i in chosen))

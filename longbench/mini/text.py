@@ -85,7 +85,7 @@ def home(rng: random.Random) -> str:
     return f"the {rng.choice(words.ADJECTIVES)} {rng.choice(words.MATERIALS)} {rng.choice(words.BUILDINGS)}"
 
 
-def thing(rng: random.Random) -> str:
+def noun_phrase(rng: random.Random) -> str:
     return f"the {rng.choice(words.ADJECTIVES)} {rng.choice(words.THINGS)}"
 
 

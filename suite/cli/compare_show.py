@@ -17,8 +17,8 @@ from cokv.cache.policies.quantize import Quantize
 from cokv.cache.policies.recall import Recall
 from cokv.methods.method import Method
 from cokv.types import Selection
-from reports.heatmap import save
 from reports.kept_tokens import Kept, kept_figure
+from reports.style import save
 from suite.errors import SuiteError
 from suite.run.compare import Compared, Comparison
 
@@ -125,7 +125,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     if panels:
         missing = {row.method.name: row.infeasible for row in comparison.methods if row.selection is None}
         figure = kept_figure(panels, comparison.seq_len, comparison.kv_slots, comparison.full.answer, missing)
-        paths += save(figure, folder, "kept")
+        paths += save(figure, folder, "kept", "svg")
     return paths
 
 

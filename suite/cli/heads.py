@@ -94,7 +94,7 @@ def _asked(
     from transformers.utils.logging import disable_progress_bar
 
     from suite.experiment import open_run
-    from suite.tasks.tasks import task_names
+    from suite.tasks.benchmarks import task_names
 
     disable_progress_bar()
     experiment = experiment_of(file, limit)

@@ -70,17 +70,17 @@ def _longbench_scores(loaded: LoadedModel, task: str, length: int, samples: int,
 def chance(loaded: LoadedModel, task: str, length: int, samples: int, seed: int) -> float:
     """Percent of a stand-in's right answers that are given to the next sample's question: what form alone is worth."""
     tokenizer: Any = loaded.tokenizer
-    made = list(longbench_mini.generate(task, tokenizer, length - 1, samples, seed))
-    pairs = zip(made, made[1:] + made[:1], strict=True)
-    found = [sample_score(task, a.gold, b.record["answers"], b.record["all_classes"]) for a, b in pairs]
-    return 100 * float(np.mean(found))
+    drawn = list(longbench_mini.generate(task, tokenizer, length - 1, samples, seed))
+    pairs = zip(drawn, drawn[1:] + drawn[:1], strict=True)
+    scores = [sample_score(task, a.gold, b.record["answers"], b.record["all_classes"]) for a, b in pairs]
+    return 100 * float(np.mean(scores))
 
 
 def _answer(loaded: LoadedModel, prompt: str, stop: Stop) -> str:
     ids = torch.tensor(loaded.tokenizer.encode(prompt), dtype=torch.int64)
-    made = prefill(loaded.model, ids, 1)
-    full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, made.seq_len)
-    answer = decode(loaded.model, made, [Row(full)], stop, way="shared")[0]
+    prefilled = prefill(loaded.model, ids, 1)
+    full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, prefilled.seq_len)
+    answer = decode(loaded.model, prefilled, [Row(full)], stop, way="shared")[0]
     text = loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
     assert isinstance(text, str), "one answer at a time"
     return text

@@ -62,11 +62,11 @@ def load_weights(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer) ->
     state = model.state_dict()
     name = "model.embed_tokens.weight"
     weights = load_file(str(folder / "model.safetensors"), device=str(state[name].device))
-    known = weights[name]
-    rows = known.mean(0) + known.std() * torch.randn_like(state[name])
-    rows[:, 0] = known[:, 0].mean()  # what the previous-token head reads: alike in all words
-    theirs, ours = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(), tokenizer.get_vocab()
-    for piece in theirs.keys() & ours.keys():
-        rows[ours[piece]] = known[theirs[piece]]
+    stored = weights[name]
+    rows = stored.mean(0) + stored.std() * torch.randn_like(state[name])
+    rows[:, 0] = stored[:, 0].mean()  # what the previous-token head reads: alike in all words
+    stored_ids, new_ids = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(), tokenizer.get_vocab()
+    for piece in stored_ids.keys() & new_ids.keys():
+        rows[new_ids[piece]] = stored[stored_ids[piece]]
     missing, unexpected = model.load_state_dict({**weights, name: rows}, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)

@@ -118,22 +118,22 @@ class Mixture:
                 self.sizes[name] = longbench_mini.fit(name, self.plain, length - 1)
             except LongBenchError:
                 continue
-        own = ("copy", "pattern", "recall")
-        names = [k for k in WEIGHTS if (k in self.sizes or k in own) and (kinds is None or k in kinds)]
+        synthetic = ("copy", "pattern", "recall")
+        names = [k for k in WEIGHTS if (k in self.sizes or k in synthetic) and (kinds is None or k in kinds)]
         self.names, self.weights = names, [WEIGHTS[k] for k in names]
 
     def __iter__(self) -> Iterator[Example]:
         while True:
             kind = self.rng.choices(self.names, self.weights)[0]
-            made = self._make(kind)
-            if len(made.ids) <= self.length:
-                yield made
+            example = self._make(kind)
+            if len(example.ids) <= self.length:
+                yield example
 
     def _make(self, kind: str) -> Example:
         if kind in longbench_mini.BUILDERS:
             return self.longbench(kind)
-        own = {"copy": self.copy, "pattern": self.pattern, "recall": self.recall}
-        return own[kind]() if kind in own else self.task(kind)
+        synthetic = {"copy": self.copy, "pattern": self.pattern, "recall": self.recall}
+        return synthetic[kind]() if kind in synthetic else self.task(kind)
 
     def copy(self) -> Example:
         """Random tokens that come again, with the loss on what can be known.
@@ -180,41 +180,41 @@ class Mixture:
         most = max(2, int(room * rng.uniform(0.3, 1.0)) // cost)
         facts = [(keys[i // forms], i % forms, arrays.choice(self.live, widths[i % forms][2])) for i in range(most)]
         order = rng.sample(facts, len(facts))
-        asked = [np.concatenate([heads[f], [key], links[f], value]) for key, f, value in order]
+        questions = [np.concatenate([heads[f], [key], links[f], value]) for key, f, value in order]
         answers = [len(value) for _, _, value in order]
-        spare = room - sum(len(a) * 2 + 1 for a in asked)
+        spare = room - sum(len(a) * 2 + 1 for a in questions)
         gaps = arrays.multinomial(max(spare, 0), np.full(len(facts), 1 / len(facts)))
         ids = [np.array([self.bos])]
         for (key, f, value), gap in zip(facts, gaps, strict=True):
             ids += [arrays.choice(self.live, gap), heads[f], np.array([key]), links[f], value, tails[f]]
-        made = np.concatenate(ids)
-        labels = [np.full(len(made), IGNORED)]
-        for part, count in zip(asked, answers, strict=True):
+        context = np.concatenate(ids)
+        labels = [np.full(len(context), IGNORED)]
+        for part, count in zip(questions, answers, strict=True):
             labels.append(np.where(np.arange(len(part)) < len(part) - count, IGNORED, part))
-        return Example("pattern", np.concatenate([made, *asked]).tolist(), np.concatenate(labels).tolist())
+        return Example("pattern", np.concatenate([context, *questions]).tolist(), np.concatenate(labels).tolist())
 
     def task(self, name: str) -> Example:
         """A RULER prompt, mostly near the whole length, now and then shorter, and its gold answer."""
-        made = draft(TASKS["mini"][name], self._size(name), self.rng)
-        prompt, gold = self.plain.encode(made.prompt), self.plain.encode(made.gold)
+        drawn = draft(TASKS["mini"][name], self._size(name), self.rng)
+        prompt, gold = self.plain.encode(drawn.prompt), self.plain.encode(drawn.gold)
         ids = [self.bos, *prompt, *gold, self.eos]
         return Example(name, ids, [IGNORED] * (1 + len(prompt)) + [*gold, self.eos])
 
     def longbench(self, name: str) -> Example:
         """A LongBench stand-in with the gold answer of its question, and of others on the same context as room is."""
-        made = longbench_mini.BUILDERS[name](self._size(name), self.rng)
-        start = longbench_mini.prompt(name, made.context, made.asks[0])
+        drawn = longbench_mini.BUILDERS[name](self._size(name), self.rng)
+        start = longbench_mini.prompt(name, drawn.context, drawn.asks[0])
         ids = [self.bos, *self.plain.encode(start)]
         labels = [IGNORED] * len(ids)
-        gold = self.plain.encode(made.asks[0].gold)
+        gold = self.plain.encode(drawn.asks[0].gold)
         ids, labels = ids + gold, labels + gold
         most = self.rng.randrange(1, 8) if self.rng.random() < 0.6 else 1
-        for ask in made.asks[1:most]:
-            asked = self.plain.encode("\n" + longbench_mini.prompt(name, "", ask).partition("\n")[2].lstrip("\n"))
+        for ask in drawn.asks[1:most]:
+            question = self.plain.encode("\n" + longbench_mini.prompt(name, "", ask).partition("\n")[2].lstrip("\n"))
             gold = self.plain.encode(ask.gold)
-            if len(ids) + len(asked) + len(gold) >= self.length:
+            if len(ids) + len(question) + len(gold) >= self.length:
                 break
-            ids, labels = ids + asked + gold, labels + [IGNORED] * len(asked) + gold
+            ids, labels = ids + question + gold, labels + [IGNORED] * len(question) + gold
         return Example(name, [*ids, self.eos], [*labels, self.eos])
 
     def _size(self, name: str) -> int:
@@ -238,8 +238,8 @@ class Mixture:
         ids = [self.bos, *self.plain.encode(text["intro"].format(kind=kind) + " ".join(sentences))]
         labels = [IGNORED] * len(ids)
         for key in rng.sample(keys, min(questions, len(keys))):
-            asked = text["question"].format(kind=kind, query=key) + text["prefix"].format(kind=kind, query=key)
-            prompt, gold = self.plain.encode(asked), self.plain.encode(text["gold"].format(value=facts[key]))
+            question = text["question"].format(kind=kind, query=key) + text["prefix"].format(kind=kind, query=key)
+            prompt, gold = self.plain.encode(question), self.plain.encode(text["gold"].format(value=facts[key]))
             if len(ids) + len(prompt) + len(gold) + 1 > self.length:
                 break
             ids += prompt + gold
@@ -259,12 +259,12 @@ def batch(
     ids, labels = np.zeros((rows, length), np.int64), np.full((rows, length), IGNORED, np.int64)
     positions, kinds = np.tile(np.arange(length), (rows, 1)), []
     for row in range(rows):
-        made = next(examples)
-        n = len(made.ids)
-        ids[row, :n], labels[row, :n] = made.ids, made.labels
-        kinds.append(made.kind)
+        example = next(examples)
+        n = len(example.ids)
+        ids[row, :n], labels[row, :n] = example.ids, example.labels
+        kinds.append(example.kind)
         places = 1 + np.flatnonzero(np.isin(ids[row, : length - 1], ends))
-        if length < reach and len(places) and made.kind != "copy" and rng.random() < 0.5:
+        if length < reach and len(places) and example.kind != "copy" and rng.random() < 0.5:
             cuts = rng.choice(places, size=min(len(places), int(rng.integers(1, 8))), replace=False)
             gaps = np.zeros(length, np.int64)
             gaps[cuts] = rng.multinomial(rng.integers(0, reach - length + 1), np.full(len(cuts), 1 / len(cuts)))

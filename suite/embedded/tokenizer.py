@@ -29,8 +29,8 @@ def corpus(drafts_per_task: int, seed: int) -> Counter[str]:
     rng, pieces = random.Random(seed), Counter[str]()
     for task in TASKS["mini"].values():
         for _ in range(drafts_per_task):
-            made = draft(task, rng.randrange(20, 60), rng)
-            pieces.update(re.findall(PATTERN, made.prompt + made.gold))
+            drawn = draft(task, rng.randrange(20, 60), rng)
+            pieces.update(re.findall(PATTERN, drawn.prompt + drawn.gold))
     return pieces
 
 
@@ -39,10 +39,10 @@ def longbench_corpus(drafts_per_task: int, seed: int) -> Counter[str]:
     rng, pieces = random.Random(seed), Counter[str]()
     for name, draft_of in longbench_mini.BUILDERS.items():
         for _ in range(drafts_per_task):
-            made = draft_of(rng.randrange(10, 40), rng)
-            for ask in made.asks:
+            drawn = draft_of(rng.randrange(10, 40), rng)
+            for ask in drawn.asks:
                 pieces.update(re.findall(PATTERN, longbench_mini.prompt(name, "", ask) + ask.gold))
-            pieces.update(re.findall(PATTERN, made.context))
+            pieces.update(re.findall(PATTERN, drawn.context))
     return pieces
 
 
@@ -54,13 +54,13 @@ def build() -> Tokenizer:
     lists = (words.KEYS, words.ADJECTIVES, words.PEOPLE, words.PLACES, words.THINGS, words.VERBS_MOVE, words.VERBS_ACT)
     more = (words.PREPOSITIONS, words.TIMES, words.NAMES, words.MATERIALS, words.BUILDINGS, words.COLORS, words.ANIMALS)
     spaced = [f" {w}" for group in (*lists, *more, words.BOXES) for w in group]
-    seen = sorted(piece for piece, count in corpus(40, seed=0).items() if count >= 20)
+    frequent = sorted(piece for piece, count in corpus(40, seed=0).items() if count >= 20)
     numbers = [f"{i:02d}" for i in range(100)]
     starts = sorted({*words.NAMES, *words.BOXES})  # at the start of a line
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     later = sorted(piece for piece, count in longbench_corpus(60, seed=0).items() if count >= 3)
     later += [*longbench_words.KEYS, *longbench_words.NAMES]  # in names of functions, at the start of a line
-    pieces = [byte_level.pre_tokenize_str(p)[0][0] for p in (*numbers, *spaced, *seen, *starts, *later)]
+    pieces = [byte_level.pre_tokenize_str(p)[0][0] for p in (*numbers, *spaced, *frequent, *starts, *later)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys((*SPECIALS, *alphabet, *pieces)))}
 
@@ -75,9 +75,9 @@ def build() -> Tokenizer:
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
     """The id of a token that must be there, such as a special one."""
-    found = tokenizer.token_to_id(token)
-    assert found is not None, f"the vocabulary has no {token}"
-    return found
+    number = tokenizer.token_to_id(token)
+    assert number is not None, f"the vocabulary has no {token}"
+    return number
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from suite.embedded import schedule
-from suite.embedded.batches import Feed
+from suite.embedded.feed import Feed
 from suite.embedded.initial_weights import config, load_weights, plant_previous_token_head
 from suite.embedded.mixture import IGNORED, Batch
 from suite.embedded.schedule import State

@@ -28,7 +28,7 @@ from suite.heads.removal import removal, removal_cuts
 from suite.run.folder import RunFolder
 from suite.run.progress import Reporter, progress
 from suite.spec import Experiment, GameSpec
-from suite.tasks.tasks import task_names
+from suite.tasks.benchmarks import task_names
 
 LEDGER = "game.sqlite"
 

@@ -26,8 +26,8 @@ from cokv.types import JSON
 from suite.errors import SuiteError
 from suite.heads.block_evaluation import Answer, Block
 from suite.spec import Experiment, GameSpec
+from suite.tasks.benchmarks import seeds_of, test_prompts, validation_prompts
 from suite.tasks.prompt import Prompt, text_of
-from suite.tasks.tasks import seeds_of, test_prompts, validation_prompts
 
 VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy", "rouge", "jieba")
 

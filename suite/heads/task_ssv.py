@@ -30,7 +30,7 @@ from suite.run.folder import RunFolder
 from suite.run.preflight import check_fit
 from suite.run.progress import Reporter, progress
 from suite.spec import Experiment
-from suite.tasks.tasks import task_names, validation_prompts
+from suite.tasks.benchmarks import task_names, validation_prompts
 
 LEDGER, SCORES, READABLE = "game.sqlite", "ssv.safetensors", "ssv.json"
 DONE = "all planned coalitions are evaluated"

@@ -18,7 +18,7 @@ from suite.errors import SuiteError
 from suite.profiles.prompts import PASSKEYS, needle_prompts, needle_spec, passkey_prompts, profiling_prompts
 from suite.spec import Experiment, ProfilesSpec
 from suite.tasks import ruler_tasks
-from suite.tasks.tasks import task_names
+from suite.tasks.benchmarks import task_names
 
 Profiler: TypeAlias = Callable[[Experiment, LoadedModel, ProfilesSpec, Method], Profile]
 VERSION = 1  # of the profilers: part of a run's identity

@@ -21,8 +21,8 @@ from ruler import generate as ruler_generate
 from ruler.sample import Sample
 from ruler.scoring import score
 from suite.spec import Experiment, ProfilesSpec, RulerSpec
+from suite.tasks.benchmarks import task_names, validation_prompts
 from suite.tasks.prompt import VALIDATION_OFFSET, text_of
-from suite.tasks.tasks import task_names, validation_prompts
 
 NEEDLES = ("niah_single_1", "niah_single_2", "niah_multikey_1")
 PASSKEYS = ("niah_multikey_1", "niah_multivalue", "niah_multiquery")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cokv.profiles.published_summary import SummarySettings, summarize
-from reports.profiles import profile_tables, write_profiles
+from reports.profile_page import profile_tables, write_profiles
 from reports.table import to_rich
 from suite.errors import SuiteError
 

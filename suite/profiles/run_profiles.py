@@ -28,7 +28,7 @@ from suite.profiles.prompts import PASSKEYS, needle_spec
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
 from suite.spec import SHAPLEY, Experiment, ProfilesSpec
-from suite.tasks.tasks import task_names
+from suite.tasks.benchmarks import task_names
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from suite.heads.halves import evaluations
 from suite.profiles import run_profiles as profiles_run
 from suite.run.cells import grid_cells
 from suite.spec import Experiment
-from suite.tasks.tasks import seeds_of, task_names, test_count, test_prompts
+from suite.tasks.benchmarks import seeds_of, task_names, test_count, test_prompts
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from suite.run.cells import GridCell, grid_cells
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
 from suite.spec import Experiment
+from suite.tasks.benchmarks import seeds_of, task_names, test_count, test_prompts
 from suite.tasks.prompt import Prompt, text_of
-from suite.tasks.tasks import seeds_of, task_names, test_count, test_prompts
 
 PREDICTIONS = "predictions.jsonl"
 Block = tuple[str, int, int]  # task, seed, index among their samples

@@ -10,15 +10,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from cokv.decode.decode import Stop
 from cokv.model.loading import LoadedModel
-from longbench import protocol as longbench_protocol
 from longbench.metrics import sample_score
 from longbench.mini import generate as mini
 from longbench.presets import get_preset
 from suite.spec import LongBenchMiniSpec
+from suite.tasks.longbench_tasks import tokenize
 from suite.tasks.prompt import VALIDATION_OFFSET, Prompt
 
 BENCHMARK = "longbench_mini"
@@ -41,12 +38,7 @@ def prompts(
 
 
 def _prompt(task: str, sample: mini.MiniSample, loaded: LoadedModel, seed: int, query_aware: bool) -> Prompt:
-    tokenizer: Any = loaded.tokenizer
-    protocol, templates = replace(PROTOCOL, query_aware=query_aware), mini.templates()
-    built = longbench_protocol.build_prompt(protocol, task, templates.prompt(task), sample.record, tokenizer)
-    stop = longbench_protocol.stop_rule(protocol, task, templates, tokenizer, loaded.eos_ids)
-    ids = torch.tensor(built.input_ids, dtype=torch.int64)
-    cut = built.context_tokens if built.context_tokens is not None else len(ids)
+    _, tokens = tokenize(replace(PROTOCOL, query_aware=query_aware), mini.templates(), task, sample.record, loaded)
     classes = sample.record["all_classes"]
     all_classes = None if classes is None else tuple(classes)
     return Prompt(
@@ -54,13 +46,11 @@ def _prompt(task: str, sample: mini.MiniSample, loaded: LoadedModel, seed: int, 
         task=task,
         sample_id=sample.record["_id"],
         seed=seed,
-        context_ids=ids[:cut],
-        question_ids=ids[cut:] if cut < len(ids) else None,
         references=tuple(sample.record["answers"]),
-        stop=Stop(stop.max_new_tokens, stop.token_ids, stop.min_new_tokens),
         metric=functools.partial(_metric, task, all_classes),
         notes=(mini.NOTE,),
         all_classes=all_classes,
+        **tokens,
     )
 
 

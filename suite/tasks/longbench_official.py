@@ -15,6 +15,7 @@ from longbench.official import judge_sample, official_scores
 from longbench.presets import get_preset
 from longbench.protocol import finish_prediction
 from longbench.tasks import TASKS, base_name, category_means
+from reports.kv_budget import budget_order, mean_slots
 
 SCHEMA = 1
 ROW = ("method", "preset", "kv_budget")
@@ -38,12 +39,18 @@ def official_numbers(records: Iterable[dict[str, Any]], protocol: str) -> dict[s
 
 def _order(cell: tuple[tuple[Any, ...], Any]) -> tuple[Any, ...]:
     task, method, preset, kv_budget = cell[0]
-    return task, -1 if kv_budget is None else kv_budget, method, preset
+    return task, budget_order(kv_budget), method, preset
+
+
+def _slots(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Mean slots per head of rows whose budget is a share of the prompt; nothing for a number of slots."""
+    slots = mean_slots(row for row in rows if isinstance(row["kv_budget"], str))
+    return {} if slots is None else {"kv_slots": slots}
 
 
 def _row(key: tuple[Any, ...], members: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
     feasible = [record for record in members if record["score"] is not None]
-    row = dict(zip(("task", *ROW), key, strict=True)) | {"n": len(feasible)}
+    row = dict(zip(("task", *ROW), key, strict=True)) | {"n": len(feasible)} | _slots(members)
     if len(feasible) < len(members):
         row["infeasible"] = len(members) - len(feasible)
     if not feasible:
@@ -54,12 +61,12 @@ def _row(key: tuple[Any, ...], members: list[dict[str, Any]], protocol: str) -> 
 
 def _categories(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over version 1's categories, of the plain data sets alone; which data sets each is over."""
-    scores: dict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
+    by_cell: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["task"] in TASKS and "score" in row:
-            scores[tuple(row[name] for name in ROW)][row["task"]] = row["score"]
+            by_cell[tuple(row[name] for name in ROW)].append(row)
     return [
-        dict(zip(ROW, key, strict=True)) | {"category": category, **asdict(mean)}
-        for key, by_task in scores.items()
-        for category, mean in category_means(by_task).items()
+        dict(zip(ROW, key, strict=True)) | _slots(members) | {"category": category, **asdict(mean)}
+        for key, members in by_cell.items()
+        for category, mean in category_means({row["task"]: row["score"] for row in members}).items()
     ]

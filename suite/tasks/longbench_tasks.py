@@ -16,9 +16,9 @@ import torch
 from cokv.decode.decode import Stop
 from cokv.model.loading import LoadedModel
 from longbench import data as longbench_data
-from longbench import protocol as longbench_protocol
 from longbench.official import groups_of, judge_sample
 from longbench.presets import get_preset
+from longbench.protocol import Protocol, TokenizedPrompt, build_prompt, finish_prediction, stop_rule
 from longbench.sources import load_dataset, load_from_hub
 from longbench.split import split_ids
 from longbench.tasks import base_name
@@ -68,8 +68,8 @@ def prompts(
     spec: LongBenchSpec, loaded: LoadedModel, task: str, part: str, count: int | None, seed: int
 ) -> Iterator[Prompt]:
     """`part`: "validation" or "test" samples, in the split's own order, at most `count`."""
-    found = dataset(spec, task)
-    by_id = {sample.id: sample for sample in found.samples}
+    data = dataset(spec, task)
+    by_id = {sample.id: sample for sample in data.samples}
     split = split_ids(task, by_id, seed=spec.split_seed, validation_share=spec.validation_share)
     ids = split.validation if part == "validation" else split.test
     for sample_id in ids[:count]:
@@ -78,28 +78,39 @@ def prompts(
 
 def test_count(spec: LongBenchSpec, task: str) -> int:
     """Test samples of a task: all that are not validation, or the number asked for."""
-    found = dataset(spec, task)
-    split = split_ids(task, [s.id for s in found.samples], seed=spec.split_seed, validation_share=spec.validation_share)
+    data = dataset(spec, task)
+    split = split_ids(task, [s.id for s in data.samples], seed=spec.split_seed, validation_share=spec.validation_share)
     return min(len(split.test), spec.samples or len(split.test))
 
 
-def _prompt(spec: LongBenchSpec, loaded: LoadedModel, task: str, sample: longbench_data.Sample, seed: int) -> Prompt:
-    protocol, templates = get_preset(spec.protocol), _templates(spec)
+def tokenize(
+    protocol: Protocol, templates: Templates, task: str, record: dict[str, Any], loaded: LoadedModel
+) -> tuple[TokenizedPrompt, dict[str, Any]]:
+    """The prompt of one record, and what a `Prompt` says of its tokens: context, question, when the answer ends."""
     tokenizer: Any = loaded.tokenizer
-    record = dict(sample.record)
-    built = longbench_protocol.build_prompt(protocol, task, templates.prompt(task), record, tokenizer, loaded.name)
-    stop = longbench_protocol.stop_rule(protocol, task, templates, tokenizer, loaded.eos_ids)
+    built = build_prompt(protocol, task, templates.prompt(task), record, tokenizer, loaded.name)
+    rule = stop_rule(protocol, task, templates, tokenizer, loaded.eos_ids)
+    ids = torch.tensor(built.input_ids, dtype=torch.int64)
+    cut = len(ids) if built.context_tokens is None else built.context_tokens
+    return built, {
+        "context_ids": ids[:cut],
+        "question_ids": ids[cut:] if cut < len(ids) else None,
+        "stop": Stop(rule.max_new_tokens, rule.token_ids, rule.min_new_tokens),
+    }
+
+
+def _prompt(spec: LongBenchSpec, loaded: LoadedModel, task: str, sample: longbench_data.Sample, seed: int) -> Prompt:
+    protocol, record = get_preset(spec.protocol), dict(sample.record)
+    built, tokens = tokenize(protocol, _templates(spec), task, record, loaded)
     positions = loaded.shape.context_length
     if len(built.input_ids) > positions:
         raise SuiteError(
             f"{task} {sample.id}: the prompt has {len(built.input_ids)} tokens, the model {positions} positions, and "
             f"protocol {protocol.name!r} does not cut it for this model; choose one that does"
         )
-    ids = torch.tensor(built.input_ids, dtype=torch.int64)
-    cut = built.context_tokens if built.context_tokens is not None else len(built.input_ids)
 
     def metric(text: str, references: tuple[str, ...]) -> float:
-        final = longbench_protocol.finish_prediction(protocol, text, base_name(task))
+        final = finish_prediction(protocol, text, base_name(task))
         return 100 * judge_sample(task, final, references, sample.all_classes)
 
     return Prompt(
@@ -107,12 +118,10 @@ def _prompt(spec: LongBenchSpec, loaded: LoadedModel, task: str, sample: longben
         task=task,
         sample_id=sample.id,
         seed=seed,
-        context_ids=ids[:cut],
-        question_ids=ids[cut:] if cut < len(ids) else None,
         references=sample.answers,
-        stop=Stop(stop.max_new_tokens, stop.token_ids, stop.min_new_tokens),
         metric=metric,
         notes=(f"protocol {protocol.name}", *((f"{protocol.truncation}-truncated",) if built.truncated else ())),
         all_classes=sample.all_classes,
         groups=groups_of(task, record),
+        **tokens,
     )

@@ -33,11 +33,11 @@ def _file(root: str, task: str, length: int) -> Path:
     path = Path(root)
     if path.is_file():
         return path
-    found = [file for file in find_files(path) if file.task == task]
-    fitting = [file for file in found if file.length in (length, None)]
+    of_task = [file for file in find_files(path) if file.task == task]
+    fitting = [file for file in of_task if file.length in (length, None)]
     if len(fitting) != 1:
-        there = ", ".join(str(file.path.relative_to(path)) for file in found) or "none"
-        raise RulerError(f"{root}: {len(fitting)} files of {task} at length {length}; got {there}; expected one")
+        present = ", ".join(str(file.path.relative_to(path)) for file in of_task) or "none"
+        raise RulerError(f"{root}: {len(fitting)} files of {task} at length {length}; got {present}; expected one")
     return fitting[0].path
 
 
@@ -60,11 +60,11 @@ def check(spec: RulerSpec, validation: int) -> None:
                 f"{count} and none may serve both; ask for fewer, or prepare more"
             )
     sources = _sources(spec.essays, tuple(sorted(spec.questions.items())))
-    for task, asked in (sources.questions or {}).items():
-        if task in spec.tasks and spec.samples + validation > len(asked.questions):
+    for task, source in (sources.questions or {}).items():
+        if task in spec.tasks and spec.samples + validation > len(source.questions):
             raise RulerError(
                 f"{task}: {spec.samples} test samples and {validation} validation prompts asked, but its file has "
-                f"{len(asked.questions)} questions and none may serve both; ask for fewer, or give a longer file"
+                f"{len(source.questions)} questions and none may serve both; ask for fewer, or give a longer file"
             )
 
 

@@ -22,7 +22,8 @@ from cokv.game.exact import all_coalitions, exact_shapley
 from cokv.game.ledger import Ledger
 from cokv.types import CokvError
 from reports.errors import ReportError
-from reports.estimator_plot import estimator_figure, save_screen
+from reports.estimator_plot import estimator_figure
+from reports.style import save
 
 ROOT = Path(__file__).parents[2]
 N = 6
@@ -253,7 +254,7 @@ def test_the_same_rows_give_the_same_files(tmp_path):
     row = {"game": "toy", "error_own_target": 0.1, "spearman": 0.9, "agreement": 0.8}
     rows = [row | {"estimator": name, "evaluations": cost} for name in ("SSV", "a new one") for cost in (32, 64)]
     rows.append({"game": "large", "estimator": "leave one out", "evaluations": 17, "error_own_target": 0.0})
-    first, second = (save_screen(estimator_figure(rows), tmp_path / name, "figure") for name in ("a", "b"))
+    first, second = (save(estimator_figure(rows), tmp_path / name, "figure", "svg") for name in ("a", "b"))
     assert [path.suffix for path in first] == [".png", ".svg"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()

@@ -15,7 +15,7 @@ import pytest
 
 from longbench.data import check_v2, parse_dataset, read_dataset
 from longbench.errors import LongBenchError
-from longbench.records import read_lines
+from longbench.jsonl import read_lines
 from longbench.sources import load_dataset
 
 
@@ -106,13 +106,13 @@ def test_v2_ids_twice_too_few_and_too_many_are_refused(tmp_path: Path) -> None:
             write(tmp_path / "data.json", json.dumps(records).encode()), "longbench_v2", partial=partial
         )
 
-    for records, partial, said in (
+    for records, partial, message in (
         ([v2_record(0), v2_record(0)], True, "1 ids appear twice"),
         ([v2_record(0)], False, "holds 1 records, expected 503"),
         ([v2_record(i) for i in range(504)], True, "holds 504 records, expected 503"),
         ([], True, "holds no record"),
     ):
-        with pytest.raises(LongBenchError, match=said):
+        with pytest.raises(LongBenchError, match=message):
             loaded(records, partial)
 
 
@@ -193,16 +193,16 @@ def test_classification_needs_its_classes(world: Any) -> None:
 
 
 class EndlessLine(io.RawIOBase):
-    """A stream that never ends its line, and counts what was taken from it."""
+    """A stream that never ends its line, and counts the bytes read from it."""
 
-    taken = 0
+    bytes_read = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         buffer[:] = b"x" * len(buffer)
-        self.taken += len(buffer)
+        self.bytes_read += len(buffer)
         return len(buffer)
 
 
@@ -210,7 +210,7 @@ def test_a_giant_line_is_refused_before_it_is_read() -> None:
     stream = EndlessLine()
     with pytest.raises(LongBenchError, match=r"here line 1: longer than 1048576 bytes"):
         list(read_lines(io.BufferedReader(stream), "here", line_limit=2**20))
-    assert stream.taken <= 2**20 + 2**17, "no more than the limit and one buffer"
+    assert stream.bytes_read <= 2**20 + 2**17, "no more than the limit and one buffer"
 
 
 def test_a_giant_file_of_short_lines_is_refused() -> None:

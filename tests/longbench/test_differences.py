@@ -35,8 +35,8 @@ def table(path: Path) -> dict[str, list[str]]:
     """Test name -> the cells of its row."""
     rows = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("|") and (found := re.search(r"`(test_\w+)` \|$", line)):
-            rows[found.group(1)] = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and (match := re.search(r"`(test_\w+)` \|$", line)):
+            rows[match.group(1)] = [cell.strip() for cell in line.strip("|").split("|")]
     return rows
 
 
@@ -261,13 +261,13 @@ def test_begin_token_twice(row: list[str], tokenizer: Any, world: Any) -> None:
 
 
 def test_question_after_compression(row: list[str], tokenizer: Any, long: dict[str, Any]) -> None:
-    def seen(protocol: Any) -> int:
+    def contexts(protocol: Any) -> int:
         prompt = build_prompt(protocol, "qasper", TEMPLATE, long, tokenizer)
         ids = list(prompt.input_ids[: prompt.context_tokens])
         return words(tokenizer.decode(ids, skip_special_tokens=True), "which", "lantern", "stands")
 
     plain = replace(PROTOCOL, chat="never")
-    assert shown(seen(plain), seen(replace(plain, query_aware=False))) == row
+    assert shown(contexts(plain), contexts(replace(plain, query_aware=False))) == row
 
 
 def test_no_newline_stop(row: list[str], tokenizer: Any) -> None:

@@ -39,11 +39,11 @@ def hub(world: Any) -> Iterator[tuple[str, list[str]]]:
             json.dumps(v2_records()).encode(),
         ),
     }
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             commit, content = files.get(self.path, (None, b""))
             self.send_response(200 if commit else 404)
             if commit:
@@ -64,25 +64,25 @@ def hub(world: Any) -> Iterator[tuple[str, list[str]]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requests
     server.shutdown()
     server.server_close()
 
 
 def test_the_pinned_data_zip_is_fetched_and_read(hub: Any, world: Any, tmp_path: Path) -> None:
-    address, asked = hub
+    address, requests = hub
     data = load_from_hub("multifieldqa_en", cache_dir=tmp_path, endpoint=address)
     assert [sample.record for sample in data.samples] == world.records("multifieldqa_en")
     assert data.revision == HUB_REVISION and data.to_record()["revision"] == HUB_REVISION
-    assert all(HUB_REVISION in path for path in asked), "nothing but the pinned commit is asked for"
+    assert all(HUB_REVISION in path for path in requests), "nothing but the pinned commit is asked for"
 
 
 def test_a_second_read_is_served_from_the_cache(hub: Any, tmp_path: Path) -> None:
-    address, asked = hub
+    address, requests = hub
     first = load_from_hub("multifieldqa_en", cache_dir=tmp_path, endpoint=address)
-    asked.clear()
+    requests.clear()
     again = load_from_hub("multifieldqa_en", cache_dir=tmp_path, endpoint=address)
-    assert again.sha256 == first.sha256 and asked == []
+    assert again.sha256 == first.sha256 and requests == []
 
 
 def test_a_revision_the_hub_lacks_is_one_clear_line(hub: Any, tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_a_revision_that_can_move_is_refused(revision: str) -> None:
 
 
 def test_version_2_is_fetched_from_its_own_repository(hub: Any, tmp_path: Path) -> None:
-    address, asked = hub
+    address, requests = hub
     data = load_from_hub("longbench_v2", cache_dir=tmp_path, endpoint=address)
     assert [sample.record for sample in data.samples] == v2_records()
-    assert data.revision == HUB_REVISION_V2 and all(HUB_REVISION_V2 in path for path in asked)
+    assert data.revision == HUB_REVISION_V2 and all(HUB_REVISION_V2 in path for path in requests)
     with pytest.raises(LongBenchError, match=r"cannot fetch data\.json of THUDM/LongBench-v2 at 0{40}"):
         load_from_hub("longbench_v2", revision="0" * 40, cache_dir=tmp_path, endpoint=address)

@@ -38,9 +38,9 @@ def outcome(function, *args, **kwargs) -> tuple[object, str | None]:
 def test_sample_metrics_equal_the_official_vectors(name: str, golden) -> None:
     for row in golden(name):
         classes = {"all_classes": row["all_classes"]} if "all_classes" in row else {}
-        got = outcome(getattr(metrics, name), row["prediction"], row["answer"], **classes)
-        assert got == (row["score"], row["error"]), row["id"]
-        assert type(got[0]) is type(row["score"]), row["id"]
+        scores = outcome(getattr(metrics, name), row["prediction"], row["answer"], **classes)
+        assert scores == (row["score"], row["error"]), row["id"]
+        assert type(scores[0]) is type(row["score"]), row["id"]
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -51,8 +51,8 @@ def test_text_functions_equal_the_official_vectors(name: str, golden) -> None:
 
 def test_scorer_equals_the_official_vectors(golden) -> None:
     for row in golden("scorer"):
-        got = outcome(metrics.scorer, row["dataset"], row["predictions"], row["answers"], row["all_classes"])
-        assert got == (row["score"], row["error"]), row["id"]
+        scores = outcome(metrics.scorer, row["dataset"], row["predictions"], row["answers"], row["all_classes"])
+        assert scores == (row["score"], row["error"]), row["id"]
 
 
 def test_scorer_e_equals_the_official_vectors(golden) -> None:

@@ -115,8 +115,8 @@ def test_english_f1() -> None:
             expected = (None, expected[1] or "TypeError")
             assert outcome(metrics.qa_f1_score, left, right)[0] is None
             continue
-        got = outcome(metrics.qa_f1_score, left, right)
-        assert got == expected and type(got[0]) is type(expected[0]), (left, right)
+        score = outcome(metrics.qa_f1_score, left, right)
+        assert score == expected and type(score[0]) is type(expected[0]), (left, right)
 
 
 def test_counts_and_paragraph_numbers() -> None:
@@ -131,8 +131,8 @@ def test_counts_and_paragraph_numbers() -> None:
 
 def test_code_similarity(fuzz: Any) -> None:
     for left, right in product(ANYTHING, repeat=2):
-        got, expected = outcome(metrics.code_sim_score, left, right), outcome(code_similarity, fuzz, left, right)
-        assert got == expected, (left, right)
+        score, expected = outcome(metrics.code_sim_score, left, right), outcome(code_similarity, fuzz, left, right)
+        assert score == expected, (left, right)
 
 
 @settings(max_examples=150, deadline=None)
@@ -162,8 +162,8 @@ def test_classification() -> None:
     predictions = ["", "a", "abc ab b", "Planet", None, 7, ["a", "ab"], b"a"]
     truths = ["a", "ab", "abc", "", "Planet", None, 7, ["a"], ["a", "ab"]]
     for prediction, truth, classes in product(predictions, truths, CLASSES):
-        got = outcome(metrics.classification_score, prediction, truth, all_classes=classes)
-        assert got == outcome(struck, prediction, truth, classes), (prediction, truth, classes)
+        score = outcome(metrics.classification_score, prediction, truth, all_classes=classes)
+        assert score == outcome(struck, prediction, truth, classes), (prediction, truth, classes)
 
 
 @settings(max_examples=200, deadline=None)
@@ -186,9 +186,9 @@ def test_rouge_swallows_everything_the_package_raises() -> None:
 
 
 def test_chinese_metrics_raise_what_jieba_raises_before_anything_is_swallowed() -> None:
-    for thing in (None, 7, ["a"], {}):
-        assert outcome(metrics.rouge_zh_score, thing, "a")[1] == "AttributeError"
-        assert outcome(metrics.qa_f1_zh_score, "a", thing)[1] == "AttributeError"
+    for value in (None, 7, ["a"], {}):
+        assert outcome(metrics.rouge_zh_score, value, "a")[1] == "AttributeError"
+        assert outcome(metrics.qa_f1_zh_score, "a", value)[1] == "AttributeError"
     assert metrics.qa_f1_zh_score("红灯笼".encode(), "红灯笼") == 1.0, "jieba decodes bytes"
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import re
-from pathlib import Path
 
 import pytest
 
 from longbench.data import check_v1
 from longbench.errors import LongBenchError
 from longbench.metrics import sample_score
-from longbench.mini.generate import BUILDERS, MiniSample, fit, generate, prompt, templates, wording, write_folder
-from longbench.sources import load_dataset
+from longbench.mini.generate import BUILDERS, MiniSample, fit, generate, prompt, wording
 from longbench.tasks import TASKS
-from longbench.templates import read_templates
 
 
 class Characters:
@@ -39,30 +35,30 @@ def test_every_official_data_set_has_a_stand_in() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_records_have_the_official_schema(name: str) -> None:
-    for made in samples(name):
-        check_v1(made.record, name)
-        assert made.record["dataset"] == name and made.record["language"] == TASKS[name].language
-        assert (made.record["all_classes"] is not None) == (TASKS[name].metric == "classification_score")
+    for mini in samples(name):
+        check_v1(mini.record, name)
+        assert mini.record["dataset"] == name and mini.record["language"] == TASKS[name].language
+        assert (mini.record["all_classes"] is not None) == (TASKS[name].metric == "classification_score")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gold_answer_gets_the_full_score_and_another_ones_does_not(name: str) -> None:
     """Not 1: rouge gives 0.999999995 for equal texts, and less where a Chinese word comes twice."""
-    made = samples(name, count=12)
-    for sample in made:
+    drawn = samples(name, count=12)
+    for sample in drawn:
         answers, classes = tuple(sample.record["answers"]), sample.record["all_classes"]
         assert sample_score(name, sample.gold, answers, classes) > 0.85, sample.gold
     crossed = [
         sample_score(name, a.gold, tuple(b.record["answers"]), b.record["all_classes"])
-        for a, b in itertools.pairwise(made)
+        for a, b in itertools.pairwise(drawn)
     ]
     assert min(crossed) < 0.85, "every answer is right everywhere: the question asks nothing"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_prompt_and_answer_fill_the_length_and_never_pass_it(name: str) -> None:
-    for made in samples(name, length=1500):
-        tokens = len(wording()[name]["prompt"].format(**made.record)) + wording()[name]["max_new_tokens"]
+    for mini in samples(name, length=1500):
+        tokens = len(wording()[name]["prompt"].format(**mini.record)) + wording()[name]["max_new_tokens"]
         assert 1500 // 2 < tokens <= 1500
 
 
@@ -70,7 +66,7 @@ def test_prompt_and_answer_fill_the_length_and_never_pass_it(name: str) -> None:
 def test_a_sample_depends_on_its_seed_and_index_alone(name: str) -> None:
     assert samples(name, count=5)[3:] == samples(name, count=2, offset=3)
     assert samples(name, seed=0) != samples(name, seed=1)
-    assert len({made.record["_id"] for made in samples(name, count=5)}) == 5
+    assert len({mini.record["_id"] for mini in samples(name, count=5)}) == 5
 
 
 @pytest.mark.parametrize(
@@ -78,14 +74,14 @@ def test_a_sample_depends_on_its_seed_and_index_alone(name: str) -> None:
 )
 def test_the_context_holds_the_asked_sentence_once(name: str) -> None:
     """So the answer is in the context, and at one place."""
-    for made in samples(name, count=10):
-        assert len(re.findall(rf"\b{re.escape(made.record['input'])}", made.record["context"])) == 1
+    for mini in samples(name, count=10):
+        assert len(re.findall(rf"\b{re.escape(mini.record['input'])}", mini.record["context"])) == 1
 
 
 def test_a_count_is_the_number_of_different_paragraphs() -> None:
-    for made in samples("passage_count", count=10):
-        parts = [line.partition(": ")[2] for line in made.record["context"].split("\n")]
-        assert made.record["answers"] == [str(len(set(parts)))]
+    for mini in samples("passage_count", count=10):
+        parts = [line.partition(": ")[2] for line in mini.record["context"].split("\n")]
+        assert mini.record["answers"] == [str(len(set(parts)))]
 
 
 def test_questions_on_one_context_are_all_answered_in_it() -> None:
@@ -105,12 +101,3 @@ def test_a_length_too_short_for_any_context_is_said_so() -> None:
 def test_an_unknown_data_set_is_answered_with_the_known_ones() -> None:
     with pytest.raises(LongBenchError, match="expected one of"):
         generate("qasper_e", Characters(), 500, 1, 0)
-
-
-def test_written_files_are_read_like_official_ones(tmp_path: Path) -> None:
-    write_folder(tmp_path, Characters(), 1200, 3, 0, ("qasper", "lsht"))
-    found = load_dataset(tmp_path, "lsht", partial=True)
-    assert [sample.id for sample in found.samples] == [made.record["_id"] for made in samples("lsht", 1200, 3)]
-    read = read_templates(tmp_path)
-    assert dict(read.prompts) == dict(templates().prompts) and dict(read.lengths) == dict(templates().lengths)
-    assert not read.official and json.loads((tmp_path / "qasper.jsonl").read_text().split("\n")[0])["answers"]

@@ -42,28 +42,28 @@ def test_buckets_equal_the_official_vectors(golden: Callable[[str], list[dict[st
             sample_score(row["dataset"], prediction, truths, row["all_classes"])
             for prediction, truths in zip(row["predictions"], row["answers"], strict=False)
         ]
-        got = by_length(values, [length_bucket(length) for length in row["lengths"][: len(values)]])
-        assert got["groups"] == {name: score for name, score in row["score"].items() if score is not None}, row["id"]
-        assert set(got.get("empty", {})) == {name for name, score in row["score"].items() if score is None}
+        scores = by_length(values, [length_bucket(length) for length in row["lengths"][: len(values)]])
+        assert scores["groups"] == {name: score for name, score in row["score"].items() if score is not None}, row["id"]
+        assert set(scores.get("empty", {})) == {name for name, score in row["score"].items() if score is None}
 
 
 def test_an_empty_bucket_is_absent_with_its_reason_and_json_holds_no_nan(world: Any) -> None:
     groups = [groups_of("qasper_e", world.record(0, length=n)) for n in (10, 20, 9000)]
-    got = official_scores("qasper_e", [1.0, 0.0, 1.0], groups)
-    assert got == {
+    scores = official_scores("qasper_e", [1.0, 0.0, 1.0], groups)
+    assert scores == {
         "score": 66.67,
         "groups": {"0-4k": 50.0, "8k+": 100.0},
         "empty": {"4-8k": "no sample of 4000 to 7999 words"},
     }
     assert math.isnan(scorer_e("qasper", ["a b"], [["b"]], [10], None)["4-8k"]), "the official function keeps its NaN"
-    assert json.loads(json.dumps(got, allow_nan=False)) == got
+    assert json.loads(json.dumps(scores, allow_nan=False)) == scores
     assert official_scores("qasper", [1.0, 0.0], [{}, {}]) == {"score": 50.0}
 
 
 @pytest.mark.parametrize("difficulties", [("easy", "hard"), ("hard", "hard")])
 def test_v2_columns_are_the_official_tables(difficulties: tuple[str, str]) -> None:
     groups = [{"difficulty": name, "length": "short"} for name in difficulties]
-    got = official_scores("longbench_v2", [1.0, 0.0], groups)
+    scores = official_scores("longbench_v2", [1.0, 0.0], groups)
     table = accuracy([{"pred": "A", "judge": ok, **group} for ok, group in zip((True, False), groups, strict=True)])
-    assert {"overall": got["score"], **got["groups"]} == table
-    assert {"medium", "long"} <= set(got["empty"]) and ("easy" in got["empty"]) == ("easy" not in difficulties)
+    assert {"overall": scores["score"], **scores["groups"]} == table
+    assert {"medium", "long"} <= set(scores["empty"]) and ("easy" in scores["empty"]) == ("easy" not in difficulties)

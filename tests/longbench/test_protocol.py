@@ -13,7 +13,7 @@ from longbench.errors import LongBenchError
 from longbench.presets import PRESETS, get_preset, side_by_side
 from longbench.protocol import (
     Protocol,
-    Stop,
+    StopRule,
     build_prompt,
     encode,
     finish_prediction,
@@ -150,11 +150,11 @@ def test_samsum_stops_at_a_newline_after_one_token(tokenizer: Any) -> None:
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]
     model_ends = (1, 77)
     official = get_preset("official")
-    assert stop_rule(official, "samsum", TEMPLATES, tokenizer, model_ends) == Stop((1, newline), 1, 40)
-    assert stop_rule(official, "qasper", TEMPLATES, tokenizer, model_ends) == Stop((1, 77), 0, 40)
-    assert stop_rule(get_preset("cokv"), "qasper", TEMPLATES, tokenizer, model_ends) == Stop((1,), 0, 40)
-    assert stop_rule(get_preset("pyramidkv"), "samsum", TEMPLATES, tokenizer, model_ends) == Stop((1,), 1, 40)
-    assert stop_rule(get_preset("kvpress"), "samsum", TEMPLATES, tokenizer, model_ends) == Stop((1, 77), 0, 60)
+    assert stop_rule(official, "samsum", TEMPLATES, tokenizer, model_ends) == StopRule((1, newline), 1, 40)
+    assert stop_rule(official, "qasper", TEMPLATES, tokenizer, model_ends) == StopRule((1, 77), 0, 40)
+    assert stop_rule(get_preset("cokv"), "qasper", TEMPLATES, tokenizer, model_ends) == StopRule((1,), 0, 40)
+    assert stop_rule(get_preset("pyramidkv"), "samsum", TEMPLATES, tokenizer, model_ends) == StopRule((1,), 1, 40)
+    assert stop_rule(get_preset("kvpress"), "samsum", TEMPLATES, tokenizer, model_ends) == StopRule((1, 77), 0, 60)
 
 
 def test_lengths_follow_the_models_name() -> None:

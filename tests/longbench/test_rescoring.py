@@ -37,14 +37,14 @@ def own_rows(world: Any, dataset: str, count: int = 6) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("dataset", ["qasper", "trec", "passage_count", "lcc", "samsum"])
 def test_official_prediction_files_get_the_official_score(world: Any, tmp_path: Path, dataset: str) -> None:
     rows = own_rows(world, dataset)
-    got = score_predictions(read_predictions(write_lines(tmp_path / f"{dataset}.jsonl", rows)))[dataset]
+    scores = score_predictions(read_predictions(write_lines(tmp_path / f"{dataset}.jsonl", rows)))[dataset]
     columns = [[row[key] for row in rows] for key in ("pred", "answers", "length")]
     classes = rows[-1]["all_classes"]
-    assert got.score == scorer(dataset, columns[0], columns[1], classes) > 40
+    assert scores.score == scorer(dataset, columns[0], columns[1], classes) > 40
     by_length = scorer_e(dataset, *columns, classes)
-    assert got.groups == {name: score for name, score in by_length.items() if score == score}, "all but NaN"
-    assert set(got.empty) == set(by_length) - set(got.groups)
-    assert got.count == 6 and len(got.samples) == 6 and got.second is None
+    assert scores.groups == {name: score for name, score in by_length.items() if score == score}, "all but NaN"
+    assert set(scores.empty) == set(by_length) - set(scores.groups)
+    assert scores.count == 6 and len(scores.samples) == 6 and scores.second is None
 
 
 def test_kvcache_factory_files_are_named_by_their_folder(world: Any, tmp_path: Path) -> None:

@@ -115,11 +115,11 @@ def test_other_bytes_are_not_kept(server: tuple[str, Path], tmp_path: Path) -> N
     address, served = server
     for name in (*V1_FILES, PROMPT_V2):
         place(served, name, b"$DOC$ $Q$ $C_A$ $C_B$ $C_C$ $C_D$")
-    got = hashlib.sha256((served / PLACES[PROMPTS]).read_bytes()).hexdigest()
+    digest = hashlib.sha256((served / PLACES[PROMPTS]).read_bytes()).hexdigest()
     for names in (V1_FILES, (PROMPT_V2,)):
-        with pytest.raises(LongBenchError, match=f"got sha256 {got}"):
-            fetch_templates(tmp_path / "got", names, base_url=address)
-    assert not (tmp_path / "got").exists()
+        with pytest.raises(LongBenchError, match=f"got sha256 {digest}"):
+            fetch_templates(tmp_path / "digest", names, base_url=address)
+    assert not (tmp_path / "digest").exists()
 
 
 def test_a_file_the_server_lacks_is_one_clear_line(server: tuple[str, Path], tmp_path: Path) -> None:

@@ -27,16 +27,28 @@ BUDGETS = (64, 128, 256)
 PLAYERS, BYTES_PER_TOKEN = 16, 256
 REASON = "needs sink + window = 192 slots per head, more than kv_budget"
 
+# As the methods' registry has them: a run writes them into its spec.json.
+TITLES = {
+    "full": "Full",
+    "streamingllm": "StreamingLLM",
+    "snapkv": "SnapKV",
+    "pyramidkv": "PyramidKV",
+    "adakv": "AdaKV",
+    "duoattention": "DuoAttention",
+    "cokv": "CoKV",
+}
+
 Records = list[dict[str, Any]]
 
 
 def record(
-    method: str = "snapkv", kv_budget: int | None = 64, score: float | None = 50.0, sample: int = 0, **more: Any
+    method: str = "snapkv", kv_budget: int | str | None = 64, score: float | None = 50.0, sample: int = 0, **more: Any
 ) -> dict[str, Any]:
     """One synthetic record; whatever `more` names replaces its default."""
     task, seed = more.get("task", "niah_single_1"), more.get("seed", 0)
     tokens = more.get("prompt_tokens", 960 + 7 * sample)
-    kept = PLAYERS * (tokens if kv_budget is None else min(kv_budget, tokens))
+    slots = more.get("kv_slots") if isinstance(kv_budget, str) else kv_budget
+    kept = PLAYERS * (tokens if slots is None else min(slots, tokens))
     return {
         "benchmark": "ruler",
         "task": task,
@@ -169,7 +181,14 @@ def measurements() -> dict[str, Any]:
 def write_run(folder: Path, records: Records, stability: Any = None, measurements: Any = None) -> Path:
     """A finished synthetic run folder."""
     folder.mkdir()
-    spec = {"name": "synthetic", "model": "none (made-up numbers)", "seeds": [0], "grid": {"kv_budgets": list(BUDGETS)}}
+    spec = {
+        "name": "synthetic",
+        "model": "none (made-up numbers)",
+        "seeds": [0],
+        "grid": {"kv_budgets": list(BUDGETS)},
+        "methods": [{"method": name} for name in TITLES],
+        "about": {"titles": TITLES},
+    }
     (folder / "spec.json").write_text(json.dumps(spec))
     (folder / "predictions.jsonl").write_text("".join(json.dumps(item) + "\n" for item in records))
     (folder / "metrics.json").write_text(json.dumps(aggregate(records)))

@@ -18,22 +18,22 @@ SCORES = st.one_of(st.none(), st.floats(0, 100), st.sampled_from([0.0, 100.0]))
 
 
 def cell(metrics: dict[str, Any], part: str = "cells", **where: Any) -> dict[str, Any]:
-    found = [row for row in metrics[part] if all(row.get(key) == value for key, value in where.items())]
-    assert len(found) == 1, f"{len(found)} rows of {part} for {where}"
-    return found[0]
+    rows = [row for row in metrics[part] if all(row.get(key) == value for key, value in where.items())]
+    assert len(rows) == 1, f"{len(rows)} rows of {part} for {where}"
+    return rows[0]
 
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_order_of_records_gives_the_same_bytes(data: st.DataObject, record: Make) -> None:
-    made = [
+    records = [
         record(method, None if method == "full" else 64, data.draw(SCORES), sample, task=task)
         for method in ("full", "snapkv", "cokv")
         for task in ("a", "b")
         for sample in range(data.draw(st.integers(1, 4)))
     ]
-    shuffled = data.draw(st.permutations(made))
-    assert json.dumps(aggregate(made)) == json.dumps(aggregate(shuffled))
+    shuffled = data.draw(st.permutations(records))
+    assert json.dumps(aggregate(records)) == json.dumps(aggregate(shuffled))
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,8 +64,8 @@ def test_more_samples_narrow_the_interval_like_the_square_root(record: Make) -> 
 
 
 def test_the_seed_moves_intervals_and_never_means(record: Make) -> None:
-    made = [record(score=100 * i**0.5 / 5, sample=i) for i in range(20)]
-    one, two = aggregate(made, seed=0), aggregate(made, seed=1)
+    records = [record(score=100 * i**0.5 / 5, sample=i) for i in range(20)]
+    one, two = aggregate(records, seed=0), aggregate(records, seed=1)
     assert [row.get("mean") for row in one["cells"]] == [row.get("mean") for row in two["cells"]]
     assert [row.get("low") for row in one["cells"]] != [row.get("low") for row in two["cells"]]
 
@@ -130,20 +130,20 @@ def test_full_stands_under_no_budget_and_enters_no_difference(records: list[dict
 def test_differences_are_paired_sample_by_sample(record: Make) -> None:
     """A constant gain on samples that differ wildly: unpaired intervals would be wide, the paired one has no width."""
     base = [record("snapkv", score=float(10 * i), sample=i) for i in range(9)]
-    ours = [record("cokv", score=float(10 * i + 5), sample=i) for i in range(9)]
-    row = aggregate([*ours[::-1], *base])["differences"][0]
+    compared = [record("cokv", score=float(10 * i + 5), sample=i) for i in range(9)]
+    row = aggregate([*compared[::-1], *base])["differences"][0]
     assert (row["mean"], row["low"], row["high"], row["n"]) == (5.0, 5.0, 5.0, 9)
     assert row["verdict"] == "better"
 
 
 def test_a_difference_uses_only_samples_feasible_in_both(record: Make) -> None:
     base = [record("snapkv", score=50.0, sample=i) for i in (0, 1, 2)]
-    ours = [
+    compared = [
         record("cokv", score=60.0, sample=1),
         record("cokv", score=None, sample=2),
         record("cokv", score=0.0, sample=9),
     ]
-    row = aggregate([*base, *ours])["differences"][0]
+    row = aggregate([*base, *compared])["differences"][0]
     assert (row["n"], row["mean"]) == (1, 10.0)
 
 
@@ -157,8 +157,8 @@ def test_without_common_samples_there_is_no_difference_but_a_row(record: Make) -
 def test_a_verdict_needs_six_differing_pairs(record: Make, gains: int, word: str) -> None:
     n, size = abs(gains), 40.0 if gains > 0 else -40.0
     base = [record("snapkv", score=50.0, sample=i) for i in range(n)]
-    ours = [record("cokv", score=50.0 + size, sample=i) for i in range(n)]
-    assert aggregate([*base, *ours])["differences"][0]["verdict"] == word
+    compared = [record("cokv", score=50.0 + size, sample=i) for i in range(n)]
+    assert aggregate([*base, *compared])["differences"][0]["verdict"] == word
 
 
 def test_equal_methods_are_seldom_told_apart(record: Make) -> None:
@@ -166,8 +166,8 @@ def test_equal_methods_are_seldom_told_apart(record: Make) -> None:
     words = []
     for _ in range(100):
         base = [record("snapkv", score=100.0 * (rng.random() < 0.6), sample=i) for i in range(40)]
-        ours = [record("cokv", score=100.0 * (rng.random() < 0.6), sample=i) for i in range(40)]
-        words.append(aggregate([*base, *ours])["differences"][0]["verdict"])
+        compared = [record("cokv", score=100.0 * (rng.random() < 0.6), sample=i) for i in range(40)]
+        words.append(aggregate([*base, *compared])["differences"][0]["verdict"])
     assert words.count("no difference shown") >= 87
 
 
@@ -207,7 +207,7 @@ def test_unstated_bytes_are_absent(record: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"score": -1}, "0..100"),
         ({"score": float("nan")}, "0..100"),
@@ -224,8 +224,8 @@ def test_unstated_bytes_are_absent(record: Make) -> None:
         ({"kept_bytes": -4}, "kept_bytes"),
     ],
 )
-def test_a_wrong_record_is_refused_in_one_line(record: Make, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ReportError, match=said) as caught:
+def test_a_wrong_record_is_refused_in_one_line(record: Make, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ReportError, match=message) as caught:
         aggregate([{**record(), **change}])
     assert "\n" not in str(caught.value)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from reports import ReportError, write_report
-from reports.curves import masking_figure
 from reports.head_experiments import averages_table, masking_table, transfer_matrix, transfer_table
+from reports.masking_plot import masking_figure
 
 
 def point(score: float) -> dict[str, float]:

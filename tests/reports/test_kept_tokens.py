@@ -26,12 +26,12 @@ def test_the_legend_explains_shades_bars_and_line(figure):
     (legend,) = figure.legends
     assert legend.get_title().get_text() == "The full cache answers: 7 apples"
     words = [text.get_text() for text in legend.get_texts()]
-    assert words == ["none kept", "half of these tokens", "all kept", "slots of a head", "budget: 5 slots per head"]
+    assert words == ["none kept", "half of these tokens", "all kept", "slots of a head", "budget: 5 KV slots per head"]
 
 
 def test_methods_that_could_not_run_are_named(figure):
-    said = figure.get_supxlabel().splitlines()
-    assert said[:2] == ["Could not run:", "  cokv: needs scores"] and len(said) > 4 and max(map(len, said)) <= 150
+    lines = figure.get_supxlabel().splitlines()
+    assert lines[:2] == ["Could not run:", "  cokv: needs scores"] and len(lines) > 4 and max(map(len, lines)) <= 150
     assert kept_figure([panel("snapkv", 0.5)], 10, 5, "", {}).get_supxlabel() == ""
 
 

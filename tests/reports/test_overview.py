@@ -16,6 +16,10 @@ from reports.overview_plot import overview_figure
 Record = Callable[..., dict[str, Any]]
 
 
+def labels(metrics: dict[str, Any]) -> Labels:
+    return Labels(metrics["cells"], {"full": "Full"})
+
+
 @pytest.fixture
 def metrics(record: Record) -> dict[str, Any]:
     """Two tasks; `good` beats `bad` at both budgets, `packed` keeps every position, `fussy` cannot do the small one."""
@@ -29,11 +33,12 @@ def metrics(record: Record) -> dict[str, Any]:
 
 
 def test_the_full_cache_comes_first_then_the_best(metrics: dict[str, Any]) -> None:
-    assert [variant.method for variant in ranked(metrics)] == ["full", "packed", "fussy", "good", "bad"]
+    order = [variant.method for variant in ranked(metrics, labels(metrics))]
+    assert order == ["full", "packed", "fussy", "good", "bad"]
 
 
 def test_cells_are_the_averages(metrics: dict[str, Any]) -> None:
-    table = overview_table(metrics)
+    table = overview_table(metrics, labels(metrics))
     assert table is not None and table.columns == ("Method", "ruler 64", "ruler 128")
     texts = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert texts == {
@@ -46,7 +51,7 @@ def test_cells_are_the_averages(metrics: dict[str, Any]) -> None:
 
 
 def test_the_best_of_each_budget_is_bold_and_whole_caches_do_not_compete(metrics: dict[str, Any]) -> None:
-    table = overview_table(metrics, "ruler")
+    table = overview_table(metrics, labels(metrics), "ruler")
     assert table is not None and table.columns == ("Method", "64", "128")
     assert {(row[0].text, place) for row in table.rows for place, cell in enumerate(row) if cell.bold} == {
         ("good", 1),
@@ -55,7 +60,7 @@ def test_the_best_of_each_budget_is_bold_and_whole_caches_do_not_compete(metrics
 
 
 def test_each_dot_is_an_average_on_its_methods_line(metrics: dict[str, Any]) -> None:
-    figure = overview_figure(metrics)
+    figure = overview_figure(metrics, labels(metrics))
     assert figure is not None
     (axis,) = figure.axes
     names = [label.get_text() for label in axis.get_yticklabels()]
@@ -72,7 +77,7 @@ def test_of_many_methods_the_best_and_the_named_ones_have_colours(record: Record
     for place, name in enumerate(["snapkv", "cokv", *(f"m{i}" for i in range(12))]):
         rows += [record(name, 64, float(place), task=task) for task in ("vt", "cwe")]
     metrics = aggregate(rows)
-    drawn = [v.method for v in plots.shown(metrics, Labels(metrics["cells"])) if not is_full(v)]
+    drawn = [v.method for v in plots.shown(metrics, labels(metrics)) if not is_full(v)]
     assert set(drawn) == {"snapkv", "cokv", *(f"m{i}" for i in range(6, 12))}
-    figure = plots.score_figure(metrics, "ruler")
+    figure = plots.score_figure(metrics, labels(metrics), "ruler")
     assert figure is not None and plots.OTHERS in [text.get_text() for text in figure.legends[0].get_texts()]

@@ -23,19 +23,23 @@ def panel(figure: Figure | None, title: str) -> Axes:
     return next(axis for axis in figure.axes if axis.get_title() == title)
 
 
+def score_figure(metrics: dict[str, Any]) -> Figure | None:
+    return plots.score_figure(metrics, Labels(metrics["cells"]), "ruler")
+
+
 def lines(axis: Axes) -> list[ErrorbarContainer]:
     return [item for item in axis.containers if isinstance(item, ErrorbarContainer)]
 
 
 def test_there_is_a_panel_per_task_and_one_for_the_average(records: list[dict[str, Any]]) -> None:
-    figure = plots.score_figure(aggregate(records), "ruler")
+    figure = score_figure(aggregate(records))
     assert figure is not None
     assert [axis.get_title() for axis in figure.axes] == [*sorted({r["task"] for r in records}), "Average"]
 
 
 def test_points_and_bars_are_the_means_and_intervals(records: list[dict[str, Any]]) -> None:
     metrics = aggregate(records)
-    axis = panel(plots.score_figure(metrics, "ruler"), "vt")
+    axis = panel(score_figure(metrics), "vt")
     cokv = next(item for item in lines(axis) if to_rgb(item[0].get_color()) == to_rgb(HIGHLIGHT))
     rows = sorted(
         (row for row in metrics["cells"] if row["task"] == "vt" and row["method"] == "cokv"),
@@ -48,42 +52,42 @@ def test_points_and_bars_are_the_means_and_intervals(records: list[dict[str, Any
 
 def test_the_full_cache_is_a_line_at_its_mean(records: list[dict[str, Any]]) -> None:
     metrics = aggregate(records)
-    axis = panel(plots.score_figure(metrics, "ruler"), "vt")
+    axis = panel(score_figure(metrics), "vt")
     full = next(row["mean"] for row in metrics["cells"] if row["task"] == "vt" and row["method"] == "full")
     assert any(np.allclose(line.get_ydata(), full) and len(line.get_ydata()) == 2 for line in axis.lines)
 
 
 def test_a_method_that_keeps_all_positions_is_a_line_of_its_own(records: list[dict[str, Any]]) -> None:
     fewer_bits = [{**r, "method": "kivi4", "score": 40.0} for r in records if r["method"] == "full"]
-    axis = panel(plots.score_figure(aggregate([*records, *fewer_bits]), "ruler"), "vt")
+    axis = panel(score_figure(aggregate([*records, *fewer_bits])), "vt")
     assert any(np.allclose(line.get_ydata(), 40.0) and line.get_linestyle() == ":" for line in axis.lines)
 
 
 def test_an_infeasible_budget_has_no_point(records: list[dict[str, Any]]) -> None:
-    axis = panel(plots.score_figure(aggregate(records), "ruler"), "vt")
+    axis = panel(score_figure(aggregate(records)), "vt")
     assert sorted(len(item[0].get_ydata()) for item in lines(axis)) == [1, 3, 3, 3, 3, 3]
 
 
 def test_methods_never_look_the_same(record: Callable[..., dict[str, Any]]) -> None:
-    made = [record(f"method{number}", score=50.0) for number in range(24)] + [record("cokv"), record("full", None)]
-    labels = Labels(made)
+    rows = [record(f"method{number}", score=50.0) for number in range(24)] + [record("cokv"), record("full", None)]
+    labels = Labels(rows)
     looks = [tuple(sorted(labels.style(v).items())) for v in labels.variants if not is_full(v)]
     assert len(set(looks)) == 25
 
 
 def test_a_run_of_the_full_cache_alone_has_no_figure(record: Callable[..., dict[str, Any]]) -> None:
-    assert plots.score_figure(aggregate([record("full", None, 90.0)]), "ruler") is None
+    assert score_figure(aggregate([record("full", None, 90.0)])) is None
 
 
 def test_one_task_one_budget_one_sample_can_be_drawn(record: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    figure = plots.score_figure(aggregate([record("full", None, 90.0), record(), record("cokv")]), "ruler")
+    figure = score_figure(aggregate([record("full", None, 90.0), record(), record("cokv")]))
     assert figure is not None and [axis.get_title() for axis in figure.axes] == ["niah_single_1"]
     assert all(path.stat().st_size > 1000 for path in style.save(figure, tmp_path, "one"))
 
 
 def test_small_differences_are_not_blown_up(record: Callable[..., dict[str, Any]]) -> None:
-    made = [record(method, score=50.0 + 0.1 * i, sample=i) for method in ("snapkv", "cokv") for i in range(4)]
-    low, high = panel(plots.score_figure(aggregate(made), "ruler"), "niah_single_1").get_ylim()
+    rows = [record(method, score=50.0 + 0.1 * i, sample=i) for method in ("snapkv", "cokv") for i in range(4)]
+    low, high = panel(score_figure(aggregate(rows)), "niah_single_1").get_ylim()
     assert high - low >= 20
 
 
@@ -123,7 +127,7 @@ def test_nothing_to_draw_is_no_figure(stability: dict[str, Any]) -> None:
 
 def test_drawing_leaves_matplotlib_as_it_was(records: list[dict[str, Any]], tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
-    figure = plots.score_figure(aggregate(records), "ruler")
+    figure = score_figure(aggregate(records))
     assert figure is not None
     style.save(figure, tmp_path, "scores")
     assert dict(mpl.rcParams) == before

@@ -55,6 +55,28 @@ def test_the_report_holds_every_part(whole_report: Path) -> None:
         assert (folder / image).is_file(), f"{image} is shown and not there"
 
 
+def test_methods_have_the_titles_and_the_order_of_the_spec(bare_run: Path) -> None:
+    path = bare_run / "spec.json"
+    spec = json.loads(path.read_text())
+    spec |= {"methods": [{"method": "full"}, {"method": "cokv"}, {"method": "adakv"}]}
+    spec["about"] = {"titles": {"adakv": "Ada", "cokv": "Co", "snapkv": "Snap"}}
+    path.write_text(json.dumps(spec))
+    assert methods_of(bare_run) == ["full", "Co", "Ada", "Snap", "duoattention", "pyramidkv", "streamingllm"]
+    assert "about.titles" not in (bare_run / "report" / "report.md").read_text()
+
+
+def test_a_run_without_titles_shows_names(bare_run: Path) -> None:
+    (bare_run / "spec.json").write_text('{"name": "synthetic"}')
+    assert methods_of(bare_run) == ["full", *sorted(set(methods_of(bare_run)) - {"full"})]
+    assert {"snapkv", "cokv"} < set(methods_of(bare_run))
+
+
+def methods_of(run_dir: Path) -> list[str]:
+    """First column of the score table, each method once."""
+    rows = (write_report(run_dir) / "scores_ruler.md").read_text().splitlines()
+    return list(dict.fromkeys(row.split("|")[1].strip() for row in rows if row.startswith("| ")))[1:]
+
+
 def test_no_path_of_this_machine_is_in_the_report(whole_report: Path) -> None:
     for path in whole_report.glob("*.*"):
         assert str(whole_report.parents[1]).encode() not in path.read_bytes(), path.name
@@ -193,14 +215,14 @@ BROKEN: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "said"), BROKEN)
+@pytest.mark.parametrize(("name", "damage", "message"), BROKEN)
 def test_a_broken_run_is_one_clear_line_and_exit_code_2(
-    run_dir: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None], said: str
+    run_dir: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(run_dir / name)
     assert main([str(run_dir)]) == 2
     out = capsys.readouterr()
-    assert out.out == "" and out.err.count("\n") == 1 and said in out.err
+    assert out.out == "" and out.err.count("\n") == 1 and message in out.err
     assert not (run_dir / "report").exists()
 
 

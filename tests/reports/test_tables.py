@@ -12,22 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reports import aggregate
+from reports.labels import Labels
 from reports.side_tables import decode_table, removal_table, stability_table
-from reports.table import MISSING, Cell, Table, to_latex, to_markdown
+from reports.table import MISSING, Entry, Table, to_latex, to_markdown
 from reports.tables import difference_tables, memory_table, score_tables
 
 Make = Callable[..., dict[str, Any]]
+TITLES = {"full": "Full", "snapkv": "SnapKV", "adakv": "AdaKV", "duoattention": "DuoAttention", "cokv": "CoKV"}
 
 
-def rows_of(table: Table) -> dict[tuple[str, str], dict[str, Cell]]:
+def labelled(make: Callable[[Any, Labels], Any], metrics: dict[str, Any]) -> Any:
+    return make(metrics, Labels(metrics["cells"], TITLES))
+
+
+def rows_of(table: Table) -> dict[tuple[str, str], dict[str, Entry]]:
     """(method, budget) -> column -> cell."""
     return {(row[0].text, row[1].text): dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
 
 def scores(record: Make, **means: float | None) -> Table:
-    made = [record("full", None, 100.0, i) for i in range(2)]
-    made += [record(method, 64, mean, i) for method, mean in means.items() for i in range(2)]
-    return score_tables(aggregate(made))[0]
+    rows = [record("full", None, 100.0, i) for i in range(2)]
+    rows += [record(method, 64, mean, i) for method, mean in means.items() for i in range(2)]
+    return labelled(score_tables, aggregate(rows))[0]
 
 
 def bold(table: Table) -> set[str]:
@@ -47,80 +53,80 @@ def test_one_method_alone_is_not_best_of_anything(record: Make) -> None:
 
 
 def test_each_budget_has_its_own_best(record: Make) -> None:
-    made = [
+    rows = [
         record("snapkv", 64, 10.0),
         record("cokv", 64, 20.0),
         record("snapkv", 128, 40.0),
         record("cokv", 128, 30.0),
     ]
-    table = score_tables(aggregate(made))[0]
-    found = {place: row["niah_single_1"].bold for place, row in rows_of(table).items()}
-    assert found == {("SnapKV", "64"): False, ("CoKV", "64"): True, ("SnapKV", "128"): True, ("CoKV", "128"): False}
+    table = labelled(score_tables, aggregate(rows))[0]
+    best = {place: row["niah_single_1"].bold for place, row in rows_of(table).items()}
+    assert best == {("SnapKV", "64"): False, ("CoKV", "64"): True, ("SnapKV", "128"): True, ("CoKV", "128"): False}
     assert table.rules == {2}
 
 
 def test_full_is_the_first_row_and_the_average_the_last_column(records: list[dict[str, Any]]) -> None:
-    table = score_tables(aggregate(records))[0]
+    table = labelled(score_tables, aggregate(records))[0]
     assert (table.rows[0][0].text, table.rows[0][1].text, table.columns[-1]) == ("Full", "full", "Average")
 
 
 def test_a_number_and_its_interval_are_those_of_the_metrics(records: list[dict[str, Any]]) -> None:
     metrics = aggregate(records)
     row = next(r for r in metrics["cells"] if (r["task"], r["method"], r["kv_budget"]) == ("vt", "cokv", 128))
-    shown = rows_of(score_tables(metrics)[0])["CoKV", "128"]["vt"]
+    shown = rows_of(labelled(score_tables, metrics)[0])["CoKV", "128"]["vt"]
     assert shown.text == f"{row['mean']:.1f}" and shown.detail == f"[{row['low']:.1f}, {row['high']:.1f}]"
 
 
 def test_infeasible_shows_its_reason_and_never_a_number(records: list[dict[str, Any]]) -> None:
-    table = score_tables(aggregate(records))[0]
+    table = labelled(score_tables, aggregate(records))[0]
     row = rows_of(table)["DuoAttention", "64"]
-    assert row["vt"] == Cell("(1)") and row["Average"] == Cell("infeasible")
+    assert row["vt"] == Entry("(1)") and row["Average"] == Entry("infeasible")
     assert any(note.startswith("(1) Infeasible: needs sink + window") for note in table.notes)
 
 
 def test_what_was_not_run_is_a_dash(record: Make) -> None:
-    table = score_tables(aggregate([record(score=5.0, task="a"), record("cokv", score=6.0, task="b")]))[0]
-    assert rows_of(table)["CoKV", "64"]["a"] == Cell(MISSING)
+    table = labelled(score_tables, aggregate([record(score=5.0, task="a"), record("cokv", score=6.0, task="b")]))[0]
+    assert rows_of(table)["CoKV", "64"]["a"] == Entry(MISSING)
     assert not bold(table)
 
 
 @pytest.mark.parametrize("score", [50.0, 99.0])
 def test_fewer_samples_are_marked_and_not_bold(record: Make, score: float) -> None:
-    made = [record(score=50.0, sample=i) for i in range(3)]
-    made += [record("adakv", score=40.0, sample=i) for i in range(3)]
-    made += [record("cokv", score=score, sample=0), record("cokv", score=None, sample=1)]
-    table = score_tables(aggregate(made))[0]
+    rows = [record(score=50.0, sample=i) for i in range(3)]
+    rows += [record("adakv", score=40.0, sample=i) for i in range(3)]
+    rows += [record("cokv", score=score, sample=0), record("cokv", score=None, sample=1)]
+    table = labelled(score_tables, aggregate(rows))[0]
     shown = rows_of(table)["CoKV", "64"]["niah_single_1"]
     assert shown.text == f"{score}†" and not shown.bold and bold(table) == {"SnapKV"}
     assert any(note.startswith("†") for note in table.notes)
 
 
 def test_presets_are_named_only_where_they_differ(record: Make) -> None:
-    table = score_tables(aggregate([record(score=1.0), record(score=2.0, preset="official")]))[0]
+    table = labelled(score_tables, aggregate([record(score=1.0), record(score=2.0, preset="official")]))[0]
     assert {row[0].text for row in table.rows} == {"SnapKV", "SnapKV (official)"}
-    protocols = score_tables(aggregate([record(score=1.0), record(score=2.0, query_aware=False)]))[0]
+    protocols = labelled(score_tables, aggregate([record(score=1.0), record(score=2.0, query_aware=False)]))[0]
     assert {row[0].text for row in protocols.rows} == {"SnapKV (question seen)", "SnapKV (question unseen)"}
 
 
 def test_every_benchmark_has_its_own_table(record: Make) -> None:
-    tables = score_tables(aggregate([record(score=1.0), record(score=2.0, benchmark="longbench")]))
+    tables = labelled(score_tables, aggregate([record(score=1.0), record(score=2.0, benchmark="longbench")]))
     assert [table.name for table in tables] == ["scores_longbench", "scores_ruler"]
 
 
 def test_differences_are_signed_and_carry_a_plain_word(records: list[dict[str, Any]]) -> None:
-    overall, per_task = difference_tables(aggregate(records))
+    overall, per_task = labelled(difference_tables, aggregate(records))
     cokv = next(row for row in overall.rows if row[2].text == "CoKV" and row[1].text == "64")
-    assert cokv[3].text.startswith("+") and cokv[-1] == Cell("better", bold=True)
+    assert cokv[3].text.startswith("+") and cokv[-1] == Entry("better", bold=True)
     assert {row[-1].text for row in per_task.rows} <= {"better", "worse", "no difference shown", "no pairs"}
     assert len(per_task.rows) == 8 * 5 * 3
 
 
 def test_no_baseline_no_difference_table(records: list[dict[str, Any]]) -> None:
-    assert difference_tables(aggregate(records, baseline="nobody")) == []
+    assert labelled(difference_tables, aggregate(records, baseline="nobody")) == []
 
 
 def test_memory_shows_nominal_and_measured_and_slack_apart(records: list[dict[str, Any]]) -> None:
-    table = memory_table(aggregate(records))
+    table = labelled(memory_table, aggregate(records))
     snap = next(row for row in table.rows if row[1].text == "64" and row[2].text == "SnapKV")
     shown = dict(zip(table.columns, (cell.text for cell in snap), strict=True))
     assert (shown["Kept KiB"], shown["Slack KiB"], shown["Nominal share"]) == ("256.0", "64.0", shown["Kept share"])
@@ -155,20 +161,20 @@ def test_head_removal_states_the_share_that_is_left(stability: dict[str, Any]) -
 
 
 def test_decode_puts_the_baselines_first_and_leaves_out_what_was_not_measured(measurements: dict[str, Any]) -> None:
-    table = decode_table(measurements)
+    table = decode_table(measurements, Labels([], TITLES))
     assert table is not None
     assert [row[1].text for row in table.rows[:2]] == ["DynamicCache", "ragged"]
     assert "Peak RSS MiB" in table.columns and "Peak CUDA MiB" not in table.columns
     assert any("Not measured" in note and "Peak CUDA MiB" in note for note in table.notes)
     measurements["decode"][0]["peak_bytes"] = {"cuda": 2**20}
-    mixed = decode_table(measurements)
+    mixed = decode_table(measurements, Labels([], TITLES))
     assert mixed is not None
     shown = {row[0].text: dict(zip(mixed.columns, (c.text for c in row), strict=True)) for row in mixed.rows}
     assert (shown["CoKV"]["Peak CUDA MiB"], shown["CoKV"]["Peak RSS MiB"]) == ("1.00", MISSING)
 
 
 def test_no_decode_measurements_no_table() -> None:
-    assert decode_table({"machine": {}, "versions": {}, "decode": []}) is None
+    assert decode_table({"machine": {}, "versions": {}, "decode": []}, Labels([], TITLES)) is None
 
 
 def assert_latex_is_balanced(text: str) -> None:
@@ -199,7 +205,7 @@ def test_any_text_gives_balanced_latex_and_whole_markdown_rows(
     title: str, column: str, text: str, detail: str, note: str
 ) -> None:
     hard = r"a_b & 100% \{x} $5 #1 ~ ^ <|>"
-    table = Table("t", title, (column, hard), ((Cell(text, detail, bold=True), Cell(hard)),), (note,))
+    table = Table("t", title, (column, hard), ((Entry(text, detail, bold=True), Entry(hard)),), (note,))
     latex = to_latex(table)
     assert_latex_is_balanced(latex)
     assert_latex_columns_fit(latex, 2)
@@ -211,8 +217,9 @@ def test_every_table_of_a_run_is_balanced_latex(
     records: list[dict[str, Any]], stability: dict[str, Any], measurements: dict[str, Any]
 ) -> None:
     metrics = aggregate(records)
-    tables: list[Table | None] = [*score_tables(metrics), *difference_tables(metrics), memory_table(metrics)]
-    tables += [stability_table(stability), removal_table(stability), decode_table(measurements)]
+    tables: list[Table | None] = [*labelled(score_tables, metrics), *labelled(difference_tables, metrics)]
+    tables += [labelled(memory_table, metrics), stability_table(stability), removal_table(stability)]
+    tables.append(decode_table(measurements, Labels([], TITLES)))
     for table in tables:
         assert table is not None
         latex = to_latex(table)
@@ -222,7 +229,7 @@ def test_every_table_of_a_run_is_balanced_latex(
 
 
 def test_bold_is_bold_in_every_language() -> None:
-    table = Table("t", "T", ("a", "b"), ((Cell("x"), Cell("9.5", "[9.0, 9.9]", bold=True)),))
+    table = Table("t", "T", ("a", "b"), ((Entry("x"), Entry("9.5", "[9.0, 9.9]", bold=True)),))
     assert "**9.5** [9.0, 9.9]" in to_markdown(table)
     assert r"\textbf{9.5}" in to_latex(table) and r"\tiny [9.0, 9.9]" in to_latex(table)
 
@@ -235,6 +242,6 @@ def test_markdown_escapes_what_would_be_markup_only(text: str, shown: str) -> No
 def test_reasons_that_differ_in_a_prompts_length_are_one_note(record: Make) -> None:
     tried = [record("snapkv", 64, 50.0, n) for n in range(3)]
     refused = [record("duoattention", 64, None, n, infeasible=f"needs {n + 80} slots") for n in range(3)]
-    (table,) = score_tables(aggregate([*tried, *refused]))
+    (table,) = labelled(score_tables, aggregate([*tried, *refused]))
     assert [note for note in table.notes if "Infeasible" in note] == ["(1) Infeasible: needs 80 slots."]
     assert any("first prompt" in note for note in table.notes)

@@ -38,8 +38,8 @@ class Embedded:
 @pytest.fixture(scope="session")
 def tokenizer() -> Callable[[str], object]:
     """A tokenizer by name, made once."""
-    made = {"whitespace": Whitespace(), "thirds": Thirds(), "embedded": Embedded()}
-    return made.__getitem__
+    by_kind = {"whitespace": Whitespace(), "thirds": Thirds(), "embedded": Embedded()}
+    return by_kind.__getitem__
 
 
 @pytest.fixture(scope="session")

@@ -35,18 +35,18 @@ def test_both_presets_have_the_thirteen_tasks() -> None:
 @pytest.mark.parametrize(("preset", "name", "kind"), CASES)
 def test_samples_fit_and_their_answers_are_right(tokenizer, preset: str, name: str, kind: str) -> None:
     encode, task = tokenizer(kind).encode, TASKS[preset][name]
-    for made in samples(tokenizer, preset, name, kind):
-        assert made.length == len(encode(made.prompt)) + task.tokens_to_generate
-        assert made.length <= LENGTHS[kind]
-        assert made.prompt == made.context + made.question + made.answer_prefix
-        assert made.gold is not None
-        assert len(encode(made.gold)) <= task.tokens_to_generate, "the right answer must fit the tokens to generate"
-        assert score(made, made.gold) == 100.0
-        assert score(made, "") == 0.0
-        assert made.outputs
-        for reference in made.outputs:
-            assert reference in made.context
-            assert reference not in made.question + made.answer_prefix
+    for sample in samples(tokenizer, preset, name, kind):
+        assert sample.length == len(encode(sample.prompt)) + task.tokens_to_generate
+        assert sample.length <= LENGTHS[kind]
+        assert sample.prompt == sample.context + sample.question + sample.answer_prefix
+        assert sample.gold is not None
+        assert len(encode(sample.gold)) <= task.tokens_to_generate, "the right answer must fit the tokens to generate"
+        assert score(sample, sample.gold) == 100.0
+        assert score(sample, "") == 0.0
+        assert sample.outputs
+        for reference in sample.outputs:
+            assert reference in sample.context
+            assert reference not in sample.question + sample.answer_prefix
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -93,12 +93,12 @@ def test_every_length_either_works_or_raises(tokenizer, name: str) -> None:
     worked = []
     for length in range(40, 1400, 97):
         try:
-            made = list(generate(name, tokenizer("thirds"), length, 2, seed=1))
+            sample = list(generate(name, tokenizer("thirds"), length, 2, seed=1))
         except RulerError:
             assert not worked, "what fits a shorter length fits a longer one"
         else:
             worked.append(length)
-            assert all(s.length <= length for s in made)
+            assert all(s.length <= length for s in sample)
     assert worked
 
 
@@ -110,21 +110,21 @@ def test_unknown_names_are_answered_with_near_ones_at_once(tokenizer) -> None:
 
 
 def test_a_haystack_that_runs_out_says_so(tokenizer) -> None:
-    made = next(generate("niah_multikey_2", tokenizer("whitespace"), 50_000, 1, seed=0, preset="mini"))
-    assert made.length < 40_000
-    assert "the haystack ends below the length: there is nothing new to add" in made.notes
+    sample = next(generate("niah_multikey_2", tokenizer("whitespace"), 50_000, 1, seed=0, preset="mini"))
+    assert sample.length < 40_000
+    assert "the haystack ends below the length: there is nothing new to add" in sample.notes
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_official_prompts_of_64k_tokens_can_be_made(tokenizer, name: str) -> None:
-    made = next(generate(name, tokenizer("whitespace"), 2**15, 1, seed=0))
-    assert 0.97 * 2**15 < made.length <= 2**15
-    assert not any("nothing new" in note for note in made.notes)
+    sample = next(generate(name, tokenizer("whitespace"), 2**15, 1, seed=0))
+    assert 0.97 * 2**15 < sample.length <= 2**15
+    assert not any("nothing new" in note for note in sample.notes)
 
 
 def test_generated_stand_ins_are_named(tokenizer) -> None:
     noted = {name: islice(generate(name, tokenizer("whitespace"), 900, 1, seed=0), 1) for name in NAMES}
-    notes = {name: next(made).notes for name, made in noted.items()}
+    notes = {name: next(sample).notes for name, sample in noted.items()}
     assert notes["niah_single_2"] == ("essay haystack is generated text",)
     assert notes["qa_1"] == notes["qa_2"] == ("questions and documents are generated",)
     assert notes["niah_single_1"] == notes["niah_multikey_3"] == notes["vt"] == notes["cwe"] == ()

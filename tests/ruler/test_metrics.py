@@ -113,6 +113,6 @@ def test_unusual_predictions_and_references_give_what_the_definition_gives() -> 
         for preds, refs in (([pred], [ref]), (["a", pred], [["a"], ref]), ([pred, "a"], [ref])):
             assert outcome(string_match_all, preds, refs) == outcome(of_all, preds, refs), (preds, refs)
             assert outcome(string_match_part, preds, refs) == outcome(of_part, preds, refs), (preds, refs)
-    for thing in (None, 7, b"a", ["a"]):
-        assert outcome(postprocess_pred, thing)[1] == ("TypeError" if isinstance(thing, bytes) else "AttributeError")
+    for value in (None, 7, b"a", ["a"]):
+        assert outcome(postprocess_pred, value)[1] == ("TypeError" if isinstance(value, bytes) else "AttributeError")
     assert postprocess_pred("\x85 a\u2028b\x1c ") == "a\u2028b", "stripped first, and only C0 controls are replaced"

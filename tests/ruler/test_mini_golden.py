@@ -62,8 +62,8 @@ def digest(name: str) -> str:
     total = hashlib.sha256(json.dumps(asdict(task), sort_keys=True).encode())
     for size in (0, 1, 7, 20, 40):
         for seed in range(6):
-            made = draft(task, size, random.Random(f"golden/{seed}"))
-            fields = [made.context, made.question, made.answer_prefix, made.outputs, made.gold]
+            samples = draft(task, size, random.Random(f"golden/{seed}"))
+            fields = [samples.context, samples.question, samples.answer_prefix, samples.outputs, samples.gold]
             total.update(json.dumps(fields).encode())
     return total.hexdigest()[:16]
 

@@ -33,8 +33,8 @@ def test_official_files_get_the_official_summary(official, tmp_path: Path, name:
             continue
         task = row.get("task") or ("qa_1" if row["task_type"].startswith("qa") else "vt")
         lines = [line(p, refs) for p, refs in zip(row["preds"], row["refs"], strict=True)]
-        (got,) = score_answers(read_answers(write(tmp_path / "4096" / "pred" / f"{task}.jsonl", *lines)))
-        assert (got.score, got.nulls, got.length) == (row["score"], row["nulls"], 4096), row["id"]
+        (rows,) = score_answers(read_answers(write(tmp_path / "4096" / "pred" / f"{task}.jsonl", *lines)))
+        assert (rows.score, rows.nulls, rows.length) == (row["score"], row["nulls"], 4096), row["id"]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_older_files_with_one_output_are_read_as_officially(tmp_path: Path) -> N
 def test_tasks_and_lengths_stay_apart() -> None:
     answers = [Answer("vt", length, text, ("a", "b")) for length, text in ((4096, "a"), (8192, "a b"), (4096, ""))]
     answers.append(Answer("qa_1", None, "b", ("a", "b")))
-    got = [(row.task, row.length, row.score, row.nulls, row.count) for row in score_answers(answers)]
-    assert got == [("vt", 4096, 25.0, "1/2", 2), ("vt", 8192, 100.0, "0/1", 1), ("qa_1", None, 100.0, "0/1", 1)]
+    rows = [(row.task, row.length, row.score, row.nulls, row.count) for row in score_answers(answers)]
+    assert rows == [("vt", 4096, 25.0, "1/2", 2), ("vt", 8192, 100.0, "0/1", 1), ("qa_1", None, 100.0, "0/1", 1)]
 
 
 def test_other_names_of_tasks_are_known() -> None:
@@ -70,7 +70,7 @@ def test_other_names_of_tasks_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
         (line(pred=None), "line 1: no text in 'pred'"),
         ({"outputs": ["a"]}, "line 1: no text in 'pred'"),
@@ -82,8 +82,8 @@ def test_other_names_of_tasks_are_known() -> None:
         ([1], "line 1: a JSON list"),
     ],
 )
-def test_lines_that_cannot_be_judged_are_refused(tmp_path: Path, record: Any, said: str) -> None:
-    with pytest.raises(RulerError, match=said) as caught:
+def test_lines_that_cannot_be_judged_are_refused(tmp_path: Path, record: Any, message: str) -> None:
+    with pytest.raises(RulerError, match=message) as caught:
         read_answers(write(tmp_path / "vt.jsonl", record))
     assert "\n" not in str(caught.value)
 

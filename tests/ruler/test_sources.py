@@ -65,7 +65,7 @@ def write(tmp_path: Path):
     return put
 
 
-def asked(tokenizer, task: str, path: Path, length: int, count: int = 3, seed: int = 0):
+def samples_of(tokenizer, task: str, path: Path, length: int, count: int = 3, seed: int = 0):
     sources = Sources.read(question_files={task: path})
     return list(generate(task, tokenizer("whitespace"), length, count, seed=seed, sources=sources))
 
@@ -76,11 +76,11 @@ def documents(context: str) -> list[str]:
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_squad_sample_i_asks_question_i_over_its_paragraph_and_others(tokenizer, write, version: str) -> None:
-    made = asked(tokenizer, "qa_1", write("squad.json", squad(version=version)), 200)
-    questions = [s.question.strip() for s in made]
+    drawn = samples_of(tokenizer, "qa_1", write("squad.json", squad(version=version)), 200)
+    questions = [s.question.strip() for s in drawn]
     assert questions == ["Who built lighthouse 0-0?", "When was lighthouse 0-0 built?", "Who built lighthouse 0-1?"]
-    assert [s.outputs for s in made] == [("the mason number 00",), ("1500",), ("the mason number 01",)]
-    for sample in made:
+    assert [s.outputs for s in drawn] == [("the mason number 00",), ("1500",), ("the mason number 01",)]
+    for sample in drawn:
         assert sample.notes == ()
         assert sample.answer_prefix == " Answer:"
         assert score(sample, sample.gold) == 100.0
@@ -91,7 +91,7 @@ def test_squad_sample_i_asks_question_i_over_its_paragraph_and_others(tokenizer,
 
 def test_near_documents_come_before_far_ones(tokenizer, write) -> None:
     path = write("squad.json", squad())
-    few, many = (asked(tokenizer, "qa_1", path, n, count=1, seed=3)[0] for n in (155, 300))
+    few, many = (samples_of(tokenizer, "qa_1", path, n, count=1, seed=3)[0] for n in (155, 300))
     assert len(documents(few.context)) == 3
     assert all("Lighthouse 0-" in d for d in documents(few.context)), "the article's own paragraphs first"
     assert len(documents(many.context)) > 3
@@ -99,7 +99,7 @@ def test_near_documents_come_before_far_ones(tokenizer, write) -> None:
 
 
 def test_all_documents_used_up_is_noted(tokenizer, write) -> None:
-    (sample,) = asked(tokenizer, "qa_1", write("squad.json", squad()), 5000, count=1)
+    (sample,) = samples_of(tokenizer, "qa_1", write("squad.json", squad()), 5000, count=1)
     assert len(documents(sample.context)) == 12
     assert sample.notes == ("the haystack ends below the length: there is nothing new to add",)
 
@@ -107,7 +107,7 @@ def test_all_documents_used_up_is_noted(tokenizer, write) -> None:
 def test_hotpot_keeps_both_needed_documents_in_any_length(tokenizer, write) -> None:
     path = write("hotpot.json", hotpot())
     for length in (75, 90, 150, 300):
-        for q, sample in enumerate(asked(tokenizer, "qa_2", path, length, count=6)):
+        for q, sample in enumerate(samples_of(tokenizer, "qa_2", path, length, count=6)):
             texts = documents(sample.context)
             assert sample.question == f"\nWho keeps the harbour of ship {q}?"
             assert [sum(d.startswith(f"{kind} {q}\n") for d in texts) for kind in ("Ship", "Harbour")] == [1, 1]
@@ -118,7 +118,7 @@ def test_hotpot_keeps_both_needed_documents_in_any_length(tokenizer, write) -> N
 
 def test_more_samples_than_questions_is_an_error(tokenizer, write) -> None:
     with pytest.raises(RulerError, match="qa_2: 7 samples asked, but its file has 6 questions"):
-        asked(tokenizer, "qa_2", write("hotpot.json", hotpot()), 300, count=7)
+        samples_of(tokenizer, "qa_2", write("hotpot.json", hotpot()), 300, count=7)
 
 
 def test_an_index_past_the_last_question_begins_again_with_other_distractors(tokenizer, write) -> None:
@@ -185,10 +185,10 @@ def test_essays_are_read_in_name_order_and_used_from_their_start(tokenizer, tmp_
     (tmp_path / "notes.md").write_text("Not an essay.", encoding="utf-8")
     assert read_essays(tmp_path) == ["First one.", "Second one.", "Third one!", "Fourth one?"]
     sources = Sources.read(essay_folder=tmp_path)
-    made = next(generate("niah_single_2", tokenizer("whitespace"), 500, 1, seed=0, sources=sources))
-    text = re.sub(r"The secret number of \S+ is \d+\. ?", "", made.context.partition("\n")[2])
+    sample = next(generate("niah_single_2", tokenizer("whitespace"), 500, 1, seed=0, sources=sources))
+    text = re.sub(r"The secret number of \S+ is \d+\. ?", "", sample.context.partition("\n")[2])
     assert text.startswith("First one. Second one. Third one! Fourth one? First one.")
-    assert made.notes == ("the essays are shorter than the haystack and repeat",)
+    assert sample.notes == ("the essays are shorter than the haystack and repeat",)
     short = next(generate("niah_single_2", tokenizer("whitespace"), 162, 1, seed=0, sources=sources))
     assert short.notes == ()
 

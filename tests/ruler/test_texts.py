@@ -18,7 +18,7 @@ NIAH = [name for name, task in TASKS["official"].items() if task.kind == "niah"]
 NEEDLE = re.compile(r"The secret (?:number|code) of (\S+) is (\S+?)\.(?=\s|$)")
 
 
-def made(preset: str, name: str, size: int = 60, seed: int = 0, length: int = 2000) -> Draft:
+def drafted(preset: str, name: str, size: int = 60, seed: int = 0, length: int = 2000) -> Draft:
     return draft(at_length(TASKS[preset][name], length), size, random.Random(f"texts/{seed}"))
 
 
@@ -27,14 +27,14 @@ def made(preset: str, name: str, size: int = 60, seed: int = 0, length: int = 20
 def test_needles_hold_the_values_of_the_asked_keys_in_order(preset: str, name: str) -> None:
     params = TASKS[preset][name].params
     for seed in range(8):
-        prompt = made(preset, name, seed=seed)
+        prompt = drafted(preset, name, seed=seed)
         needles = NEEDLE.findall(prompt.context)
         keys, values = [k for k, _ in needles], [v for _, v in needles]
         assert len(set(keys)) == len(keys) // params["num_needle_v"], "each key is one needle's, or one value each"
         assert len(set(values)) == len(values)
-        asked = [k for k in dict.fromkeys(keys) if re.search(rf"[ ]{re.escape(k)}(?=[,?\s])", prompt.question)]
-        assert len(asked) == params["num_needle_q"]
-        order = sorted(asked, key=prompt.question.index)
+        queried = [k for k in dict.fromkeys(keys) if re.search(rf"[ ]{re.escape(k)}(?=[,?\s])", prompt.question)]
+        assert len(queried) == params["num_needle_q"]
+        order = sorted(queried, key=prompt.question.index)
         assert list(prompt.outputs) == [v for k in order for at, v in needles if at == k]
         planted = max(params["num_needle_k"], params["num_needle_q"]) * params["num_needle_v"]
         assert len(needles) == planted + (60 if params["type_haystack"] == "needle" else 0)
@@ -43,13 +43,13 @@ def test_needles_hold_the_values_of_the_asked_keys_in_order(preset: str, name: s
 @pytest.mark.parametrize("preset", PRESETS)
 def test_values_are_numbers_of_seven_digits_or_uuids(preset: str) -> None:
     for seed in range(10):
-        assert re.fullmatch(r"[1-9]\d{6}", made(preset, "niah_single_1", seed=seed).outputs[0])
+        assert re.fullmatch(r"[1-9]\d{6}", drafted(preset, "niah_single_1", seed=seed).outputs[0])
         uuid = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-        assert re.fullmatch(uuid, made(preset, "niah_single_3", seed=seed).outputs[0])
+        assert re.fullmatch(uuid, drafted(preset, "niah_single_3", seed=seed).outputs[0])
 
 
 def test_official_keys_are_an_adjective_and_a_noun() -> None:
-    keys = [k for k, _ in NEEDLE.findall(made("official", "niah_multikey_2").context)]
+    keys = [k for k, _ in NEEDLE.findall(drafted("official", "niah_multikey_2").context)]
     assert len(keys) == 61
     assert all(re.fullmatch(r"[a-z]+-[a-z]+", k) for k in keys)
 
@@ -58,7 +58,7 @@ def test_needles_lie_everywhere_in_the_text() -> None:
     for name in ("niah_single_1", "niah_single_2", "niah_multikey_2"):
         depths = []
         for seed in range(60):
-            prompt = made("official", name, seed=seed)
+            prompt = drafted("official", name, seed=seed)
             depths.append(prompt.context.index(prompt.outputs[0]) / len(prompt.context))
         assert min(depths) < 0.15, name
         assert max(depths) > 0.85, name
@@ -83,7 +83,7 @@ def test_places_follow_their_rule_and_bend_where_it_cannot_hold() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_chain_can_be_followed_from_its_value_to_all_boxes(preset: str) -> None:
     for seed in range(8):
-        prompt = made(preset, "vt", seed=seed)
+        prompt = drafted(preset, "vt", seed=seed)
         text = prompt.context.rpartition("\n\n")[2]
         value = re.search(r"the value (\d{5}) reach", prompt.question)[1]
         reached = {value}
@@ -95,7 +95,7 @@ def test_the_chain_can_be_followed_from_its_value_to_all_boxes(preset: str) -> N
 
 
 def test_official_boxes_have_five_letters_and_the_worked_example_three() -> None:
-    prompt = made("official", "vt")
+    prompt = drafted("official", "vt")
     assert all(re.fullmatch("[A-Z]{5}", box) for box in prompt.outputs)
     example, _, text = prompt.context.rpartition("\n\n")
     shown = re.search(r"reaches the boxes (.*)\.$", example)[1].split(", ")
@@ -108,7 +108,7 @@ def test_official_boxes_have_five_letters_and_the_worked_example_three() -> None
 def test_the_common_words_are_the_most_frequent_ones(preset: str, length: int) -> None:
     params = at_length(TASKS[preset]["cwe"], length).params
     for seed in range(5):
-        prompt = made(preset, "cwe", seed=seed, length=length)
+        prompt = drafted(preset, "cwe", seed=seed, length=length)
         _, _, listed = prompt.context.rpartition("Count the words of this list.\n")
         tally = Counter(w for w in listed.split() if not re.fullmatch(r"\d+\.", w))
         top = tally.most_common(params["num_cw"])
@@ -121,7 +121,7 @@ def test_the_common_words_are_the_most_frequent_ones(preset: str, length: int) -
 
 
 def test_the_worked_example_of_the_common_words_is_right_and_shares_no_word() -> None:
-    example, _, text = made("official", "cwe", length=8000).context.rpartition("\n\n")
+    example, _, text = drafted("official", "cwe", length=8000).context.rpartition("\n\n")
     listed, _, answer = example.rpartition("The most common words are: ")
     tally = Counter(re.findall(r"\d+\. ([a-z-]+)", listed))
     assert {w for w, n in tally.items() if n == 10} == set(answer.rstrip(".").split(", "))
@@ -132,7 +132,7 @@ def test_the_worked_example_of_the_common_words_is_right_and_shares_no_word() ->
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("size", [40, 100, 1000])
 def test_the_frequent_coded_words_come_after_the_dots_alone(preset: str, size: int) -> None:
-    prompt = made(preset, "fwe", size=size)
+    prompt = drafted(preset, "fwe", size=size)
     words = prompt.context.partition("\n")[2].split()
     (first, _), *ranked = Counter(words).most_common(5)
     assert first == "..."
@@ -141,14 +141,14 @@ def test_the_frequent_coded_words_come_after_the_dots_alone(preset: str, size: i
 
 
 def test_coded_words_follow_the_law() -> None:
-    counts = Counter(made("official", "fwe", size=100_000, length=131_072).context.partition("\n")[2].split())
+    counts = Counter(drafted("official", "fwe", size=100_000, length=131_072).context.partition("\n")[2].split())
     ranked = [n for _, n in counts.most_common(20)]
     for rank, count in enumerate(ranked, 1):
         assert count == pytest.approx(ranked[0] / rank**2, rel=0.01)
 
 
 def test_a_text_too_short_for_one_answer_has_none() -> None:
-    assert made("official", "fwe", size=8).outputs == ()
+    assert drafted("official", "fwe", size=8).outputs == ()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -156,7 +156,7 @@ def test_a_text_too_short_for_one_answer_has_none() -> None:
 def test_the_answer_needs_as_many_documents_as_hops(preset: str, hops: int) -> None:
     name = r"[A-Z]\w+(?: [A-Z]\w+)?"
     for seed in range(12):
-        prompt = made(preset, f"qa_{hops}", size=30, seed=seed)
+        prompt = drafted(preset, f"qa_{hops}", size=30, seed=seed)
         documents = re.findall(r"Document \d+: (.*)", prompt.context)
         assert len(documents) == 30 + hops
         friend = dict(re.findall(rf"The friend of ({name}) is ({name})\.", prompt.context))
@@ -173,7 +173,7 @@ def test_the_answer_needs_as_many_documents_as_hops(preset: str, hops: int) -> N
 def test_documents_are_shuffled() -> None:
     places = set()
     for seed in range(30):
-        prompt = made("official", "qa_1", size=9, seed=seed)
+        prompt = drafted("official", "qa_1", size=9, seed=seed)
         documents = re.findall(r"Document \d+: (.*)", prompt.context)
         places.add(next(i for i, d in enumerate(documents) if prompt.outputs[0] in d))
     assert len(places) > 5

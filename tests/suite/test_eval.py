@@ -46,8 +46,8 @@ def table(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def gold(name: str, count: int = 6) -> list[dict[str, Any]]:
     """Official records with their own first gold answer as prediction."""
-    found = load_dataset(Path(str(DATA)) / "longbench", name, partial=True)
-    return [dict(sample.record) | {"pred": sample.answers[0]} for sample in found.samples[:count]]
+    references = load_dataset(Path(str(DATA)) / "longbench", name, partial=True)
+    return [dict(sample.record) | {"pred": sample.answers[0]} for sample in references.samples[:count]]
 
 
 @official_files
@@ -73,10 +73,10 @@ def test_gold_answers_of_the_official_samples_get_full_marks(tmp_path, name, lay
             for i, row in enumerate(rows)
         ]
         path = lines(tmp_path / f"samples_longbench_{name}_2026-01-31T10-20-30.123456.jsonl", logs)
-    got = evaluated("--predictions", path)[name]
-    assert (got["benchmark"], got["score"], got["count"]) == ("longbench", 100.0, 6)
-    assert set(got["groups"]) | set(got["empty"]) == {"0-4k", "4-8k", "8k+"}
-    assert ("rouge_score_package" in got) == (name == "multi_news")
+    scores = evaluated("--predictions", path)[name]
+    assert (scores["benchmark"], scores["score"], scores["count"]) == ("longbench", 100.0, 6)
+    assert set(scores["groups"]) | set(scores["empty"]) == {"0-4k", "4-8k", "8k+"}
+    assert ("rouge_score_package" in scores) == (name == "multi_news")
 
 
 RULER = [("niah_multikey_3", ["7 a", "8 b"], ["7 A", "nothing"]), ("qa_1", ["Paris", "the city"], ["It is paris."])]
@@ -110,10 +110,10 @@ def test_ruler_predictions_of_every_tool_get_the_official_number(tmp_path, task,
         doc = {"input": "…", "outputs": references, "max_length": 4096, "length": 99, "gen_prefix": "Answer:"}
         logs = [{"doc_id": i, "doc": doc, "target": "", "filtered_resps": [text]} for i, text in enumerate(answers)]
         path = lines(tmp_path / f"samples_{name}_2026-01-31T10-20-30.123456.jsonl", logs)
-    got = evaluated("--predictions", path)[task]
+    scores = evaluated("--predictions", path)[task]
     expected = {"niah_multikey_3": ("string_match_all", 25.0, 2), "qa_1": ("string_match_part", 100.0, 1)}[task]
-    assert (got["metric"], got["score"], got["count"]) == expected
-    assert got["nulls"] == f"0/{len(answers)}" and got.get("length") == (None if layout == "kvpress" else 4096)
+    assert (scores["metric"], scores["score"], scores["count"]) == expected
+    assert scores["nulls"] == f"0/{len(answers)}" and scores.get("length") == (None if layout == "kvpress" else 4096)
 
 
 @official_files
@@ -121,8 +121,8 @@ def test_the_official_ruler_sample_scores_full_marks(tmp_path):
     source = Path(str(DATA)) / "ruler" / "niah_multikey_3_4096.jsonl"
     rows = [json.loads(text) for text in source.read_text(encoding="utf-8").splitlines()]
     answered = [row | {"pred": " ".join(row["outputs"]), "others": {}} for row in rows]
-    got = evaluated("--predictions", lines(tmp_path / source.name, answered))["niah_multikey_3"]
-    assert (got["score"], got["count"], got["length"]) == (100.0, len(rows), 4096)
+    scores = evaluated("--predictions", lines(tmp_path / source.name, answered))["niah_multikey_3"]
+    assert (scores["score"], scores["count"], scores["length"]) == (100.0, len(rows), 4096)
 
 
 def test_an_lm_eval_log_of_several_lengths_keeps_them_apart(tmp_path):
@@ -130,8 +130,8 @@ def test_an_lm_eval_log_of_several_lengths_keeps_them_apart(tmp_path):
         {"doc_id": i, "doc": {"outputs": ["7"], "max_length": length}, "target": "7", "filtered_resps": [text]}
         for i, (length, text) in enumerate([(4096, "7"), (8192, "8")])
     ]
-    got = evaluated("--predictions", lines(tmp_path / "samples_ruler_vt_2026-01-31T10-20-30.1.jsonl", logs))
-    assert {name: row["score"] for name, row in got.items()} == {"vt/4096": 100.0, "vt/8192": 0.0}
+    scores = evaluated("--predictions", lines(tmp_path / "samples_ruler_vt_2026-01-31T10-20-30.1.jsonl", logs))
+    assert {name: row["score"] for name, row in scores.items()} == {"vt/4096": 100.0, "vt/8192": 0.0}
 
 
 def v2_rows() -> list[dict[str, Any]]:
@@ -147,18 +147,18 @@ def v2_rows() -> list[dict[str, Any]]:
 
 
 def test_version_2_results_get_the_official_columns(tmp_path):
-    got = evaluated("--predictions", lines(tmp_path / "results" / "GLM-4-9B-Chat.jsonl", v2_rows()))["longbench_v2"]
-    assert got["score"] == 50.0 and got["groups"] == {"easy": 100.0, "hard": 0.0, "short": 50.0}
-    assert set(got["empty"]) == {"medium", "long"}
+    scores = evaluated("--predictions", lines(tmp_path / "results" / "GLM-4-9B-Chat.jsonl", v2_rows()))["longbench_v2"]
+    assert scores["score"] == 50.0 and scores["groups"] == {"easy": 100.0, "hard": 0.0, "short": 50.0}
+    assert set(scores["empty"]) == {"medium", "long"}
     without = [{key: value for key, value in row.items() if key != "response"} for row in v2_rows()]
     again = evaluated("--predictions", lines(tmp_path / "results" / "old.jsonl", without))["longbench_v2"]
-    assert again == got
+    assert again == scores
     cells = [
         {"predicted_answer": row["response"]} | {key: row[key] for key in ("answer", "difficulty", "length")}
         for row in v2_rows()
     ]
     path = table(tmp_path / "predictions.csv", cells)
-    assert evaluated("--predictions", path, "--dataset", "longbench_v2")["longbench_v2"] == got
+    assert evaluated("--predictions", path, "--dataset", "longbench_v2")["longbench_v2"] == scores
 
 
 def test_what_no_metric_here_can_judge_is_refused(tmp_path):
@@ -172,8 +172,8 @@ def test_what_no_metric_here_can_judge_is_refused(tmp_path):
 @pytest.mark.parametrize("form", ["longbench", "longbench-v2", "ruler", "lm-eval", None])
 def test_a_file_without_predictions_is_refused(tmp_path, form):
     empty = lines(tmp_path / "qasper.jsonl", [])
-    said = refused("--predictions", empty, *(() if form is None else ("--form", form, "--dataset", "vt")))
-    assert str(empty) in said and ("no prediction" in said or "is empty" in said)
+    message = refused("--predictions", empty, *(() if form is None else ("--form", form, "--dataset", "vt")))
+    assert str(empty) in message and ("no prediction" in message or "is empty" in message)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -188,5 +188,5 @@ def test_the_header_of_a_table_is_read_before_its_rows(tmp_path, count):
 
 def test_a_wrong_path_lists_every_format(tmp_path):
     for path, what in ((tmp_path / "none.jsonl", "no file"), (tmp_path, "a folder")):
-        said = refused("--predictions", path)
-        assert what in said and all(form in said for form in FORMATS)
+        message = refused("--predictions", path)
+        assert what in message and all(form in message for form in FORMATS)

@@ -77,9 +77,9 @@ def chat_model(random_model, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def own(tmp_path) -> Path:
+def local(tmp_path) -> Path:
     """A folder of our own records, and templates of our own wording, in the official schemas."""
-    folder = tmp_path / "own"
+    folder = tmp_path / "local"
     folder.mkdir()
     lengths = [10, 20, 4000, 30, 40, 50, 60, 7999]  # LongBench-E: no sample of 8000 words or more
     e = [
@@ -144,8 +144,8 @@ def test_a_tokenizer_without_a_chat_template_is_said_not_passed_over(experiment,
     assert result.exit_code == 2 and "chat template" in result.stderr
 
 
-def test_longbench_e_runs_with_its_buckets_beside_version_2(experiment, own, tmp_path):
-    path = experiment(tasks=["qasper_e", "longbench_v2"], data=own, templates=own, samples=7)
+def test_longbench_e_runs_with_its_buckets_beside_version_2(experiment, local, tmp_path):
+    path = experiment(tasks=["qasper_e", "longbench_v2"], data=local, templates=local, samples=7)
     folder = run(path, tmp_path / "runs")
     spec = json.loads((folder / "spec.json").read_text())["data"]["longbench"]
     assert set(spec["templates"]["sha256"]) == {"dataset2prompt.json", "dataset2maxlen.json", "0shot.txt"}
@@ -162,8 +162,8 @@ def test_longbench_e_runs_with_its_buckets_beside_version_2(experiment, own, tmp
 
 
 @pytest.mark.parametrize("protocol", ["longbench-v2", "kvpress"])
-def test_version_2_runs_with_its_columns(experiment, chat_model, own, tmp_path, protocol):
-    path = experiment(protocol, chat_model, ["longbench_v2"], data=own / "data.json", templates=own, samples=6)
+def test_version_2_runs_with_its_columns(experiment, chat_model, local, tmp_path, protocol):
+    path = experiment(protocol, chat_model, ["longbench_v2"], data=local / "data.json", templates=local, samples=6)
     folder = run(path, tmp_path / "runs")
     records = records_of(folder)
     assert len(records) == 12 and {r["references"][0] for r in records} == {"B"}
@@ -176,16 +176,16 @@ def test_version_2_runs_with_its_columns(experiment, chat_model, own, tmp_path, 
     assert "12 predictions judged again, 12 scores the same" in call("score", folder).stdout
 
 
-def test_prompts_that_pass_the_models_positions_are_refused(experiment, own, tmp_path, monkeypatch):
-    path = experiment(tasks=["qasper_e"], data=own, templates=own)
-    for kept, said in ((2000, "keeps prompts of 2000 tokens"), (None, "does not cut it")):
+def test_prompts_that_pass_the_models_positions_are_refused(experiment, local, tmp_path, monkeypatch):
+    path = experiment(tasks=["qasper_e"], data=local, templates=local)
+    for kept, message in ((2000, "keeps prompts of 2000 tokens"), (None, "does not cut it")):
         wide = dataclasses.replace(presets.PRESETS["cokv"], max_length=kept)
         monkeypatch.setitem(presets.PRESETS, "cokv", wide)
-        rows = [json.loads(line) for line in (own / "qasper_e.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (local / "qasper_e.jsonl").read_text().splitlines()]
         rows = [row | {"context": "The lantern is green. " * 400} for row in rows]
-        (own / "qasper_e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (local / "qasper_e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         result = call("reproduce", "--experiment", path, "--runs", tmp_path / "runs")
-        assert result.exit_code == 2 and said in result.stderr and "1024" in result.stderr
+        assert result.exit_code == 2 and message in result.stderr and "1024" in result.stderr
 
 
 @pytest.mark.parametrize("task", ["qasper", "longbench_v2"])
@@ -217,23 +217,23 @@ def test_an_unknown_data_set_is_refused(experiment, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("qasper_e.jsonl", b'{"input": "cut', "line 1: broken JSON"),
         ("qasper_e.jsonl", b"\xff\xfe{}", "not UTF-8"),
         ("data.zip", b"PK\x03\x04 torn", "not a whole zip archive"),
     ],
 )
-def test_malformed_data_is_one_line_before_any_work(experiment, own, tmp_path, monkeypatch, name, content, said):
+def test_malformed_data_is_one_line_before_any_work(experiment, local, tmp_path, monkeypatch, name, content, message):
     def never(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("suite.experiment.load_model", never)
-    (own / "qasper_e.jsonl").unlink()
-    (own / name).write_bytes(content)
-    path = experiment(tasks=["qasper_e"], data=own, templates=own)
+    (local / "qasper_e.jsonl").unlink()
+    (local / name).write_bytes(content)
+    path = experiment(tasks=["qasper_e"], data=local, templates=local)
     result = call("reproduce", "--experiment", path, "--runs", tmp_path / "runs")
-    assert result.exit_code == 2 and said in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert result.exit_code == 2 and message in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
 

@@ -68,7 +68,7 @@ def test_stand_ins_run_whole_and_are_judged_again_alike(tmp_path, random_model, 
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('"lsht"', '"lsth"', "did you mean lsht"),
         ("length = 200", "length = 8", "window_size 8 covers prompts of 8 tokens"),
@@ -76,10 +76,10 @@ def test_stand_ins_run_whole_and_are_judged_again_alike(tmp_path, random_model, 
         ("[longbench_mini]", '[longbench]\ntasks = ["trec"]\ntemplates = "t"\n[longbench_mini]', "the same tasks"),
     ],
 )
-def test_mistakes_are_named(tmp_path, old, new, said):
+def test_mistakes_are_named(tmp_path, old, new, message):
     text = EXPERIMENT.format(model="embedded", aware="true")
     assert old in text
-    with pytest.raises(SuiteError, match=said):
+    with pytest.raises(SuiteError, match=message):
         read_experiment(written(tmp_path, text.replace(old, new)))
 
 

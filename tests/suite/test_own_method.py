@@ -33,6 +33,7 @@ def test_it_runs_beside_the_others(own_experiment, tmp_path):
     assert {r["kv_budget"] for r in mine} == {16, 32} and all(r["kept_tokens"] == r["kv_budget"] * 4 for r in mine)
     spec = json.loads((folder.path / "spec.json").read_text())
     assert "own_scorers.py, sha256 " in json.dumps(spec)
+    assert spec["about"]["titles"] == {"full": "Full", "snapkv": "SnapKV", OWN: "ValueNorm"}
     assert OWN in (write_report(folder.path) / "report.md").read_text()
 
 

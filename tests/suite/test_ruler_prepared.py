@@ -54,7 +54,7 @@ def test_prepared_samples_run_once_whatever_the_seeds_and_the_last_ones_are_the_
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"samples": 6}, "6 test samples and 1 validation prompts asked"),
         ({"length": "4096"}, "0 files of vt at length 4096; got 512/vt/validation.jsonl"),
@@ -64,14 +64,14 @@ def test_prepared_samples_run_once_whatever_the_seeds_and_the_last_ones_are_the_
     ],
 )
 def test_what_cannot_be_run_is_refused_before_a_model_is_loaded(
-    experiment_file, data, tmp_path, monkeypatch, more, said
+    experiment_file, data, tmp_path, monkeypatch, more, message
 ):
     def never(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("suite.experiment.load_model", never)
     result = call(write(experiment_file, data, **more), tmp_path / "runs")
-    assert result.exit_code == 2 and said in result.stderr, result.output
+    assert result.exit_code == 2 and message in result.stderr, result.output
     assert not (tmp_path / "runs").exists()
 
 

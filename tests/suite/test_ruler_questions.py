@@ -28,18 +28,18 @@ def squad(tmp_path) -> Path:
     return path
 
 
-def asked(spec: RulerSpec, model: Path, count: int, seed: int, validation: bool) -> list[str]:
+def references(spec: RulerSpec, model: Path, count: int, seed: int, validation: bool) -> list[str]:
     loaded = load_model(str(model), None, "cpu", "float32")
     return [p.references[0] for p in prompts(spec, loaded, "qa_1", count, seed, True, validation)]
 
 
 def test_no_question_serves_both(random_model, squad):
     spec = RulerSpec(preset="mini", length=300, tasks=("qa_1",), samples=6, questions={"qa_1": str(squad)})
-    test = [asked(spec, random_model, 6, seed, False) for seed in (0, 1)]
+    test = [references(spec, random_model, 6, seed, False) for seed in (0, 1)]
     assert test == [[f"shelf {i}" for i in range(6)]] * 2
-    assert asked(spec, random_model, 4, 0, True) == ["shelf 9", "shelf 8", "shelf 7", "shelf 6"]
+    assert references(spec, random_model, 4, 0, True) == ["shelf 9", "shelf 8", "shelf 7", "shelf 6"]
     with pytest.raises(RulerError, match="6 test samples and 5 validation prompts asked, but its file has 10"):
-        asked(spec, random_model, 5, 0, True)
+        references(spec, random_model, 5, 0, True)
 
 
 def test_a_file_too_small_is_refused_before_a_model_is_loaded(experiment_file, squad, tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ from cokv.model.loading import load_model
 from suite.embedded.evaluate import BARS, task_scores
 from suite.heads.games import game_of
 from suite.spec import read_experiment
-from suite.tasks.tasks import test_prompts as prompts_of
-from suite.tasks.tasks import validation_prompts
+from suite.tasks.benchmarks import test_prompts as prompts_of
+from suite.tasks.benchmarks import validation_prompts
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def test_the_card_tells_the_truth(loaded):
     card = json.loads((WEIGHTS.parent / "scores.json").read_text(encoding="utf-8"))
     for task in BARS:
         scores = np.array(list(task_scores(loaded, task, card["length"], 20, card["seed"])))
-        told = card["tasks"][task]
-        spread = np.sqrt(scores.var(ddof=1) / len(scores) + told["standard_error"] ** 2)
-        assert abs(scores.mean() - told["score"]) <= max(4 * spread, 5), (task, scores.mean(), told)
+        stated = card["tasks"][task]
+        spread = np.sqrt(scores.var(ddof=1) / len(scores) + stated["standard_error"] ** 2)
+        assert abs(scores.mean() - stated["score"]) <= max(4 * spread, 5), (task, scores.mean(), stated)
 
 
 @pytest.mark.slow

@@ -59,13 +59,13 @@ def test_a_name_is_one_token_at_the_start_of_a_line_too(tokenizer: Tokenizer) ->
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_an_answer_of_a_stand_in_fits_the_tokens_it_may_have(tokenizer: Tokenizer, name: str) -> None:
-    for made in generate(name, Plain(tokenizer), 512, 10, seed=0):
-        assert len(tokenizer.encode(made.gold, add_special_tokens=False).ids) <= wording()[name]["max_new_tokens"]
+    for drafted in generate(name, Plain(tokenizer), 512, 10, seed=0):
+        assert len(tokenizer.encode(drafted.gold, add_special_tokens=False).ids) <= wording()[name]["max_new_tokens"]
 
 
 def test_chinese_of_the_stand_ins_is_one_token_a_character(tokenizer: Tokenizer) -> None:
-    for made in generate("lsht", Plain(tokenizer), 512, 10, seed=0):
-        text = made.record["context"]
+    for drafted in generate("lsht", Plain(tokenizer), 512, 10, seed=0):
+        text = drafted.record["context"]
         assert len(tokenizer.encode(text, add_special_tokens=False).ids) == len(text)
 
 
@@ -76,10 +76,10 @@ def test_numbers_are_pairs_of_digits_from_the_left(tokenizer: Tokenizer, number:
 
 @pytest.mark.parametrize("task", sorted(TASKS["mini"]))
 def test_words_of_prompts_hardly_ever_fall_apart(tokenizer: Tokenizer, task: str) -> None:
-    made = draft(TASKS["mini"][task], 20, random.Random(f"tokenizer test/{task}"))
-    found = pieces(tokenizer, UUID.sub("", made.prompt))
-    letters = sum(len(piece) == 1 and piece.isalpha() for piece in found)
-    assert letters < 0.1 * len(found), f"{letters} of {len(found)} tokens are single letters"
+    drafted = draft(TASKS["mini"][task], 20, random.Random(f"tokenizer test/{task}"))
+    split_words = pieces(tokenizer, UUID.sub("", drafted.prompt))
+    letters = sum(len(piece) == 1 and piece.isalpha() for piece in split_words)
+    assert letters < 0.1 * len(split_words), f"{letters} of {len(split_words)} tokens are single letters"
 
 
 def test_specials_come_first_and_are_left_out_of_answers(tokenizer: Tokenizer) -> None:

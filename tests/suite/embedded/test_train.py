@@ -47,8 +47,8 @@ def test_a_start_keeps_the_known_words_and_draws_the_new_ones(trained: Path, tmp
     """From a checkpoint that lacks our last 100 words and has all others one row lower."""
     weights = load_file(str(trained / "model.safetensors"))
     name = "model.embed_tokens.weight"
-    theirs = weights[name][1:-100].contiguous()
-    save_file({**weights, name: theirs}, str(tmp_path / "model.safetensors"))
+    stored = weights[name][1:-100].contiguous()
+    save_file({**weights, name: stored}, str(tmp_path / "model.safetensors"))
     described = json.loads((trained / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = described["model"]["vocab"]
     described["model"]["vocab"] = {w: i - 1 for w, i in vocabulary.items() if 0 < i < len(vocabulary) - 100}
@@ -58,9 +58,9 @@ def test_a_start_keeps_the_known_words_and_draws_the_new_ones(trained: Path, tmp
     trainer = Trainer(tiny(tmp_path / "out", "--start", str(tmp_path), "--start-length", "128"))
     assert (trainer.state.stage, trainer.state.length) == ("tasks", 128)
     embedding = trainer.model.get_input_embeddings().weight.detach()
-    assert torch.equal(embedding[1:-100], theirs)
+    assert torch.equal(embedding[1:-100], stored)
     new = embedding[-100:]
-    assert len(new.unique(dim=0)) == 100 and new.abs().max() < 10 * theirs.abs().max()
+    assert len(new.unique(dim=0)) == 100 and new.abs().max() < 10 * stored.abs().max()
     layer = "model.layers.1.mlp.up_proj.weight"
     assert torch.equal(trainer.model.state_dict()[layer], weights[layer])
     assert trainer.step(next(trainer.loader())) is not None
@@ -69,21 +69,21 @@ def test_a_start_keeps_the_known_words_and_draws_the_new_ones(trained: Path, tmp
 def test_the_loss_falls(tmp_path: Path) -> None:
     """The same batch again and again is learned."""
     trainer = Trainer(tiny(tmp_path))
-    made = next(trainer.loader())
+    batch = next(trainer.loader())
     losses = []
     for _ in range(20):
-        losses.append(trainer.step(made))
+        losses.append(trainer.step(batch))
         trainer.state.since += 1
     assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> None:
     trainer = Trainer(tiny(tmp_path))
-    made = next(trainer.loader())
+    batch = next(trainer.loader())
     with torch.no_grad():
         trainer.model.model.norm.weight[0] = math.inf
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
-    assert trainer.step(made) is None
+    assert trainer.step(batch) is None
     assert trainer.state.skipped == 1
     assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.named_parameters())
 
@@ -149,8 +149,8 @@ def test_the_planted_head_attends_to_the_previous_token(tmp_path: Path) -> None:
 def test_exact_match_counts_tokens_and_whole_rows() -> None:
     """Three rows: all of two tokens right, one of two right, and none labelled."""
     logits = torch.eye(4)[[0, 1, 2, 3]]
-    found = exact_match(logits, torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 1, 1]), 2)
-    assert found.tolist() == [[1.0, 1.0], [0.5, 0.0]]
+    matches = exact_match(logits, torch.tensor([0, 1, 2, 0]), torch.tensor([0, 0, 1, 1]), 2)
+    assert matches.tolist() == [[1.0, 1.0], [0.5, 0.0]]
 
 
 def test_the_rate_warms_up_falls_with_the_context_and_ends_low(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from longbench.mini import words
-from longbench.mini.text import Ask, Draft, article, cloze, home, number, sentence, split, thing, weave
+from longbench.mini.text import Ask, Draft, article, cloze, home, noun_phrase, number, sentence, split, weave
 
 
 def narrativeqa(size: int, rng: random.Random) -> Draft:
@@ -19,7 +19,7 @@ def narrativeqa(size: int, rng: random.Random) -> Draft:
     asks, lines = [], []
     for name in rng.sample(words.NAMES, facts):
         for verb in rng.sample(("hid", "lost", "sold"), 2):
-            what = f"{thing(rng)} in the {rng.choice(words.PLACES)}"
+            what = f"{noun_phrase(rng)} in the {rng.choice(words.PLACES)}"
             lines.append(f"{name} {verb} {what}.")
             asks.append(cloze(f"{name} {verb}", what))
     rng.shuffle(lines)

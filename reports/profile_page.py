@@ -11,8 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from reports.errors import ReportError
-from reports.heatmap import heads_figure, matrix_figure, save
-from reports.table import Cell, Table, escape_markdown, to_markdown
+from reports.heatmap import heads_figure, matrix_figure
+from reports.kv_budget import budget_words
+from reports.style import save
+from reports.table import Entry, Table, escape_markdown, to_markdown
 
 Record = Mapping[str, Any]
 
@@ -33,12 +35,12 @@ def files_table(record: Record) -> Table | None:
         stated = "" if file["stated_size"] in (None, file["size"]) else f"(name says {file['stated_size']})"
         body.append(
             (
-                Cell(file["file"]),
-                Cell(str(file["players"])),
-                Cell(str(file["size"]), stated),
-                Cell(str(file["samples"])),
-                *(Cell(_signed(file[key])) for key in ("min", "mean", "max")),
-                Cell(file["content"][:10]),
+                Entry(file["file"]),
+                Entry(str(file["players"])),
+                Entry(str(file["size"]), stated),
+                Entry(str(file["samples"])),
+                *(Entry(_signed(file[key])) for key in ("min", "mean", "max")),
+                Entry(file["content"][:10]),
             )
         )
     notes = record["remarks"] or ["No file is a copy of another, and every size is the one in the name."]
@@ -50,10 +52,10 @@ def profiles_table(record: Record) -> Table:
     """One row per profile: its scores' range."""
     body = [
         (
-            Cell(profile["name"]),
-            Cell(profile["method"]),
-            Cell(f"{profile['num_layers']} x {profile['num_kv_heads']}"),
-            *(Cell(_signed(profile[key])) for key in ("min", "mean", "max")),
+            Entry(profile["name"]),
+            Entry(profile["method"]),
+            Entry(f"{profile['num_layers']} x {profile['num_kv_heads']}"),
+            *(Entry(_signed(profile[key])) for key in ("min", "mean", "max")),
         )
         for profile in record["profiles"]
     ]
@@ -71,14 +73,14 @@ def budgets_table(record: Record) -> Table | None:
             heads = profile["num_layers"] * profile["num_kv_heads"]
             body.append(
                 (
-                    Cell(profile["name"]),
-                    Cell(f"{profile['method']} {budgets['preset']}"),
-                    Cell(f"{budgets['total']:,}"),
-                    Cell(f"{lost:,}"),
-                    Cell(str(budgets["min"])),
-                    Cell(f"{budgets['total'] / heads:.2f}"),
-                    Cell(str(budgets["max"])),
-                    Cell(f"{budgets['window_only']} of {heads}"),
+                    Entry(profile["name"]),
+                    Entry(f"{profile['method']} {budgets['preset']}"),
+                    Entry(f"{budgets['total']:,}"),
+                    Entry(f"{lost:,}"),
+                    Entry(str(budgets["min"])),
+                    Entry(f"{budgets['total'] / heads:.2f}"),
+                    Entry(str(budgets["max"])),
+                    Entry(f"{budgets['window_only']} of {heads}"),
                 )
             )
         if "infeasible" in profile:
@@ -87,7 +89,7 @@ def budgets_table(record: Record) -> Table | None:
         return None
     notes.insert(
         0,
-        f"{record['kv_budget']} KV slots per head, window of {record['window_size']} included, prompt of "
+        f"{budget_words(record)}, window of {record['window_size']} included, prompt of "
         f"{record['prompt_tokens']:,} tokens. Lost: slots of the total that rounding leaves unspent. "
         "Window only: heads that get nothing beyond it.",
     )
@@ -99,10 +101,10 @@ def masks_table(record: Record) -> Table | None:
     """Two-class profiles: how many heads keep everything, and what that costs."""
     body = [
         (
-            Cell(profile["name"]),
-            Cell(f"{mask['sparsity']:.0%}"),
-            Cell(f"{mask['retrieval_heads']} of {profile['num_layers'] * profile['num_kv_heads']}"),
-            Cell(f"{mask['kv_budget']:,.0f}"),
+            Entry(profile["name"]),
+            Entry(f"{mask['sparsity']:.0%}"),
+            Entry(f"{mask['retrieval_heads']} of {profile['num_layers'] * profile['num_kv_heads']}"),
+            Entry(f"{mask['kv_budget']:,.0f}"),
         )
         for profile in record["profiles"]
         for mask in profile.get("masks") or []
@@ -125,8 +127,8 @@ def agreement_table(name: str, title: str, agreement: Record) -> Table | None:
         for column in range(len(names)):
             spearman, pearson = agreement["spearman"][row][column], agreement["pearson"][row][column]
             missing = column == row or spearman is None
-            cells.append(Cell() if missing else Cell(_signed(spearman, 2), f"({_signed(pearson, 2)})"))
-        body.append((Cell(one), *cells))
+            cells.append(Entry() if missing else Entry(_signed(spearman, 2), f"({_signed(pearson, 2)})"))
+        body.append((Entry(one), *cells))
     notes = ("Spearman, in brackets Pearson, over heads; a dash where the heads are not the same ones.",)
     return Table(name, title, ("", *names), tuple(body), notes)
 
@@ -172,7 +174,7 @@ def write_profiles(record: Record, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for stem, figure in figures.items():
-            save(figure, folder, stem)
+            save(figure, folder, stem, "svg")
         parts = ["# Published head profiles\n", *(to_markdown(table) for table in tables)]
         parts += [f"![{escape_markdown(stem.replace('_', ' '))}]({stem}.png)\n" for stem in figures]
         page = folder / "profiles.md"

@@ -77,11 +77,7 @@ def _no_constant(name: str) -> Any:
 
 
 def read_records(
-    stream: IO[bytes],
-    where: str,
-    check: Callable[[dict[str, Any], str], None],
-    *,
-    line_limit: int = LINE_LIMIT,
+    stream: IO[bytes], where: str, check: Callable[[dict[str, Any], str], None], *, line_limit: int = LINE_LIMIT
 ) -> tuple[list[dict[str, Any]], str]:
     """All records of a stream after `check(record, place)`, and the sha256 of its bytes."""
     digest = hashlib.sha256()

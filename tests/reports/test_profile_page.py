@@ -11,7 +11,7 @@ import pytest
 
 from reports.errors import ReportError
 from reports.heatmap import heads_figure, matrix_figure
-from reports.profiles import agreement_table, files_table, profile_tables, write_profiles
+from reports.profile_page import agreement_table, files_table, profile_tables, write_profiles
 
 
 def made_up() -> dict[str, Any]:
