@@ -52,6 +52,7 @@ class NeedleAttention:
     answer_tokens: int
 
     def observe(self, view: LayerView) -> Observation:
+        assert view.input_ids is not None  # a profile's prompts are ids
         num_heads, seq_len, _ = view.queries.shape
         steps, size, device = len(self.emitted), self.end - self.start, view.keys.device
         first = seq_len - steps  # the prompt's last token

@@ -204,7 +204,7 @@ def _text_part(model: PreTrainedModel) -> torch.nn.Module:
 
 def _configs(model: PreTrainedModel, text: torch.nn.Module) -> list[Any]:
     """Those that name an attention implementation in the text part: mostly one object."""
-    candidates = [model.config.get_text_config(decoder=True)]
+    candidates: list[Any] = [model.config.get_text_config(decoder=True)]
     candidates += [module.config for module in text.modules() if hasattr(module, "config")]
     return list({id(config): config for config in candidates if hasattr(config, "_attn_implementation")}.values())
 

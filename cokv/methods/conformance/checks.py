@@ -185,19 +185,7 @@ class _Measured:
 
 
 def _method(scorer: Scorer, allocator: Allocator) -> Method:
-    name = type(scorer).__name__
-    return Method(
-        name=name,
-        title=name,
-        preset="normalized",
-        scorer=scorer,
-        allocator=allocator,
-        policy="grow",
-        profile="",
-        profile_kinds=(),
-        paper="-",
-        note="",
-    )
+    return Method(type(scorer).__name__, type(scorer).__name__, scorer, allocator)
 
 
 CHECKS: Mapping[str, Callable[[Scorer], str]] = {
