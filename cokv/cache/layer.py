@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cokv.cache.attention import buckets
+from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.attention.masks import check_plain
 from cokv.cache.compat import Layer
 from cokv.cache.policies.base import Policy
@@ -80,6 +81,7 @@ class RaggedLayer(Layer):
     # ---- the cache protocol
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        key_states, value_states = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
         self.seen += key_states.shape[-2]
         if self.rows is None:
             if self.shape is not None:

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
+from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.compat import AnsweringCache, Layer, sliding_layer
 from cokv.cache.replay import replay
@@ -87,8 +88,9 @@ class _Recorder(Layer):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         assert not self.is_initialized, "a prompt is prefilled in one forward pass"
-        self.lazy_initialization(key_states, value_states)
-        self.keys, self.values, self.seen = key_states, value_states, key_states.shape[-2]
+        self.keys, self.values = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
+        self.lazy_initialization(self.keys, self.values)
+        self.seen = key_states.shape[-2]
         return self.offer(self.keys, self.values, self.seen)
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:

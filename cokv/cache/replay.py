@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
+from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.compat import AnsweringCache, Layer
 from cokv.model.observe import ModelParts, Observation, Passage, Replayer
@@ -33,6 +34,7 @@ class _Replayed(Layer):
         self.result: torch.Tensor | None = None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        key_states, value_states = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
         self.keys = torch.cat([self.prompt[0], key_states], dim=-2)
         self.seen += key_states.shape[-2]
         return self.offer(self.keys, torch.cat([self.prompt[1], value_states], dim=-2), key_states.shape[-2])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.compat import Layer
 
 
@@ -17,6 +18,7 @@ class SharingLayer(Layer):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.seen += key_states.shape[-2]
+        key_states, value_states = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
         return self.offer(key_states, value_states, key_states.shape[-2])
 
     def attends(self) -> bool:

@@ -150,7 +150,7 @@ class Method:
         num_layers, num_kv_heads, seq_len = _shape(prefill)
         if self.scorer is None or self.allocator is None:
             return Selection.full(num_layers, num_kv_heads, seq_len)
-        with self._named():
+        with self._named(), torch.autocast(prefill.layers[0].keys.device.type, enabled=False):
             self._check_profile(profile, num_layers, num_kv_heads)
             slots = KVBudget.parse(kv_budget).of(seq_len)
             if slots >= seq_len:

@@ -37,6 +37,12 @@ HARMLESS = frozenset(
 )
 
 
+def in_autocast_dtype(tensor: torch.Tensor) -> torch.Tensor:
+    """As attention would cast it under autocast, where RoPE leaves keys in float32 and values are in half precision."""
+    device = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
+
+
 class AttentionLayer(Protocol):
     """A cache layer that takes part in attention.
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.handshake import TAG, Offer
+from cokv.cache.attention.handshake import TAG, Offer, in_autocast_dtype
 from cokv.cache.compat import ATTENTION_FUNCTIONS, register_attention
 from cokv.model.shape import model_shape
 from cokv.types import CokvError
@@ -49,9 +49,11 @@ def attention(
     layer = offer.accept(query, key, value, given)
     scaling = given.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    device = query.device.type
     if not layer.attends():
         result = _implementation(base, module)(module, query, key, value, attention_mask, **given)
-        layer.observe(query, attention_mask, scaling)
+        with torch.autocast(device, enabled=False):  # scores are float32 whatever the model computes in
+            layer.observe(in_autocast_dtype(query), attention_mask, scaling)
         return result
     if given.get("dropout") or given.get("output_attentions"):
         raise offer.handshake.refusal(
@@ -60,12 +62,10 @@ def attention(
         )
     if torch.is_grad_enabled() and query.requires_grad:
         raise offer.handshake.refusal(layer, "is run with gradients, which a compressed cache has none of; use no_grad")
-    device = query.device.type
-    if torch.is_autocast_enabled(device):  # as SDPA does it
-        query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
     layer.check_mask(attention_mask, query.shape[2])
+    query = in_autocast_dtype(query)
     # Storage is written in place: it must not be made of inference tensors, which no later no_grad block could change.
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
         out = layer.attend(query, key, value, scaling)
     return out.transpose(1, 2).contiguous(), None
 
