@@ -4,7 +4,7 @@
     python benchmarks/exact_game.py evaluate --out DIR [the same] [--minutes 10]
     python benchmarks/exact_game.py report   --out DIR [--json FILE] [--figures DIR]
 
-`cost` times four blocks and says how long all 2^n coalitions will take. `evaluate` records every coalition with its
+`cost` times four blocks and estimates the time of all 2^n coalitions. `evaluate` records every coalition with its
 utility on each prompt in DIR/whole.sqlite, block by block: it may be stopped at any time and goes on where it was, and
 several processes may share the work (--part 0/2 and --part 1/2 on one DIR).
 `report` needs no model. It reads the record and writes the exact scores, how far leave-one-out, a head alone and SSV

@@ -99,7 +99,7 @@ def compare(world: GameWorld, utility: str, sample: int, repeats: int) -> dict[s
 
 
 def agreement(world: GameWorld, utilities: dict[str, FloatArray], few: BoolArray, utility: str) -> dict[str, Any]:
-    """Whether all arms found the same utilities on the coalitions they share; asserted in float32."""
+    """Whether all arms have the same utilities on the coalitions they share; asserted in float32."""
     ref = utilities[OURS]
     places = [int(np.flatnonzero((world.coalitions == one).all(1))[0]) for one in few]
     close = 0.0 if utility == "metric" else 1e-5

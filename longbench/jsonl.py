@@ -1,4 +1,4 @@
-"""JSON lines from a stranger: every line is bounded, decoded, parsed and checked, and every fault names its line.
+"""Untrusted JSON lines: every line is bounded, decoded, parsed and checked, and every error names its line.
 
 Knows nothing of LongBench's fields; `data.py` and `rescoring.py` say what a record must hold.
 """

@@ -1,4 +1,4 @@
-"""From a record to the tokens a model is asked with, and when it stops: every choice of a protocol is a named field.
+"""From a record to the prompt's tokens, and when decoding stops: every choice of a protocol is a named field.
 
 Released code: THUDM/LongBench, `pred.py`. The presets of published protocols are in `presets.py`.
 
@@ -84,9 +84,9 @@ class Protocol:
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """text: after truncation and chat template. input_ids: its tokens. context_tokens: the first so many are the part
-    that is compressed before the rest (the question, or the protocol's tail) is seen; None when all is there from the
-    start."""
+    """text: after truncation and chat template. input_ids: its tokens. context_tokens: how many
+    of them are compressed before the rest (the question, or the protocol's tail) is read; None when all are read at
+    once."""
 
     text: str
     input_ids: tuple[int, ...]
@@ -110,7 +110,7 @@ def encode(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
 
 
 def truncate(tokenizer: Tokenizer, text: str, max_length: int | None, how: str = "middle") -> tuple[str, bool]:
-    """(text, was it cut). Middle: half of `max_length` tokens from each end, decoded without specials.
+    """(text, whether it was cut). Middle: half of `max_length` tokens from each end, decoded without specials.
 
     Version 1 decodes the halves apart and drops the odd token; version 2 decodes them together and keeps it.
     """

@@ -196,7 +196,7 @@ def _difference(gaps: Floats, resampled: Floats) -> Row:
 
 
 def _word(estimate: Row, differing: int) -> str:
-    """'better' or 'worse' only where the interval excludes 0 and enough pairs differ for any test to say so."""
+    """'better' or 'worse' only where the interval excludes 0 and enough pairs differ for a significant result."""
     if differing >= MIN_DIFFERING and "low" in estimate:
         if estimate["low"] > 0:
             return "better"

@@ -1,6 +1,6 @@
-"""Head-masking curves and the transfer matrix of a run, where it made them: masking.json and transfer.json.
+"""Head-masking curves and the transfer matrix of a run: its masking.json and transfer.json.
 
-A run that made neither has no section here.
+A run with neither file has no section here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AVERAGES = {
 
 
 def head_experiments(masking: Record | None, transfer: Record | None, folder: Path) -> tuple[list[str], list[Table]]:
-    """Markdown parts and tables of the records that are there; figures are written into `folder` (PNG, SVG)."""
+    """Markdown parts and tables of the records that exist; figures are written into `folder` (PNG, SVG)."""
     from reports.heatmap import matrix_figure
     from reports.masking_plot import (
         masking_figure,  # here, because matplotlib takes longer to load than a table to print

@@ -116,7 +116,7 @@ def _legend(figure: Figure, budget: str, title: str) -> None:
 
 
 def _missing(missing: Mapping[str, str]) -> list[str]:
-    """Lines that say which methods are not there."""
+    """Lines that name the methods that could not run, with the reason."""
     lines = ["Could not run:"] if missing else []
     for method, why in missing.items():
         lines += textwrap.wrap(f"{method}: {why}", LINE, initial_indent="  ", subsequent_indent="    ")

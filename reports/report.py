@@ -1,6 +1,6 @@
 """A run folder -> `<run_dir>/report/`: report.md, tables (Markdown, LaTeX), figures (PNG, PDF); and a screen table.
 
-Everything comes from the files of the run. A section whose file is absent is left out and says so in one line.
+Everything comes from the files of the run. One line stands for a section whose file is absent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LATEX_HEAD = "% \\usepackage[T1]{fontenc} \\usepackage{booktabs,graphicx}\n\n"
 
 
 def write_report(run_dir: str | Path, allow_unfinished: bool = False) -> Path:
-    """Write the whole report and return its folder. A report of the same run that was there before is replaced."""
+    """Write the whole report and return its folder. An earlier report of the run is replaced."""
     run = load_run(run_dir, allow_unfinished)
     folder = run.path / "report"
     with tempfile.TemporaryDirectory(prefix=".report-", dir=run.path) as temporary:

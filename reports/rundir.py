@@ -22,7 +22,7 @@ REMEDY = "run the same command again to complete it"
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. `stability`, `measurements` and what follows them are None where the run made none."""
+    """One run folder. None stands for a file that the run does not have."""
 
     path: Path
     spec: Mapping[str, Any]
@@ -54,7 +54,7 @@ def _titles(spec: Mapping[str, Any]) -> dict[str, str]:
 def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
     """Read and check a run folder.
 
-    The numbers are those of metrics.json, which must have been made from the predictions beside it. With
+    The numbers are those of metrics.json, which must belong to the predictions beside it. With
     `allow_unfinished` a run that is still going, or was killed, is read as far as it got: a torn last line is left out
     and the metrics are aggregated here.
     """

@@ -27,7 +27,7 @@ NOTE = "prepared by the official generator; its length is counted with the token
 
 @dataclass(frozen=True)
 class Prepared:
-    """A file found in a folder: whose task it holds, and the length its path names, if any."""
+    """A file of prepared samples: its task, and the length its path names, if any."""
 
     task: str
     length: int | None
@@ -77,8 +77,8 @@ def length_of(parts: Iterable[str]) -> int | None:
 
 
 def read_file(path: Path, task: str | None = None, seed: int = 0) -> list[Sample]:
-    """All samples of one file. `task` is told by the path when not given; `seed`, which the file does not hold, labels
-    the samples.
+    """All samples of one file. `task` defaults to the one the path names; `seed`, which the file does not hold,
+    labels the samples.
     """
     path = Path(path)
     name = task or task_of(path.parts)

@@ -68,7 +68,7 @@ def _longbench_scores(loaded: LoadedModel, task: str, length: int, samples: int,
 
 
 def chance(loaded: LoadedModel, task: str, length: int, samples: int, seed: int) -> float:
-    """Percent of a stand-in's right answers that are given to the next sample's question: what form alone is worth."""
+    """Score in percent of the right answer to another sample: what the form of an answer alone is worth."""
     tokenizer: Any = loaded.tokenizer
     drawn = list(longbench_mini.generate(task, tokenizer, length - 1, samples, seed))
     pairs = zip(drawn, drawn[1:] + drawn[:1], strict=True)
