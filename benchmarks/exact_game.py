@@ -107,7 +107,7 @@ def evaluate(options: argparse.Namespace) -> RecordedGame:
         recorded = ledger.game(f"{options.task} at {options.length}", identity, game.num_players, len(game.prompts))
         before = len(recorded)
         evaluate_whole(game.per_prompt, recorded, options.block, progress(before, options.minutes), options.part)
-        recorded = next(one for one in ledger.games() if one.name == recorded.name)  # with what others recorded
+        recorded = next(entry for entry in ledger.games() if entry.name == recorded.name)  # with what others recorded
         left = 2**game.num_players - len(recorded)
         print(f"{options.out / RECORD}: " + (f"{left} coalitions left, run again" if left else "complete"))
         return recorded
@@ -132,8 +132,8 @@ def progress(before: int, minutes: float | None) -> Callable[[int, int], bool]:
 def report(options: argparse.Namespace) -> dict[str, Any]:
     with Ledger(options.out / RECORD, create=False) as ledger:
         recorded = ledger.games()
-        games = [WholeGame.of(one) for one in recorded]
-        identities = [one.identity for one in recorded]
+        games = [WholeGame.of(entry) for entry in recorded]
+        identities = [entry.identity for entry in recorded]
     rows = [row for game in games for row in measure(game.name, game, game.num_players, options.seeds)]
     record = {
         "command": shlex.join(["python", *sys.argv]),

@@ -18,16 +18,16 @@ GROUPS = ("0-4k", "4-8k", "8k+", "easy", "hard", "short", "medium", "long")
 """LongBench-E's length buckets and version 2's columns, in the official order."""
 
 
-def check_longbench(value: Row, where: str) -> None:
+def check_longbench(value: Row, source: str) -> None:
     """Rows with a data set, a method and a budget; every score a percentage."""
     rows, entries = value.get("rows"), value.get("categories", [])
     needed = ("category", "method", "preset", "kv_budget", "mean")
     if not isinstance(entries, list) or not all(isinstance(e, Mapping) and set(needed) <= set(e) for e in entries):
-        raise ReportError(f"{where}: categories need {', '.join(needed)}; delete it and done.json")
+        raise ReportError(f"{source}: categories need {', '.join(needed)}; delete it and done.json")
     if not isinstance(rows, list):
-        raise ReportError(f"{where}: expected a list 'rows', got {type(rows).__name__}; delete it and done.json")
+        raise ReportError(f"{source}: expected a list 'rows', got {type(rows).__name__}; delete it and done.json")
     for number, row in enumerate(rows, 1):
-        place = f"{where}: row {number}"
+        place = f"{source}: row {number}"
         if not isinstance(row, Mapping) or not all(isinstance(row.get(name), str) for name in ("task", "method")):
             raise ReportError(f"{place}: expected a task and a method, got {row!r:.80}; delete it and done.json")
         if not is_budget(row.get("kv_budget")):

@@ -83,13 +83,13 @@ def _write_all(run: Run, folder: Path) -> None:
     parts.append("## Removing heads\n")
     parts += _section(removal, "no head removal was run")
     parts += [_image("head_removal", "Score after removing heads")] if "head_removal" in figures else []
-    more, more_tables = head_experiments(run.masking, run.transfer, folder)
-    parts += more
+    experiments, experiment_tables = head_experiments(run.masking, run.transfer, folder)
+    parts += experiments
 
     parts.append("## Decode latency and memory\n")
     decode = decode_table(run.measurements, labels) if run.measurements else None
     parts += _section(decode, "nothing was measured" if run.measurements else "the run has no measurements.json")
-    tables += [table for table in (stability, removal, *more_tables, decode) if table is not None]
+    tables += [table for table in (stability, removal, *experiment_tables, decode) if table is not None]
 
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
     (folder / "table.tex").write_text(LATEX_HEAD + "\n".join(to_latex(table) for table in scores), encoding="utf-8")

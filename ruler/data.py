@@ -88,13 +88,13 @@ def read_file(path: Path, task: str | None = None, seed: int = 0) -> list[Sample
     samples: list[Sample] = []
     for number, record in read_objects(path):
         place = f"{path} line {number}"
-        whole, prefix = _text(record, "input", place), _text(record, "answer_prefix", place, default="")
+        prompt, prefix = _text(record, "input", place), _text(record, "answer_prefix", place, default="")
         samples.append(
             Sample(
                 task=name,
                 sample_id=f"{name}/{length or 'prepared'}/{seed}/{len(samples)}",
                 seed=seed,
-                context=whole,
+                context=prompt,
                 question="",
                 answer_prefix=prefix,
                 outputs=_outputs(record, place),
@@ -153,7 +153,7 @@ def _text(record: dict[str, Any], field: str, place: str, default: str | None = 
         raise RulerError(f"{place}: {field!r} is {_kind(value)}; expected a string")
     if default is None and not value.strip():
         raise RulerError(f"{place}: {field!r} is empty; expected a prompt")
-    return _whole(value, field, place)
+    return _encodable(value, field, place)
 
 
 def _outputs(record: dict[str, Any], place: str) -> tuple[str, ...]:
@@ -168,7 +168,7 @@ def _outputs(record: dict[str, Any], place: str) -> tuple[str, ...]:
             raise RulerError(f"{place}: 'outputs' holds {_kind(item)}; expected strings only")
         if not item:
             raise RulerError(f"{place}: 'outputs' holds an empty string, which every prediction would match")
-        _whole(item, "outputs", place)
+        _encodable(item, "outputs", place)
     return tuple(value)
 
 
@@ -182,7 +182,7 @@ def _length(record: dict[str, Any], place: str) -> int:
     return value
 
 
-def _whole(text: str, field: str, place: str) -> str:
+def _encodable(text: str, field: str, place: str) -> str:
     """The text, which must be whole characters: half a surrogate pair cannot be written again."""
     try:
         text.encode("utf-8")

@@ -117,9 +117,9 @@ def fit(task: Task, tokenizer: Encoder, length: int, sources: Sources | None = N
         return len(tokenizer.encode(probe.prompt, add_special_tokens=False)) + task.tokens_to_generate
 
     low, high, end = 0, 1, largest_size(task, sources)
-    if (least := tokens(0)) > length:
+    if (smallest := tokens(0)) > length:
         raise RulerError(
-            f"{task.name} does not fit {length} tokens: its smallest prompt needs {least} with "
+            f"{task.name} does not fit {length} tokens: its smallest prompt needs {smallest} with "
             f"{task.tokens_to_generate} to generate; ask for a longer length"
         )
     while high < end and tokens(high) <= length:

@@ -91,8 +91,8 @@ def generated_world(size: int, hops: int, rng: random.Random, surnames: bool = F
     answered = needed[-1]
     home = rng.random() < 0.5
     verb, answer = ("lives in", homes[answered]) if home else ("has", pets[answered])
-    whom = person if hops == 1 else f"the friend of {person}"
-    question = f"Where does {whom} live?" if home else f"Which pet does {whom} have?"
+    subject = person if hops == 1 else f"the friend of {person}"
+    question = f"Where does {subject} live?" if home else f"Which pet does {subject} have?"
     if hops == 1:
         prefix, gold = f" {person} {verb}", f" {answer}."
     else:

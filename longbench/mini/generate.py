@@ -93,8 +93,8 @@ def fit(name: str, tokenizer: Encoder, length: int) -> int:
     def tokens(size: int) -> int:
         return _tokens(name, BUILDERS[name](size, random.Random(f"fit/{name}")), tokenizer)
 
-    if (least := tokens(0)) > length:
-        raise LongBenchError(f"{name} does not fit {length} tokens: its smallest prompt needs {least}; ask for more")
+    if (smallest := tokens(0)) > length:
+        raise LongBenchError(f"{name} does not fit {length} tokens: its smallest prompt needs {smallest}; ask for more")
     low, high = 0, 1
     while high < length and tokens(high) <= length:
         low, high = high, high * 2

@@ -24,7 +24,7 @@ def qmsum(size: int, rng: random.Random) -> Draft:
     plans = {name: [f"{rng.choice(words.DEEDS)} {noun_phrase(rng)}" for _ in range(2)] for name in speakers}
     lines = [(name, plan) for name in speakers for plan in plans[name]]
     rng.shuffle(lines)
-    promises = {name: [plan for who, plan in lines if who == name] for name in speakers}
+    promises = {name: [plan for speaker, plan in lines if speaker == name] for name in speakers}
     facts = [f"{name} will {plan}." for name, plan in lines]
     filler = [f"{rng.choice(speakers)}: {sentence(rng)}" for _ in range(max(0, size - len(facts)))]
     queries = []
