@@ -5,13 +5,13 @@ A run with neither file has no section here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from reports.errors import ReportError
 from reports.kv_budget import budget_words
+from reports.records import is_number
 from reports.table import Entry, Table, group_starts, to_markdown
 from reports.tables import interval_text
 
@@ -168,7 +168,7 @@ def _check_scores(rows: list[Any], source: str) -> None:
             raise ReportError(f"{source}: expected an object with a score, got {row!r:.60}")
         for key in ("score", *(("low", "high") if "low" in row or "high" in row else ())):
             value = row.get(key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if not is_number(value):
                 raise ReportError(f"{source}: {key} must be a finite number, got {value!r:.40}")
 
 

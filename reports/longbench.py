@@ -10,6 +10,7 @@ from typing import Any
 from reports.errors import ReportError
 from reports.kv_budget import EXPECTED, budget_order, is_budget
 from reports.labels import Labels
+from reports.records import is_number
 from reports.table import Entry, Table, group_starts
 from reports.tables import budget_entry
 
@@ -39,7 +40,7 @@ def check_longbench(value: Row, source: str) -> None:
                 f"{place}: group {unknown[0]!r}, expected among {', '.join(GROUPS)}; delete it and done.json"
             )
         for name, score in {"score": row.get("score", 0), **row.get("groups", {})}.items():
-            if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
+            if not is_number(score) or not 0 <= score <= 100:
                 raise ReportError(f"{place}: {name} is {score!r}, expected a percentage; delete it and done.json")
 
 

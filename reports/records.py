@@ -55,7 +55,7 @@ def record_key(record: Record) -> tuple[Any, ...]:
     )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -86,14 +86,14 @@ def check_record(record: object, source: str) -> None:
         if not isinstance(reason, str) or not reason:
             raise ReportError(f"{source}: score is null, so field 'infeasible' must say why, got {reason!r}")
         return
-    if not _is_number(score) or not 0 <= score <= 100:
+    if not is_number(score) or not 0 <= score <= 100:
         raise ReportError(f"{source}: score must be a percentage in 0..100, or null with a reason, got {score!r}")
     if reason is not None:
         raise ReportError(f"{source}: a record with a score cannot be infeasible, got score {score!r} and {reason!r}")
     if isinstance(budget, str) and slots is None:
         raise ReportError(f"{source}: kv_budget is a share, {budget!r}, so field 'kv_slots' must say how many slots")
     for name in (*BYTE_FIELDS, "prompt_tokens"):
-        if record.get(name) is not None and (not _is_number(record[name]) or record[name] < 0):
+        if record.get(name) is not None and (not is_number(record[name]) or record[name] < 0):
             raise ReportError(f"{source}: field {name!r} must be a number >= 0, got {record[name]!r}")
 
 

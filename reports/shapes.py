@@ -5,12 +5,12 @@ Every number may be absent (it was not measured); one that is present must be fi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reports.errors import ReportError
 from reports.kv_budget import EXPECTED, is_budget
+from reports.records import is_number
 
 SUMMARY = ("median", "min", "max")
 NUMBERS = ("kv_slots", "batch", "prompt_tokens", "generated_tokens", "cache_bytes")
@@ -70,21 +70,17 @@ def _mapping(value: Mapping[str, Any], name: str, source: str) -> Mapping[str, A
     return inner
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_matrix(value: object, rows: int, columns: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == rows
-        and all(isinstance(row, list) and len(row) == columns and all(map(_is_number, row)) for row in value)
+        and all(isinstance(row, list) and len(row) == columns and all(map(is_number, row)) for row in value)
     )
 
 
 def _check_numbers(row: Mapping[str, Any], names: Iterable[str], source: str) -> None:
     for name in names:
-        if row.get(name) is not None and not _is_number(row[name]):
+        if row.get(name) is not None and not is_number(row[name]):
             raise ReportError(f"{source}: {name} must be a finite number or absent, got {row[name]!r:.80}")
 
 
@@ -92,5 +88,5 @@ def _check_times(row: Mapping[str, Any], names: Iterable[str], source: str) -> N
     """Numbers, or the median, min and max of several runs."""
     for name in names:
         value = row.get(name)
-        if not (isinstance(value, Mapping) and all(_is_number(value.get(part)) for part in SUMMARY)):
+        if not (isinstance(value, Mapping) and all(is_number(value.get(part)) for part in SUMMARY)):
             _check_numbers(row, [name], source)

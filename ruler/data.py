@@ -145,10 +145,14 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
     return record
 
 
-def _text(record: dict[str, Any], field: str, place: str, default: str | None = None) -> str:
-    value = record.get(field, default)
-    if field not in record and default is None:
+def _field(record: dict[str, Any], field: str, place: str) -> Any:
+    if field not in record:
         raise RulerError(f"{place}: no field {field!r}; {EXPECTED}, got {', '.join(sorted(record)) or 'none'}")
+    return record[field]
+
+
+def _text(record: dict[str, Any], field: str, place: str, default: str | None = None) -> str:
+    value = record.get(field, default) if default is not None else _field(record, field, place)
     if not isinstance(value, str):
         raise RulerError(f"{place}: {field!r} is {_kind(value)}; expected a string")
     if default is None and not value.strip():
@@ -157,9 +161,7 @@ def _text(record: dict[str, Any], field: str, place: str, default: str | None = 
 
 
 def _outputs(record: dict[str, Any], place: str) -> tuple[str, ...]:
-    if "outputs" not in record:
-        raise RulerError(f"{place}: no field 'outputs'; {EXPECTED}, got {', '.join(sorted(record)) or 'none'}")
-    value = record["outputs"]
+    value = _field(record, "outputs", place)
     if not isinstance(value, list) or not value:
         what = "an empty list" if value == [] else _kind(value)
         raise RulerError(f"{place}: 'outputs' is {what}; expected a list of at least one string")
@@ -173,9 +175,7 @@ def _outputs(record: dict[str, Any], place: str) -> tuple[str, ...]:
 
 
 def _length(record: dict[str, Any], place: str) -> int:
-    if "length" not in record:
-        raise RulerError(f"{place}: no field 'length'; {EXPECTED}, got {', '.join(sorted(record)) or 'none'}")
-    value = record["length"]
+    value = _field(record, "length", place)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         shown = value if isinstance(value, int) and not isinstance(value, bool) else _kind(value)
         raise RulerError(f"{place}: 'length' is {shown}; expected a count of tokens")
