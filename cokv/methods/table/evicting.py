@@ -82,7 +82,7 @@ EVICTING: tuple[MethodEntry, ...] = (
     ),
     MethodEntry(
         name="fastgen",
-        title="FastGenAllocator",
+        title="FastGen",
         paper="https://arxiv.org/abs/2310.01801",
         code="-",
         policy="evict_fastgen",
