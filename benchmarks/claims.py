@@ -49,7 +49,7 @@ def claims(game: WholeGame) -> dict[str, Any]:
 
 
 def _agreement(values: FloatArray, shapley: FloatArray) -> dict[str, float]:
-    """same_order: of the pairs of players that the Shapley value tells apart, the share that is ordered alike; a tie
+    """same_order: of the pairs of players with distinct Shapley values, the share that is ordered alike; a tie
     counts half. same_sign: the share of players.
     """
     pairs = [

@@ -98,7 +98,7 @@ def measure(
     """A row per budget and estimator. What the draws do not define (no order, or no draw of a player) is absent.
 
     Budgets grow with the number of players. `shapley`: the Shapley value where it is known; needed above 20 players,
-    of which the error against another target is not told.
+    which leave out the error against another target.
     """
     n, rows = num_players, []
     exact = n <= MAX_PLAYERS
@@ -146,7 +146,7 @@ def mean_correlation(values: FloatArray) -> float | None:
 
 
 def evaluations_needed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Evaluations of a run of given reliability, per game and estimator, interpolated in the logarithm.
+    """Evaluations that a run needs for each target reliability, per game and estimator, interpolated in the logarithm.
 
     `at_most` marks a target met by the smallest run measured. A target that no run meets has no row.
     """

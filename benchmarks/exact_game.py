@@ -4,7 +4,7 @@
     python benchmarks/exact_game.py evaluate --out DIR [the same] [--minutes 10]
     python benchmarks/exact_game.py report   --out DIR [--json FILE] [--figures DIR]
 
-`cost` times four blocks and says how long all 2^n coalitions will take. `evaluate` records every coalition with its
+`cost` times four blocks and estimates the time of all 2^n coalitions. `evaluate` records every coalition with its
 utility on each prompt in DIR/whole.sqlite, block by block: it may be stopped at any time and goes on where it was, and
 several processes may share the work (--part 0/2 and --part 1/2 on one DIR).
 `report` needs no model. It reads the record and writes the exact scores, how far leave-one-out, a head alone and SSV
@@ -107,7 +107,7 @@ def evaluate(options: argparse.Namespace) -> RecordedGame:
         recorded = ledger.game(f"{options.task} at {options.length}", identity, game.num_players, len(game.prompts))
         before = len(recorded)
         evaluate_whole(game.per_prompt, recorded, options.block, progress(before, options.minutes), options.part)
-        recorded = next(one for one in ledger.games() if one.name == recorded.name)  # with what others recorded
+        recorded = next(entry for entry in ledger.games() if entry.name == recorded.name)  # with what others recorded
         left = 2**game.num_players - len(recorded)
         print(f"{options.out / RECORD}: " + (f"{left} coalitions left, run again" if left else "complete"))
         return recorded
@@ -132,8 +132,8 @@ def progress(before: int, minutes: float | None) -> Callable[[int, int], bool]:
 def report(options: argparse.Namespace) -> dict[str, Any]:
     with Ledger(options.out / RECORD, create=False) as ledger:
         recorded = ledger.games()
-        games = [WholeGame.of(one) for one in recorded]
-        identities = [one.identity for one in recorded]
+        games = [WholeGame.of(entry) for entry in recorded]
+        identities = [entry.identity for entry in recorded]
     rows = [row for game in games for row in measure(game.name, game, game.num_players, options.seeds)]
     record = {
         "command": shlex.join(["python", *sys.argv]),

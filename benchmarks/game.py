@@ -72,7 +72,7 @@ def _cut(tokens: list[int], stop: Stop) -> list[int]:
 
 def compare(world: GameWorld, utility: str, sample: int, repeats: int) -> dict[str, Any]:
     """Times all arms in turns, and asserts that they agree."""
-    few = world.coalitions[np.linspace(0, len(world.coalitions) - 1, sample).astype(int)]
+    sampled = world.coalitions[np.linspace(0, len(world.coalitions) - 1, sample).astype(int)]
     prefills = [prefill(world.model, ids, 1) for ids in world.ids]
     utilities: dict[str, FloatArray] = {}
 
@@ -84,9 +84,9 @@ def compare(world: GameWorld, utility: str, sample: int, repeats: int) -> dict[s
 
     settings: dict[str, Any] = {"utility": utility, "max_bytes": world.max_bytes}
     arms: dict[str, Callable[[], object]] = {
-        NAIVE: arm(NAIVE, lambda: naive(world, few, utility)),
+        NAIVE: arm(NAIVE, lambda: naive(world, sampled, utility)),
         "prefill": lambda: [prefill(world.model, ids, 1) for ids in world.ids],
-        ONE: arm(ONE, lambda: run_on(prefills, world, few, way="shared", utility=utility, max_bytes=1)),
+        ONE: arm(ONE, lambda: run_on(prefills, world, sampled, way="shared", utility=utility, max_bytes=1)),
     }
     ends = utility == "metric" and any(prompt.stop.stop_ids for prompt in world.prompts)
     if ends:
@@ -95,13 +95,13 @@ def compare(world: GameWorld, utility: str, sample: int, repeats: int) -> dict[s
     arms[shared] = arm(shared, lambda: run_on(prefills, world, world.coalitions, way="shared", **settings))
     arms[OURS] = arm(OURS, lambda: run_on(prefills, world, world.coalitions, **settings))
     seconds = probes.interleaved(arms, repeats, warmup=1, device=world.model.device)
-    return {"utility": utility, **agreement(world, utilities, few, utility), **gains(world, seconds, sample)}
+    return {"utility": utility, **agreement(world, utilities, sampled, utility), **gains(world, seconds, sample)}
 
 
-def agreement(world: GameWorld, utilities: dict[str, FloatArray], few: BoolArray, utility: str) -> dict[str, Any]:
-    """Whether all arms found the same utilities on the coalitions they share; asserted in float32."""
+def agreement(world: GameWorld, utilities: dict[str, FloatArray], sampled: BoolArray, utility: str) -> dict[str, Any]:
+    """Whether all arms have the same utilities on the coalitions they share; asserted in float32."""
     ref = utilities[OURS]
-    places = [int(np.flatnonzero((world.coalitions == one).all(1))[0]) for one in few]
+    places = [int(np.flatnonzero((world.coalitions == coalition).all(1))[0]) for coalition in sampled]
     close = 0.0 if utility == "metric" else 1e-5
     same = {n: np.abs(u - (ref if len(u) == len(ref) else ref[places])) <= close for n, u in utilities.items()}
     if world.model.dtype == torch.float32:

@@ -125,12 +125,12 @@ def random_weights(
     sizes = tuple(max(1, size * players // 256) for size in PROTOCOL["slice_sizes"])
     plan = SlicedShapley(tuple(dict.fromkeys(sizes)), per_size).plan(players, seed=0)
     everything = np.ones((1, players), dtype=bool)
-    (whole,) = decode(model, prefilled, coalition_rows(everything, prefilled, 8), Stop(new_tokens))
+    (full,) = decode(model, prefilled, coalition_rows(everything, prefilled, 8), Stop(new_tokens))
 
     def judge(tokens: list[int]) -> float:
-        return sum(a == b for a, b in zip(tokens, whole.tokens, strict=True)) / new_tokens
+        return sum(a == b for a, b in zip(tokens, full.tokens, strict=True)) / new_tokens
 
     facts = {"model": f"{shape}, random weights", "dtype": dtype, "prompt_tokens": [prompt], "new_tokens": new_tokens}
     facts |= {"slice_sizes": list(sizes), "coalitions_per_size": per_size}
-    game = GamePrompt(prefilled, Stop(new_tokens), judge, tuple(whole.tokens))
+    game = GamePrompt(prefilled, Stop(new_tokens), judge, tuple(full.tokens))
     return GameWorld(model, [ids], [game], distinct(plan.coalitions)[0], 8, max_bytes, facts)

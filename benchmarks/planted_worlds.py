@@ -1,4 +1,4 @@
-"""What four ways to score heads say in worlds where the truth is known: one table.
+"""Four ways to score heads in worlds where the truth is known: one table.
 
     python benchmarks/planted_worlds.py [--out benchmarks/results/planted_worlds.json]
 
@@ -37,7 +37,7 @@ COLUMNS = {
 }
 LEGEND = (
     "leave-one-out: U(N) - U(N without i), blind to substitutes. Head alone: U({i}) - U(empty), blind to complements "
-    "and to harm. Attention on answer: how often a head's attention is highest on the answer that is given; it cannot "
+    "and to harm. Attention on answer: how often a head's attention is highest on the generated answer; it cannot "
     "tell a head that looks from one that speaks. SSV: read the order, not the sign: null players mark what is worth "
     "nothing. Shapley: null is 0, harm is negative, and the values sum to U(N)."
 )
@@ -97,7 +97,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What four ways to score heads say in worlds with known answers.")
+    parser = argparse.ArgumentParser(description="Four ways to score heads in worlds with known answers.")
     parser.add_argument("--prompts", type=int, default=4, help="transformer prompts per kind of question")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "planted_worlds.json")

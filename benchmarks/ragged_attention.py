@@ -25,7 +25,7 @@ HEADS, GROUP, DIM = 8, 4, 128
 
 
 def uneven_budgets(mean: int, heads: int, seed: int) -> list[int]:
-    """Budgets with the given mean whose largest is about 3.6 times it."""
+    """Budgets of this mean whose largest is about 3.6 times it."""
     rng = np.random.default_rng(seed)
     shares = rng.dirichlet(np.full(heads, 0.6))
     shares = shares / shares.max() * 3.6 / heads

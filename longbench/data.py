@@ -1,7 +1,7 @@
 """Official LongBench data sets, checked record by record before anything is computed on them.
 
 Schema: THUDM/LongBench on the hub, `LongBench.py` (v1 and -E), and the v2 card. What is read is held in memory;
-nothing is written, unpacked or executed. Where the bytes come from is `sources.py`'s business.
+nothing is written, unpacked or executed. `sources.py` fetches the bytes.
 """
 
 from __future__ import annotations

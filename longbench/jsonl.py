@@ -1,4 +1,4 @@
-"""JSON lines from a stranger: every line is bounded, decoded, parsed and checked, and every fault names its line.
+"""Untrusted JSON lines: every line is bounded, decoded, parsed and checked, and every error names its line.
 
 Knows nothing of LongBench's fields; `data.py` and `rescoring.py` say what a record must hold.
 """
@@ -20,7 +20,7 @@ FILE_LIMIT = 2 * 2**30
 
 
 def read_lines(
-    stream: IO[bytes], where: str, *, line_limit: int = LINE_LIMIT, file_limit: int = FILE_LIMIT
+    stream: IO[bytes], source: str, *, line_limit: int = LINE_LIMIT, file_limit: int = FILE_LIMIT
 ) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, bytes of the line). A line over the limit is refused before the rest of it is read."""
     number, total = 0, 0
@@ -29,17 +29,17 @@ def read_lines(
         total += len(line)
         if len(line) > line_limit:
             raise LongBenchError(
-                f"{where} line {number}: longer than {line_limit} bytes; expected one record per line, "
+                f"{source} line {number}: longer than {line_limit} bytes; expected one record per line, "
                 "so check that the file is JSON lines"
             )
         if total > file_limit:
-            raise LongBenchError(f"{where}: more than {file_limit} bytes; expected a LongBench file, check the source")
+            raise LongBenchError(f"{source}: more than {file_limit} bytes; expected a LongBench file, check the source")
         yield number, line
 
 
-def parse_line(line: bytes, where: str, number: int) -> dict[str, Any] | None:
+def parse_line(line: bytes, source: str, number: int) -> dict[str, Any] | None:
     """The JSON object on one line, None for a blank line."""
-    place = f"{where} line {number}"
+    place = f"{source} line {number}"
     if number == 1 and line.startswith(b"\xef\xbb\xbf"):
         raise LongBenchError(f"{place}: starts with a byte order mark; save the file as plain UTF-8")
     try:
@@ -77,16 +77,16 @@ def _no_constant(name: str) -> Any:
 
 
 def read_records(
-    stream: IO[bytes], where: str, check: Callable[[dict[str, Any], str], None], *, line_limit: int = LINE_LIMIT
+    stream: IO[bytes], source: str, check: Callable[[dict[str, Any], str], None], *, line_limit: int = LINE_LIMIT
 ) -> tuple[list[dict[str, Any]], str]:
     """All records of a stream after `check(record, place)`, and the sha256 of its bytes."""
     digest = hashlib.sha256()
     records: list[dict[str, Any]] = []
-    for number, line in read_lines(stream, where, line_limit=line_limit):
+    for number, line in read_lines(stream, source, line_limit=line_limit):
         digest.update(line)
-        record = parse_line(line, where, number)
+        record = parse_line(line, source, number)
         if record is not None:
-            check(record, f"{where} line {number}")
+            check(record, f"{source} line {number}")
             records.append(record)
     return records, digest.hexdigest()
 

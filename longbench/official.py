@@ -55,7 +55,7 @@ def by_length(values: Sequence[float], buckets: Sequence[str]) -> dict[str, Any]
     scores = bucket_scores(values, [within[bucket] for bucket in buckets])
     present = set(buckets)
     out: dict[str, Any] = {"groups": {name: score for name, score in scores.items() if name in present}}
-    missing = {name: f"no sample {words}" for name, words in BUCKETS.items() if name not in present}
+    missing = {name: f"no sample {lengths}" for name, lengths in BUCKETS.items() if name not in present}
     return out | ({"empty": missing} if missing else {})
 
 

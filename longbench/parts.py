@@ -1,4 +1,4 @@
-"""Where a prompt is cut for methods that compress before the question is seen: context, question, cue.
+"""Where a prompt is cut for methods that compress before the question is read: context, question, cue.
 
 Released code: NVIDIA/kvpress 0.5.5 `evaluation/benchmarks/longbench/create_huggingface_dataset.py` writes the parts out
 for sixteen data sets; the rules here give the same parts from the official templates.

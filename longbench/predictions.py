@@ -80,7 +80,7 @@ def _guess(path: Path) -> str:
 
 
 def first_record(path: Path | str) -> dict[str, Any]:
-    """The object on the first line that has one; nothing when the file has none. What is wrong with it is said."""
+    """The first object of a file of JSON lines; empty where the file has none. A malformed line raises."""
     with Path(path).open("rb") as stream:
         for number, line in read_lines(stream, str(path)):
             if (record := parse_line(line, str(path), number)) is not None:

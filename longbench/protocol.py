@@ -1,4 +1,4 @@
-"""From a record to the tokens a model is asked with, and when it stops: every choice of a protocol is a named field.
+"""From a record to the prompt's tokens, and when decoding stops: every choice of a protocol is a named field.
 
 Released code: THUDM/LongBench, `pred.py`. The presets of published protocols are in `presets.py`.
 
@@ -84,9 +84,9 @@ class Protocol:
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """text: after truncation and chat template. input_ids: its tokens. context_tokens: the first so many are the part
-    that is compressed before the rest (the question, or the protocol's tail) is seen; None when all is there from the
-    start."""
+    """text: after truncation and chat template. input_ids: its tokens. context_tokens: how many
+    of them are compressed before the rest (the question, or the protocol's tail) is read; None when all are read at
+    once."""
 
     text: str
     input_ids: tuple[int, ...]
@@ -109,8 +109,8 @@ def encode(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
     return list(getattr(ids, "ids", ids))
 
 
-def truncate(tokenizer: Tokenizer, text: str, max_length: int | None, how: str = "middle") -> tuple[str, bool]:
-    """(text, was it cut). Middle: half of `max_length` tokens from each end, decoded without specials.
+def truncate(tokenizer: Tokenizer, text: str, max_length: int | None, mode: str = "middle") -> tuple[str, bool]:
+    """(text, whether it was cut). Middle: half of `max_length` tokens from each end, decoded without specials.
 
     Version 1 decodes the halves apart and drops the odd token; version 2 decodes them together and keeps it.
     """
@@ -121,9 +121,9 @@ def truncate(tokenizer: Tokenizer, text: str, max_length: int | None, how: str =
     ids = encode(tokenizer, text, special=True)
     if len(ids) <= max_length:
         return text, False
-    if how == "head":
+    if mode == "head":
         return tokenizer.decode(ids[:max_length], skip_special_tokens=True), True
-    if how == "middle_joint":
+    if mode == "middle_joint":
         kept = ids[: max_length // 2] + ids[-max_length // 2 :]
         return tokenizer.decode(kept, skip_special_tokens=True), True
     half = int(max_length / 2)
@@ -141,11 +141,11 @@ def build_prompt(
 ) -> TokenizedPrompt:
     """The prompt of one record: format, truncate, wrap in the chat template, tokenize again."""
     task = get_task(dataset)
-    whole = v2.build_prompt if task is V2 else format_prompt
+    fill = v2.build_prompt if task is V2 else format_prompt
     length = protocol.length_for(model)
     chat = protocol.chat == "always" or (protocol.chat == "task" and task.chat_template)
     if protocol.query_aware:
-        text, truncated = truncate(tokenizer, whole(template, record), length, protocol.truncation)
+        text, truncated = truncate(tokenizer, fill(template, record), length, protocol.truncation)
         if chat:
             text = _chat(tokenizer, text, protocol)
         ids = encode(tokenizer, text, special=not chat)
@@ -192,15 +192,15 @@ def stop_rule(
     task: Task = get_task(dataset)
     eos_id = getattr(tokenizer, "eos_token_id", None)
     eos_ids = () if eos_id is None else (int(eos_id),)
-    least = protocol.min_new_tokens
+    min_new = protocol.min_new_tokens
     if task.name in protocol.newline_stop:
         ids = (*eos_ids, encode(tokenizer, "\n", special=False)[-1])
-        least = max(least, 1)
+        min_new = max(min_new, 1)
     elif protocol.eos == "generation_config" and eos_token_ids:
         ids = tuple(eos_token_ids)
     else:
         ids = eos_ids
-    return StopRule(tuple(dict.fromkeys(ids)), least, templates.max_new_tokens(dataset) + protocol.extra_new_tokens)
+    return StopRule(tuple(dict.fromkeys(ids)), min_new, templates.max_new_tokens(dataset) + protocol.extra_new_tokens)
 
 
 def finish_prediction(protocol: Protocol, text: str, dataset: str = "") -> str:

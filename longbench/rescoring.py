@@ -36,7 +36,7 @@ class DatasetScore:
     second: float | None = None
 
     def to_record(self) -> dict[str, Any]:
-        """What there is, for JSON."""
+        """The numbers that exist, for JSON."""
         optional = {"groups": self.groups, "empty": self.empty, "rouge_score_package": self.second}
         return {"score": self.score, "count": self.count} | {
             name: value for name, value in optional.items() if value not in ({}, None)

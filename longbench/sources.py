@@ -2,7 +2,7 @@
 
 The hub's data set is a script that current `datasets` refuses to run, so its `data.zip` is fetched and read as it is;
 version 2 is one `data.json` in a repository of its own.
-An archive is never unpacked: the one member asked for is streamed, and an archive that names paths outside itself is
+An archive is never unpacked: the one member needed is streamed, and an archive that names paths outside itself is
 refused whole.
 """
 
@@ -113,8 +113,8 @@ def load_from_hub(
     endpoint: str | None = None,
     partial: bool = False,
 ) -> DataSet:
-    """The data set `name` out of the hub's `data.zip` (version 2: `data.json`) at one commit, the pinned one when none
-    is given. `endpoint` names a mirror.
+    """The data set `name` out of the hub's `data.zip` (version 2: `data.json`) at one commit, by default the
+    pinned one. `endpoint` names a mirror.
     """
     v2 = get_task(name) is V2
     file = "data.json" if v2 else "data.zip"

@@ -19,7 +19,7 @@ CATEGORIES = ("single_doc_qa", "multi_doc_qa", "summarization", "few_shot", "syn
 
 @dataclass(frozen=True)
 class Task:
-    """How one data set is asked and judged.
+    """How one data set is prompted and scored.
 
     metric: name of the function in `longbench.metrics` (v2: `accuracy`). max_new_tokens: generation length in tokens.
     chat_template: may a chat template wrap the prompt. first_line: only the first line is judged.

@@ -64,7 +64,7 @@ MARKS = {
 
 
 def check_template(template: str, place: str = "the v2 template") -> None:
-    """All six marks must be there."""
+    """Raise unless the template has all six marks."""
     missing = [mark for mark in MARKS if mark not in template]
     if missing:
         raise LongBenchError(

@@ -52,9 +52,9 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
         tasks[benchmark].append(task)
         resample = _Resampler(seed, f"{benchmark}/{task}")
         for (budget, variant), members in by_row.items():
-            where = {"benchmark": benchmark, "task": task, **_row_fields(budget, variant)}
+            identity = {"benchmark": benchmark, "task": task, **_row_fields(budget, variant)}
             scores = np.array([r["score"] for r in members if r["score"] is not None], dtype=np.float64)
-            cell = {**where, "n": len(members), "feasible": len(scores), **_bytes(members)}
+            cell = {**identity, "n": len(members), "feasible": len(scores), **_bytes(members)}
             reasons = Counter(r["infeasible"] for r in members if r["score"] is None)
             if reasons:
                 cell["infeasible"] = dict(sorted(reasons.items()))
@@ -67,7 +67,7 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
                 continue
             gaps = _paired(members, by_row.get((budget, base), []))
             means = resample.means(gaps)
-            differences.append({**where, "n": len(gaps), **_difference(gaps, means)})
+            differences.append({**identity, "n": len(gaps), **_difference(gaps, means)})
             all_tasks.setdefault((benchmark, budget, variant), _Average()).add(task, gaps, means)
 
     return {
@@ -137,7 +137,7 @@ class _Average:
         resampled = np.mean(self.resampled, axis=0) if has_interval else np.empty(0)
         estimate = _estimate(np.array([mean for mean, _ in self.done.values()]), resampled)
         if verdict:
-            estimate |= {"differing": self.differing, "verdict": _word(estimate, self.differing)}
+            estimate |= {"differing": self.differing, "verdict": _verdict(estimate, self.differing)}
         return out | estimate
 
 
@@ -186,11 +186,11 @@ def _difference(gaps: Floats, resampled: Floats) -> Row:
     if not estimate:
         return {}
     differing = int(np.count_nonzero(gaps))
-    return estimate | {"differing": differing, "verdict": _word(estimate, differing)}
+    return estimate | {"differing": differing, "verdict": _verdict(estimate, differing)}
 
 
-def _word(estimate: Row, differing: int) -> str:
-    """'better' or 'worse' only where the interval excludes 0 and enough pairs differ for any test to say so."""
+def _verdict(estimate: Row, differing: int) -> str:
+    """'better' or 'worse' only where the interval excludes 0 and enough pairs differ for a significant result."""
     if differing >= MIN_DIFFERING and "low" in estimate:
         if estimate["low"] > 0:
             return "better"

@@ -1,17 +1,17 @@
-"""Head-masking curves and the transfer matrix of a run, where it made them: masking.json and transfer.json.
+"""Head-masking curves and the transfer matrix of a run: its masking.json and transfer.json.
 
-A run that made neither has no section here.
+A run with neither file has no section here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from reports.errors import ReportError
 from reports.kv_budget import budget_words
+from reports.records import is_number
 from reports.table import Entry, Table, group_starts, to_markdown
 from reports.tables import interval_text
 
@@ -27,7 +27,7 @@ AVERAGES = {
 
 
 def head_experiments(masking: Record | None, transfer: Record | None, folder: Path) -> tuple[list[str], list[Table]]:
-    """Markdown parts and tables of the records that are there; figures are written into `folder` (PNG, SVG)."""
+    """Markdown parts and tables of the records that exist; figures are written into `folder` (PNG, SVG)."""
     from reports.heatmap import matrix_figure
     from reports.masking_plot import (
         masking_figure,  # here, because matplotlib takes longer to load than a table to print
@@ -130,13 +130,13 @@ def transfer_matrix(record: Record) -> dict[str, Any]:
     }
 
 
-def check_masking(record: Record, where: str) -> None:
+def check_masking(record: Record, source: str) -> None:
     """Raise ReportError unless every curve can be drawn."""
     curves = record.get("curves")
     if not isinstance(curves, list) or not curves:
-        raise ReportError(f"{where}: curves must be a list of at least one, got {curves!r:.60}")
+        raise ReportError(f"{source}: curves must be a list of at least one, got {curves!r:.60}")
     for number, curve in enumerate(curves, start=1):
-        place = f"{where}: curve {number}"
+        place = f"{source}: curve {number}"
         if not isinstance(curve, Mapping) or not all(
             isinstance(curve.get(key), str) for key in ("task", "scores", "preset")
         ):
@@ -151,25 +151,25 @@ def check_masking(record: Record, where: str) -> None:
         _check_scores([*curve.get("areas", {}).values(), *([curve["separation"]] * ("separation" in curve))], place)
 
 
-def check_transfer(record: Record, where: str) -> None:
+def check_transfer(record: Record, source: str) -> None:
     """Raise ReportError unless the matrix can be shown."""
     for key in ("sources", "targets", "cells", "baselines"):
         if not isinstance(record.get(key), list) or not record[key]:
-            raise ReportError(f"{where}: {key} must be a list of at least one, got {record.get(key)!r:.60}")
+            raise ReportError(f"{source}: {key} must be a list of at least one, got {record.get(key)!r:.60}")
     averages = record.get("averages")
     if not isinstance(averages, Mapping) or (averages and not averages.keys() >= AVERAGES.keys()):
-        raise ReportError(f"{where}: averages must be empty or hold {', '.join(AVERAGES)}")
-    _check_scores([*record["cells"], *record["baselines"], *averages.values()], where)
+        raise ReportError(f"{source}: averages must be empty or hold {', '.join(AVERAGES)}")
+    _check_scores([*record["cells"], *record["baselines"], *averages.values()], source)
 
 
-def _check_scores(rows: list[Any], where: str) -> None:
+def _check_scores(rows: list[Any], source: str) -> None:
     for row in rows:
         if not isinstance(row, Mapping):
-            raise ReportError(f"{where}: expected an object with a score, got {row!r:.60}")
+            raise ReportError(f"{source}: expected an object with a score, got {row!r:.60}")
         for key in ("score", *(("low", "high") if "low" in row or "high" in row else ())):
             value = row.get(key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ReportError(f"{where}: {key} must be a finite number, got {value!r:.40}")
+            if not is_number(value):
+                raise ReportError(f"{source}: {key} must be a finite number, got {value!r:.40}")
 
 
 def _entry(row: Record | None, sign: bool = False, bold: bool = False) -> Entry:

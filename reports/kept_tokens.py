@@ -60,9 +60,9 @@ def kept_figure(
     """
     assert panels, "no panel to draw"
     num_kv_heads, heads = panels[0].counts.shape[1], panels[0].counts.size
-    whole = [bool((panel.shares == 1).all()) for panel in panels]  # nothing to see: a low panel
+    keeps_all = [bool((panel.shares == 1).all()) for panel in panels]  # nothing to see: a low panel
     height = min(max(0.045 * heads, 0.45), 2.2)
-    heights = [LOW if all_kept else height for all_kept in whole]
+    heights = [LOW if all_kept else height for all_kept in keeps_all]
     below = _missing(missing)
     budget = {"kv_budget": kv_budget, "kv_slots": kv_slots}
     slots = slots_of(budget)
@@ -75,7 +75,7 @@ def kept_figure(
             len(panels), 2, squeeze=False, width_ratios=(8, 1), height_ratios=heights, sharex="col"
         )  # fmt: skip
         most = max(int(panel.counts.max()) for panel in panels)
-        for (axis, side), panel, all_kept in zip(grid.tolist(), panels, whole, strict=True):
+        for (axis, side), panel, all_kept in zip(grid.tolist(), panels, keeps_all, strict=True):
             axis.imshow(
                 panel.shares, cmap=SHADES, vmin=0, vmax=1, aspect="auto", interpolation="nearest",
                 extent=(0, seq_len, heads, 0),
@@ -116,7 +116,7 @@ def _legend(figure: Figure, budget: str, title: str) -> None:
 
 
 def _missing(missing: Mapping[str, str]) -> list[str]:
-    """Lines that say which methods are not there."""
+    """Lines that name the methods that could not run, with the reason."""
     lines = ["Could not run:"] if missing else []
     for method, why in missing.items():
         lines += textwrap.wrap(f"{method}: {why}", LINE, initial_indent="  ", subsequent_indent="    ")

@@ -50,7 +50,7 @@ def budget_text(kv_budget: Budget) -> str:
 
 
 def slots_text(row: Mapping[str, Any]) -> str:
-    """What a share comes to in a row of the metrics: "(213 slots)"; "" for a number of slots, which says so itself."""
+    """What a share comes to in a row of the metrics: "(213 slots)"; "" for a number of slots."""
     slots = row.get("kv_slots") if isinstance(row.get("kv_budget"), str) else None
     return "" if slots is None else f"({slots:.0f} slots)"
 

@@ -49,7 +49,7 @@ class Labels:
         return f"{title} ({', '.join(details)})" if details else title
 
     def name(self, variant: Variant) -> str:
-        """Title of a row, with what tells it from the other rows of its method."""
+        """Title of a row, with what distinguishes it from the other rows of its method."""
         if is_full(variant) and sum(map(is_full, self.variants)) == 1:
             return self.title(variant.method)
         details = [] if variant.preset == "normalized" else [variant.preset]

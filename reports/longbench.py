@@ -10,6 +10,7 @@ from typing import Any
 from reports.errors import ReportError
 from reports.kv_budget import EXPECTED, budget_order, is_budget
 from reports.labels import Labels
+from reports.records import is_number
 from reports.table import Entry, Table, group_starts
 from reports.tables import budget_entry
 
@@ -18,16 +19,16 @@ GROUPS = ("0-4k", "4-8k", "8k+", "easy", "hard", "short", "medium", "long")
 """LongBench-E's length buckets and version 2's columns, in the official order."""
 
 
-def check_longbench(value: Row, where: str) -> None:
+def check_longbench(value: Row, source: str) -> None:
     """Rows with a data set, a method and a budget; every score a percentage."""
     rows, entries = value.get("rows"), value.get("categories", [])
     needed = ("category", "method", "preset", "kv_budget", "mean")
     if not isinstance(entries, list) or not all(isinstance(e, Mapping) and set(needed) <= set(e) for e in entries):
-        raise ReportError(f"{where}: categories need {', '.join(needed)}; delete it and done.json")
+        raise ReportError(f"{source}: categories need {', '.join(needed)}; delete it and done.json")
     if not isinstance(rows, list):
-        raise ReportError(f"{where}: expected a list 'rows', got {type(rows).__name__}; delete it and done.json")
+        raise ReportError(f"{source}: expected a list 'rows', got {type(rows).__name__}; delete it and done.json")
     for number, row in enumerate(rows, 1):
-        place = f"{where}: row {number}"
+        place = f"{source}: row {number}"
         if not isinstance(row, Mapping) or not all(isinstance(row.get(name), str) for name in ("task", "method")):
             raise ReportError(f"{place}: expected a task and a method, got {row!r:.80}; delete it and done.json")
         if not is_budget(row.get("kv_budget")):
@@ -39,7 +40,7 @@ def check_longbench(value: Row, where: str) -> None:
                 f"{place}: group {unknown[0]!r}, expected among {', '.join(GROUPS)}; delete it and done.json"
             )
         for name, score in {"score": row.get("score", 0), **row.get("groups", {})}.items():
-            if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 100:
+            if not is_number(score) or not 0 <= score <= 100:
                 raise ReportError(f"{place}: {name} is {score!r}, expected a percentage; delete it and done.json")
 
 

@@ -54,12 +54,12 @@ def _panel(
             axis.axvspan(low, high, color="black", alpha=0.08, linewidth=0)
             handles["Full cache"] = axis.axvline(row["mean"], color="black", linestyle=(0, (4, 2)), linewidth=0.9)
             continue
-        whole = row["kv_budget"] is None
-        place = 0 if whole else budgets.index(row["kv_budget"])
-        shift = 0.0 if whole else 0.16 * (place - (len(budgets) - 1) / 2)
-        handles["all positions" if whole else _budget_label(row["kv_budget"])] = axis.errorbar(
+        full = row["kv_budget"] is None
+        place = 0 if full else budgets.index(row["kv_budget"])
+        shift = 0.0 if full else 0.16 * (place - (len(budgets) - 1) / 2)
+        handles["all positions" if full else _budget_label(row["kv_budget"])] = axis.errorbar(
             row["mean"], variants.index(variant) + shift, xerr=[[row["mean"] - low], [high - row["mean"]]],
-            marker="D" if whole else "o", color=WHOLE if whole else SHADES[place % len(SHADES)], linestyle="none",
+            marker="D" if full else "o", color=WHOLE if full else SHADES[place % len(SHADES)], linestyle="none",
             **ERROR_BAR,
         )  # fmt: skip
     axis.set_xlim(-2, 102)

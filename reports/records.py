@@ -55,7 +55,7 @@ def record_key(record: Record) -> tuple[Any, ...]:
     )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -63,38 +63,38 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def check_record(record: object, where: str) -> None:
+def check_record(record: object, source: str) -> None:
     """Raise ReportError unless `record` can be aggregated. `where` names the place, for the message."""
     if not isinstance(record, Mapping):
-        raise ReportError(f"{where}: expected one JSON object per record, got {type(record).__name__}")
+        raise ReportError(f"{source}: expected one JSON object per record, got {type(record).__name__}")
     for name in ("benchmark", "task", "sample_id", "method", "preset", "first_token"):
         if not isinstance(record.get(name), str) or not record[name]:
-            raise ReportError(f"{where}: field {name!r} must be a non-empty string, got {record.get(name)!r}")
+            raise ReportError(f"{source}: field {name!r} must be a non-empty string, got {record.get(name)!r}")
     if not isinstance(record.get("query_aware"), bool):
-        raise ReportError(f"{where}: field 'query_aware' must be true or false, got {record.get('query_aware')!r}")
+        raise ReportError(f"{source}: field 'query_aware' must be true or false, got {record.get('query_aware')!r}")
     if not _is_int(record.get("seed")):
-        raise ReportError(f"{where}: field 'seed' must be an integer, got {record.get('seed')!r}")
+        raise ReportError(f"{source}: field 'seed' must be an integer, got {record.get('seed')!r}")
     if "kv_budget" not in record:
-        raise ReportError(f"{where}: field 'kv_budget' is missing; expected {EXPECTED}")
+        raise ReportError(f"{source}: field 'kv_budget' is missing; expected {EXPECTED}")
     budget, slots = record["kv_budget"], record.get("kv_slots")
     if not is_budget(budget):
-        raise ReportError(f"{where}: field 'kv_budget' must be {EXPECTED}, got {budget!r}")
+        raise ReportError(f"{source}: field 'kv_budget' must be {EXPECTED}, got {budget!r}")
     if slots is not None and (not _is_int(slots) or slots < 0):
-        raise ReportError(f"{where}: field 'kv_slots' must be an integer >= 0, or null, got {slots!r}")
+        raise ReportError(f"{source}: field 'kv_slots' must be an integer >= 0, or null, got {slots!r}")
     score, reason = record.get("score"), record.get("infeasible")
     if score is None:
         if not isinstance(reason, str) or not reason:
-            raise ReportError(f"{where}: score is null, so field 'infeasible' must say why, got {reason!r}")
+            raise ReportError(f"{source}: score is null, so field 'infeasible' must say why, got {reason!r}")
         return
-    if not _is_number(score) or not 0 <= score <= 100:
-        raise ReportError(f"{where}: score must be a percentage in 0..100, or null with a reason, got {score!r}")
+    if not is_number(score) or not 0 <= score <= 100:
+        raise ReportError(f"{source}: score must be a percentage in 0..100, or null with a reason, got {score!r}")
     if reason is not None:
-        raise ReportError(f"{where}: a record with a score cannot be infeasible, got score {score!r} and {reason!r}")
+        raise ReportError(f"{source}: a record with a score cannot be infeasible, got score {score!r} and {reason!r}")
     if isinstance(budget, str) and slots is None:
-        raise ReportError(f"{where}: kv_budget is a share, {budget!r}, so field 'kv_slots' must say how many slots")
+        raise ReportError(f"{source}: kv_budget is a share, {budget!r}, so field 'kv_slots' must say how many slots")
     for name in (*BYTE_FIELDS, "prompt_tokens"):
-        if record.get(name) is not None and (not _is_number(record[name]) or record[name] < 0):
-            raise ReportError(f"{where}: field {name!r} must be a number >= 0, got {record[name]!r}")
+        if record.get(name) is not None and (not is_number(record[name]) or record[name] < 0):
+            raise ReportError(f"{source}: field {name!r} must be a number >= 0, got {record[name]!r}")
 
 
 def sorted_records(records: Iterable[Record]) -> list[Record]:

@@ -1,6 +1,6 @@
 """A run folder -> `<run_dir>/report/`: report.md, tables (Markdown, LaTeX), figures (PNG, PDF); and a screen table.
 
-Everything comes from the files of the run. A section whose file is absent is left out and says so in one line.
+Everything comes from the files of the run. One line stands for a section whose file is absent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LATEX_HEAD = "% \\usepackage[T1]{fontenc} \\usepackage{booktabs,graphicx}\n\n"
 
 
 def write_report(run_dir: str | Path, allow_unfinished: bool = False) -> Path:
-    """Write the whole report and return its folder. A report of the same run that was there before is replaced."""
+    """Write the whole report and return its folder. An earlier report of the run is replaced."""
     run = load_run(run_dir, allow_unfinished)
     folder = run.path / "report"
     with tempfile.TemporaryDirectory(prefix=".report-", dir=run.path) as temporary:
@@ -83,13 +83,13 @@ def _write_all(run: Run, folder: Path) -> None:
     parts.append("## Removing heads\n")
     parts += _section(removal, "no head removal was run")
     parts += [_image("head_removal", "Score after removing heads")] if "head_removal" in figures else []
-    more, more_tables = head_experiments(run.masking, run.transfer, folder)
-    parts += more
+    experiments, experiment_tables = head_experiments(run.masking, run.transfer, folder)
+    parts += experiments
 
     parts.append("## Decode latency and memory\n")
     decode = decode_table(run.measurements, labels) if run.measurements else None
     parts += _section(decode, "nothing was measured" if run.measurements else "the run has no measurements.json")
-    tables += [table for table in (stability, removal, *more_tables, decode) if table is not None]
+    tables += [table for table in (stability, removal, *experiment_tables, decode) if table is not None]
 
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
     (folder / "table.tex").write_text(LATEX_HEAD + "\n".join(to_latex(table) for table in scores), encoding="utf-8")

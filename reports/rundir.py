@@ -22,7 +22,7 @@ REMEDY = "run the same command again to complete it"
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. `stability`, `measurements` and what follows them are None where the run made none."""
+    """One run folder. None stands for a file that the run does not have."""
 
     path: Path
     spec: Mapping[str, Any]
@@ -54,7 +54,7 @@ def _titles(spec: Mapping[str, Any]) -> dict[str, str]:
 def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
     """Read and check a run folder.
 
-    The numbers are those of metrics.json, which must have been made from the predictions beside it. With
+    The numbers are those of metrics.json, which must belong to the predictions beside it. With
     `allow_unfinished` a run that is still going, or was killed, is read as far as it got: a torn last line is left out
     and the metrics are aggregated here.
     """
@@ -134,9 +134,9 @@ def _read_records(path: Path, torn_ok: bool) -> list[dict[str, Any]]:
         raise ReportError(f"{path.parent.name}/{path.name}: the last line is torn (it has no line end); {REMEDY}")
     records = []
     for number, line in enumerate(lines, start=1):
-        where = f"{path.parent.name}/{path.name} line {number}"
-        record = _parse(line, where, "remove the line")
-        check_record(record, where)
+        place = f"{path.parent.name}/{path.name} line {number}"
+        record = _parse(line, place, "remove the line")
+        check_record(record, place)
         records.append(record)
     return records
 
@@ -150,14 +150,14 @@ def _read_bytes(path: Path) -> bytes:
         raise ReportError(f"{path.parent.name}/{path.name}: cannot be read ({error.strerror})") from None
 
 
-def _parse(data: bytes, where: str, advice: str) -> Any:
+def _parse(data: bytes, source: str, advice: str) -> Any:
     try:
         return json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ReportError(f"{where}: not UTF-8 text (byte {error.start}); {advice}, then {REMEDY}") from None
+        raise ReportError(f"{source}: not UTF-8 text (byte {error.start}); {advice}, then {REMEDY}") from None
     except json.JSONDecodeError as error:
-        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
-        raise ReportError(f"{where}: not JSON ({error.msg} at {place}); {advice}, then {REMEDY}") from None
+        position = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
+        raise ReportError(f"{source}: not JSON ({error.msg} at {position}); {advice}, then {REMEDY}") from None
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -5,24 +5,24 @@ Every number may be absent (it was not measured); one that is present must be fi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reports.errors import ReportError
 from reports.kv_budget import EXPECTED, is_budget
+from reports.records import is_number
 
 SUMMARY = ("median", "min", "max")
 NUMBERS = ("kv_slots", "batch", "prompt_tokens", "generated_tokens", "cache_bytes")
 TIMES = ("prefill_ms", "decode_ms_per_token", "energy_mj_per_token")
 
 
-def check_stability(value: Mapping[str, Any], where: str) -> None:
+def check_stability(value: Mapping[str, Any], source: str) -> None:
     players: list[Any] = [value.get(name) for name in ("num_players", "num_layers", "num_kv_heads")]
     if not all(isinstance(number, int) and number > 0 for number in players):
-        raise ReportError(f"{where}: num_players, num_layers and num_kv_heads must be integers >= 1, got {players}")
-    for task, entry in _mapping(value, "tasks", where).items():
-        place = f"{where}: task {task!r}"
+        raise ReportError(f"{source}: num_players, num_layers and num_kv_heads must be integers >= 1, got {players}")
+    for task, entry in _mapping(value, "tasks", source).items():
+        place = f"{source}: task {task!r}"
         if not isinstance(entry, Mapping):
             raise ReportError(f"{place}: expected an object, got {type(entry).__name__}")
         for run in entry.get("runs") or []:
@@ -45,12 +45,12 @@ def check_stability(value: Mapping[str, Any], where: str) -> None:
             _check_numbers(row, ("score", "low", "high", "full_score"), place)
 
 
-def check_measurements(value: Mapping[str, Any], where: str) -> None:
+def check_measurements(value: Mapping[str, Any], source: str) -> None:
     rows = value.get("decode", [])
     if not isinstance(rows, list):
-        raise ReportError(f"{where}: decode must be a list, got {type(rows).__name__}")
+        raise ReportError(f"{source}: decode must be a list, got {type(rows).__name__}")
     for number, row in enumerate(rows, start=1):
-        place = f"{where}: decode entry {number}"
+        place = f"{source}: decode entry {number}"
         if not isinstance(row, Mapping) or not isinstance(row.get("method"), str):
             raise ReportError(f"{place}: expected an object with a method, got {row!r:.80}")
         if not is_budget(row.get("kv_budget")):
@@ -63,34 +63,30 @@ def check_measurements(value: Mapping[str, Any], where: str) -> None:
                 check(inner, inner, f"{place}, {part}")
 
 
-def _mapping(value: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+def _mapping(value: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:
     inner = value.get(name)
     if not isinstance(inner, Mapping):
-        raise ReportError(f"{where}: {name} must be an object, got {type(inner).__name__}")
+        raise ReportError(f"{source}: {name} must be an object, got {type(inner).__name__}")
     return inner
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_matrix(value: object, rows: int, columns: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == rows
-        and all(isinstance(row, list) and len(row) == columns and all(map(_is_number, row)) for row in value)
+        and all(isinstance(row, list) and len(row) == columns and all(map(is_number, row)) for row in value)
     )
 
 
-def _check_numbers(row: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+def _check_numbers(row: Mapping[str, Any], names: Iterable[str], source: str) -> None:
     for name in names:
-        if row.get(name) is not None and not _is_number(row[name]):
-            raise ReportError(f"{where}: {name} must be a finite number or absent, got {row[name]!r:.80}")
+        if row.get(name) is not None and not is_number(row[name]):
+            raise ReportError(f"{source}: {name} must be a finite number or absent, got {row[name]!r:.80}")
 
 
-def _check_times(row: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+def _check_times(row: Mapping[str, Any], names: Iterable[str], source: str) -> None:
     """Numbers, or the median, min and max of several runs."""
     for name in names:
         value = row.get(name)
-        if not (isinstance(value, Mapping) and all(_is_number(value.get(part)) for part in SUMMARY)):
-            _check_numbers(row, [name], where)
+        if not (isinstance(value, Mapping) and all(is_number(value.get(part)) for part in SUMMARY)):
+            _check_numbers(row, [name], source)

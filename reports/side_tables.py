@@ -124,8 +124,8 @@ def decode_table(measurements: Row, labels: Labels) -> Table | None:
         runtime = RUNTIMES.get(row.get("runtime", ""), row.get("runtime") or MISSING)
         preset = row.get("preset", "normalized")
         name = labels.title(row["method"], *([] if preset == "normalized" else [preset]))
-        who = (Entry(name), Entry(runtime), budget_entry(row))
-        body.append((*who, *(Entry(text[place] or MISSING) for place in kept)))
+        leading = (Entry(name), Entry(runtime), budget_entry(row))
+        body.append((*leading, *(Entry(text[place] or MISSING) for place in kept)))
     notes = [
         "Medians. Ratios: this row's decode time over the baseline's, below 1 is faster. Weights are not in the cache."
     ]
@@ -148,8 +148,8 @@ def decode_table(measurements: Row, labels: Labels) -> Table | None:
 
 
 def _decode_order(row: Row) -> tuple[Any, ...]:
-    where = (row.get("batch") or 0, row.get("prompt_tokens") or 0)
-    return (*where, row.get("runtime") != "dynamic_cache", budget_order(row.get("kv_budget")), row["method"])
+    setting = (row.get("batch") or 0, row.get("prompt_tokens") or 0)
+    return (*setting, row.get("runtime") != "dynamic_cache", budget_order(row.get("kv_budget")), row["method"])
 
 
 def _plain(value: int | None) -> str | None:

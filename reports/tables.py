@@ -40,10 +40,10 @@ def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
     reasons: list[str] = []
     rows = []
     for place in places:
-        group = [other for other in places if other[0] == place[0] and not is_full(other[1])]
+        group = [rival for rival in places if rival[0] == place[0] and not is_full(rival[1])]
         row = [Entry(labels.name(place[1])), budget_entry(sizes[place])]
         for column in columns.values():
-            best = _best([column[other] for other in group if other in column])
+            best = _best([column[rival] for rival in group if rival in column])
             row.append(_score_entry(column.get(place), best if place in group else None, reasons))
         rows.append(tuple(row))
     interval = f" with its {interval_words(metrics)}" if any("low" in row for row in cells) else ""
@@ -170,15 +170,15 @@ def _difference_table(metrics: Row, labels: Labels, name: str, title: str, rows:
     per_task = "task" in rows[0]
     body = []
     for row in rows:
-        where = [Entry(row["benchmark"]), *([Entry(row["task"])] if per_task else []), budget_entry(row)]
+        leading = [Entry(row["benchmark"]), *([Entry(row["task"])] if per_task else []), budget_entry(row)]
         if "mean" in row:
             size = [Entry(_signed(row["mean"], "+.1f")), Entry(interval_text(row, sign=True) or MISSING)]
             counts = [Entry(str(row["n"])), Entry(str(row["differing"]))]
-            word = Entry(row["verdict"], bold=row["verdict"] != "no difference shown")
+            verdict = Entry(row["verdict"], bold=row["verdict"] != "no difference shown")
         else:
             size, counts = [Entry(), Entry()], [Entry(str(row["n"])), Entry()]
-            word = Entry(f"no pairs in {len(row['missing'])} tasks" if row.get("missing") else "no pairs")
-        body.append((*where, Entry(labels.name(variant_of(row))), *size, *counts, word))
+            verdict = Entry(f"no pairs in {len(row['missing'])} tasks" if row.get("missing") else "no pairs")
+        body.append((*leading, Entry(labels.name(variant_of(row))), *size, *counts, verdict))
     notes = [
         f"Score minus the baseline's, in points, on the same samples; paired {interval_words(metrics)}. 'better' and "
         "'worse' only where the interval excludes 0 and at least 6 pairs differ."
@@ -214,9 +214,9 @@ def memory_table(metrics: Row, labels: Labels) -> Table:
     rows = sorted(metrics["memory"], key=lambda row: (*_group(row), labels.order(variant_of(row))))
     body = []
     for row in rows:
-        where = (Entry(row["benchmark"]), budget_entry(row), Entry(labels.name(variant_of(row))))
+        leading = (Entry(row["benchmark"]), budget_entry(row), Entry(labels.name(variant_of(row))))
         sizes = (Entry(form(row[name])) if row.get(name) is not None else Entry() for _, name, form in _MEMORY)
-        body.append((*where, *sizes))
+        body.append((*leading, *sizes))
     return Table(
         name="memory",
         title="Nominal and measured size",

@@ -20,8 +20,8 @@ from ruler.sample import Draft
 def build(
     params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], essays: Sequence[str] | None
 ) -> Draft:
-    """`size` counts noise sentences. Each chain's statements keep their order; chains interleave. The first chain is
-    asked for.
+    """`size` counts noise sentences. Each chain's statements keep their order; chains interleave. The question is
+    about the first chain.
 
     `letters`: length of a random upper-case box name, as the official generator draws them (5); 0 takes names from a
     word list. `form`: "list" asks for the names alone, as 30 tokens of answer need; else the answer retells the chain.

@@ -27,7 +27,7 @@ NOTE = "prepared by the official generator; its length is counted with the token
 
 @dataclass(frozen=True)
 class Prepared:
-    """A file found in a folder: whose task it holds, and the length its path names, if any."""
+    """A file of prepared samples: its task, and the length its path names, if any."""
 
     task: str
     length: int | None
@@ -77,8 +77,8 @@ def length_of(parts: Iterable[str]) -> int | None:
 
 
 def read_file(path: Path, task: str | None = None, seed: int = 0) -> list[Sample]:
-    """All samples of one file. `task` is told by the path when not given; `seed`, which the file does not hold, labels
-    the samples.
+    """All samples of one file. `task` defaults to the one the path names; `seed`, which the file does not hold,
+    labels the samples.
     """
     path = Path(path)
     name = task or task_of(path.parts)
@@ -88,13 +88,13 @@ def read_file(path: Path, task: str | None = None, seed: int = 0) -> list[Sample
     samples: list[Sample] = []
     for number, record in read_objects(path):
         place = f"{path} line {number}"
-        whole, prefix = _text(record, "input", place), _text(record, "answer_prefix", place, default="")
+        prompt, prefix = _text(record, "input", place), _text(record, "answer_prefix", place, default="")
         samples.append(
             Sample(
                 task=name,
                 sample_id=f"{name}/{length or 'prepared'}/{seed}/{len(samples)}",
                 seed=seed,
-                context=whole,
+                context=prompt,
                 question="",
                 answer_prefix=prefix,
                 outputs=_outputs(record, place),
@@ -145,21 +145,23 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
     return record
 
 
-def _text(record: dict[str, Any], field: str, place: str, default: str | None = None) -> str:
-    value = record.get(field, default)
-    if field not in record and default is None:
+def _field(record: dict[str, Any], field: str, place: str) -> Any:
+    if field not in record:
         raise RulerError(f"{place}: no field {field!r}; {EXPECTED}, got {', '.join(sorted(record)) or 'none'}")
+    return record[field]
+
+
+def _text(record: dict[str, Any], field: str, place: str, default: str | None = None) -> str:
+    value = record.get(field, default) if default is not None else _field(record, field, place)
     if not isinstance(value, str):
         raise RulerError(f"{place}: {field!r} is {_kind(value)}; expected a string")
     if default is None and not value.strip():
         raise RulerError(f"{place}: {field!r} is empty; expected a prompt")
-    return _whole(value, field, place)
+    return _encodable(value, field, place)
 
 
 def _outputs(record: dict[str, Any], place: str) -> tuple[str, ...]:
-    if "outputs" not in record:
-        raise RulerError(f"{place}: no field 'outputs'; {EXPECTED}, got {', '.join(sorted(record)) or 'none'}")
-    value = record["outputs"]
+    value = _field(record, "outputs", place)
     if not isinstance(value, list) or not value:
         what = "an empty list" if value == [] else _kind(value)
         raise RulerError(f"{place}: 'outputs' is {what}; expected a list of at least one string")
@@ -168,21 +170,19 @@ def _outputs(record: dict[str, Any], place: str) -> tuple[str, ...]:
             raise RulerError(f"{place}: 'outputs' holds {_kind(item)}; expected strings only")
         if not item:
             raise RulerError(f"{place}: 'outputs' holds an empty string, which every prediction would match")
-        _whole(item, "outputs", place)
+        _encodable(item, "outputs", place)
     return tuple(value)
 
 
 def _length(record: dict[str, Any], place: str) -> int:
-    if "length" not in record:
-        raise RulerError(f"{place}: no field 'length'; {EXPECTED}, got {', '.join(sorted(record)) or 'none'}")
-    value = record["length"]
+    value = _field(record, "length", place)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         shown = value if isinstance(value, int) and not isinstance(value, bool) else _kind(value)
         raise RulerError(f"{place}: 'length' is {shown}; expected a count of tokens")
     return value
 
 
-def _whole(text: str, field: str, place: str) -> str:
+def _encodable(text: str, field: str, place: str) -> str:
     """The text, which must be whole characters: half a surrogate pair cannot be written again."""
     try:
         text.encode("utf-8")

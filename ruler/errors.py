@@ -1,4 +1,4 @@
-"""The one error a user of this room meets: it says what was got, what was expected and what to do."""
+"""The one error that this package raises: its message has the input, what was expected and what to do."""
 
 from __future__ import annotations
 

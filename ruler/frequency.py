@@ -4,9 +4,9 @@ Facts follow NVIDIA/RULER `scripts/data/synthetic/common_words_extraction.py` an
 wording are ours.
 
 Differs: common words may be adjective-noun compounds, since our lists are shorter; the words of the worked example do
-not come again in the list; the asked coded words always differ in number (the official counts can tie in short texts),
-and a coded text leaves room for its answer (the official one is fitted without it and can pass the length by the tokens
-to generate).
+not come again in the list; the coded words of the answer always differ in number (the official counts can tie in short
+texts), and a coded text leaves room for its answer (the official one is fitted without it and can pass the length by
+the tokens to generate).
 """
 
 import functools
@@ -84,9 +84,9 @@ def build_fwe(
     params: dict[str, Any], size: int, rng: random.Random, wording: dict[str, Any], essays: Sequence[str] | None
 ) -> Draft:
     """`size` counts drawn words. Ranks follow a zeta law (weights rank**-alpha); rank 1 is shown as dots, ranks 2-4 are
-    asked for.
+    the answer.
 
-    Counts are the law's shares of `size`, rounded down. Those of the asked ranks strictly fall, so the right answer is
+    Counts are the law's shares of `size`, rounded down. Those of the answer's ranks strictly fall, so it is
     never a tie. The official generator divides by the infinite sum of the law, which only rescales `size`.
     """
     text = wording["fwe"]

@@ -2,7 +2,7 @@
 everywhere.
 
 The fitting rule is RULER's: prompt + answer prefix + tokens to generate, counted without special tokens, is at most the
-length, and the haystack is the largest that fits, found on one probe prompt; a longer draw takes a smaller haystack.
+length, and the haystack is the largest that fits, searched on one probe prompt; a longer draw takes a smaller haystack.
 
 Facts follow NVIDIA/RULER `scripts/data/synthetic/*.py`. Differs: the official generators walk or bisect in steps of
 many units and loop for ever when their smallest prompt is too long; ours goes by single units and raises. Every sample
@@ -85,7 +85,7 @@ _LIMIT = {"niah": 200_000, "vt": 200_000, "fwe": 1_000_000}  # haystacks that co
 
 
 def draft(task: Task, size: int, rng: random.Random, sources: Sources | None = None, index: int | None = None) -> Draft:
-    """One prompt of the given haystack size. `index` picks the question of a question file (any, when None)."""
+    """One prompt with a haystack of `size` units. `index` picks the question of a question file (any, when None)."""
     sources = sources or Sources()
     if task.kind == "qa":
         return qa.build(task.params, size, rng, wording(), sources.asked_of(task), index)
@@ -117,9 +117,9 @@ def fit(task: Task, tokenizer: Encoder, length: int, sources: Sources | None = N
         return len(tokenizer.encode(probe.prompt, add_special_tokens=False)) + task.tokens_to_generate
 
     low, high, end = 0, 1, largest_size(task, sources)
-    if (least := tokens(0)) > length:
+    if (smallest := tokens(0)) > length:
         raise RulerError(
-            f"{task.name} does not fit {length} tokens: its smallest prompt needs {least} with "
+            f"{task.name} does not fit {length} tokens: its smallest prompt needs {smallest} with "
             f"{task.tokens_to_generate} to generate; ask for a longer length"
         )
     while high < end and tokens(high) <= length:

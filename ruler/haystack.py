@@ -1,9 +1,9 @@
 """What surrounds a needle: repeated noise, essay text, or other needles. Returns sentences; knows nothing of tokens or
 lengths.
 
-The essay is either text the user names (a folder of .txt files, taken from its start as RULER does) or, offline,
-sentences that are *generated* here from small word lists. Generated text is grammatical but says nothing: it stands in
-for essays, and every record made from it says so in its notes.
+The essay is either text the user names (a folder of .txt files, read from its start as RULER does) or, offline,
+sentences that are *generated* here from small word lists. Generated text is grammatical but meaningless: it stands in
+for essays, and the notes of every record name it.
 
 Facts follow NVIDIA/RULER `scripts/data/synthetic/niah.py`. Differs: the unit of noise and essay is a sentence of ours,
 not a paragraph of five or a word, so that a length is filled more closely and no sentence is cut.

@@ -2,8 +2,8 @@
 nothing of tasks.
 
 The official generator takes its words from the wonderwords package and a list of English words. Differs: these lists
-are ours, so that nothing is downloaded; what matters for a prompt of 128k tokens is that enough distinct words can be
-made (see `PAIRS`). They are apart from `words.py`, whose lists are as small as the embedded model's vocabulary.
+are ours, so that nothing is downloaded; a prompt of 128k tokens needs enough distinct words (see `PAIRS`). The lists
+of `words.py` are apart: they are as small as the embedded model's vocabulary.
 """
 
 import random
@@ -80,8 +80,8 @@ GIVEN_NAMES = _split(
 )
 
 WORDS: tuple[str, ...] = tuple(sorted({*ADJECTIVES, *NOUNS}))
-PAIRS = len(ADJECTIVES) * len(NOUNS)  # adjective-noun words that can be made
-PEOPLE = len(GIVEN_NAMES) * len(NOUNS)  # full names that can be made
+PAIRS = len(ADJECTIVES) * len(NOUNS)  # distinct adjective-noun words
+PEOPLE = len(GIVEN_NAMES) * len(NOUNS)  # distinct full names
 
 
 def pair(rng: random.Random) -> str:

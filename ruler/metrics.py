@@ -29,7 +29,7 @@ def match_references(prediction: str, references: Sequence[str]) -> list[float]:
 
 
 def string_match_all(preds: Sequence[str], refs: Sequence[Sequence[str]]) -> float:
-    """Mean share of references found, in percent, two decimals: niah, vt, cwe, fwe.
+    """Mean share of references matched, in percent, two decimals: niah, vt, cwe, fwe.
 
     No predictions, or a sample without references, is a ZeroDivisionError, as in the official code.
     """
@@ -38,7 +38,7 @@ def string_match_all(preds: Sequence[str], refs: Sequence[Sequence[str]]) -> flo
 
 
 def string_match_part(preds: Sequence[str], refs: Sequence[Sequence[str]]) -> float:
-    """Share of samples with at least one reference found, in percent, two decimals: qa.
+    """Share of samples with at least one reference matched, in percent, two decimals: qa.
 
     No predictions is a ZeroDivisionError and a sample without references a ValueError, as in the official code.
     """

@@ -1,10 +1,9 @@
-"""Needles in a haystack: RULER's eight niah tasks (arXiv 2404.06654, section 3.1). One builder, told by parameters.
+"""Needles in a haystack: RULER's eight niah tasks (arXiv 2404.06654, section 3.1). One builder for all.
 
 Facts follow NVIDIA/RULER `scripts/data/synthetic/niah.py`; the wording is ours (wording.toml).
 
 Differs: all keys and values of a prompt are distinct (the official draws may collide, which makes a second right
-answer), and the values asked for are listed in the order of the text, not of the draw (the metric does not see the
-order).
+answer), and the references are listed in the order of the text, not of the draw (the metric ignores the order).
 """
 
 import random
@@ -38,9 +37,9 @@ def key(kind: str, rng: random.Random) -> str:
 
 
 def distinct(make: Callable[[random.Random], str], count: int, rng: random.Random, used: set[str]) -> list[str]:
-    """`count` values of `make(rng)` that differ from each other and from `taken`, which is extended.
+    """`count` values of `make(rng)` that differ from each other and from `used`, which is extended.
 
-    Raises when nothing new comes any more, instead of drawing for ever.
+    Raises after MISSES repeats in a row, instead of drawing for ever.
     """
     values: list[str] = []
     misses = 0

@@ -61,7 +61,7 @@ def is_official_file(record: dict[str, Any]) -> bool:
 
 
 def read_answers(path: Path | str, task: str | None = None) -> list[Answer]:
-    """All answers of one official file. The task and the length are told by the path, or the task by `task`."""
+    """All answers of one official file. The path names the task and the length; `task` overrides it."""
     path = Path(path)
     name = official_name(task) if task else task_of(path.parts)
     if name is None:

@@ -1,7 +1,7 @@
 """Question answering among distractor documents: `qa_1` (one document) and `qa_2` (two), arXiv 2404.06654, section 3.4.
 
 With the user's own SQuAD / HotpotQA file the questions are real; offline they come from small *generated* worlds of
-people, homes and pets, and every record says so in its notes.
+people, homes and pets, as the notes of every record state.
 
 Facts follow NVIDIA/RULER `scripts/data/synthetic/qa.py`: sample i asks the file's question i; the documents near the
 question (its article, or HotpotQA's own distractors) come before those of other questions; all documents are shuffled.
@@ -64,7 +64,7 @@ class GeneratedWorld:
 
 
 def largest_world(params: dict[str, Any]) -> int:
-    """How many people beside the ones asked for a generated world can have."""
+    """Most people that a generated world can have beside those of the question."""
     people = lexicon.PEOPLE // 2 if params.get("surnames") else len(words.NAMES)
     return people - int(params["hops"])
 
@@ -91,8 +91,8 @@ def generated_world(size: int, hops: int, rng: random.Random, surnames: bool = F
     answered = needed[-1]
     home = rng.random() < 0.5
     verb, answer = ("lives in", homes[answered]) if home else ("has", pets[answered])
-    whom = person if hops == 1 else f"the friend of {person}"
-    question = f"Where does {whom} live?" if home else f"Which pet does {whom} have?"
+    subject = person if hops == 1 else f"the friend of {person}"
+    question = f"Where does {subject} live?" if home else f"Which pet does {subject} have?"
     if hops == 1:
         prefix, gold = f" {person} {verb}", f" {answer}."
     else:
@@ -117,7 +117,7 @@ def build(
 ) -> Draft:
     """`size` counts distractor documents; all documents are shuffled.
 
-    `plain`: the answer prefix says nothing about the answer, as the official one. `surnames`: people enough for long
+    `plain`: the answer prefix holds nothing of the answer, as the official one. `surnames`: people enough for long
     prompts.
     """
     text = wording["qa"]

@@ -13,11 +13,11 @@ from ruler.metrics import match_references, postprocess_pred, string_match_all, 
 from ruler.sample import Metric, Sample
 
 METRICS = {"all": string_match_all, "part": string_match_part}
-MOST_REFERENCES = 10_000  # shares are told apart up to this many references
+MOST_REFERENCES = 10_000  # shares of up to this many references stay distinct
 
 
 def score(judged: Sample | Metric, prediction: str, outputs: Sequence[str] | None = None) -> float:
-    """Percent, 0 to 100, of one raw prediction: the share of references found (`all`), or whether any was (`part`).
+    """Percent, 0 to 100, of one raw prediction: the share of references matched (`all`), or whether any is (`part`).
 
     `outputs` are the references; a sample brings its own.
     """

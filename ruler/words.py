@@ -1,7 +1,6 @@
 """Word lists for keys, essays and small worlds. Plain common English words, chosen by us; knows nothing of tasks.
 
-The lists do not overlap where a task needs that: a key never occurs in the generated essay, so a needle can only be
-found at its key.
+The lists do not overlap where a task needs that: a key never occurs in the generated essay, only in its needle.
 """
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 
 from longbench.mini import words
-from longbench.mini.text import Ask, Draft, cloze, sentence_zh, split, weave
+from longbench.mini.text import Draft, Query, cloze, sentence_zh, split, weave
 
 
 def _names(count: int, rng: random.Random) -> list[str]:
@@ -23,20 +23,20 @@ def multifieldqa_zh(size: int, rng: random.Random) -> Draft:
     facts, filler = split(size, 12, rng)
     homes = {name: f"{_place(rng)}的{rng.choice(words.ZH_GOODS)}店" for name in _names(facts, rng)}
     lines = [f"{name}住在{home}。" for name, home in homes.items()]
-    asks = [cloze(f"{name}住在", home, end="。", space="") for name, home in homes.items()]
-    rng.shuffle(asks)
-    return Draft(weave(lines, [sentence_zh(rng) for _ in range(filler)], rng, join=""), tuple(asks))
+    queries = [cloze(f"{name}住在", home, end="。", space="") for name, home in homes.items()]
+    rng.shuffle(queries)
+    return Draft(weave(lines, [sentence_zh(rng) for _ in range(filler)], rng, join=""), tuple(queries))
 
 
 def dureader(size: int, rng: random.Random) -> Draft:
     facts, filler = split(size, 12, rng)
     origin = {goods: f"{_place(rng)}的{rng.choice(_names(3, rng))}家" for goods in rng.sample(words.ZH_GOODS, facts)}
     lines = [f"{goods}来自{where}。" for goods, where in origin.items()]
-    asks = [Ask(f"{goods}来自", (f"{where}。",), f"{where}。") for goods, where in origin.items()]
-    rng.shuffle(asks)
+    queries = [Query(f"{goods}来自", (f"{where}。",), f"{where}。") for goods, where in origin.items()]
+    rng.shuffle(queries)
     text = weave(lines, [sentence_zh(rng) for _ in range(filler)], rng, join="\n").split("\n")
     parts = ["".join(text[i : i + 4]) for i in range(0, len(text), 4)]
-    return Draft("\n".join(f"文章{i}：{part}" for i, part in enumerate(parts, 1)), tuple(asks))
+    return Draft("\n".join(f"文章{i}：{part}" for i, part in enumerate(parts, 1)), tuple(queries))
 
 
 def vcsum(size: int, rng: random.Random) -> Draft:
@@ -47,7 +47,7 @@ def vcsum(size: int, rng: random.Random) -> Draft:
         facts.append(f"决定{mark}：{_names(1, rng)[0]}去{_place(rng)}{deed}。")
     answer = "".join(facts)
     text = weave(facts, [sentence_zh(rng) for _ in range(max(0, size - count))], rng, join="")
-    return Draft(text, (Ask("", (answer,), answer),))
+    return Draft(text, (Query("", (answer,), answer),))
 
 
 def lsht(size: int, rng: random.Random) -> Draft:
@@ -56,5 +56,5 @@ def lsht(size: int, rng: random.Random) -> Draft:
     labels = [rng.choice(words.ZH_CLASSES) for _ in people]
     lines = [f"新闻：{name}是{label}" for name, label in zip(people, labels, strict=True)]
     chosen = rng.sample(range(len(people)), min(len(people), 8))
-    asks = [Ask(f"新闻：{people[i]}是", (labels[i],), f"{labels[i]}\n") for i in chosen]
-    return Draft("\n".join(lines), tuple(asks), words.ZH_CLASSES)
+    queries = [Query(f"新闻：{people[i]}是", (labels[i],), f"{labels[i]}\n") for i in chosen]
+    return Draft("\n".join(lines), tuple(queries), words.ZH_CLASSES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from longbench.mini import words
-from longbench.mini.text import Ask, Draft, sentence
+from longbench.mini.text import Draft, Query, sentence
 
 
 def trec(size: int, rng: random.Random) -> Draft:
@@ -15,20 +15,20 @@ def trec(size: int, rng: random.Random) -> Draft:
     labels = [rng.choice(words.CLASSES) for _ in items]
     lines = [f"Type of {item}: {label}" for item, label in zip(items, labels, strict=True)]
     chosen = rng.sample(range(len(items)), min(len(items), 8))
-    asks = [Ask(f"Type of {items[i]}:", (labels[i],), f" {labels[i]}\n") for i in chosen]
-    return Draft("\n".join(lines), tuple(asks), words.CLASSES)
+    queries = [Query(f"Type of {items[i]}:", (labels[i],), f" {labels[i]}\n") for i in chosen]
+    return Draft("\n".join(lines), tuple(queries), words.CLASSES)
 
 
 def triviaqa(size: int, rng: random.Random) -> Draft:
     keys = rng.sample(words.KEYS, min(max(size, 1), 60) + 1)
     shown = [_question(key, rng) for key in keys]
-    context = "\n".join(ask.input + ask.gold.rstrip("\n") for ask in shown[1:])
+    context = "\n".join(query.input + query.gold.rstrip("\n") for query in shown[1:])
     return Draft(context, (shown[0],))
 
 
-def _question(key: str, rng: random.Random) -> Ask:
+def _question(key: str, rng: random.Random) -> Query:
     name = f"{rng.choice(words.NAMES)} the {rng.choice(words.ADJECTIVES)} {rng.choice(words.PEOPLE)}"
     parts = [f"The {key} was built by {name}.", sentence(rng)]
     rng.shuffle(parts)
     cue = f"Passage: {' '.join(parts)}\nAnswer: The {key} was built by"
-    return Ask(cue, (name,), f" {name}.\n")
+    return Query(cue, (name,), f" {name}.\n")

@@ -1,8 +1,8 @@
 """Makes samples of the 21 stand-ins that fit a length, with any tokenizer. Seeded: the same arguments give the same
 samples everywhere, and sample i depends on no other.
 
-A prompt and its answer's length are counted without special tokens; the context is the largest that fits, found on one
-probe prompt, and a longer draw takes a smaller context.
+A prompt and its answer's length are counted without special tokens; the context is the largest that fits, searched
+on one probe prompt, and a longer draw takes a smaller context.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from longbench.errors import LongBenchError
 from longbench.mini import chinese, code, few_shot, question_answering, summaries, synthetic
-from longbench.mini.text import Ask, Draft
+from longbench.mini.text import Draft, Query
 from longbench.tasks import TASKS, get_task
 from longbench.templates import Templates
 
@@ -82,8 +82,8 @@ def templates() -> Templates:
     return Templates(prompts, lengths, {"wording.toml": digest})
 
 
-def prompt(name: str, context: str, ask: Ask) -> str:
-    text: str = wording()[name]["prompt"].format(context=context, input=ask.input)
+def prompt(name: str, context: str, query: Query) -> str:
+    text: str = wording()[name]["prompt"].format(context=context, input=query.input)
     return text
 
 
@@ -93,8 +93,8 @@ def fit(name: str, tokenizer: Encoder, length: int) -> int:
     def tokens(size: int) -> int:
         return _tokens(name, BUILDERS[name](size, random.Random(f"fit/{name}")), tokenizer)
 
-    if (least := tokens(0)) > length:
-        raise LongBenchError(f"{name} does not fit {length} tokens: its smallest prompt needs {least}; ask for more")
+    if (smallest := tokens(0)) > length:
+        raise LongBenchError(f"{name} does not fit {length} tokens: its smallest prompt needs {smallest}; ask for more")
     low, high = 0, 1
     while high < length and tokens(high) <= length:
         low, high = high, high * 2
@@ -115,7 +115,7 @@ def generate(
 
 
 def _tokens(name: str, draft: Draft, tokenizer: Encoder) -> int:
-    ids = tokenizer.encode(prompt(name, draft.context, draft.asks[0]), add_special_tokens=False)
+    ids = tokenizer.encode(prompt(name, draft.context, draft.queries[0]), add_special_tokens=False)
     return len(ids) + int(wording()[name]["max_new_tokens"])
 
 
@@ -125,18 +125,18 @@ def _sample(name: str, tokenizer: Encoder, length: int, size: int, seed: int, in
         draft = BUILDERS[name](size, random.Random(f"longbench-mini/{sample_id}"))
         tokens = _tokens(name, draft, tokenizer)
         if tokens <= length:
-            return MiniSample(_record(name, sample_id, draft), draft.asks[0].gold)
+            return MiniSample(_record(name, sample_id, draft), draft.queries[0].gold)
         size -= max(1, size * (tokens - length) // tokens)
     raise LongBenchError(f"{sample_id} does not fit {length} tokens at any size; ask for a longer length")
 
 
 def _record(name: str, sample_id: str, draft: Draft) -> dict[str, Any]:
-    task, ask = TASKS[name], draft.asks[0]
+    task, query = TASKS[name], draft.queries[0]
     length = len(draft.context) if task.language == "zh" else len(draft.context.split())
     return {
-        "input": ask.input,
+        "input": query.input,
         "context": draft.context,
-        "answers": list(ask.answers),
+        "answers": list(query.answers),
         "length": length,
         "dataset": name,
         "language": task.language,

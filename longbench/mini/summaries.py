@@ -1,5 +1,5 @@
-"""Summaries that can be known: the marked statements of a long text, in order; what one speaker promised; who said
-what in a short dialogue. `size` counts sentences.
+"""Summaries with a known answer: the marked statements of a long text, in order; what one speaker promised; both
+sides of a short dialogue. `size` counts sentences.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 
 from longbench.mini import words
-from longbench.mini.text import Ask, Draft, noun_phrase, sentence, weave
+from longbench.mini.text import Draft, Query, noun_phrase, sentence, weave
 
 
 def gov_report(size: int, rng: random.Random) -> Draft:
@@ -24,14 +24,14 @@ def qmsum(size: int, rng: random.Random) -> Draft:
     plans = {name: [f"{rng.choice(words.DEEDS)} {noun_phrase(rng)}" for _ in range(2)] for name in speakers}
     lines = [(name, plan) for name in speakers for plan in plans[name]]
     rng.shuffle(lines)
-    promises = {name: [plan for who, plan in lines if who == name] for name in speakers}
+    promises = {name: [plan for speaker, plan in lines if speaker == name] for name in speakers}
     facts = [f"{name} will {plan}." for name, plan in lines]
     filler = [f"{rng.choice(speakers)}: {sentence(rng)}" for _ in range(max(0, size - len(facts)))]
-    asks = []
+    queries = []
     for name, (first, second) in promises.items():
         answer = f"{first}. {name} will {second}."
-        asks.append(Ask(f"{name} will", (answer,), f" {answer}"))
-    return Draft(weave(facts, filler, rng, join="\n"), tuple(asks))
+        queries.append(Query(f"{name} will", (answer,), f" {answer}"))
+    return Draft(weave(facts, filler, rng, join="\n"), tuple(queries))
 
 
 def samsum(size: int, rng: random.Random) -> Draft:
@@ -39,7 +39,7 @@ def samsum(size: int, rng: random.Random) -> Draft:
     shown = [_dialogue(rng) for _ in range(max(0, size // 4))]
     context = "\n".join(f"{talk}{summary}" for talk, summary in shown)
     talk, summary = _dialogue(rng)
-    return Draft(context or "None.", (Ask(talk, (summary.strip(),), summary),))
+    return Draft(context or "None.", (Query(talk, (summary.strip(),), summary),))
 
 
 def _dialogue(rng: random.Random) -> tuple[str, str]:
@@ -56,4 +56,4 @@ def _marked(mark: str, size: int, rng: random.Random) -> Draft:
     facts = [f"{mark} {i}: {sentence(rng)}" for i in range(1, count + 1)]
     answer = " ".join(facts)
     text = weave(facts, [sentence(rng) for _ in range(max(0, size - count))], rng)
-    return Draft(text, (Ask("", (answer,), f" {answer}"),))
+    return Draft(text, (Query("", (answer,), f" {answer}"),))

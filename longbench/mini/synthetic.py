@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 
 from longbench.mini import words
-from longbench.mini.text import Ask, Draft, sentence, sentence_zh
+from longbench.mini.text import Draft, Query, sentence, sentence_zh
 
 
 def passage_count(size: int, rng: random.Random) -> Draft:
@@ -16,7 +16,7 @@ def passage_count(size: int, rng: random.Random) -> Draft:
     shown = different + [rng.choice(different) for _ in range(total - len(different))]
     rng.shuffle(shown)
     text = "\n".join(f"Paragraph {i}: {part}" for i, part in enumerate(shown, 1))
-    return Draft(text, (Ask("", (str(len(different)),), f" {len(different)}"),))
+    return Draft(text, (Query("", (str(len(different)),), f" {len(different)}"),))
 
 
 def passage_retrieval_en(size: int, rng: random.Random) -> Draft:
@@ -36,4 +36,4 @@ def _retrieval(about: list[str], lines: list[str], forms: tuple[str, str], rng: 
     """Asks for the numbers of up to six paragraphs; `forms` of the answer and of the gold text."""
     answer, gold = forms
     chosen = rng.sample(range(1, len(about) + 1), min(len(about), 6))
-    return Draft("\n".join(lines), tuple(Ask(about[i - 1], (answer.format(i),), gold.format(i)) for i in chosen))
+    return Draft("\n".join(lines), tuple(Query(about[i - 1], (answer.format(i),), gold.format(i)) for i in chosen))

@@ -1,4 +1,4 @@
-"""What a generated prompt is made of, and the filler around its facts. Knows nothing of tokens, lengths or tasks."""
+"""The parts of a generated prompt, and the filler around its facts. Knows nothing of tokens, lengths or tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from longbench.mini import words
 
 
 @dataclass(frozen=True)
-class Ask:
+class Query:
     """One question on a context: `input` as in the official schema, accepted answers, and `gold`, the full text a
     perfect model would write after the prompt.
     """
@@ -25,13 +25,13 @@ class Draft:
     """A context and at least one question on it: the first is the sample's, training may use all."""
 
     context: str
-    asks: tuple[Ask, ...]
+    queries: tuple[Query, ...]
     all_classes: tuple[str, ...] | None = None
 
 
-def cloze(cue: str, answer: str, end: str = ".", space: str = " ") -> Ask:
+def cloze(cue: str, answer: str, end: str = ".", space: str = " ") -> Query:
     """A sentence to be completed."""
-    return Ask(cue, (answer,), f"{space}{answer}{end}")
+    return Query(cue, (answer,), f"{space}{answer}{end}")
 
 
 def sentence(rng: random.Random) -> str:

@@ -1,4 +1,4 @@
-"""Words the generated worlds are made of, English and Chinese. Common words, chosen by us; knows nothing of tasks."""
+"""Vocabulary of the generated worlds, English and Chinese. Common words, chosen by us; knows nothing of tasks."""
 
 
 def _split(text: str) -> tuple[str, ...]:

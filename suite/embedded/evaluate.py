@@ -24,11 +24,12 @@ from cokv.model.loading import EMBEDDED, LoadedModel, load_model
 from cokv.types import Selection
 from longbench.metrics import sample_score
 from longbench.mini import generate as longbench_mini
-from longbench.presets import get_preset
-from longbench.protocol import format_prompt, stop_rule
 from ruler.generate import generate
 from ruler.scoring import score
 from ruler.tasks import TASKS
+from suite.tasks.longbench_mini_tasks import PROTOCOL
+from suite.tasks.longbench_tasks import tokenize
+from suite.tasks.prompt import text_of
 
 BARS = {
     "niah_single_1": 95,
@@ -53,22 +54,21 @@ def task_scores(loaded: LoadedModel, task: str, length: int, samples: int, seed:
         yield from _longbench_scores(loaded, task, length, samples, seed)
         return
     for sample in generate(task, loaded.tokenizer, length, samples, seed, "mini"):
-        yield score(sample, _answer(loaded, sample.prompt, Stop(sample.tokens_to_generate, loaded.eos_ids)))
+        ids = torch.tensor(loaded.tokenizer.encode(sample.prompt), dtype=torch.int64)
+        yield score(sample, _answer(loaded, ids, Stop(sample.tokens_to_generate, loaded.eos_ids)))
 
 
 def _longbench_scores(loaded: LoadedModel, task: str, length: int, samples: int, seed: int) -> Iterator[float]:
-    protocol, templates = get_preset("official"), longbench_mini.templates()
     tokenizer: Any = loaded.tokenizer
-    rule = stop_rule(protocol, task, templates, tokenizer, loaded.eos_ids)
-    stop = Stop(rule.max_new_tokens, rule.token_ids, rule.min_new_tokens)
     for sample in longbench_mini.generate(task, tokenizer, length - 1, samples, seed):
         record = sample.record
-        text = _answer(loaded, format_prompt(templates.prompt(task), record), stop)
+        _, tokens = tokenize(PROTOCOL, longbench_mini.templates(), task, record, loaded)
+        text = _answer(loaded, tokens["context_ids"], tokens["stop"])
         yield 100 * sample_score(task, text, record["answers"], record["all_classes"])
 
 
 def chance(loaded: LoadedModel, task: str, length: int, samples: int, seed: int) -> float:
-    """Percent of a stand-in's right answers that are given to the next sample's question: what form alone is worth."""
+    """Score in percent of the right answer to another sample: what the form of an answer alone is worth."""
     tokenizer: Any = loaded.tokenizer
     drawn = list(longbench_mini.generate(task, tokenizer, length - 1, samples, seed))
     pairs = zip(drawn, drawn[1:] + drawn[:1], strict=True)
@@ -76,14 +76,10 @@ def chance(loaded: LoadedModel, task: str, length: int, samples: int, seed: int)
     return 100 * float(np.mean(scores))
 
 
-def _answer(loaded: LoadedModel, prompt: str, stop: Stop) -> str:
-    ids = torch.tensor(loaded.tokenizer.encode(prompt), dtype=torch.int64)
+def _answer(loaded: LoadedModel, ids: torch.Tensor, stop: Stop) -> str:
     prefilled = prefill(loaded.model, ids, 1)
     full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, prefilled.seq_len)
-    answer = decode(loaded.model, prefilled, [Row(full)], stop, way="shared")[0]
-    text = loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
-    assert isinstance(text, str), "one answer at a time"
-    return text
+    return text_of(loaded, decode(loaded.model, prefilled, [Row(full)], stop, way="shared")[0].tokens)
 
 
 def evaluate(loaded: LoadedModel, length: int, samples: int, seed: int) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Training batches as a stream, made in worker processes or in this one."""
+"""A stream of training batches, from worker processes or from this one."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from suite.embedded.mixture import Batch, Mixture, batch
 
 
 class Feed(IterableDataset[Batch]):
-    """Batches of one stage, made in a worker process or, without workers, in this one: the same either way."""
+    """Batches of one stage, the same from a worker process or, without workers, from this one."""
 
     def __init__(
         self, tokenizer: str, length: int, tokens: int, seed: str, kinds: tuple[str, ...] | None, span: int, reach: int

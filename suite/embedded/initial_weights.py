@@ -34,7 +34,7 @@ def plant_previous_token_head(model: LlamaForCausalLM, dims: int = 6, strength: 
     """Starts the first KV head of the bottom layer as one that attends to the token before.
 
     It is trained like everything else from there. An induction circuit needs this head and a matching head above it,
-    and neither earns anything before the other is there: forming both from noise took most of an hour here, from this
+    and neither earns anything before the other exists: forming both from noise took most of an hour here, from this
     start it takes minutes. A dimension that is constant over tokens gives queries and keys a fixed part u and R(1)u;
     rotary attention over the `dims` fastest pairs then peaks one position back.
     """

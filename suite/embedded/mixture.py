@@ -1,7 +1,7 @@
-"""Training data of the embedded model: token sequences with the loss on answers only. Endless, seeded, made on the fly.
+"""Training data of the embedded model: token sequences with the loss on answers only. Endless and seeded.
 
 Five kinds: *copy* (random tokens, a part of which comes again: this is what makes the induction circuit form),
-*pattern* (facts of one invented form with invented keys, all asked again: retrieval that depends on no wording),
+*pattern* (facts of one invented form with invented keys, all queried later: retrieval that depends on no wording),
 *recall* (one context, then as many questions as fit: the dense signal, and practice in answering questions that arrive
 late), the RULER tasks of the `mini` preset, and the stand-ins for LongBench's data sets. Seeds are strings that no
 benchmark sample uses.
@@ -78,7 +78,7 @@ class Example:
 
 
 class Plain:
-    """A `tokenizers` tokenizer in the shape the ruler room asks for."""
+    """A `tokenizers` tokenizer with the interface that `ruler` expects."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -136,7 +136,7 @@ class Mixture:
         return synthetic[kind]() if kind in synthetic else self.task(kind)
 
     def copy(self) -> Example:
-        """Random tokens that come again, with the loss on what can be known.
+        """Random tokens that repeat, with the loss on the predictable ones.
 
         Mostly a stretch of at most `span` tokens repeated to the end, else a stretch that comes again once, far away.
         Short spans first: with few candidates the circuit forms within minutes, and then it reaches as far as it is
@@ -159,7 +159,7 @@ class Mixture:
         return Example("copy", ids.tolist(), labels.tolist())
 
     def pattern(self) -> Example:
-        """Facts `head KEY link VALUE tail` of one to three forms, among random tokens; then each asked by `head KEY
+        """Facts `head KEY link VALUE tail` of one to three forms, among random tokens; then each queried by `head KEY
         link`, in another order, as many as fit.
 
         Forms share their keys, so that key and link must both be matched.
@@ -203,15 +203,15 @@ class Mixture:
     def longbench(self, name: str) -> Example:
         """A LongBench stand-in with the gold answer of its question, and of others on the same context as room is."""
         drawn = longbench_mini.BUILDERS[name](self._size(name), self.rng)
-        start = longbench_mini.prompt(name, drawn.context, drawn.asks[0])
+        start = longbench_mini.prompt(name, drawn.context, drawn.queries[0])
         ids = [self.bos, *self.plain.encode(start)]
         labels = [IGNORED] * len(ids)
-        gold = self.plain.encode(drawn.asks[0].gold)
+        gold = self.plain.encode(drawn.queries[0].gold)
         ids, labels = ids + gold, labels + gold
         most = self.rng.randrange(1, 8) if self.rng.random() < 0.6 else 1
-        for ask in drawn.asks[1:most]:
-            question = self.plain.encode("\n" + longbench_mini.prompt(name, "", ask).partition("\n")[2].lstrip("\n"))
-            gold = self.plain.encode(ask.gold)
+        for query in drawn.queries[1:most]:
+            question = self.plain.encode("\n" + longbench_mini.prompt(name, "", query).partition("\n")[2].lstrip("\n"))
+            gold = self.plain.encode(query.gold)
             if len(ids) + len(question) + len(gold) >= self.length:
                 break
             ids, labels = ids + question + gold, labels + [IGNORED] * len(question) + gold
@@ -253,7 +253,7 @@ def batch(
     """`rows` examples, right-padded: ids, labels, positions (each [rows, length]) and kinds.
 
     Half of the rows shorter than `reach` get gaps in their positions, so that rotary distances of the long contexts to
-    come are seen early (randomized positions, arXiv 2305.16843). Gaps fall behind `ends`, the tokens that close a
+    come are trained early (randomized positions, arXiv 2305.16843). Gaps fall behind `ends`, the tokens that close a
     sentence or a line: inside a sentence neighbours stay neighbours, as they are in a long context too.
     """
     ids, labels = np.zeros((rows, length), np.int64), np.full((rows, length), IGNORED, np.int64)

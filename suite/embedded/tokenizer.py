@@ -2,7 +2,7 @@
 
 Lossless on any text. A word-level vocabulary keeps one token per key word (so retrieval circuits stay small); bytes
 make any other text encodable. It is a byte-level BPE without merges: `ignore_merges` looks whole pieces up in the
-vocabulary, and what is not there falls apart into bytes.
+vocabulary, and an unknown piece becomes its bytes.
 """
 
 import argparse
@@ -40,8 +40,8 @@ def longbench_corpus(drafts_per_task: int, seed: int) -> Counter[str]:
     for name, draft_of in longbench_mini.BUILDERS.items():
         for _ in range(drafts_per_task):
             drawn = draft_of(rng.randrange(10, 40), rng)
-            for ask in drawn.asks:
-                pieces.update(re.findall(PATTERN, longbench_mini.prompt(name, "", ask) + ask.gold))
+            for query in drawn.queries:
+                pieces.update(re.findall(PATTERN, longbench_mini.prompt(name, "", query) + query.gold))
             pieces.update(re.findall(PATTERN, drawn.context))
     return pieces
 
@@ -49,7 +49,7 @@ def longbench_corpus(drafts_per_task: int, seed: int) -> Counter[str]:
 def build() -> Tokenizer:
     """The tokenizer: specials, 256 bytes, numbers, RULER's words in a fixed order, then those LongBench adds.
 
-    What is added stays behind what was there.
+    Later pieces come last, so that earlier ids never change.
     """
     lists = (words.KEYS, words.ADJECTIVES, words.PEOPLE, words.PLACES, words.THINGS, words.VERBS_MOVE, words.VERBS_ACT)
     more = (words.PREPOSITIONS, words.TIMES, words.NAMES, words.MATERIALS, words.BUILDINGS, words.COLORS, words.ANIMALS)
@@ -74,7 +74,7 @@ def build() -> Tokenizer:
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a token that must be there, such as a special one."""
+    """The id of a token that must be in the vocabulary, such as a special one."""
     number = tokenizer.token_to_id(token)
     assert number is not None, f"the vocabulary has no {token}"
     return number

@@ -1,6 +1,6 @@
 """The generated LongBench stand-ins as prompts of the suite: official protocol and metrics, our data and wording.
 
-Nothing is truncated, since every sample is made to fit, and no chat template is used.
+Nothing is truncated, since every sample is generated to fit, and no chat template is used.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def judge(record: dict[str, Any], protocol: str) -> float:
 
 
 def official_numbers(records: Iterable[dict[str, Any]], protocol: str) -> dict[str, Any]:
-    """One row per (task, method, preset, kv_budget); a row without a feasible sample says how many it lacks."""
+    """One row per (task, method, preset, kv_budget); a row counts its infeasible samples."""
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         if record["benchmark"] == "longbench":

@@ -1,7 +1,7 @@
 """LongBench samples as prompts of the suite: official data and templates named by the user, a published protocol.
 
 Which samples are validation (head scores may see them) and which are test is decided by stable sample id, so it does
-not change with file order or with how many samples are asked for.
+not change with file order or with the number of samples.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def prompts(
 
 
 def test_count(spec: LongBenchSpec, task: str) -> int:
-    """Test samples of a task: all that are not validation, or the number asked for."""
+    """Test samples of a task: all that are not validation, at most the experiment's number."""
     data = dataset(spec, task)
     split = split_ids(task, [s.id for s in data.samples], seed=spec.split_seed, validation_share=spec.validation_share)
     return min(len(split.test), spec.samples or len(split.test))
@@ -86,7 +86,7 @@ def test_count(spec: LongBenchSpec, task: str) -> int:
 def tokenize(
     protocol: Protocol, templates: Templates, task: str, record: dict[str, Any], loaded: LoadedModel
 ) -> tuple[TokenizedPrompt, dict[str, Any]]:
-    """The prompt of one record, and what a `Prompt` says of its tokens: context, question, when the answer ends."""
+    """The prompt of one record, and the fields of a `Prompt` that follow from it: context, question, stop."""
     tokenizer: Any = loaded.tokenizer
     built = build_prompt(protocol, task, templates.prompt(task), record, tokenizer, loaded.name)
     rule = stop_rule(protocol, task, templates, tokenizer, loaded.eos_ids)

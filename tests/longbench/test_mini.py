@@ -88,9 +88,9 @@ def test_questions_on_one_context_are_all_answered_in_it() -> None:
     """What training uses beside the sample's own question."""
     for name, build in BUILDERS.items():
         draft = build(30, random.Random(name))
-        for ask in draft.asks:
-            assert sample_score(name, ask.gold, ask.answers, draft.all_classes) > 0.85
-            assert ask.input in prompt(name, draft.context, ask)
+        for query in draft.queries:
+            assert sample_score(name, query.gold, query.answers, draft.all_classes) > 0.85
+            assert query.input in prompt(name, draft.context, query)
 
 
 def test_a_length_too_short_for_any_context_is_said_so() -> None:
