@@ -55,12 +55,15 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
             identity = {"benchmark": benchmark, "task": task, **_row_fields(budget, variant)}
             scores = np.array([r["score"] for r in members if r["score"] is not None], dtype=np.float64)
             cell = {**identity, "n": len(members), "feasible": len(scores), **_bytes(members)}
-            reasons = Counter(r["infeasible"] for r in members if r["score"] is None)
-            if reasons:
-                cell["infeasible"] = dict(sorted(reasons.items()))
+            for why in ("infeasible", "unsupported"):
+                reasons = Counter(r[why] for r in members if r["score"] is None and r.get(why))
+                if reasons:
+                    cell[why] = dict(sorted(reasons.items()))
             means = resample.means(scores)
             cells.append(cell | _estimate(scores, means))
-            averages.setdefault((benchmark, budget, variant), _Average()).add(task, scores, means, cell.get("kv_slots"))
+            average = averages.setdefault((benchmark, budget, variant), _Average())
+            average.add(task, scores, means, cell.get("kv_slots"))
+            average.unsupported |= "unsupported" in cell
 
             base = _baseline_of(variant, budget, by_row, baseline)
             if variant.method == FULL or base == variant or baseline not in {v.method for _, v in by_row}:
@@ -117,6 +120,7 @@ class _Average:
     resampled: list[Floats] = field(default_factory=list)
     differing: int = 0
     slots: list[float] = field(default_factory=list)
+    unsupported: bool = False  # by the model, so that no sample of any task has a score
 
     def add(self, task: str, values: Floats, means: Floats, slots: float | None = None) -> None:
         """`values` [n] of one task, their resampled means, and the mean slots of a budget that is a share."""
@@ -132,7 +136,7 @@ class _Average:
             out["kv_slots"] = _round(sum(self.slots) / len(self.slots))
         missing = [task for task in tasks if task not in self.done]
         if missing:
-            return out | {"missing": missing}
+            return out | {"missing": missing} | ({"why": "unsupported"} if self.unsupported else {})
         has_interval = all(len(means) > 0 for means in self.resampled)
         resampled = np.mean(self.resampled, axis=0) if has_interval else np.empty(0)
         estimate = _estimate(np.array([mean for mean, _ in self.done.values()]), resampled)

@@ -81,15 +81,20 @@ def check_record(record: object, source: str) -> None:
         raise ReportError(f"{source}: field 'kv_budget' must be {EXPECTED}, got {budget!r}")
     if slots is not None and (not _is_int(slots) or slots < 0):
         raise ReportError(f"{source}: field 'kv_slots' must be an integer >= 0, or null, got {slots!r}")
-    score, reason = record.get("score"), record.get("infeasible")
+    score, reason = record.get("score"), record.get("infeasible") or record.get("unsupported")
     if score is None:
         if not isinstance(reason, str) or not reason:
-            raise ReportError(f"{source}: score is null, so field 'infeasible' must say why, got {reason!r}")
+            raise ReportError(
+                f"{source}: score is null, so field 'infeasible' (of a budget) or 'unsupported' (of a model) must "
+                f"say why, got {reason!r}"
+            )
         return
     if not is_number(score) or not 0 <= score <= 100:
         raise ReportError(f"{source}: score must be a percentage in 0..100, or null with a reason, got {score!r}")
     if reason is not None:
-        raise ReportError(f"{source}: a record with a score cannot be infeasible, got score {score!r} and {reason!r}")
+        raise ReportError(
+            f"{source}: a record with a score cannot be infeasible or unsupported, got score {score!r} and {reason!r}"
+        )
     if isinstance(budget, str) and slots is None:
         raise ReportError(f"{source}: kv_budget is a share, {budget!r}, so field 'kv_slots' must say how many slots")
     for name in (*BYTE_FIELDS, "prompt_tokens"):

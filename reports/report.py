@@ -135,13 +135,15 @@ def _context(run: Run) -> list[str]:
     tokens = [r["prompt_tokens"] for r in records if isinstance(r.get("prompt_tokens"), int | float)]
     tasks = sorted({f"{r['benchmark']}/{r['task']}" for r in records})
     samples = len({(r["benchmark"], r["task"], r["seed"], r["sample_id"]) for r in records})
-    infeasible = sum(r["score"] is None for r in records)
+    infeasible = sum(r["score"] is None and bool(r["infeasible"]) for r in records)
+    unsupported = sum(r["score"] is None and not r["infeasible"] for r in records)
     question = sorted({"seen" if r["query_aware"] else "not seen" for r in records})
     facts = {
         "Run": run.path.name,
         "Tasks": f"{len(tasks)}: {', '.join(tasks)}",
         "Samples": f"{samples}, data seeds {', '.join(str(s) for s in sorted({r['seed'] for r in records}))}",
-        "Records": f"{len(records)}, one per sample, method and budget; {infeasible} of them infeasible",
+        "Records": f"{len(records)}, one per sample, method and budget; {infeasible} of them infeasible"
+        + (f", {unsupported} of methods that this model does not support" if unsupported else ""),
         "Question when tokens are chosen": " and ".join(question),
         "First answer token from": " and ".join(sorted({r["first_token"] for r in records})),
     }

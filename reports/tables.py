@@ -106,17 +106,18 @@ def _best(rows: Iterable[Row]) -> str | None:
 def no_average(row: Row) -> str:
     """Of an average without a mean: how many of its tasks were run on all samples."""
     done, missing = row["tasks"], len(row["missing"])
-    return f"{done} of {done + missing} tasks" if done else "infeasible"
+    return f"{done} of {done + missing} tasks" if done else row.get("why", "infeasible")
 
 
 def _score_entry(row: Row | None, best: str | None, reasons: list[str]) -> Entry:
     if row is not None and "mean" not in row and row.get("missing"):
         return Entry(no_average(row))
-    if row is None or ("mean" not in row and "infeasible" not in row):
+    why = {} if row is None else {**row.get("infeasible", {}), **row.get("unsupported", {})}
+    if row is None or ("mean" not in row and not why):
         return Entry(MISSING)
     if "mean" not in row:
         kinds: dict[str, str] = {}
-        for reason in row["infeasible"]:
+        for reason in why:
             kinds.setdefault(_without_numbers(reason), reason)
         numbered = [_without_numbers(reason) for reason in reasons]
         kind = "; ".join(kinds)

@@ -46,8 +46,8 @@ def agreement(games: Mapping[str, Game], estimator: Estimator, num_players: int,
     if len(games) < 2:
         raise CokvError(f"{len(games)} utilities to compare, expected two or more; name them all")
     plan = estimator.plan(num_players, seed)
-    coalitions, where = distinct(plan.coalitions)
-    return agreement_of({name: game(coalitions)[where] for name, game in games.items()}, estimator, plan, seed)
+    coalitions, inverse = distinct(plan.coalitions)
+    return agreement_of({name: game(coalitions)[inverse] for name, game in games.items()}, estimator, plan, seed)
 
 
 def agreement_of(utilities: Mapping[str, FloatArray], estimator: Estimator, plan: Plan, seed: int) -> Agreement:

@@ -1,16 +1,16 @@
-"""A small transformer whose KV heads have known roles, its weights written by hand: the world `everything` of
-worlds.role_games, played by a real model through the real engine.
+"""A small transformer whose KV heads have known roles, its weights set by hand: the game `everything` of
+worlds.role_games, played by a model through the engine.
 
 Eight KV heads (two layers of four, two query heads each) and no MLP. The vocabulary: a start token, "unknown", fillers,
 questions, asks, and values in four classes. A prompt is the start, fillers with one value of each class somewhere among
-them, more fillers than any window holds, and a question. After a question the model says the ask of its kind, by its
-embedding alone; that token comes from the prefill. After an ask it says the value, which its heads must find:
+them, more fillers than any window holds, and a question. After a question the model emits the ask of its kind, by its
+embedding alone; that token comes from the prefill. After an ask it emits the value, which its heads must retrieve:
 
-    query: the class that this head looks for when it reads this ask; else the start token
+    query: the class that this head attends to when it reads this ask; else the start token
     key: the token's class;  value: which value it is;  output: that value's logit, with the strength of the head
 
-"unknown" has the logit 1, so a value is said when the heads that found it give more: a carrier or a substitute 2, a
-complement 0.6, the harmful head 5 to a wrong one. The onlooker looks at every answer and writes nothing.
+"unknown" has the logit 1, so a value is emitted when the heads that attend it add more: a carrier or a substitute 2, a
+complement 0.6, the harmful head 5 to a wrong one. The onlooker attends every answer and writes nothing.
 
 Llama's parts do not disturb this: embeddings have one norm, so normalization scales all alike; classes lie in
 dimensions whose rotary frequency is nearly 0; logits are compared at one position, so their common scale is free.
@@ -50,20 +50,20 @@ OF_QUESTION = 2
 OF_ASK = OF_QUESTION + len(QUESTIONS)
 OF_CLASS = OF_ASK + len(QUESTIONS)
 OF_VALUE = OF_CLASS + CLASSES
-SAID = OF_VALUE + CLASSES * VALUES  # written by heads only
-REST = SAID + CLASSES * VALUES  # brings every embedding to one norm
+OUTPUT = OF_VALUE + CLASSES * VALUES  # written by heads only
+REST = OUTPUT + CLASSES * VALUES  # brings every embedding to one norm
 
 NORM = 2.0
 MATCH = 10  # first dimension of a head that holds classes; rotary frequency below 1e-7
-FOUND, IDLE = 60.0, 30.0  # attention logits of the class looked for, and of the start token
+MATCHED, IDLE = 60.0, 30.0  # attention logits of a token of the class, and of the start token
 
 
 @dataclass(frozen=True)
 class PlantedHead:
-    """looks_for: per question the class this head attends to, None for the start token. says: logit it gives."""
+    """attends: per question the class of this head's attention, None for the start token. strength: logit it adds."""
 
-    looks_for: tuple[int | None, ...]
-    says: float
+    attends: tuple[int | None, ...]
+    strength: float
 
 
 HEADS = (  # the roles of worlds.EVERYTHING_ROLES, in order
@@ -79,7 +79,7 @@ HEADS = (  # the roles of worlds.EVERYTHING_ROLES, in order
 
 
 def planted_model() -> PreTrainedModel:
-    """The model, in float32. Nothing of it is random or trained."""
+    """The model, in float32, neither random nor trained."""
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=HIDDEN,
@@ -95,39 +95,39 @@ def planted_model() -> PreTrainedModel:
         eos_token_id=None,
         pad_token_id=0,
     )
-    made: Any = LlamaForCausalLM(config)
-    model: PreTrainedModel = made.eval().requires_grad_(False)
+    llama: Any = LlamaForCausalLM(config)
+    model: PreTrainedModel = llama.eval().requires_grad_(False)
     for name, weight in model.named_parameters():
         weight.fill_(1.0 if "norm" in name else 0.0)
-    made.model.embed_tokens.weight.copy_(_embeddings())
-    made.lm_head.weight.copy_(_logits())
+    llama.model.embed_tokens.weight.copy_(_embeddings())
+    llama.lm_head.weight.copy_(_logits())
     for player, head in enumerate(HEADS):
-        _plant(made.model.layers[player // KV_HEADS].self_attn, player % KV_HEADS, head)
+        _plant(llama.model.layers[player // KV_HEADS].self_attn, player % KV_HEADS, head)
     return model
 
 
 def _embeddings() -> torch.Tensor:
-    made = torch.zeros(VOCAB, HIDDEN)
-    made[:, ONE] = 1.0
-    made[START, IS_START] = 1.0
+    weight = torch.zeros(VOCAB, HIDDEN)
+    weight[:, ONE] = 1.0
+    weight[START, IS_START] = 1.0
     for kind in range(len(QUESTIONS)):
-        made[QUESTION + kind, OF_QUESTION + kind] = 1.0
-        made[ASK + kind, OF_ASK + kind] = 1.0
+        weight[QUESTION + kind, OF_QUESTION + kind] = 1.0
+        weight[ASK + kind, OF_ASK + kind] = 1.0
     for token in range(CLASSES * VALUES):
-        made[VALUE + token, OF_CLASS + token // VALUES] = 1.0
-        made[VALUE + token, OF_VALUE + token] = 1.0
-    made[:, REST] = (NORM**2 - made.square().sum(dim=1)).sqrt()
-    return made
+        weight[VALUE + token, OF_CLASS + token // VALUES] = 1.0
+        weight[VALUE + token, OF_VALUE + token] = 1.0
+    weight[:, REST] = (NORM**2 - weight.square().sum(dim=1)).sqrt()
+    return weight
 
 
 def _logits() -> torch.Tensor:
-    made = torch.zeros(VOCAB, HIDDEN)
-    made[UNKNOWN, ONE] = 1.0
+    weight = torch.zeros(VOCAB, HIDDEN)
+    weight[UNKNOWN, ONE] = 1.0
     for kind in range(len(QUESTIONS)):
-        made[ASK + kind, OF_QUESTION + kind] = 10.0
+        weight[ASK + kind, OF_QUESTION + kind] = 10.0
     for token in range(CLASSES * VALUES):
-        made[VALUE + token, SAID + token] = 1.0
-    return made
+        weight[VALUE + token, OUTPUT + token] = 1.0
+    return weight
 
 
 def _plant(attention: Any, kv_head: int, head: PlantedHead) -> None:
@@ -139,21 +139,21 @@ def _plant(attention: Any, kv_head: int, head: PlantedHead) -> None:
     for group in range(GROUP):
         query = (kv_head * GROUP + group) * HEAD_DIM
         attention.q_proj.weight[query + start, ONE] = IDLE * unit
-        for kind, wanted in enumerate(head.looks_for):
-            if wanted is not None:
-                attention.q_proj.weight[query + MATCH + wanted, OF_ASK + kind] = FOUND * unit
+        for kind, target in enumerate(head.attends):
+            if target is not None:
+                attention.q_proj.weight[query + MATCH + target, OF_ASK + kind] = MATCHED * unit
         for token in range(CLASSES * VALUES):
-            attention.o_proj.weight[SAID + token, query + token] = head.says / scale / GROUP
+            attention.o_proj.weight[OUTPUT + token, query + token] = head.strength / scale / GROUP
     attention.k_proj.weight[first + start, IS_START] = 1.0
-    for wanted in range(CLASSES):
-        attention.k_proj.weight[first + MATCH + wanted, OF_CLASS + wanted] = 1.0
+    for target in range(CLASSES):
+        attention.k_proj.weight[first + MATCH + target, OF_CLASS + target] = 1.0
     for token in range(CLASSES * VALUES):
         attention.v_proj.weight[first + token, OF_VALUE + token] = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class PlantedPrompt:
-    """A question, its answer, and where in the prompt the answer stands."""
+    """A question, its answer, and the answer's position in the prompt."""
 
     kind: int
     input_ids: torch.Tensor  # int64 [seq_len]
@@ -166,13 +166,13 @@ def planted_prompts(per_question: int, seed: int, body: int = 28, tail: int = 12
     generator = np.random.default_rng(seed)
     prompts = []
     for _ in range(per_question):
-        for kind, wanted in enumerate(ANSWER_CLASS):
+        for kind, answer_class in enumerate(ANSWER_CLASS):
             ids = FILLER + generator.integers(FILLERS, size=1 + body + tail)
             ids[0] = START
             places = 1 + generator.permutation(body)[:CLASSES]
             ids[places] = VALUE + VALUES * np.arange(CLASSES) + generator.integers(VALUES, size=CLASSES)
             prompt = torch.from_numpy(np.append(ids, QUESTION + kind).astype(np.int64))
-            needle = int(places[wanted])
+            needle = int(places[answer_class])
             prompts.append(PlantedPrompt(kind, prompt, int(ids[needle]), needle))
     return prompts
 
@@ -191,12 +191,12 @@ def planted_game(model: PreTrainedModel, prompts: list[PlantedPrompt], window_si
 def attention_on_needle(model: PreTrainedModel, prompts: list[PlantedPrompt]) -> FloatArray:
     """Retrieval score of every KV head [num_layers * num_kv_heads], from attention alone.
 
-    The share of prompts in which the model says the answer and the head's attention is then highest on it; of a KV
+    The share of prompts in which the model emits the answer and the head's attention is then highest on it; of a KV
     head, the largest of its query heads. Idea: Wu et al., "Retrieval Head Mechanistically Explains Long-Context
     Factuality" (arXiv 2404.15574), whose scores HeadKV (arXiv 2410.19258) builds on.
     """
     hits = np.zeros((LAYERS, KV_HEADS * GROUP))
-    before = model.config._attn_implementation
+    implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         for prompt in prompts:
@@ -204,8 +204,8 @@ def attention_on_needle(model: PreTrainedModel, prompts: list[PlantedPrompt]) ->
             with torch.no_grad():
                 out = model(ids, output_attentions=True)
             if int(out.logits[0, -1].argmax()) == prompt.answer:
-                looked = torch.stack([layer[0, :, -1].argmax(dim=-1) for layer in out.attentions])
-                hits += (looked == prompt.needle).numpy()
+                attended = torch.stack([layer[0, :, -1].argmax(dim=-1) for layer in out.attentions])
+                hits += (attended == prompt.needle).numpy()
     finally:
-        model.set_attn_implementation(before)
+        model.set_attn_implementation(implementation)
     return np.asarray((hits / len(prompts)).reshape(LAYERS * KV_HEADS, GROUP).max(axis=1))

@@ -1,7 +1,7 @@
-"""Planted worlds: games in which it is known what every player is, and what each way to score players says of them.
+"""Games whose players have known roles, and their exact scores by every way to score players.
 
-The roles are those that tell scores apart: a player that alone carries the answer, two that are needed together
-(complements), two that stand for each other (substitutes), one that spoils an answer (harmful), and ones that change
+The roles are those that distinguish scores: a player that alone carries the answer, two that are needed together
+(complements), two that can replace each other (substitutes), one that spoils an answer (harmful), and ones that change
 nothing (null). worlds.planted builds a transformer whose heads have these roles.
 """
 
@@ -51,7 +51,7 @@ def substitutes() -> RoleGame:
 
 
 def spoiled() -> RoleGame:
-    """One player has the answer, and another one talks over it."""
+    """One player has the answer, and another one overrides it."""
     roles = ("carrier", "harmful", "null", "null")
     return RoleGame("spoiled", roles, lambda s: np.asarray(s[:, 0] & ~s[:, 1], dtype=np.float64))
 
@@ -69,8 +69,8 @@ EVERYTHING_ROLES = (
 
 
 def everything() -> RoleGame:
-    """The mean of the four worlds over eight players: the carrier is the same in the first and the last, an onlooker
-    (who sees the answer and says nothing) is a null player by another name.
+    """The mean of the four games over eight players: the carrier is the same in the first and the last; the onlooker,
+    a head that attends the answer and writes nothing, is a null player too.
     """
 
     def utility(s: BoolArray) -> FloatArray:
@@ -88,22 +88,22 @@ WORLDS = (carrier, complements, substitutes, spoiled, everything)
 
 
 def views(game: Game, num_players: int, slice_sizes: Sequence[int]) -> dict[str, FloatArray]:
-    """What each way to score players says, every score [num_players] and without sampling error.
+    """Exact scores [num_players] by each way to score players.
 
-    leave_one_out: U(N) - U(N without i). alone: U({i}) - U(empty), a player judged by itself, as scores that look at
-    one head at a time do. sliced: SSV. shapley: the Shapley value.
+    leave_one_out: U(N) - U(N without i). alone: U({i}) - U(empty), a player by itself, as in scores of one head at a
+    time. sliced: SSV. shapley: the Shapley value.
     """
     n = num_players
-    known = dict(zip((row.tobytes() for row in all_coalitions(n)), game(all_coalitions(n)), strict=True))
+    utility_of = dict(zip((row.tobytes() for row in all_coalitions(n)), game(all_coalitions(n)), strict=True))
 
     def recorded(coalitions: BoolArray) -> FloatArray:
-        return np.array([known[row.tobytes()] for row in coalitions])
+        return np.array([utility_of[row.tobytes()] for row in coalitions])
 
-    one = np.eye(n, dtype=np.bool_)
+    singles = np.eye(n, dtype=np.bool_)
     nobody, everybody = np.zeros((1, n), dtype=np.bool_), np.ones((1, n), dtype=np.bool_)
     return {
-        "leave_one_out": recorded(everybody) - recorded(~one),
-        "alone": recorded(one) - recorded(nobody),
+        "leave_one_out": recorded(everybody) - recorded(~singles),
+        "alone": recorded(singles) - recorded(nobody),
         "sliced": exact_sliced_shapley(recorded, n, slice_sizes),
         "shapley": exact_shapley(recorded, n),
     }

@@ -14,7 +14,7 @@ from cokv.types import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class ToyGame:
-    """A game together with its answer. Calling it evaluates coalitions, so it can be passed as a game."""
+    """A game with its Shapley values. Calling it evaluates coalitions, so it can be passed as a game."""
 
     name: str
     num_players: int
@@ -33,7 +33,7 @@ def dictator(num_players: int, player: int) -> ToyGame:
 
 
 def majority(num_players: int) -> ToyGame:
-    """1 for more than half of the players: all are alike, 1/n each."""
+    """1 for more than half of the players, who are all alike: 1/n each."""
     return ToyGame(
         "majority",
         num_players,
@@ -43,7 +43,7 @@ def majority(num_players: int) -> ToyGame:
 
 
 def unanimity(num_players: int, carrier: Sequence[int]) -> ToyGame:
-    """1 when the whole carrier is there: complements, who share equally."""
+    """1 when all members of the carrier are in the coalition: complements, which share equally."""
     members = list(carrier)
     shapley = np.zeros(num_players)
     shapley[members] = 1.0 / len(members)
@@ -51,7 +51,7 @@ def unanimity(num_players: int, carrier: Sequence[int]) -> ToyGame:
 
 
 def substitutes(num_players: int, group: Sequence[int]) -> ToyGame:
-    """1 when anyone of the group is there: they share equally, and leave-one-out sees nothing."""
+    """1 when any member of the group is in the coalition: they share equally, and leave-one-out is 0."""
     members = list(group)
     shapley = np.zeros(num_players)
     shapley[members] = 1.0 / len(members)
@@ -67,20 +67,19 @@ def additive(weights: Sequence[float]) -> ToyGame:
 
 
 def glove(left: int, right: int) -> ToyGame:
-    """Pairs of gloves: the first `left` players own a left one, the others a right one; the scarce side is worth
-    more.
+    """Pairs of gloves: the first `left` players own a left one, the others a right one; the scarcer is worth more.
 
     A newcomer completes a pair when those before it hold fewer gloves of its own side than of the other.
     """
     n = left + right
 
-    def share(own: int, other: int) -> float:
+    def share(own_side: int, other_side: int) -> float:
         orders = 0
-        for have in range(own):
-            for opposite in range(have + 1, other + 1):
-                before = have + opposite
-                ways = math.comb(own - 1, have) * math.comb(other, opposite)
-                orders += ways * math.factorial(before) * math.factorial(n - 1 - before)
+        for have in range(own_side):
+            for opposite in range(have + 1, other_side + 1):
+                arrived = have + opposite
+                ways = math.comb(own_side - 1, have) * math.comb(other_side, opposite)
+                orders += ways * math.factorial(arrived) * math.factorial(n - 1 - arrived)
         return orders / math.factorial(n)
 
     shapley = np.array([share(left, right)] * left + [share(right, left)] * right)

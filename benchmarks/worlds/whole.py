@@ -1,6 +1,6 @@
-"""A whole game: every one of its 2^n coalitions evaluated and recorded, and read back as a table. n <= 20.
+"""A whole game: all its 2^n coalitions evaluated and recorded, and read back as a table. n <= 20.
 
-With it Shapley values are exact, and any estimator can be run again and again without a model, which shows its error.
+It gives exact Shapley values, and the error of any estimator, run again and again without a model.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ def evaluate_whole(
     per_prompt: Callable[[BoolArray], FloatArray],
     recorded: RecordedGame,
     block_size: int = 256,
-    go_on: Callable[[int, int], bool] = lambda known, total: True,
+    go_on: Callable[[int, int], bool] = lambda recorded, total: True,
     part: tuple[int, int] = (0, 1),
 ) -> int:
-    """Evaluates what is not recorded yet, block by block, and returns how many coalitions are recorded.
+    """Evaluates the missing coalitions, block by block, and returns how many are recorded.
 
-    per_prompt: bool [R, n] -> [R, num_prompts]. A block is recorded as soon as it is evaluated; one that is known in
-    part is evaluated whole, so that a coalition always meets the same others. go_on(known, total) is asked after each
-    block; False ends the work, to be resumed later. part (i, k): only every k-th block from the i-th, for k processes.
+    per_prompt: bool [R, n] -> [R, num_prompts]. A block is recorded as soon as it is evaluated; of one that is recorded
+    in part the rest is evaluated. go_on(recorded, total) is called after each block; False ends the work, which a later
+    call resumes. part (i, k): only every k-th block from the i-th, for k processes.
     """
     if block_size < 1:
         raise CokvError(f"block_size = {block_size}, expected at least 1")
     total = 2**recorded.num_players
     for block in islice(in_blocks(recorded.num_players, block_size), part[0], None, part[1]):
-        known = recorded.known(block)
-        if known.all():
+        recorded_rows = recorded.known(block)
+        if recorded_rows.all():
             continue
-        recorded.record(block[~known], per_prompt(block)[~known], origin="whole game")
+        recorded.record(block[~recorded_rows], per_prompt(block)[~recorded_rows], origin="whole game")
         if not go_on(len(recorded), total):
             break
     return len(recorded)
@@ -56,7 +56,7 @@ def evaluate_whole(
 class WholeGame:
     """Utilities of every coalition on every prompt, by coalition number (see cokv.game.exact): [2^n, num_prompts].
 
-    Called, it is a game that looks up the mean over prompts.
+    Called, it is a game: the mean over prompts, looked up.
     """
 
     name: str
@@ -76,12 +76,12 @@ class WholeGame:
 
     @classmethod
     def played(cls, name: str, game: Game, num_players: int) -> WholeGame:
-        """Of a game that is cheap to play."""
+        """By playing a cheap game."""
         return cls(name, num_players, all_utilities(game, num_players)[:, None])
 
-    def prompts(self, chosen: Sequence[int]) -> WholeGame:
+    def prompts(self, indices: Sequence[int]) -> WholeGame:
         """The game over some of its prompts."""
-        return WholeGame(self.name, self.num_players, self.per_prompt[:, list(chosen)])
+        return WholeGame(self.name, self.num_players, self.per_prompt[:, list(indices)])
 
     def __call__(self, coalitions: BoolArray) -> FloatArray:
         numbers = coalitions.astype(np.int64) @ (1 << np.arange(self.num_players, dtype=np.int64))

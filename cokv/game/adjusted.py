@@ -78,7 +78,7 @@ class AdjustedSlicedShapley(Estimator):
         return np.asarray(np.mean(parts, axis=0))
 
     def _folds(self, plan: Plan, utilities: FloatArray) -> Iterator[tuple[Plan, list[Stratum], FloatArray]]:
-        """Of each fold: its rows, the residuals c - g of their contributions by size, the mean of G over sizes [n]."""
+        """Of each fold: its rows, the residuals c - g by size, and the mean of G over sizes [n]."""
         values = checked_utilities(utilities, len(plan.coalitions))
         if set(plan.stage) != set(range(FOLDS)):
             raise CokvError(f"plan has stages {sorted(set(plan.stage.tolist()))}, expected two folds, 0 and 1")

@@ -22,7 +22,7 @@ from cokv.types import CokvError, Selection
 
 @dataclass(frozen=True, eq=False)
 class ProfilingPrompt:
-    """Ids that a method would compress, int64 [seq_len]; a suffix read on the compressed cache, int64 [t]; a stop."""
+    """Ids that a method would compress, int64 [seq_len], and a suffix that it would not, int64 [t]."""
 
     input_ids: torch.Tensor
     stop: Stop

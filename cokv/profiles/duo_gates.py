@@ -67,10 +67,10 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("sinks", 0), ("recent", 1), ("steps", 1), ("seed", 0)):
+        for name, minimum in (("sinks", 0), ("recent", 1), ("steps", 1), ("seed", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise CokvError(f"{name} is {value!r}, expected a whole number of at least {least}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise CokvError(f"{name} is {value!r}, expected a whole number of at least {minimum}")
         for name in ("rate", "weight"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
@@ -186,7 +186,7 @@ def _answer_states(model: PreTrainedModel, prompt: AnsweredPrompt) -> torch.Tens
 
 @contextmanager
 def _gated(model: PreTrainedModel, gates: torch.Tensor, shape: Shape, training: Training) -> Iterator[None]:
-    """Inside, full-attention layers mix full and streaming attention by gates [num_layers, num_kv_heads]."""
+    """Within it, full-attention layers mix full and streaming attention by gates [num_layers, num_kv_heads]."""
     places = {layer: place for place, layer in enumerate(shape.full_layers)}
 
     def attend(

@@ -38,7 +38,7 @@ from cokv.types import FloatArray
 
 @dataclass(frozen=True)
 class FutureImportance:
-    """Observer of a prompt of `seq_len` tokens and its answer: the prompt's importance [num_kv_heads, seq_len]."""
+    """Observer of a prompt of `seq_len` tokens and its answer: its tokens' importance [num_kv_heads, seq_len]."""
 
     seq_len: int
     per_layer: bool = False

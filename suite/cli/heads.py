@@ -76,10 +76,10 @@ def transfer(
 
     found, loaded, folder, tasks = _asked(experiment, runs, limit, task, samples)
     budget = KVBudget.parse(found.kv_budgets[0] if kv_budget is None else kv_budget).nominal
-    carried = head_records.carried(found, loaded, folder, budget, tasks)
+    settings = head_records.transfer_settings(found, loaded, folder, budget, tasks)
     folder.open()
     with folder.lock():
-        made = head_records.transfer(found, loaded, folder, carried, samples)
+        made = head_records.transfer(found, loaded, folder, settings, samples)
     _print(
         [transfer_table(made)] * (len(tasks) <= ACROSS or not made["averages"])
         + [averages_table(made)] * bool(made["averages"])

@@ -1,8 +1,7 @@
 """Head scores of an experiment: two independent SSV runs per task, their stability, and the head-removal check.
 
-The games are played on validation prompts. Every evaluated coalition is in the run's ledger, so a killed run goes on
-where it was. What is used by methods is the two runs pooled: twice the draws. Head removal is measured on test samples:
-heads are cut by score and the rest answers (removal.py).
+The games are played on validation prompts. Every evaluated coalition is in the run's ledger, from which a killed run
+continues. Methods use the two runs pooled: twice the draws. Head removal is measured on test samples (removal.py).
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ LEDGER = "game.sqlite"
 def compute_head_scores(
     experiment: Experiment, loaded: LoadedModel, folder: RunFolder, pool: Pool
 ) -> dict[str, HeadScores]:
-    """Per task, the pooled SSV. Writes head_scores/<task>.safetensors and stability.json."""
+    """The pooled SSV by task. Writes head_scores/<task>.safetensors and stability.json."""
     spec, shape = game_spec(experiment), loaded.shape
     players = shape.num_layers * shape.num_kv_heads
     halves = plans(spec, players)
@@ -49,7 +48,7 @@ def compute_head_scores(
         for task, game in play({task: coalitions for task in tasks}).items():
             scores[task], stability[task] = _assessed(game, halves, spec, loaded)
             scores[task].save(folder.path / "head_scores" / f"{task}.safetensors")
-        removed = removal(play, {task: one.values.ravel() for task, one in scores.items()}, spec)
+        removed = removal(play, {task: ssv.values.ravel() for task, ssv in scores.items()}, spec)
     folder.write(
         "stability.json",
         {

@@ -1,4 +1,4 @@
-"""A head game of an experiment: what identifies it, and the worker that evaluates its coalitions, here or elsewhere."""
+"""A head game of an experiment: its identity, and the worker that evaluates its coalitions, in any process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy", 
 
 
 def whole_ids(prompt: Prompt) -> torch.Tensor:
-    """int64 [seq_len]: in the game a question is read as part of the prompt."""
+    """int64 [seq_len]: in the game a question is part of the prompt."""
     return prompt.context_ids if prompt.question_ids is None else torch.cat([prompt.context_ids, prompt.question_ids])
 
 
@@ -45,19 +45,19 @@ def game_of(
     players: Players = "kv_head",
     first_token: FirstToken = "prefill",
 ) -> HeadGame:
-    """The head game over these prompts, judged by their own metric, or by what the model makes of their gold answers.
+    """The head game over these prompts; the utility is their own metric, or teacher-forced on their gold answers.
 
-    Prefills are made when first needed, and kept within half of the memory that is free.
+    Prefills are computed when first needed, and kept within half of the free memory.
     """
     store = PrefillStore(loaded.model, *_room(loaded.device))
-    made = []
+    game_prompts = []
     for prompt in prompts:
 
         def judge(tokens: list[int], prompt: Prompt = prompt) -> float:
             return prompt.metric(text_of(loaded, tokens), prompt.references) / 100
 
-        made.append(GamePrompt(store.handle(whole_ids(prompt)), prompt.stop, judge, gold_ids(loaded, prompt)))
-    return HeadGame(loaded.model, made, window_size, utility=utility, players=players, first_token=first_token)
+        game_prompts.append(GamePrompt(store.handle(whole_ids(prompt)), prompt.stop, judge, gold_ids(loaded, prompt)))
+    return HeadGame(loaded.model, game_prompts, window_size, utility=utility, players=players, first_token=first_token)
 
 
 def spec_game(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> HeadGame:
@@ -77,12 +77,12 @@ def gold_ids(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...] | None:
         return None
     stop, ids = prompt.stop, loaded.tokenizer.encode(prompt.gold, add_special_tokens=False)
     ends = [eos for eos in loaded.eos_ids if eos in stop.stop_ids][:1]
-    inside = next((at + 1 for at, token in enumerate(ids) if token in stop.stop_ids), None)
+    inside = next((index + 1 for index, token in enumerate(ids) if token in stop.stop_ids), None)
     return tuple([*ids, *ends][: stop.max_new_tokens] if inside is None else ids[:inside])
 
 
 def identity(loaded: LoadedModel, device: str, prompts: Sequence[Prompt], spec: GameSpec) -> dict[str, JSON]:
-    """All that can change a utility of the game over these prompts, and nothing of which coalitions are asked for."""
+    """All that can change a utility of the game over these prompts; not which coalitions are evaluated."""
     versions = probes.versions()
     return {
         "model": {name: fact for name, fact in loaded.identity().items() if name != "model"},  # its bytes, not its path
@@ -102,7 +102,7 @@ def identity(loaded: LoadedModel, device: str, prompts: Sequence[Prompt], spec: 
 def _digest(prompt: Prompt) -> str:
     """Of what the model reads, when it stops, and what it is judged by."""
     stop = prompt.stop
-    read: Any = {
+    facts: Any = {
         "ids": whole_ids(prompt).tolist(),
         "references": list(prompt.references),
         "classes": None if prompt.all_classes is None else list(prompt.all_classes),
@@ -110,13 +110,13 @@ def _digest(prompt: Prompt) -> str:
         "gold": prompt.gold,
         "notes": list(prompt.notes),
     }
-    return hashlib.sha256(canonical(read).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
 
 
 def open_game(
     ledger: Ledger, name: str, experiment: Experiment, loaded: LoadedModel, prompts: Sequence[Prompt]
 ) -> RecordedGame:
-    """The record of the game over these prompts."""
+    """The ledger's game over these prompts."""
     spec = game_spec(experiment)
     return ledger.game(
         name, identity(loaded, experiment.model.device, prompts, spec), num_players(loaded, spec), len(prompts)
@@ -148,7 +148,7 @@ REMOVAL = "/removal"  # behind a task's name: the game over its test samples
 
 
 def game_prompts(experiment: Experiment, loaded: LoadedModel, name: str) -> list[Prompt]:
-    """Of a game by name: a task's validation prompts, or the first of its test samples."""
+    """The prompts of a game by name: a task's validation prompts, or the first of its test samples."""
     spec = game_spec(experiment)
     task = name.removesuffix(REMOVAL)
     if task == name:
@@ -157,7 +157,7 @@ def game_prompts(experiment: Experiment, loaded: LoadedModel, name: str) -> list
 
 
 def all_test_prompts(experiment: Experiment, loaded: LoadedModel, task: str) -> Iterator[Prompt]:
-    """Of all seeds; no validation sample is among them."""
+    """A task's test prompts over all seeds; no validation prompt is among them."""
     return (p for seed in seeds_of(experiment, task) for p in test_prompts(experiment, loaded, task, seed))
 
 
@@ -192,7 +192,7 @@ class GamesWorker:
 
 
 def load_on(experiment: Experiment, device: str) -> LoadedModel:
-    """The experiment's model, on a worker's device, without a bar of its own."""
+    """The experiment's model, on a worker's device, without a progress bar."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()

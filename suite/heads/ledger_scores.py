@@ -1,8 +1,6 @@
-"""From a ledger to scores, without a model: which coalitions were planned, which of them are there, what they say.
+"""From a ledger to scores, without a model: the planned coalitions, those that are recorded, and their estimate.
 
-A design names an estimator with its parameters and the two seeds of its halves. Plans follow from it, so a ledger needs
-no list of rows; a merged ledger may hold several designs, whose halves are then read one after the other as longer
-halves. Only whole draws count.
+A merged ledger may hold several designs, whose halves are concatenated to longer halves. Only complete draws count.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from suite.heads.halves import built, described
 
 @dataclass(frozen=True, eq=False)
 class GameScores:
-    """What a game's coalitions say of its players. One half alone, or an estimator without chance, has no stability."""
+    """Scores of a game's players. One half alone, or an estimator without randomness, has no stability."""
 
     estimator: Estimator
     halves: tuple[Plan, ...]
@@ -47,7 +45,7 @@ def known_utilities(game: RecordedGame, plan: Plan) -> FloatArray:
 def score_halves(
     estimator: Estimator, halves: Sequence[Plan], utilities: Sequence[FloatArray], seed: int = 0
 ) -> GameScores:
-    """Scores of the whole draws (a draw with NaN in it is left out)."""
+    """Scores of the complete draws; one with a NaN utility is left out."""
     parts = [part for plan, values in zip(halves, utilities, strict=True) if (part := complete(plan, values))]
     if not parts:
         raise SuiteError("no draw of the plan is whole yet, so there is no score; evaluate more coalitions")
@@ -67,7 +65,7 @@ def from_record(
     aggregation: str | None = None,
     slice_sizes: tuple[int, ...] | None = None,
 ) -> GameScores:
-    """Scores from a ledger's game, by the estimator it was planned for, or another that can read these coalitions."""
+    """Scores of a ledger's game, by the estimator it was planned for, or another that can use its coalitions."""
     if name is not None and name not in ESTIMATORS:
         raise SuiteError(f"unknown estimator {name!r}, expected one of {', '.join(ESTIMATORS)}")
     if name == "leave_one_out":
@@ -88,11 +86,11 @@ def from_record(
 
 
 def designs_of(game: RecordedGame) -> list[tuple[Estimator, list[int]]]:
-    return [(built(noted["estimator"]), list(noted["seeds"])) for noted in game.designs()]
+    return [(built(design["estimator"]), list(design["seeds"])) for design in game.designs()]
 
 
 def planned(game: RecordedGame) -> list[Plan]:
-    """All designs' first halves one after the other, and their second halves; nothing where there is no design."""
+    """All designs' first halves, concatenated, and their second halves; empty without a design."""
     halves: list[dict[tuple[str, int], Plan]] = [{}, {}]
     for estimator, seeds in designs_of(game):
         for half, seed in zip(halves, seeds, strict=True):
@@ -103,29 +101,31 @@ def planned(game: RecordedGame) -> list[Plan]:
 
 
 def _kind(estimator: Estimator) -> str:
-    """What fixes the order of its draws: everything but how many, and how they are read."""
-    said = described(estimator)
+    """What determines the order of an estimator's draws: all but their number and their aggregation."""
+    description = described(estimator)
     return str(
-        sorted((k, v) for k, v in said.items() if k not in ("coalitions_per_size", "permutations", "aggregation"))
+        sorted(
+            (k, v) for k, v in description.items() if k not in ("coalitions_per_size", "permutations", "aggregation")
+        )
     )
 
 
 def _other(name: str, first: Estimator, slice_sizes: tuple[int, ...] | None) -> Estimator:
-    """Another estimator for coalitions that were planned for `first`; its aggregate says if it cannot read them."""
+    """Another estimator for coalitions that were planned for `first`; its aggregate raises if it cannot use them."""
     count = getattr(first, "coalitions_per_size", getattr(first, "permutations", 1))
     sizes = slice_sizes or getattr(first, "slice_sizes", None)
-    given = {"slice_sizes": sizes, "coalitions_per_size": count, "permutations": count}
-    wanted: Any = ESTIMATORS[name]
-    needed = [field.name for field in fields(wanted) if field.default is MISSING]
+    available = {"slice_sizes": sizes, "coalitions_per_size": count, "permutations": count}
+    kind: Any = ESTIMATORS[name]
+    needed = [field.name for field in fields(kind) if field.default is MISSING]
     if "slice_sizes" in needed and sizes is None:
         raise SuiteError("these coalitions were planned without slice sizes; name some with --slice-sizes")
-    if not given.keys() >= set(needed):
+    if not available.keys() >= set(needed):
         raise SuiteError(
             f"{name} plans its coalitions in its own way, these were planned for {described(first)['name']}; "
             f"expected one of {', '.join(sorted({'sliced', 'complementary', 'leave_one_out'} - {name}))}"
         )
-    made: Estimator = wanted(**{key: given[key] for key in needed})
-    return made
+    estimator: Estimator = kind(**{key: available[key] for key in needed})
+    return estimator
 
 
 def _only_sliced(name: str, aggregation: str | None, slice_sizes: tuple[int, ...] | None) -> None:
@@ -137,9 +137,9 @@ def _leave_one_out(game: RecordedGame) -> GameScores:
     estimator = LeaveOneOut()
     plan = estimator.plan(game.num_players, 0)
     utilities = known_utilities(game, plan)
-    if lacking := int(np.isnan(utilities).sum()):
+    if num_missing := int(np.isnan(utilities).sum()):
         raise SuiteError(
-            f"game {game.name!r} lacks {lacking} of the {len(utilities)} coalitions of leave_one_out; "
+            f"game {game.name!r} lacks {num_missing} of the {len(utilities)} coalitions of leave_one_out; "
             "aggregate with the estimator it was planned for"
         )
     return GameScores(estimator, (plan,), (utilities,), estimator.aggregate(plan, utilities), None)

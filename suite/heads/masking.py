@@ -1,14 +1,15 @@
 """Head-masking curves: the score when the k highest, lowest or random heads see only the window, over k.
 
-CoKV (arXiv 2502.17501, experiments) masks heads to show that its scores rank them: masking from the top should hurt at
-once, from the bottom late. A masked head keeps the last `window_size` prompt tokens, as outside a coalition.
+CoKV (arXiv 2502.17501, experiments) masks heads to show that its scores rank them: masking from the top should lower
+the score at once, from the bottom late. A masked head keeps the last `window_size` prompt tokens, as outside a
+coalition.
 
 preset="official" masks as nawei1010/CoKV does (adaptive_kv/monkeypatch/kv_utils.py, cokv_mask): "top k" are all heads
 with at least the (n - k)-th smallest score, which is k + 1 heads, one too many; "bottom k" all with at most the k-th
 smallest; equal scores fall together. It is defined for k = 1..n - 1. "normalized" masks k heads exactly, ties to the
 lower index at the top, to the higher one at the bottom. Random heads are nested: each draw is one random order.
 
-Knows games only as a function from coalitions to utilities per sample; what records them is the caller's.
+A game is a function from coalitions to utilities per sample; recording them is the caller's.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from suite.errors import SuiteError
 Evaluate: TypeAlias = Callable[[BoolArray], FloatArray]
 """Coalitions bool [K, num_players], True keeps the prompt -> utilities [K, samples] of 0..1."""
 
-MOST_POINTS = 33  # of a curve whose counts are not given
+MOST_POINTS = 33  # of a curve without `counts`
 
 
 @dataclass(frozen=True)
 class MaskingSpec:
-    """Which curves."""
+    """The points of the curves."""
 
     counts: tuple[int, ...] | None = None  # heads masked; without it 0 to n, thinned on large models
     draws: int = 3  # random orders
@@ -49,7 +50,7 @@ class MaskingSpec:
             raise SuiteError(f"draws is {self.draws}, expected at least 1 random order")
 
     def counts_of(self, num_players: int) -> tuple[int, ...]:
-        """The counts for a model of so many heads, checked."""
+        """The counts for a model of `num_players` heads. Raises SuiteError for counts out of range."""
         low, high = (1, num_players - 1) if self.preset == "official" else (0, num_players)
         if self.counts is None:
             points = min(MOST_POINTS, high - low + 1)
@@ -109,7 +110,7 @@ def samples_by_cut(cuts: Sequence[Cut], percent: FloatArray) -> dict[tuple[str, 
     rows: dict[tuple[str, int], list[int]] = {}
     for row, cut in enumerate(cuts, 1):
         rows.setdefault((cut.kind, cut.heads), []).append(row)
-    return {key: percent[chosen].mean(axis=0) for key, chosen in rows.items()}
+    return {key: percent[indices].mean(axis=0) for key, indices in rows.items()}
 
 
 def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[str, Any]:
@@ -119,8 +120,8 @@ def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[st
     that areas and the separation (area under "bottom" minus area under "top") are paired.
     """
     masked_sets = cuts(scores.values, spec)
-    rows, where = distinct(coalitions_of(masked_sets))
-    percent = 100 * evaluate(rows)[where]  # [1 + cuts, samples]
+    rows, inverse = distinct(coalitions_of(masked_sets))
+    percent = 100 * evaluate(rows)[inverse]  # [1 + cuts, samples]
     resamples = Resamples.draw(percent.shape[1], spec.seed)
     counts = spec.counts_of(scores.values.size)
     samples = samples_by_cut(masked_sets, percent)
@@ -152,7 +153,7 @@ def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[st
 
 
 def _areas(lines: dict[str, FloatArray], counts: tuple[int, ...], resamples: Resamples) -> dict[str, Any]:
-    """Mean height of each curve over k, by trapezoids: nothing for a single point."""
+    """Mean height of each curve over k, by trapezoids; empty for a single point."""
     if len(counts) < 2:
         return {}
     widths = np.diff(np.array(counts, dtype=np.float64))
@@ -162,5 +163,5 @@ def _areas(lines: dict[str, FloatArray], counts: tuple[int, ...], resamples: Res
     weights /= widths.sum()
     heights = {kind: weights @ line for kind, line in lines.items()}  # [samples]
     areas = {kind: estimate(sample, resamples.means(sample)) for kind, sample in heights.items()}
-    apart = heights["bottom"] - heights["top"]
-    return {"areas": areas, "separation": estimate(apart, resamples.means(apart))}
+    separation = heights["bottom"] - heights["top"]
+    return {"areas": areas, "separation": estimate(separation, resamples.means(separation))}

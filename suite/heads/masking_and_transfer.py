@@ -1,6 +1,7 @@
 """Head-masking curves and the transfer matrix of one experiment, in its run folder: masking.json, transfer.json.
 
-Curves come out of a ledger, matrices out of a line per sample, so that a killed run goes on where it was.
+Evaluated coalitions are in a ledger, transfer's answers are a line per sample, so that a killed run continues from
+both.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ LEDGER = "masking.sqlite"
 
 
 def scores_of(folder: RunFolder, task: str, loaded: LoadedModel) -> HeadScores:
-    """Head scores that the run made for a task."""
+    """The run's head scores of a task."""
     file = folder.path / "head_scores" / f"{task}.safetensors"
     if not file.is_file():
         raise SuiteError(f"{folder.path} holds no head scores of {task}; run `cokv reproduce`, or give --scores FILE")
@@ -43,7 +44,7 @@ def scores_of(folder: RunFolder, task: str, loaded: LoadedModel) -> HeadScores:
 
 
 def samples_of(experiment: Experiment, loaded: LoadedModel, task: str, count: int | None) -> list[Prompt]:
-    """The first `count` test samples of all seeds; no validation sample is among them."""
+    """The first `count` test samples over all seeds, or all."""
     return list(itertools.islice(all_test_prompts(experiment, loaded, task), count))
 
 
@@ -55,8 +56,10 @@ def recorded(
     window_size: int,
     advance: Callable[[int], None],
 ) -> Evaluate:
-    """The head game over test samples, out of a ledger: what it knows is not evaluated again, after a kill or ever."""
-    spec = GameSpec(window_size=window_size, slice_sizes=(1,), coalitions_per_size=1)  # says what the game is, no more
+    """The head game over test samples, with a ledger: recorded coalitions are never evaluated again."""
+    spec = GameSpec(
+        window_size=window_size, slice_sizes=(1,), coalitions_per_size=1
+    )  # what the game is; the coalitions do not matter
     players = loaded.shape.num_layers * loaded.shape.num_kv_heads
 
     name = f"{task}/{len(prompts)} samples"
@@ -89,15 +92,14 @@ def masking(
     profile.require_shape(loaded.shape.num_layers, loaded.shape.num_kv_heads)
     window = experiment.game.window_size if experiment.game else 8
     prompts = samples_of(experiment, loaded, task, samples)
-    spec.counts_of(profile.values.size)  # a wrong count is refused before the prompts are read
+    spec.counts_of(profile.values.size)  # raises before any prompt is read
     with progress(f"masking {task}", _evaluations(profile, spec)) as report:
-        found = curves(profile, recorded(folder, loaded, task, prompts, window, report.advance), spec)
-    entry = {"task": task, "scores": name, "window_size": window, "provenance": profile.provenance, **found}
-    made = folder.read(MASKING) or {"kind": "head masking", "curves": []}
-    same = (task, name, spec.preset)
-    kept = [one for one in made["curves"] if (one["task"], one["scores"], one["preset"]) != same]
-    made["curves"] = sorted([*kept, entry], key=lambda one: (one["task"], one["scores"], one["preset"]))
-    folder.write(MASKING, made)
+        task_curves = curves(profile, recorded(folder, loaded, task, prompts, window, report.advance), spec)
+    entry = {"task": task, "scores": name, "window_size": window, "provenance": profile.provenance, **task_curves}
+    record = folder.read(MASKING) or {"kind": "head masking", "curves": []}
+    by_key = {(curve["task"], curve["scores"], curve["preset"]): curve for curve in [*record["curves"], entry]}
+    record["curves"] = [by_key[key] for key in sorted(by_key)]
+    folder.write(MASKING, record)
     return entry
 
 
@@ -108,17 +110,17 @@ def _evaluations(profile: HeadScores, spec: MaskingSpec) -> int:
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """What a transfer matrix is made of: every task's scores, CoKV and its uniform twin, one budget."""
+    """The inputs of a transfer matrix: every task's scores, CoKV and its uniform counterpart, one budget."""
 
     scores: Mapping[str, HeadScores]
     methods: tuple[Method, Method]
     kv_budget: int | str
 
 
-def carried(
+def transfer_settings(
     experiment: Experiment, loaded: LoadedModel, folder: RunFolder, kv_budget: int | str, tasks: tuple[str, ...]
 ) -> TransferSettings:
-    """The parts of a matrix, once they are known to work together; nothing is written or answered."""
+    """The inputs of a matrix, checked to fit the model and each other; nothing is written or answered."""
     params = next((m.params for m in experiment.methods if (m.name, m.preset) == ("cokv", "normalized")), {})
     cokv, uniform = methods_of(params)
     heads = loaded.shape.num_layers, loaded.shape.num_kv_heads
@@ -130,37 +132,42 @@ def carried(
 
 
 def transfer(
-    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, parts: TransferSettings, samples: int | None = None
+    experiment: Experiment,
+    loaded: LoadedModel,
+    folder: RunFolder,
+    settings: TransferSettings,
+    samples: int | None = None,
 ) -> dict[str, Any]:
     """Writes transfer.json: every task's scores on every task's test samples, at one budget.
 
-    Each sample's answers are a line of transfer.jsonl, so a killed run goes on where it was.
+    Each sample's answers are a line of transfer.jsonl, so that a killed run continues.
     """
-    scores, methods, kv_budget, tasks = parts.scores, parts.methods, parts.kv_budget, tuple(parts.scores)
+    scores, methods, kv_budget = settings.scores, settings.methods, settings.kv_budget
+    tasks = tuple(scores)
     prompts = {task: samples_of(experiment, loaded, task, samples) for task in tasks}
-    about = {
+    setting_facts = {
         "kv_budget": kv_budget,
         "method": methods[0].spec(),
         "scores": {t: s.values.tolist() for t, s in scores.items()},
     }
-    setting = hashlib.sha256(canonical(about).encode()).hexdigest()[:16]
+    setting = hashlib.sha256(canonical(setting_facts).encode()).hexdigest()[:16]
     lines = folder.lines(ANSWERS, ("setting", "task", "sample_id", "scores"))
-    known = {(line["task"], line["sample_id"]): line["scores"] for line in lines if line["setting"] == setting}
-    found: dict[str, list[dict[str, float]]] = {task: [] for task in tasks}
+    known_scores = {(line["task"], line["sample_id"]): line["scores"] for line in lines if line["setting"] == setting}
+    by_task: dict[str, list[dict[str, float]]] = {task: [] for task in tasks}
     with folder.appender(ANSWERS) as append, progress("transfer", sum(map(len, prompts.values()))) as report:
         for prompt in (prompt for task in tasks for prompt in prompts[task]):
             key = (prompt.task, prompt.sample_id)
-            if key not in known:
-                known[key] = answers(loaded, prompt, scores, methods, kv_budget)
-                append([{"setting": setting, "task": key[0], "sample_id": key[1], "scores": known[key]}])
-            found[prompt.task].append(known[key])
+            if key not in known_scores:
+                known_scores[key] = answers(loaded, prompt, scores, methods, kv_budget)
+                append([{"setting": setting, "task": key[0], "sample_id": key[1], "scores": known_scores[key]}])
+            by_task[prompt.task].append(known_scores[key])
             report.advance(note=prompt.task)
-    made = {
+    record = {
         "kind": "score transfer",
         "kv_budget": kv_budget,
         "method": methods[0].spec(),
         "seed": 0,
-        **matrix(found, tasks, seed=0),
+        **matrix(by_task, tasks, seed=0),
     }
-    folder.write(TRANSFER, made)
-    return made
+    folder.write(TRANSFER, record)
+    return record

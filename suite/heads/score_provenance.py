@@ -1,4 +1,4 @@
-"""What a profile is written to: head scores with all that was found out about them, and the same as JSON to read."""
+"""Head scores of a game with their full provenance (game, estimator, errors, stability), and the same as plain JSON."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from suite.heads.ledger_scores import GameScores
 KINDS = {"sliced": "sliced Shapley value", "leave_one_out": "leave-one-out", "exact": "exact Shapley value"}
 
 
-def head_scores(game: RecordedGame, found: GameScores, **more: JSON) -> HeadScores:
-    """Scores [num_layers, num_kv_heads] of a game over KV heads. The provenance holds intervals and origin."""
+def head_scores(game: RecordedGame, scores: GameScores, **facts: JSON) -> HeadScores:
+    """Scores [num_layers, num_kv_heads] of a game over KV heads. The provenance holds errors, intervals and game."""
     shape = game.identity.get("shape")
     if not isinstance(shape, list) or len(shape) != 2:
         raise SuiteError(f"game {game.name!r} has players of shape {shape}, expected [num_layers, num_kv_heads]")
-    estimator = described(found.estimator)
+    estimator = described(scores.estimator)
     provenance: dict[str, JSON] = {
         "kind": KINDS.get(str(estimator["name"]), "Shapley value"),
         "task": game.identity.get("task"),
         "estimator": estimator,
-        "evaluations": found.estimate.evaluations,
-        "draws": [plan.num_draws for plan in found.halves],
+        "evaluations": scores.estimate.evaluations,
+        "draws": [plan.num_draws for plan in scores.halves],
         "game": game.identity,
         "game_hash": game.hash,
-        "standard_error": json_numbers(found.estimate.standard_error),
-        **_stability(found),
-        **more,
+        "standard_error": json_numbers(scores.estimate.standard_error),
+        **_stability(scores),
+        **facts,
     }
     rows, columns = (int(str(side)) for side in shape)
-    return HeadScores(found.estimate.values.reshape(rows, columns), provenance)
+    return HeadScores(scores.estimate.values.reshape(rows, columns), provenance)
 
 
-def _stability(found: GameScores) -> dict[str, JSON]:
-    """Of two halves; absent where there is none."""
-    if found.stability is None:
+def _stability(scores: GameScores) -> dict[str, JSON]:
+    """The stability of two halves; empty for one half."""
+    if scores.stability is None:
         return {}
-    said = {k: v for k, v in found.stability.to_json().items() if k not in ("num_players", "stop") and v is not None}
-    runs: list[JSON] = [json_numbers(run) for run in found.runs]
-    return {**said, "mae_below_threshold": found.stability.stop, "runs": runs}
+    facts = {k: v for k, v in scores.stability.to_json().items() if k not in ("num_players", "stop") and v is not None}
+    runs: list[JSON] = [json_numbers(run) for run in scores.runs]
+    return {**facts, "mae_below_threshold": scores.stability.stop, "runs": runs}
 
 
 def as_json(scores: HeadScores) -> dict[str, Any]:
-    """One row per head, players layer-major, and the rest of the provenance beside them. What is unknown is absent."""
-    known: dict[str, Any] = dict(scores.provenance)
-    errors, intervals, runs = (known.pop(name, None) for name in ("standard_error", "interval", "runs"))
+    """One row per head, layer-major, and the rest of the provenance. Unknown numbers are absent."""
+    facts: dict[str, Any] = dict(scores.provenance)
+    errors, intervals, runs = (facts.pop(name, None) for name in ("standard_error", "interval", "runs"))
     heads = []
     for player, score in enumerate(scores.values.reshape(-1)):
         layer, head = divmod(player, scores.num_kv_heads)
@@ -62,7 +62,7 @@ def as_json(scores: HeadScores) -> dict[str, Any]:
         if isinstance(runs, list):
             row["runs"] = [run[player] for run in runs]
         heads.append(row)
-    return {**known, "heads": heads}
+    return {**facts, "heads": heads}
 
 
 def intervals_of(scores: HeadScores) -> FloatArray | None:

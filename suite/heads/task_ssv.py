@@ -1,8 +1,8 @@
-"""The profile of one task: its head game evaluated until done or good enough, and the scores written down.
+"""SSV of one task: its head game evaluated until complete or until a stop rule holds, and the scores as files.
 
 `runs/profiles/<experiment>-<task>-<hash8>/` holds `spec.json` (the game's identity, which the hash covers), the
-ledger, and the newest scores. How many coalitions, which seed and when to stop are no part of the identity: asking for
-more adds to the same ledger.
+ledger, and the newest scores. The number of coalitions, the seed and the stop rules are no part of the identity: a
+longer run adds to the same ledger.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ DONE = "all planned coalitions are evaluated"
 
 
 @dataclass(frozen=True)
-class Profile:
-    """What `profile_ssv` made. `stopped`: why it ended."""
+class TaskScores:
+    """The scores of one task, their folder, and why the evaluation ended."""
 
     folder: Path
     scores: HeadScores
     stopped: str
 
 
-def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules: StopRules) -> Profile:
+def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules: StopRules) -> TaskScores:
     """Sliced Shapley values of every KV head on one task's validation prompts, from two independent halves.
 
-    Everything evaluated is in the ledger before the next block begins: the same call goes on after a kill.
+    Every block is in the ledger before the next one begins: after a kill the same call continues.
     """
-    known = task_names(experiment)
-    if task not in known:
-        raise SuiteError(f"task {task!r} is not in experiment {experiment.name!r}; expected one of {', '.join(known)}")
-    spec, here = game_spec(experiment), isinstance(pool, InProcess)
+    tasks = task_names(experiment)
+    if task not in tasks:
+        raise SuiteError(f"task {task!r} is not in experiment {experiment.name!r}; expected one of {', '.join(tasks)}")
+    spec, in_process = game_spec(experiment), isinstance(pool, InProcess)
     if rules.mae and spec.utility == "log_likelihood":
         raise SuiteError("the MAE rule is for utilities between 0 and 1, not for log_likelihood; use --reliability")
     model = experiment.model
-    loaded = load_model(model.name, model.revision, model.device if here else "cpu", model.dtype)
+    loaded = load_model(model.name, model.revision, model.device if in_process else "cpu", model.dtype)
     check_fit(experiment.model_copy(update={"game": None}), loaded)
     players = num_players(loaded, spec)
     halves = plans(spec, players)
-    for half in halves:  # its aggregate says when a player is never drawn
+    for half in halves:  # aggregate raises where a player is never drawn
         estimator(spec).aggregate(half, np.zeros(len(half.coalitions)))
     prompts = list(validation_prompts(experiment, loaded, task, spec.prompts))
     game_is = identity(loaded, model.device, prompts, spec)
@@ -74,37 +74,38 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
         game = ledger.game(task, game_is, players, len(prompts))
         game.add_design(design(estimator(spec), seeds(spec)))
         with progress(f"profile {task}", merge_plans(halves).evaluations) as report:
-            live = StoppingWatch(game, experiment, halves, rules, report)
-            evaluate_games({task: (game, live.coalitions)}, pool, make_worker, lambda _: live, spec.block_size)
-        scores = _scores(game, experiment, live)
+            watch = StoppingWatch(game, experiment, halves, rules, report)
+            evaluate_games({task: (game, watch.coalitions)}, pool, make_worker, lambda _: watch, spec.block_size)
+        scores = _scores(game, experiment, watch)
         scores.save(folder.path / SCORES)
         folder.write(READABLE, as_json(scores))
-    return Profile(folder.path, scores, live.stopped)
+    return TaskScores(folder.path, scores, watch.stopped)
 
 
-def _scores(game: RecordedGame, experiment: Experiment, live: StoppingWatch) -> HeadScores:
+def _scores(game: RecordedGame, experiment: Experiment, watch: StoppingWatch) -> HeadScores:
     spec = game_spec(experiment)
     try:
-        found = score_halves(estimator(spec), live.halves, live.utilities(), spec.seed)
+        scores = score_halves(estimator(spec), watch.halves, watch.utilities(), spec.seed)
     except (CokvError, SuiteError) as error:
         raise SuiteError(
-            f"stopped after {live.there} coalitions ({live.stopped}), too early for a score of every head: {error}"
+            f"stopped after {watch.evaluated} coalitions ({watch.stopped}), too early for a score of every head: "
+            f"{error}"
         ) from None
     model = experiment.model
     return head_scores(
         game,
-        found,
+        scores,
         model={"name": model.name, "revision": model.revision},
         seeds=list(seeds(spec)),
-        planned_draws=[plan.num_draws for plan in live.halves],
-        coalitions=live.there,
-        planned_coalitions=live.total,
-        stopped=live.stopped,
+        planned_draws=[plan.num_draws for plan in watch.halves],
+        coalitions=watch.evaluated,
+        planned_coalitions=watch.total,
+        stopped=watch.stopped,
     )
 
 
 class StoppingWatch:
-    """Watches a game being recorded: shows how far it is and how sure, and applies the stop rules to every prefix."""
+    """The watch of a game under evaluation: shows progress and accuracy, and applies the stop rules to every prefix."""
 
     def __init__(
         self, game: RecordedGame, experiment: Experiment, halves: Halves, rules: StopRules, report: Reporter
@@ -114,59 +115,59 @@ class StoppingWatch:
         merged = merge_plans(halves).coalitions
         order = in_turn(halves)
         self.coalitions = merged[order]
-        self.rows, where = distinct(self.coalitions)
-        self.where = np.empty(len(merged), dtype=np.int64)  # of each row of the merged plan in `rows`
-        self.where[order] = where
+        self.rows, inverse = distinct(self.coalitions)
+        self.row_of = np.empty(len(merged), dtype=np.int64)  # index in `rows` of each row of the merged plan
+        self.row_of[order] = inverse
         self.values = np.full(len(self.rows), np.nan)  # mean over prompts
-        self.there, self.total, self.before = 0, len(self.rows), len(game)
-        self.start = self.shown = time.monotonic()
+        self.evaluated, self.total, self.recorded_before = 0, len(self.rows), len(game)
+        self.start = self.last_shown = time.monotonic()
         self.stopped = DONE
 
     def utilities(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of each half's rows, NaN outside the prefix."""
-        both, cut = self.values[self.where], len(self.halves[0].coalitions)
-        return both[:cut], both[cut:]
+        """Per row of each half, the mean over prompts; NaN outside the prefix."""
+        merged, first_half = self.values[self.row_of], len(self.halves[0].coalitions)
+        return merged[:first_half], merged[first_half:]
 
-    def __call__(self, there: int) -> bool:
-        new = slice(self.there, there)
+    def __call__(self, evaluated: int) -> bool:
+        new = slice(self.evaluated, evaluated)
         self.values[new] = self.game.utilities(self.rows[new]).mean(axis=1)
-        advanced, self.there = there - self.there, there
+        advanced, self.evaluated = evaluated - self.evaluated, evaluated
         now = time.monotonic()
         if not self._due(now):
             self.report.advance(advanced)
             return False
-        self.shown = now
+        self.last_shown = now
         state = live_state(
             estimator(self.spec),
             self.halves,
             self.utilities(),
             now - self.start,
-            fresh=len(self.game) - self.before,
+            fresh=len(self.game) - self.recorded_before,
             seed=self.spec.seed,
         )
         self.report.advance(advanced, _note(state))
         reason = self.rules.verdict(state)
-        if reason is not None and there < self.total:
+        if reason is not None and evaluated < self.total:
             self.stopped = reason
             return True
         return False
 
     def _due(self, now: float) -> bool:
-        """A state costs a little: it is made when a rule could stop, and once a second to be shown."""
+        """Whether to compute a state: when a rule could stop, and once a second to show it."""
         rules = self.rules
         return (
             rules.mae
             or rules.reliability is not None
-            or self.there == self.total
-            or now - self.shown > 1
-            or (rules.evaluations is not None and self.there >= rules.evaluations)
+            or self.evaluated == self.total
+            or now - self.last_shown > 1
+            or (rules.evaluations is not None and self.evaluated >= rules.evaluations)
             or (rules.minutes is not None and now - self.start >= 60 * rules.minutes)
         )
 
 
 def _note(state: GameState) -> str:
-    """How sure the scores are by now, for one line of progress."""
+    """The accuracy of the scores so far, for one line of progress."""
     if state.mae is None:
         return ""
-    said = f"MAE {state.mae:.4f} (1/n {state.threshold:.4f})"
-    return said if state.reliability is None else f"{said}, reliability {state.reliability:.2f}"
+    note = f"MAE {state.mae:.4f} (1/n {state.threshold:.4f})"
+    return note if state.reliability is None else f"{note}, reliability {state.reliability:.2f}"

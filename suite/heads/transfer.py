@@ -1,9 +1,8 @@
 """Cross-task transfer: does CoKV with the head scores of task A still serve task B?
 
-One budget. For every target task, its test samples are answered with the head scores of every source task, and with
-uniform budgets (SnapKV, the same scorer and window) and the full cache beside them; all are rows of one decode from
-one prefill. A score is a mean over samples in percent; what is compared on a target is compared on the same samples,
-and its interval is that of the paired difference.
+One budget. Every target task's test samples are answered with the head scores of every source task, with uniform
+budgets (SnapKV, the same scorer and window) and with the full cache; all are rows of one decode from one prefill. A
+score is a mean over samples in percent; a difference on a target is paired over its samples, and so is its interval.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ UNIFORM, FULL = "uniform", "full"
 
 
 def methods_of(params: Mapping[str, Any]) -> tuple[Method, Method]:
-    """CoKV, and SnapKV with the parameters that both have: they differ in the allocator alone."""
+    """CoKV, and SnapKV with the parameters that both have: they differ only in the allocator."""
     cokv = get_method("cokv", **params)
-    known = get_method("snapkv").parameters
-    shared: dict[str, Any] = {name: value for name, value in cokv.parameters.items() if name in known}
+    parameters = get_method("snapkv").parameters
+    shared: dict[str, Any] = {name: value for name, value in cokv.parameters.items() if name in parameters}
     return cokv, get_method("snapkv", **shared)
 
 
@@ -40,7 +39,7 @@ def answers(
     methods: tuple[Method, Method],
     kv_budget: int | str,
 ) -> dict[str, float]:
-    """Percent of one sample by source of the head scores; UNIFORM and FULL beside them."""
+    """Score of one sample in percent by source of the head scores, and for UNIFORM and FULL."""
     cokv, snapkv = methods
     budget = KVBudget.parse(kv_budget)
     requests = {name: Request(cokv, budget, profile) for name, profile in scores.items()}
@@ -55,13 +54,15 @@ def answers(
     return percents
 
 
-def matrix(found: Mapping[str, Sequence[Mapping[str, float]]], sources: Sequence[str], seed: int) -> dict[str, Any]:
-    """Cells, baselines and averages of the answers of each target: target -> one mapping per sample, as `answers`."""
-    if not sources or not found or not all(found.values()):
+def matrix(
+    answers_by_target: Mapping[str, Sequence[Mapping[str, float]]], sources: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Cells, baselines and averages. answers_by_target: by target, one mapping per sample, as of `answers`."""
+    if not sources or not answers_by_target or not all(answers_by_target.values()):
         raise SuiteError("nothing to transfer: expected head scores of at least one task, and samples of every target")
     cells, baselines = [], []
     means: dict[str, dict[str, tuple[float, FloatArray]]] = {}  # target -> name -> mean, resampled means
-    for place, (target, samples) in enumerate(found.items()):
+    for place, (target, samples) in enumerate(answers_by_target.items()):
         resamples = Resamples.draw(len(samples), seed + place)
         table = {name: np.array([sample[name] for sample in samples]) for name in (*sources, UNIFORM, FULL)}
         resampled = {name: resamples.means(scores) for name, scores in table.items()}
@@ -77,7 +78,7 @@ def matrix(found: Mapping[str, Sequence[Mapping[str, float]]], sources: Sequence
             cells.append(cell)
     return {
         "sources": list(sources),
-        "targets": list(found),
+        "targets": list(answers_by_target),
         "cells": cells,
         "baselines": baselines,
         "averages": _averages(means, sources),
@@ -85,22 +86,22 @@ def matrix(found: Mapping[str, Sequence[Mapping[str, float]]], sources: Sequence
 
 
 def _averages(means: dict[str, dict[str, tuple[float, FloatArray]]], sources: Sequence[str]) -> dict[str, Any]:
-    """Over the targets that are sources too: with their own scores, with others' (each other task's), and without."""
-    both = [target for target in means if target in sources]
-    if len(both) < 2:
+    """Over the targets that are sources too: with their own scores, with each other task's, uniform and full."""
+    tasks = [target for target in means if target in sources]
+    if len(tasks) < 2:
         return {}
     pairs = {
-        "own": [(target, target) for target in both],
-        "transferred": [(target, source) for target in both for source in sources if source != target],
-        UNIFORM: [(target, UNIFORM) for target in both],
-        FULL: [(target, FULL) for target in both],
+        "own": [(target, target) for target in tasks],
+        "transferred": [(target, source) for target in tasks for source in sources if source != target],
+        UNIFORM: [(target, UNIFORM) for target in tasks],
+        FULL: [(target, FULL) for target in tasks],
     }
     averages = {}
-    for name, chosen in pairs.items():
-        resampled = np.mean([means[target][which][1] for target, which in chosen], axis=0)
-        averages[name] = {"score": float(np.mean([means[t][w][0] for t, w in chosen])), **interval(resampled)}
-    own = np.mean([means[t][w][1] for t, w in pairs["own"]], axis=0)
-    moved = np.mean([means[t][w][1] for t, w in pairs["transferred"]], axis=0)
+    for name, cells in pairs.items():
+        resampled = np.mean([means[target][which][1] for target, which in cells], axis=0)
+        averages[name] = {"score": float(np.mean([means[t][w][0] for t, w in cells])), **interval(resampled)}
+    own_scores = np.mean([means[t][w][1] for t, w in pairs["own"]], axis=0)
+    transferred = np.mean([means[t][w][1] for t, w in pairs["transferred"]], axis=0)
     lost = averages["transferred"]["score"] - averages["own"]["score"]
-    averages["transferred - own"] = {"score": lost, **interval(moved - own)}
+    averages["transferred - own"] = {"score": lost, **interval(transferred - own_scores)}
     return averages

@@ -1,4 +1,4 @@
-"""Which profile each method gets: a file that the user names, ours or a published one, else one that is stored."""
+"""The profile of each method: a file that the user names, ours or a published one, else one from a profile folder."""
 
 from __future__ import annotations
 
@@ -11,57 +11,56 @@ from cokv.profiles.load import load_profile
 from suite.errors import SuiteError
 from suite.profiles.profile_folder import ProfileFolder, SourcedProfile
 
-EVERY = ""  # the name under which a profile for all methods stands
+EVERY = ""  # key of a profile for all methods
 
 
 def profiles_of(
-    methods: Sequence[Method], loaded: LoadedModel, given: Sequence[str] = (), stored: ProfileFolder | None = None
+    methods: Sequence[Method], loaded: LoadedModel, options: Sequence[str] = (), folder: ProfileFolder | None = None
 ) -> dict[str, SourcedProfile | str]:
-    """By method, of those that need one: its profile, or why it has none.
+    """By name of each method that needs a profile: the profile, or why it has none.
 
-    given: texts METHOD=FILE, or FILE for every method that it is for and none is named for. Others get what is stored.
+    options: texts METHOD=FILE, or FILE for every method that can use it and is not named. Others use the folder's.
     """
     needing = [method for method in methods if method.needs_profile]
-    files = _named(given, methods)
-    shape = loaded.shape.num_layers, loaded.shape.num_kv_heads
-    read = {name: SourcedProfile(load_profile(path, shape), f"from {path}") for name, path in files.items()}
-    everyones = read.get(EVERY)
-    if everyones and not any(_is_for(everyones, method) for method in needing):
-        kind = everyones.profile.provenance["kind"]
-        takers = ", ".join(f"{method.name} ({method.profile})" for method in needing)
-        raise SuiteError(f"--profile {files[EVERY]} is of kind {kind!r}, which none of these takes: {takers}")
-    found: dict[str, SourcedProfile | str] = {}
+    files, shape = _files(options, methods), (loaded.shape.num_layers, loaded.shape.num_kv_heads)
+    from_files = {name: SourcedProfile(load_profile(path, shape), f"from {path}") for name, path in files.items()}
+    for_all = from_files.get(EVERY)
+    if for_all and not any(_fits(for_all, method) for method in needing):
+        kind = for_all.profile.provenance["kind"]
+        kinds = ", ".join(f"{method.name} ({method.profile})" for method in needing)
+        raise SuiteError(f"--profile {files[EVERY]} is of kind {kind!r}, which none of these takes: {kinds}")
+    profiles: dict[str, SourcedProfile | str] = {}
     for method in needing:
-        own = read.get(method.name) or (everyones if everyones and _is_for(everyones, method) else None)
-        there = stored.of(method, loaded.digest) if stored and own is None else None
-        if isinstance(there, SourcedProfile):
-            own = there
-        missing = there or f"needs {method.profile}; give them with --profile FILE or --run RUN"
-        found[method.name] = own or everyones or missing  # what a file for all is not for, its method refuses
-    return found
+        profile = from_files.get(method.name) or (for_all if for_all and _fits(for_all, method) else None)
+        missing = f"needs {method.profile}; give them with --profile FILE or --run RUN"
+        if profile is None and folder is not None:
+            stored = folder.of(method, loaded.digest)
+            profile, missing = (stored, "") if isinstance(stored, SourcedProfile) else (None, stored)
+        profiles[method.name] = profile or for_all or missing  # a method refuses a profile of another kind itself
+    return profiles
 
 
-def _named(given: Sequence[str], methods: Sequence[Method]) -> dict[str, str]:
-    """File by method. A method that takes none of them is no place for one."""
-    takers = [method.name for method in methods if method.needs_profile]
-    found: dict[str, str] = {}
-    for text in given:
-        method, equals, path = text.partition("=")
-        if not equals or Path(text).exists():
-            method, path = EVERY, text
-        if not takers or (method != EVERY and method not in takers):
-            compared = method in [one.name for one in methods]
-            wrong = f"{method} {'needs none' if compared else 'is not compared'}" if method else "no method needs one"
+def _files(options: Sequence[str], methods: Sequence[Method]) -> dict[str, str]:
+    """File by method name. Raises SuiteError for a file that no method of that name needs."""
+    needing = [method.name for method in methods if method.needs_profile]
+    files: dict[str, str] = {}
+    for option in options:
+        name, equals, path = option.partition("=")
+        if not equals or Path(option).exists():
+            name, path = EVERY, option
+        if not needing or (name != EVERY and name not in needing):
+            compared = name in [method.name for method in methods]
+            wrong = f"{name} {'needs none' if compared else 'is not compared'}" if name else "no method needs one"
             raise SuiteError(
-                f"--profile {text}: {wrong}; methods compared that need a profile: {', '.join(takers) or 'none'}"
+                f"--profile {option}: {wrong}; methods compared that need a profile: {', '.join(needing) or 'none'}"
             )
-        if method in found:
-            raise SuiteError(f"--profile names two files for {method or 'all methods'}; expected one")
-        found[method] = path
-    return found
+        if name in files:
+            raise SuiteError(f"--profile names two files for {name or 'all methods'}; expected one")
+        files[name] = path
+    return files
 
 
-def _is_for(given: SourcedProfile, method: Method) -> bool:
-    """A profile without a kind is taken at its word."""
-    kind = given.profile.provenance.get("kind")
+def _fits(sourced: SourcedProfile, method: Method) -> bool:
+    """Whether the kind is one that the method takes. A profile without a kind fits every method."""
+    kind = sourced.profile.provenance.get("kind")
     return not isinstance(kind, str) or kind.startswith(method.profile_kinds)

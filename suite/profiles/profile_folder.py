@@ -1,6 +1,6 @@
-"""Profiles that are there already: in the folder of a run, and shipped for the embedded model.
+"""Profiles in a folder: of a run, or shipped with the embedded model.
 
-Shapley values come per task. For a prompt of no known task their mean over tasks stands in.
+Shapley values come per task; their mean over tasks is used for a prompt of no known task.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHAPLEY_FILE = "cokv.safetensors"  # of the shipped profiles
 
 @dataclass(frozen=True)
 class SourcedProfile:
-    """A profile, and in words where it comes from."""
+    """A profile, and where it comes from: the end of a sentence."""
 
     profile: Profile
     origin: str
@@ -34,32 +34,32 @@ class SourcedProfile:
 
 @dataclass(frozen=True)
 class ProfileFolder:
-    """A folder of profiles by name, and the head scores that stand for those per task. origin: whose, in words."""
+    """A folder of profiles by name, and the head scores to use of those per task. origin: the end of a sentence."""
 
     folder: Path
     origin: str
     shapley: HeadScores | None
 
     def of(self, method: Method, digest: str) -> SourcedProfile | str:
-        """What a method is to be given on the model of this digest, or why there is nothing."""
-        found: Profile | str | None = kept_profile(self.folder / profile_name(method))
-        if found is None and SHAPLEY in method.profile_kinds:
-            found = self.shapley
-        if found is None:
+        """A method's profile on the model of this digest, or why there is none."""
+        profile: Profile | str | None = kept_profile(self.folder / profile_name(method))
+        if profile is None and SHAPLEY in method.profile_kinds:
+            profile = self.shapley
+        if profile is None:
             return f"needs {method.profile}, and there are none {self.origin}; give them with --profile FILE"
-        if isinstance(found, str):
-            return f"needs {method.profile}, and there are none {self.origin}: {found}"
-        made_on = found.provenance.get("model")
-        if isinstance(made_on, dict) and made_on.get("digest") != digest:
+        if isinstance(profile, str):
+            return f"needs {method.profile}, and there are none {self.origin}: {profile}"
+        model = profile.provenance.get("model")
+        if isinstance(model, dict) and model.get("digest") != digest:
             return (
                 f"needs {method.profile}, and those {self.origin} were made on another model; give them with "
                 "--profile FILE"
             )
-        return SourcedProfile(found, self.origin + _of_task(found) + _made_for(found, method))
+        return SourcedProfile(profile, self.origin + _of_task(profile) + _made_for(profile, method))
 
 
 def _of_task(profile: Profile) -> str:
-    """Which task's, or how many tasks' mean."""
+    """The task, or of how many tasks it is the mean, as the end of a sentence."""
     task, tasks = (profile.provenance.get(name) for name in ("task", "tasks"))
     if profile.provenance.get("kind") == MEAN and isinstance(tasks, list):
         return f", mean over {len(tasks)} task{'s' * (len(tasks) != 1)}"
@@ -67,20 +67,20 @@ def _of_task(profile: Profile) -> str:
 
 
 def _made_for(profile: Profile, method: Method) -> str:
-    """Parameters of the method that were others when the profile was made."""
+    """Method parameters that differ from those that the profile was computed with, as the end of a sentence."""
     settings = profile.provenance.get("settings")
     if not isinstance(settings, dict):
         return ""
-    made = settings.get("parameters")
-    if not isinstance(made, dict):
-        made = {"num_sinks": settings.get("sinks"), "local": settings.get("recent")}
-    now = method.parameters
-    others = [f"{name}={value}" for name, value in made.items() if value is not None and now.get(name, value) != value]
-    return f", made for {', '.join(others)}" if others else ""
+    computed_with = settings.get("parameters")
+    if not isinstance(computed_with, dict):
+        computed_with = {"num_sinks": settings.get("sinks"), "local": settings.get("recent")}
+    parameters = {name: value for name, value in computed_with.items() if value is not None}
+    different = [f"{k}={v}" for k, v in parameters.items() if method.parameters.get(k, v) != v]
+    return f", made for {', '.join(different)}" if different else ""
 
 
 def of_run(run: Path, task: str | None, loaded: LoadedModel) -> ProfileFolder:
-    """The profiles of a run on this model, with the head scores of one task, or else of all."""
+    """The profiles of a run on this model, with the head scores of one task, or the mean over all."""
     model = _spec(run).get("model")
     digest = model.get("digest") if isinstance(model, dict) else None
     if digest != loaded.digest:
@@ -107,20 +107,20 @@ def _spec(run: Path) -> dict[str, JSON]:
 
 
 def head_scores_of(run: Path) -> dict[str, HeadScores]:
-    """By task."""
+    """Head scores by task."""
     return {file.stem: HeadScores.load(file) for file in sorted((run / "head_scores").glob("*.safetensors"))}
 
 
 def mean_over_tasks(scores: Mapping[str, HeadScores]) -> HeadScores:
-    """Every task counts the same. Model and game are those of the first: a run has one of each."""
+    """Mean over tasks, equally weighted. Model and game are those of the first: a run has one of each."""
     first = next(iter(scores.values())).provenance
-    told: dict[str, JSON] = {name: first[name] for name in ("model", "spec") if name in first}
-    values = np.mean([one.values for one in scores.values()], axis=0)
-    return HeadScores(values, {"kind": MEAN, "tasks": [*scores], **told})
+    facts: dict[str, JSON] = {name: first[name] for name in ("model", "spec") if name in first}
+    values = np.mean([task_scores.values for task_scores in scores.values()], axis=0)
+    return HeadScores(values, {"kind": MEAN, "tasks": [*scores], **facts})
 
 
 def shipped(loaded: LoadedModel) -> ProfileFolder | None:
-    """What ships with the package for the embedded model; nothing for any other."""
+    """The profiles that ship with the package; None unless the model is the embedded one."""
     if loaded.name != EMBEDDED:
         return None
     file = SHIPPED / SHAPLEY_FILE

@@ -1,4 +1,4 @@
-"""The profilers: how each method's profile is computed for an experiment, and the settings it hangs on."""
+"""The profilers: how each method's profile is computed for an experiment, and the settings it depends on."""
 
 from __future__ import annotations
 
@@ -40,13 +40,12 @@ def _needle_settings(experiment: Experiment, spec: ProfilesSpec, method: Method)
 
 def _duo_settings(experiment: Experiment, spec: ProfilesSpec, method: Method) -> dict[str, JSON]:
     ruler = needle_spec(experiment, PASSKEYS, spec.passkey_length)
-    told = ruler.model_dump(mode="json", exclude={"essays", "questions", "data"})
-    return {"passkeys": told, **_wording(ruler), **asdict(_training(spec, method))}
+    passkeys = ruler.model_dump(mode="json", exclude={"essays", "questions", "data"})
+    return {"passkeys": passkeys, **_wording(ruler), **asdict(_training(spec, method))}
 
 
 def _wording(ruler: Any) -> dict[str, JSON]:
-    found: dict[str, JSON] = ruler_tasks.identity(ruler)
-    return {"ruler": found}
+    return {"ruler": ruler_tasks.identity(ruler)}
 
 
 def _training(spec: ProfilesSpec, method: Method) -> Training:

@@ -1,4 +1,4 @@
-"""Prompts that profiles are learnt from, as plain token ids: needles and where they stand, passkeys with their answers.
+"""Prompts of the profilers as token ids: needles with their positions, passkeys with their answers.
 
 Needles come from RULER's generators, in the experiment's preset, at sample numbers that neither test samples nor the
 head game use. LU-KV's prompts are the tasks' own validation prompts.
@@ -27,11 +27,11 @@ from suite.tasks.prompt import VALIDATION_OFFSET, text_of
 NEEDLES = ("niah_single_1", "niah_single_2", "niah_multikey_1")
 PASSKEYS = ("niah_multikey_1", "niah_multivalue", "niah_multiquery")
 OFFSET = 2 * VALIDATION_OFFSET
-LENGTH = 4096  # of needle prompts, where neither [profiles] nor a generated benchmark says one
+LENGTH = 4096  # of needle prompts, where neither [profiles] nor a generated benchmark states one
 
 
 def needle_spec(experiment: Experiment, tasks: Sequence[str] = NEEDLES, length: int | None = None) -> RulerSpec:
-    """Which needles: the experiment's preset, lengths and texts, where it has any."""
+    """The needles to generate, with the experiment's preset, length and texts where it has them."""
     spec = experiment.profiles or ProfilesSpec()
     generated = experiment.ruler or experiment.longbench_mini
     preset = "mini" if experiment.longbench_mini is not None else "official"
@@ -45,38 +45,38 @@ def needle_spec(experiment: Experiment, tasks: Sequence[str] = NEEDLES, length: 
 
 
 def needle_prompts(experiment: Experiment, loaded: LoadedModel) -> list[Needle]:
-    """Prompts with one answer, which stands in the context once."""
-    made = []
+    """Prompts with one answer, which occurs in the context once."""
+    needles = []
     for sample in _samples(experiment, loaded, needle_spec(experiment)):
-        at = sample.context.index(sample.outputs[0])
-        ids, places = _where(loaded, sample.prompt, at, at + len(sample.outputs[0]))
+        start = sample.context.index(sample.outputs[0])
+        ids, places = _where(loaded, sample.prompt, start, start + len(sample.outputs[0]))
         stop = Stop(sample.tokens_to_generate, loaded.eos_ids)
 
         def right(tokens: list[int], sample: Sample = sample) -> bool:
             return score(sample.metric, text_of(loaded, tokens), sample.outputs) > 50
 
-        made.append(
+        needles.append(
             Needle(ProfilingPrompt(ids, stop), places[0], places[-1] + 1, right, _answer_tokens(loaded, sample))
         )
-    return made
+    return needles
 
 
 def _answer_tokens(loaded: LoadedModel, sample: Sample) -> int:
-    """Tokens of the right answer as it follows the prompt, a space before it included, what may stand behind it not."""
+    """Tokens of the right answer after the prompt: with a space before it, without anything after it."""
     answer = sample.outputs[0]
     gold = sample.gold or f" {answer}"
-    said = gold[: gold.index(answer) + len(answer)] if answer in gold else answer
-    return len(loaded.tokenizer.encode(said, add_special_tokens=False))
+    through_answer = gold[: gold.index(answer) + len(answer)] if answer in gold else answer
+    return len(loaded.tokenizer.encode(through_answer, add_special_tokens=False))
 
 
 def passkey_prompts(experiment: Experiment, loaded: LoadedModel, length: int | None) -> list[AnsweredPrompt]:
     """Prompts that ask for several values, with the full right answer behind them."""
-    made = []
+    prompts = []
     for sample in _samples(experiment, loaded, needle_spec(experiment, PASSKEYS, length)):
-        prompt = loaded.tokenizer.encode(sample.prompt)
+        ids = loaded.tokenizer.encode(sample.prompt)
         gold = loaded.tokenizer.encode(sample.gold or " ".join(sample.outputs), add_special_tokens=False)
-        made.append(AnsweredPrompt(torch.tensor(prompt + gold, dtype=torch.int64), len(prompt)))
-    return made
+        prompts.append(AnsweredPrompt(torch.tensor(ids + gold, dtype=torch.int64), len(ids)))
+    return prompts
 
 
 def profiling_prompts(experiment: Experiment, loaded: LoadedModel, count: int) -> list[ProfilingPrompt]:
@@ -99,10 +99,10 @@ def _samples(experiment: Experiment, loaded: LoadedModel, spec: RulerSpec) -> It
 
 
 def _where(loaded: LoadedModel, text: str, start: int, end: int) -> tuple[torch.Tensor, list[int]]:
-    """Token ids of a prompt, and which of them hold characters start..end."""
+    """Token ids of a prompt, and the positions of those that hold characters start..end."""
     tokenizer: Any = loaded.tokenizer
     if not tokenizer.is_fast:
         raise CokvError("this model's tokenizer does not tell where a token stands in a text; use a fast tokenizer")
-    made = tokenizer(text, return_offsets_mapping=True)
-    places = [place for place, (a, b) in enumerate(made["offset_mapping"]) if a < end and b > start]
-    return torch.tensor(made["input_ids"], dtype=torch.int64), places
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    places = [place for place, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
+    return torch.tensor(encoded["input_ids"], dtype=torch.int64), places

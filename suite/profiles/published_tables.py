@@ -1,4 +1,4 @@
-"""What published head profiles hold, the budgets they give, how far they agree: tables, and a page with heat maps.
+"""Tables of published head profiles: their scores, the budgets they lead to, their agreement; and a page of heat maps.
 
 No model is loaded.
 """
@@ -35,7 +35,7 @@ def shape_of(text: str | None) -> tuple[int, int] | None:
     """(num_layers, num_kv_heads) of a text such as "32x8"."""
     if text is None:
         return None
-    found = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
-    if found is None:
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if match is None:
         raise SuiteError(f"shape {text!r}, expected LAYERSxKV_HEADS such as 32x8")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])

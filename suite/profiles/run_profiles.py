@@ -1,9 +1,9 @@
-"""Offline profiles of an experiment: which its methods need, computed once per run and model, or read from files.
+"""Offline profiles of an experiment's methods, computed once per run and model, or read from files.
 
-Shapley values are the head game's and come per task (heads.py). All others come per model: of each method that needs
-one, by the method's own row and parameters. They are computed before the samples and kept in the run folder, where a
-resumed run finds them. Where a profile cannot be made of this model, its method is infeasible and says why. Prompts
-are generated apart from the test samples: needles from a stretch of their own, LU-KV's are validation prompts.
+Shapley values come from the head game, per task (suite/heads). All others come per model, by the method's row in the
+experiment and its parameters. They are computed before the samples and kept in the run folder, from which a resumed run
+reads them. Where a profile cannot be computed on this model, its method is infeasible and the record says why. Prompts
+are no test samples: needles have sample numbers of their own, LU-KV's are validation prompts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from suite.tasks.benchmarks import task_names
 
 @dataclass(frozen=True)
 class Need:
-    """One profile: its name (and file's stem), a method that takes it, the files it is read from, and its settings."""
+    """One profile: its name (and file's stem), a method that uses it, the files it is read from, and its settings."""
 
     name: str
     method: Method
@@ -47,28 +47,28 @@ class NoProfile(CokvError):
 
 @dataclass(frozen=True)
 class Profiles:
-    """The profiles of a run by name, or why there is none."""
+    """The profiles of a run by name; a text says why a profile could not be computed."""
 
-    found: Mapping[str, Profile | str] = field(default_factory=dict)
+    by_name: Mapping[str, Profile | str] = field(default_factory=dict)
 
     def of(self, method: Method, shapley: HeadScores | None) -> Profile | None:
-        """What this method is to be given; `shapley`: its task's head scores. An error where it cannot be had."""
+        """A method's profile. shapley: its task's head scores. Raises CokvError where it could not be computed."""
         if not method.needs_profile:
             return None
-        found = self.found.get(profile_name(method))
-        if found is None:
+        profile = self.by_name.get(profile_name(method))
+        if profile is None:
             return shapley
-        if isinstance(found, str):
-            raise NoProfile(f"{method.name}: no profile of this model: {found}")
-        return found
+        if isinstance(profile, str):
+            raise NoProfile(f"{method.name}: no profile of this model: {profile}")
+        return profile
 
 
 def needed(experiment: Experiment) -> list[Need]:
-    """The profiles that are not of the head game, each once."""
+    """The profiles that do not come from the head game, each once."""
     spec = experiment.profiles or ProfilesSpec()
     needs: dict[str, Need] = {}
-    for given in experiment.methods:
-        method = get_method(given.name, given.preset, **given.params)
+    for entry in experiment.methods:
+        method = get_method(entry.name, entry.preset, **entry.params)
         files = spec.files_of(method.name)
         if not method.needs_profile or (SHAPLEY in method.profile_kinds and not files):
             continue
@@ -79,48 +79,50 @@ def needed(experiment: Experiment) -> list[Need]:
 
 
 def identity(experiment: Experiment) -> dict[str, JSON]:
-    """All that can change a profile beside the model: settings of the computed ones, checksums of files."""
+    """All that can change a profile besides the model: settings of the computed ones, checksums of files."""
     return {need.name: need.settings for need in needed(experiment)}
 
 
 def validation_prompts_per_task(experiment: Experiment) -> int:
-    """Of each task, by the head game and by profiles."""
-    played = 0 if experiment.game is None else experiment.game.prompts
-    learnt = (experiment.profiles or ProfilesSpec()).task_prompts
-    return max(played, learnt if any(n.method.name == "lukv" and not n.files for n in needed(experiment)) else 0)
+    """How many the head game and the profilers use."""
+    for_game = 0 if experiment.game is None else experiment.game.prompts
+    for_profiles = (experiment.profiles or ProfilesSpec()).task_prompts
+    return max(
+        for_game, for_profiles if any(n.method.name == "lukv" and not n.files for n in needed(experiment)) else 0
+    )
 
 
 def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFolder) -> Profiles:
-    """What is missing in the run folder's `profiles/`, and all of it."""
-    found: dict[str, Profile | str] = {}
+    """Computes what is missing in the run folder's `profiles/`; returns all profiles."""
+    profiles: dict[str, Profile | str] = {}
     needs = needed(experiment)
     if not needs:
         return Profiles()
     with progress("profiles", len(needs)) as report:
         for need in needs:
             stem = folder.path / "profiles" / need.name
-            kept = kept_profile(stem)
-            if kept is None:
-                kept = _read(need, loaded) if need.files else _computed(need, experiment, loaded)
-                _keep(stem, kept)
-            found[need.name] = kept
+            profile = kept_profile(stem)
+            if profile is None:
+                profile = _read(need, loaded) if need.files else _computed(need, experiment, loaded)
+                _keep(stem, profile)
+            profiles[need.name] = profile
             report.advance(note=need.name)
-    return Profiles(found)
+    return Profiles(profiles)
 
 
 def profile_name(method: Method) -> str:
-    """Profiles that depend on a method's parameters are of one preset, the others of all."""
+    """Profiles that depend on a method's parameters are per preset, others serve all presets."""
     return f"{method.name}-{method.preset}" if method.name in OF_PARAMETERS else method.name
 
 
 def _computed(need: Need, experiment: Experiment, loaded: LoadedModel) -> Profile | str:
     spec = experiment.profiles or ProfilesSpec()
     try:
-        made = PROFILERS[need.method.name](experiment, loaded, spec, need.method)
+        profile = PROFILERS[need.method.name](experiment, loaded, spec, need.method)
     except (CokvError, RulerError, LongBenchError) as error:
         return str(error)
-    provenance = {**made.provenance, "settings": need.settings, "model": loaded.identity()}
-    return type(made)(made.values, provenance)
+    provenance = {**profile.provenance, "settings": need.settings, "model": loaded.identity()}
+    return type(profile)(profile.values, provenance)
 
 
 def _read(need: Need, loaded: LoadedModel) -> Profile:
@@ -144,13 +146,13 @@ def _checksums(files: tuple[str, ...]) -> dict[str, JSON]:
 
 
 def kept_profile(stem: Path) -> Profile | str | None:
-    """What an earlier start of this run has left."""
-    said, file = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors")
-    if said.exists():
+    """What an earlier start of this run has stored: a profile, or why there is none; None: nothing."""
+    reason_file, file = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors")
+    if reason_file.exists():
         try:
-            return str(json.loads(said.read_text(encoding="utf-8"))["unavailable"])
+            return str(json.loads(reason_file.read_text(encoding="utf-8"))["unavailable"])
         except (ValueError, KeyError) as error:
-            raise SuiteError(f"{said} is damaged ({error}); delete that file and run again") from None
+            raise SuiteError(f"{reason_file} is damaged ({error}); delete that file and run again") from None
     if not file.exists():
         return None
     return load_profile(file)
@@ -167,24 +169,25 @@ def _keep(stem: Path, profile: Profile | str) -> None:
 
 
 def work(experiment: Experiment, length: int, new_tokens: int) -> tuple[int, int, int, int]:
-    """Prompts, rows, tokens read and tokens decoded at most, for a plan. A step of training counts as four readings.
+    """Prompts, rows, tokens read and at most tokens decoded, for a plan. A training step counts as four readings.
 
     length, new_tokens: of the longest task.
     """
     spec = experiment.profiles or ProfilesSpec()
-    prompts = rows = read = steps = 0
+    prompts = rows = tokens_read = tokens_decoded = 0
     for need in (need for need in needed(experiment) if not need.files):
         name = need.method.name
         if name == "razorattention":
-            prompts, read = prompts + 1, read + REPEATS * spec.period
+            prompts, tokens_read = prompts + 1, tokens_read + REPEATS * spec.period
         elif name == "duoattention":
             of_length = needle_spec(experiment, PASSKEYS, spec.passkey_length).length
-            prompts, read = prompts + spec.steps, read + 4 * spec.steps * of_length
+            prompts, tokens_read = prompts + spec.steps, tokens_read + 4 * spec.steps * of_length
         else:
             needles = needle_spec(experiment)
-            tokens, many = needles.length, spec.prompts * len(needles.tasks)
+            seq_len, num_prompts = needles.length, spec.prompts * len(needles.tasks)
             if name == "lukv":
-                tokens, many = length, spec.task_prompts * len(task_names(experiment))
-            prompts, rows = prompts + many, rows + many
-            read, steps = read + 2 * many * tokens, steps + many * new_tokens
-    return prompts, rows, read, steps
+                seq_len, num_prompts = length, spec.task_prompts * len(task_names(experiment))
+            prompts, rows = prompts + num_prompts, rows + num_prompts
+            tokens_read += 2 * num_prompts * seq_len
+            tokens_decoded += num_prompts * new_tokens
+    return prompts, rows, tokens_read, tokens_decoded

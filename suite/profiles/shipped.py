@@ -1,4 +1,4 @@
-"""`python -m suite.profiles.shipped RUN`: the profiles that ship with the embedded model, made again from a run of it.
+"""`python -m suite.profiles.shipped RUN`: writes the profiles that ship with the embedded model from a run of it.
 
 RUN is the folder of a finished run that computed all of them, such as experiments/embedded.toml's. The profiles per
 model are copied; of the Shapley values, which come per task, the mean over its tasks is written.
@@ -19,26 +19,26 @@ PER_MODEL = ("headkv_r", "headkv_r2", "lukv-normalized", "duoattention-normalize
 
 
 def make(run: Path, out: Path) -> list[Path]:
-    """Writes the shipped profiles into `out`. Nothing is written unless the run has all of them, on today's weights."""
+    """Writes the shipped profiles into `out`. Nothing is written unless the run has all of them, on these weights."""
     if not (run / "done.json").is_file():
         raise SuiteError(f"{run} is no finished run; run `cokv reproduce` to its end and name its folder")
     stored = of_run(run, None, load_model())
     sources = [stored.folder / f"{name}.safetensors" for name in PER_MODEL]
-    lacking = [file.stem for file in sources if not file.is_file()]
+    missing = [file.stem for file in sources if not file.is_file()]
     if stored.shapley is None:
-        lacking.append("head scores")
-    if stored.shapley is None or lacking:
-        raise SuiteError(f"{run} has no {', '.join(lacking)}; name a run whose methods need every profile")
+        missing.append("head scores")
+    if stored.shapley is None or missing:
+        raise SuiteError(f"{run} has no {', '.join(missing)}; name a run whose methods need every profile")
     out.mkdir(parents=True, exist_ok=True)
-    made = []
+    written = []
     for source in sources:
-        made.append(out / source.name)
-        shutil.copyfile(source, made[-1])
-    made.append(out / SHAPLEY_FILE)
-    stored.shapley.save(made[-1])
-    for file in made:
+        written.append(out / source.name)
+        shutil.copyfile(source, written[-1])
+    written.append(out / SHAPLEY_FILE)
+    stored.shapley.save(written[-1])
+    for file in written:
         file.chmod(0o644)
-    return made
+    return written
 
 
 def main(arguments: list[str], out: Path = SHIPPED) -> int:

@@ -188,11 +188,11 @@ def test_needles_stand_where_they_are_said_to(experiment, random_model):
     loaded = load_model(str(random_model))
     spec = experiment()
     for needle in needle_prompts(spec, loaded):
-        said = loaded.tokenizer.decode(needle.asked.input_ids[needle.start : needle.end].tolist()).strip()
+        said = loaded.tokenizer.decode(needle.prompt.input_ids[needle.start : needle.end].tolist()).strip()
         assert said.isalnum() and len(said) >= 4
         assert needle.right(loaded.tokenizer.encode(f" {said}.", add_special_tokens=False))
         assert not needle.right(loaded.tokenizer.encode(" nothing.", add_special_tokens=False))
-        text = loaded.tokenizer.decode(needle.asked.input_ids.tolist())
+        text = loaded.tokenizer.decode(needle.prompt.input_ids.tolist())
         assert text.count(said) == 1
     for answered in passkey_prompts(spec, loaded, 384):
         assert 0 < answered.input_ids.numel() - answered.start < 64 and answered.input_ids.numel() <= 390
