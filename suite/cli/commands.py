@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from suite.errors import USER_ERRORS
+from suite.errors import USER_ERRORS, SuiteError
 
 DEFAULT = "embedded"
 EXPERIMENTS = Path("experiments")  # of the checkout; in a wheel they are data files
@@ -44,6 +44,16 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def kv_budget_of(option: str) -> Any:
+    """--kv-budget as a KVBudget."""
+    from cokv.types import CokvError, KVBudget
+
+    try:
+        return KVBudget.parse(option)
+    except CokvError as error:
+        raise SuiteError(f"--kv-budget {option}: {error}") from None
 
 
 def experiment_of(path: Path | None, limit: int | None = None) -> Any:

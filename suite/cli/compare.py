@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from suite.cli.commands import reported
+from suite.cli.commands import kv_budget_of, reported
 from suite.errors import SuiteError
 
 
@@ -42,7 +42,6 @@ def compare(
     from transformers.utils.logging import disable_progress_bar
 
     from cokv.model.loading import load_model
-    from cokv.types import KVBudget
     from suite.cli.compare_show import check_folder, show, write
     from suite.profiles.method_profiles import profiles_of
     from suite.profiles.profile_folder import of_run, shipped
@@ -50,7 +49,7 @@ def compare(
     from suite.run.compare import compare as compared
 
     disable_progress_bar()
-    budget = KVBudget.parse(kv_budget)
+    budget = kv_budget_of(kv_budget)
     text = read_prompt(prompt_file)
     picked = chosen(methods, param or [])
     if task is not None and run is None:

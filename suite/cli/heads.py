@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from suite.cli.commands import ExperimentFile, experiment_of, reported
+from suite.cli.commands import ExperimentFile, experiment_of, kv_budget_of, reported
 from suite.errors import SuiteError
 
 app = typer.Typer(help="Curves of masked heads, and scores carried to other tasks.", no_args_is_help=True)
@@ -70,12 +70,11 @@ def transfer(
     ] = None,
 ) -> None:
     """CoKV on every task with the head scores of every other task."""
-    from cokv.types import KVBudget
     from reports.head_experiments import averages_table, transfer_table
     from suite.heads import masking_and_transfer as head_records
 
     found, loaded, folder, tasks = _asked(experiment, runs, limit, task, samples)
-    budget = KVBudget.parse(found.kv_budgets[0] if kv_budget is None else kv_budget).nominal
+    budget = found.kv_budgets[0] if kv_budget is None else kv_budget_of(kv_budget).nominal
     settings = head_records.transfer_settings(found, loaded, folder, budget, tasks)
     folder.open()
     with folder.lock():

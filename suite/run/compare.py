@@ -138,12 +138,12 @@ def compare(
     loaded: LoadedModel,
     text: str,
     methods: Sequence[Method],
-    kv_budget: KVBudget,
+    kv_budget: KVBudget | int | str,
     max_new_tokens: int,
     profiles: Mapping[str, SourcedProfile | str] | None = None,
 ) -> Comparison:
     """Answers of the full cache and of every method to one prompt. profiles: by method that needs one, or why none."""
-    profiles = profiles or {}
+    profiles, kv_budget = profiles or {}, KVBudget.parse(kv_budget)
     ids = torch.tensor(loaded.tokenizer(text)["input_ids"], dtype=torch.int64)
     if ids.numel() + max_new_tokens > loaded.shape.context_length:
         raise SuiteError(
