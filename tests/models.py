@@ -137,7 +137,7 @@ def tiny_config(config_class: Any, changes: Mapping[str, Mapping[str, Any]]) -> 
     settings |= {field: FIRST_SPECIAL_ID + place for place, field in enumerate(special)}
     for field in getattr(config_class, "sub_configs", {}):
         if getattr(default, field, None) is not None:
-            settings[field] = tiny_config(type(getattr(default, field)), changes)
+            settings[field] = tiny_config(type(getattr(default, field)), changes).to_dict()
     kinds = list(dict.fromkeys(getattr(default, "layer_types", None) or ()))
     if "layer_types" in fields and len(kinds) > 1:
         settings["layer_types"] = (kinds * LAYERS)[:LAYERS]

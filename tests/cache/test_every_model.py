@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from models import tiny_models
 from transformers import Cache, DynamicCache, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
@@ -186,12 +187,13 @@ def test_what_can_be_right_is_right() -> None:
     print("\n".join(f"  {name}: {why}" for name, why in refused.items()))
     assert set(right) >= PLAIN
     assert set(MODELS) - REFUSABLE <= set(right)
-    assert len(right) >= 130, "so many have attention that a ragged cache can answer for"
+    assert len(right) >= 140, "of 241 with transformers 5.23"
 
 
 @pytest.mark.parametrize("why", MAY_BE_REFUSED)
-def test_the_list_of_refusable_models_names_models(why: str) -> None:
-    assert set(MAY_BE_REFUSED[why].split()) <= set(MODELS)
+def test_the_list_of_refusable_models_names_models_of_this_transformers_or_another(why: str) -> None:
+    unknown = set(MAY_BE_REFUSED[why].split()) - set(MODELS)
+    assert not [name for name in unknown if hasattr(transformers, name.split("-")[0])]
 
 
 @pytest.mark.slow
