@@ -239,7 +239,7 @@ def test_two_threads_generate_what_each_generates_alone(llama: PreTrainedModel) 
 
 # ---- models that cannot work: a reason, not an accident
 
-HOPELESS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+UNSUPPORTED: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "ALiBi": ("BloomForCausalLM", {}),
     "ALiBi, other": ("MptForCausalLM", {}),
     "RWKV": ("RwkvForCausalLM", {}),
@@ -255,9 +255,9 @@ HOPELESS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("why", HOPELESS)
+@pytest.mark.parametrize("why", UNSUPPORTED)
 def test_a_model_that_cannot_work_is_refused_with_a_reason(why: str) -> None:
-    name, changes = HOPELESS[why]
+    name, changes = UNSUPPORTED[why]
     model = model_of(name, changes)
     message = refusal(
         lambda: generate(model, ids(60), 4, past_key_values=cokv.compress(model, "full", kv_budget=10**6))
