@@ -87,6 +87,45 @@ UNBUILDABLE = {
     "MusicgenMelodyForCausalLM": "its own generate makes audio codebooks, and no token of text",
 }
 
+# Models that a compressed cache need not work with, and why. All others must work: to refuse one of them is a fault.
+MAY_BE_REFUSED = {
+    "attention not through transformers' attention interface": """BigBirdForCausalLM BloomForCausalLM
+        CodeGenForCausalLM CpmAntForCausalLM FalconForCausalLM FalconForCausalLM-alibi GPTJForCausalLM
+        GPTNeoForCausalLM GPTNeoXJapaneseForCausalLM GitForCausalLM MegatronBertForCausalLM MptForCausalLM
+        MvpForCausalLM OpenAIGPTLMHeadModel ProphetNetForCausalLM ReformerModelWithLMHead RemBertForCausalLM
+        RoFormerForCausalLM TrOCRForCausalLM XGLMForCausalLM XLMWithLMHeadModel XLNetLMHeadModel""",
+    "recurrent or convolutional layers": """BailingHybridForCausalLM BambaForCausalLM FalconH1ForCausalLM
+        FalconMambaForCausalLM GraniteMoeHybridForCausalLM JambaForCausalLM KimiLinearForCausalLM Lfm2ForCausalLM
+        Lfm2MoeForCausalLM Lfm2VlForConditionalGeneration Lfm3ForCausalLM Lfm3VlForConditionalGeneration
+        Mamba2ForCausalLM MambaForCausalLM MiniCPMOcrForConditionalGeneration MiniCPMV4_6ForConditionalGeneration
+        MiniCPMV4_7ForConditionalGeneration MiniMaxForCausalLM NemotronHForCausalLM OlmoHybridForCausalLM
+        Qwen3NextForCausalLM Qwen3_5ForCausalLM Qwen3_5ForConditionalGeneration Qwen3_5MoeForCausalLM
+        Qwen3_5MoeForConditionalGeneration RecurrentGemmaForCausalLM RwkvForCausalLM Zamba2ForCausalLM
+        ZambaForCausalLM ZayaForCausalLM xLSTMForCausalLM""",
+    "sparse attention by an index": """AXK2ForCausalLM DeepseekV32ForCausalLM DeepseekV4ForCausalLM
+        Dots3NoteForCausalLM GlmMoeDsaForCausalLM HYV4ForCausalLM MiniMaxM3SparseForConditionalGeneration
+        MiniMaxM3VLForCausalLM MistralLarge4ForConditionalGeneration Qwen4ExpForCausalLM
+        Qwen4ExpForConditionalGeneration""",
+    "latent keys, expanded after the cache": """AXK1ForCausalLM DeepseekV2ForCausalLM DeepseekV3ForCausalLM
+        DeepseekV3ForCausalLM-full_rank_queries Glm4MoeLiteForCausalLM Kimi_K25ForConditionalGeneration
+        LongcatFlashForCausalLM MiniCPM3ForCausalLM Mistral4ForCausalLM YoutuForCausalLM""",
+    "keys repeated after the cache": "JetMoeForCausalLM",
+    "two attention calls on one update": "DiffLlamaForCausalLM",
+    "keys of another layer": "Gemma3nForCausalLM",
+    "capped logits": "Gemma2ForCausalLM VaultGemmaForCausalLM",
+    "attention sinks or a position bias": """FlintForCausalLM GptOssForCausalLM GraniteMoeSWAForCausalLM
+        GraniteSWAForCausalLM Inkling2ForCausalLM InklingForCausalLM MiMoV2FlashForCausalLM
+        MiMoV2FlashForCausalLM-wide_values""",
+    "a mask of its own": "DogeForCausalLM",
+    "heads of several widths": """Gemma4ForCausalLM Gemma4ForConditionalGeneration Gemma4UnifiedForCausalLM
+        Gemma4UnifiedForConditionalGeneration""",
+    "chunked attention": "Llama4ForCausalLM Llama4ForConditionalGeneration",
+    "sliding-window layers alone": "MistralForCausalLM-sliding_only MoshiForCausalLM",
+    "cross-attention": """BartForConditionalGeneration MllamaForCausalLM MllamaForConditionalGeneration
+        T5ForConditionalGeneration""",
+}
+REFUSABLE = {name for names in MAY_BE_REFUSED.values() for name in names.split()}
+
 
 def tiny_models() -> dict[str, Callable[[], PreTrainedModel]]:
     """Builders by class name, and by class-variant where a setting decides."""
@@ -137,7 +176,7 @@ def tiny_config(config_class: Any, changes: Mapping[str, Mapping[str, Any]]) -> 
     settings |= {field: FIRST_SPECIAL_ID + place for place, field in enumerate(special)}
     for field in getattr(config_class, "sub_configs", {}):
         if getattr(default, field, None) is not None:
-            settings[field] = tiny_config(type(getattr(default, field)), changes)
+            settings[field] = tiny_config(type(getattr(default, field)), changes).to_dict()
     kinds = list(dict.fromkeys(getattr(default, "layer_types", None) or ()))
     if "layer_types" in fields and len(kinds) > 1:
         settings["layer_types"] = (kinds * LAYERS)[:LAYERS]
