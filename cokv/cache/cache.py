@@ -145,7 +145,7 @@ class RaggedCache(AnsweringCache):
     def crop(self, tokens_to_remove: int) -> None:
         """All layers or none: sliding layers come first in some models."""
         for layer in self.ragged_layers:
-            layer.check_crop(min(max(-tokens_to_remove, 0), layer.seen))
+            layer.check_crop(layer.tokens_to_drop(tokens_to_remove))
         super().crop(tokens_to_remove)
 
     # ---- what it holds

@@ -123,10 +123,8 @@ class RaggedLayer(Layer):
         return self.rows.attend(queries, keys, values, scaling)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Drops the newest tokens, as assisted decoding does: transformers passes 0, or minus their number."""
-        if tokens_to_remove > 0:
-            raise CokvError(f"crop({tokens_to_remove}): expected minus the number of tokens to drop")
-        count = min(-tokens_to_remove, self.seen)
+        """Drops the newest tokens, as assisted decoding does: minus their number, or the length to keep."""
+        count = self.tokens_to_drop(tokens_to_remove)
         if count == 0:
             return
         if self.rows is None and self.keys is not None:
@@ -137,6 +135,10 @@ class RaggedLayer(Layer):
             with torch.inference_mode(False), torch.no_grad():
                 self.rows.crop(count)
         self.seen -= count
+
+    def tokens_to_drop(self, argument: int) -> int:
+        """transformers passes minus the number of tokens to drop; older ones a positive length to keep."""
+        return max(self.seen - argument, 0) if argument > 0 else min(-argument, self.seen)
 
     def check_crop(self, count: int) -> None:
         """Refuses to drop the newest `count` tokens where they reach into the prompt, or others have been evicted."""

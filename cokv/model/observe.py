@@ -11,8 +11,11 @@ reaches whoever asks for the observation. Knows no scorer, no cache and no trans
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -85,16 +88,31 @@ class ModelParts:
                 "use a model with one rotary position embedding"
             )
         module = copy.deepcopy(rotary[0])  # some note the largest position they were asked for
-        probe = torch.arange(1, 5, dtype=torch.float32, device=positions.device)
-        cos, sin = (part[0].float() for part in module(probe, positions[None]))
-        apply = getattr(sys.modules[type(self._attention(layer_idx)).__module__], "apply_rotary_pos_emb", None)
-        test = torch.linspace(-1, 1, cos[:1].numel(), device=cos.device)[None, None, None]
-        if apply is None or not torch.allclose(
-            apply(test, test, cos[None, :1], sin[None, :1])[0], apply_rotary(test, cos[:1], sin[:1]), atol=1e-5
-        ):
+        attention = self._attention(layer_idx)
+        apply = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
+        if apply is None or not _rotates_always(attention):
+            raise CokvError(
+                f"{type(self.model).__name__} does not rotate queries by apply_rotary_pos_emb in every layer; "
+                "use a Llama, Mistral or Qwen model"
+            )
+        dtype = torch.arange(1, 5, dtype=torch.float32, device=positions.device)  # says which dtype is wanted
+        somewhere = torch.tensor([[7]], device=positions.device)  # position 0 would agree with any rotation
+        try:
+            cos, sin = (part[0].float() for part in copy.deepcopy(module)(dtype, somewhere))
+            test = torch.linspace(-1, 1, cos.numel(), device=cos.device)[None, None, None]
+            by_halves = torch.allclose(
+                apply(test, test, cos[None], sin[None])[0], apply_rotary(test, cos, sin), atol=1e-5
+            )
+        except Exception as error:  # whatever a rotary module of another kind trips over
+            raise CokvError(
+                f"{type(self.model).__name__} has a rotary embedding of another kind ({type(error).__name__}); use a "
+                "Llama, Mistral or Qwen model"
+            ) from None
+        if not by_halves:
             raise CokvError(
                 f"{type(self.model).__name__} does not rotate queries by halves; use a Llama, Mistral or Qwen model"
             )
+        cos, sin = (part[0].float() for part in module(dtype, positions[None]))
         return cos, sin
 
     def text(self, token: int) -> str:
@@ -120,6 +138,21 @@ class ModelParts:
                 "expected one; use a Llama, Mistral or Qwen model"
             )
         return attention[0]
+
+
+def _rotates_always(attention: Any) -> bool:
+    """Whether its forward calls apply_rotary_pos_emb, and not on a condition: some models leave layers unrotated."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(type(attention).forward))))
+    except (OSError, TypeError, SyntaxError):
+        return False
+
+    def rotations(node: ast.AST) -> int:
+        calls = [inner for inner in ast.walk(node) if isinstance(inner, ast.Call)]
+        return sum(getattr(call.func, "id", "") == "apply_rotary_pos_emb" for call in calls)
+
+    conditional = sum(rotations(node) for node in ast.walk(tree) if isinstance(node, (ast.If, ast.IfExp)))
+    return rotations(tree) > 0 and not conditional
 
 
 @dataclass(frozen=True, eq=False)

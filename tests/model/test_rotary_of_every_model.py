@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from cokv.model.shape import model_shape
 from models import REFUSABLE, tiny_models
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
 from cokv.model.observe import ModelParts, apply_rotary
+from cokv.model.shape import model_shape
 from cokv.types import CokvError
 
 TOKENS, SHIFT = 20, 9

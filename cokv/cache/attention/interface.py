@@ -9,6 +9,7 @@ names the function, and two hooks on it tell a cache when a forward pass begins 
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 import weakref
@@ -179,7 +180,7 @@ def _unwrapped(model: Any) -> PreTrainedModel:
     return model
 
 
-def _text_part(model: PreTrainedModel) -> torch.nn.Module:
+def _text_part(model: PreTrainedModel) -> Any:
     """The decoder that generates text. Refuses models whose attention cannot be reached."""
     name = type(model).__name__
     if model.config.is_encoder_decoder:
@@ -188,9 +189,11 @@ def _text_part(model: PreTrainedModel) -> torch.nn.Module:
         model_shape(model.config)
     except CokvError as error:
         raise CokvError(f"{name}: {error}") from None
-    text = model.get_decoder()
-    owner = text if isinstance(text, PreTrainedModel) else model
-    if not owner._can_set_attn_implementation():
+    if model._is_stateful or "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise CokvError(f"{name} keeps a state that is no KV cache; expected a decoder with attention layers")
+    decoder = model.get_decoder()
+    text: Any = decoder if isinstance(decoder, PreTrainedModel) else model.base_model
+    if not text._can_set_attn_implementation():
         raise CokvError(
             f"{name} does not compute its attention through transformers' attention interface; use a model that does"
         )
