@@ -20,6 +20,7 @@ FLOORS = [
     {"cokv.methods"},
     {"cokv.decode"},
     {"cokv.game", "cokv.profiles"},
+    {"cokv.deployment"},
 ]
 PURE = tuple(f"cokv.methods.{name}" for name in ("scorers", "allocators", "method", "registry", "table", "score_cache"))
 ENGINE = ("cokv.cache", "cokv.decode", "cokv.model.loading", "transformers")  # what the pure ones know nothing of

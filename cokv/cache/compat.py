@@ -93,7 +93,9 @@ ATTENTION_FUNCTIONS = ALL_ATTENTION_FUNCTIONS
 
 
 def register_attention(name: str, attention: Callable[..., Any], base: str) -> None:
-    """Makes `name` an attention implementation, with the masks of `base`."""
+    """Makes `name` an attention implementation, with the masks of `base`, once: others may be running it."""
+    if name in ATTENTION_FUNCTIONS:
+        return
     masks = AttentionMaskInterface()  # type: ignore[no-untyped-call]
     AttentionInterface.register(name, attention)
     if base in masks:
