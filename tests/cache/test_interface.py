@@ -1,4 +1,4 @@
-"""`engine(model)` leaves nothing behind: on the model, on its class, in transformers, nor after an error."""
+"""`ragged_attention(model)` leaves nothing behind: on the model, on its class, in transformers, nor after an error."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.models.llama import modeling_llama
 
-from cokv.cache.attention.interface import NAME, attention, engine
+from cokv.cache.attention.interface import PREFIX, attach, attention, base_implementation, detach, ragged_attention
 from cokv.cache.cache import RaggedCache
+from cokv.cache.compression import SelectEachLayer
 from cokv.cache.prefill import prefill
 from cokv.types import CokvError, Selection
 
@@ -43,20 +44,59 @@ def model(fresh_model: Callable[..., PreTrainedModel]) -> PreTrainedModel:
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_everything_is_as_before(model: PreTrainedModel, implementation: str) -> None:
     model.set_attn_implementation(implementation)
+    with ragged_attention(model):  # the name in transformers' tables stays: others may be using it
+        pass
     before, logits = traces(model), model(IDS).logits
-    with engine(model):
-        assert model.config._attn_implementation == NAME
-        assert NAME in AttentionInterface() and NAME in AttentionMaskInterface()
+    with ragged_attention(model):
+        assert model.config._attn_implementation == PREFIX + implementation
+        assert PREFIX + implementation in AttentionInterface()
+        masks = AttentionMaskInterface()
+        assert masks[PREFIX + implementation] is masks[implementation]
+        assert base_implementation(model) == implementation
         made = prefill(model, IDS[0])
     assert traces(model) == before
-    assert NAME not in AttentionInterface() and NAME not in AttentionMaskInterface()
+    assert base_implementation(model) == implementation
     assert torch.equal(model(IDS).logits, logits)
     assert made.layers
 
 
+def test_attached_for_good_until_detached(model: PreTrainedModel) -> None:
+    with ragged_attention(model):
+        pass
+    before, logits = traces(model), model(IDS).logits
+    attach(model)
+    attach(model, inputs=True)
+    with ragged_attention(model):
+        detach(model)
+        assert model.config._attn_implementation == PREFIX + "sdpa", "an open block still needs it"
+        attach(model)
+    assert model.config._attn_implementation == PREFIX + "sdpa"
+    assert torch.equal(model(IDS).logits, logits)
+    detach(model)
+    assert traces(model) == before
+    detach(model)
+    assert traces(model) == before
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_only_the_names_are_added_to_transformers(model: PreTrainedModel, implementation: str) -> None:
+    model.set_attn_implementation(implementation)
+    tables = (AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping)
+    before = [dict(table) for table in tables]
+    for table in tables:
+        table.pop(PREFIX + implementation, None)
+    with ragged_attention(model):
+        pass
+    for table, old in zip(tables, before, strict=True):
+        assert table.keys() <= old.keys() | {PREFIX + implementation}
+        assert all(table[name] is old[name] for name in old if name != PREFIX + implementation)
+
+
 def test_everything_is_as_before_after_an_exception(model: PreTrainedModel) -> None:
+    with ragged_attention(model):
+        pass
     before = traces(model)
-    with pytest.raises(KeyError, match="inside"), engine(model), engine(model):
+    with pytest.raises(KeyError, match="inside"), ragged_attention(model), ragged_attention(model):
         raise KeyError("inside")
     assert traces(model) == before
 
@@ -67,17 +107,18 @@ def test_an_exception_inside_the_model_restores_too(model: PreTrainedModel) -> N
     def broken(layer: Any) -> list[torch.Tensor]:
         raise RuntimeError("no positions")
 
-    with pytest.raises(RuntimeError, match="no positions"), engine(model), torch.no_grad():
-        model(IDS, past_key_values=RaggedCache(model.config, broken))
+    other_cache = RaggedCache(model.config, SelectEachLayer(broken))
+    with pytest.raises(RuntimeError, match="no positions"), ragged_attention(model), torch.no_grad():
+        model(IDS, past_key_values=other_cache)
     assert traces(model) == before
 
 
 def test_nested_blocks_end_with_the_outermost(model: PreTrainedModel) -> None:
     before = traces(model)
-    with engine(model):
-        with engine(model):
+    with ragged_attention(model):
+        with ragged_attention(model):
             pass
-        assert model.config._attn_implementation == NAME and NAME in AttentionInterface()
+        assert model.config._attn_implementation == PREFIX + "sdpa"
         prefill(model, IDS[0])
     assert traces(model) == before
 
@@ -86,10 +127,10 @@ def test_two_models_at_once_do_not_meet(model: PreTrainedModel, fresh_model: Cal
     other = fresh_model(heads="mha", seed=1)
     other.set_attn_implementation("eager")
     before, logits = traces(other), other(IDS).logits
-    with engine(model):
+    with ragged_attention(model):
         assert other.config._attn_implementation == "eager"
         assert torch.equal(other(IDS).logits, logits)
-        with engine(other):
+        with ragged_attention(other):
             assert torch.allclose(other(IDS).logits, logits, atol=1e-5)
         assert other.config._attn_implementation == "eager"
         prefill(model, IDS[0])
@@ -100,32 +141,65 @@ def test_two_models_at_once_do_not_meet(model: PreTrainedModel, fresh_model: Cal
 def test_ordinary_caches_work_inside_the_block(model: PreTrainedModel) -> None:
     settings = {"max_new_tokens": 8, "do_sample": False}
     expected = model.generate(IDS, **settings)
-    with engine(model):
+    with ragged_attention(model):
         assert torch.equal(model.generate(IDS, **settings), expected)
         static = model.generate(IDS, cache_implementation="static", disable_compile=True, **settings)
         assert torch.equal(static, expected)
 
 
 def test_a_cache_outside_the_block_is_refused(model: PreTrainedModel) -> None:
-    """Without the engine, transformers would attend the newest token only, and say nothing."""
+    """Else transformers would attend the newest token only, and say nothing."""
     cache = RaggedCache.of(prefill(model, IDS[0]), [Selection.full(3, 2, 20)])
-    with pytest.raises(CokvError, match="outside `engine"):
+    with pytest.raises(CokvError, match="never attends the keys that its cache returned"):
         model(IDS[:, :1], past_key_values=cache)
 
 
 def test_a_model_that_cannot_switch_is_refused(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     before = traces(model)
     with monkeypatch.context() as patch:
-        patch.setattr(type(model), "_can_set_attn_implementation", classmethod(lambda cls: False))
-        with pytest.raises(CokvError, match="attention interface"), engine(model):
+        patch.setattr(type(model.model), "_can_set_attn_implementation", classmethod(lambda cls: False))
+        with (
+            pytest.raises(CokvError, match=r"^LlamaForCausalLM does not compute its attention through"),
+            ragged_attention(model),
+        ):
             pass
     assert traces(model) == before
 
 
-@pytest.mark.parametrize("feature", ["softcap", "s_aux"])
-def test_attention_that_is_not_a_plain_softmax_is_refused(feature: str, model: PreTrainedModel) -> None:
-    with engine(model), pytest.raises(CokvError, match="plain softmax"):
+@pytest.mark.parametrize(
+    ("feature", "value"), [("softcap", 1.0), ("s_aux", 1.0), ("is_causal", False), ("sliding_window", 4), ("bias", 1)]
+)
+def test_attention_that_is_not_a_plain_softmax_is_refused(feature: str, value: Any, model: PreTrainedModel) -> None:
+    with pytest.raises(
+        CokvError, match=f"plain softmax attention: its attention also takes .*{feature.split('_')[-1]}"
+    ):
         query = torch.randn(1, 4, 1, 16)
         layer = RaggedCache(model.config).layers[0]
         keys, values = layer.update(query[:, :2], query[:, :2])
-        attention(model.model.layers[0].self_attn, query, keys, values, None, **{feature: 1.0})
+        attention("sdpa", model.model.layers[0].self_attn, query, keys, values, None, **{feature: value})
+
+
+@pytest.mark.parametrize("way", ["values", "twice", "heads", "tokens", "layer", "unanswered"])
+def test_an_update_is_answered_once_with_what_it_returned(way: str, model: PreTrainedModel) -> None:
+    cache, query = RaggedCache(model.config), torch.randn(1, 4, 3, 16)
+    module = model.model.layers[0].self_attn
+    keys, values = cache.layers[0].update(query[:, :2], query[:, 2:])
+    wrong = {
+        "values": lambda: attention("sdpa", module, query, keys, values.clone(), None),
+        "twice": lambda: [attention("sdpa", module, query, keys, values, None) for _ in range(2)],
+        "heads": lambda: attention("sdpa", module, query[:, :2], keys, values, None),
+        "tokens": lambda: attention("sdpa", module, query[:, :, :2], keys, values, None),
+        "layer": lambda: attention("sdpa", model.model.layers[1].self_attn, query, keys, values, None),
+        "unanswered": lambda: cache.layers[1].update(query[:, :2], query[:, 2:]),
+    }
+    words = {
+        "values": "changes values",
+        "twice": "more than once",
+        "heads": "2 query heads over 2 KV heads, its config says 4",
+        "tokens": "expected 3 tokens of 16 channels",
+        "layer": "or those of another layer",
+        "unanswered": "layer 0: never attends the keys",
+    }
+    with pytest.raises(CokvError, match=words[way]) as caught:
+        wrong[way]()
+    assert "\n" not in str(caught.value)

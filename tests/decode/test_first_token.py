@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cokv.methods.policies.by_name import policy_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
@@ -16,7 +15,10 @@ from transformers import PreTrainedModel
 from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.policies.compensate import Compensate
-from cokv.cache.policies.growth import EvictOldest, EvictOldestWhereEvicted
+from cokv.cache.policies.growth import EvictOldest, EvictOldestWhereEvicted, Grow
+from cokv.cache.policies.prune_channels import PruneChannels
+from cokv.cache.policies.quantize import Quantize
+from cokv.cache.policies.recall import Recall
 from cokv.cache.prefill import Prefill, prefill
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
@@ -25,6 +27,7 @@ from cokv.decode.rerun import holding_last
 from cokv.decode.session import DecodeSession, start_session
 from cokv.methods.allocators.marginal import keep_ratios
 from cokv.methods.method import Method
+from cokv.methods.policies.fastgen import FastGenEviction
 from cokv.methods.registry import METHODS, get_method
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import HeadScores, Selection
@@ -37,8 +40,8 @@ BUDGETS = {
     16: {"num_sinks": 4, "local": 8, "retrieval_share": 0.0, "window_size": 8, "page": 4, "residual": 8, "group": 4},
     40: {"num_sinks": 4, "local": 8, "retrieval_share": 0.25, "window_size": 8, "page": 8, "residual": 8, "group": 4},
 }
-GROW = {"grow", "quantize", "prune_channels"}
-GROW_WHERE_WHOLE = {"evict_streaming", "compensate", "evict_fastgen"}
+GROW = (Grow, Quantize, PruneChannels)
+GROW_WHERE_WHOLE = (EvictOldestWhereEvicted, Compensate, FastGenEviction)
 
 
 class Tokenizer:
@@ -54,8 +57,8 @@ class Tokenizer:
 def methods(kv_budget: int) -> list[Method]:
     own = BUDGETS[kv_budget]
     made = []
-    for name, entry in METHODS.items():
-        known = entry.parameters("normalized")
+    for name in METHODS:
+        known = METHODS[name].parameters
         made.append(get_method(name, **{key: value for key, value in own.items() if key in known}))
     return made
 
@@ -72,8 +75,7 @@ def rows_of(made: Prefill, chosen: list[Method], kv_budget: int) -> list[Row]:
     rows = []
     for method in chosen:
         profile = profile_for(method.name, made)
-        scores = profile if isinstance(profile, HeadScores) else None
-        policy = policy_named(method.policy, kv_budget, method.parameters, heads, scores)
+        policy = method.bound_policy(kv_budget, made.seq_len, *heads, profile)
         rows.append(Row(method.select(made, kv_budget, profile), policy))
     return rows
 
@@ -87,9 +89,9 @@ def expected(method: Method, row: Row, read: int) -> int:
     """Slots after `read` tokens that are no part of the compressed prompt."""
     assert isinstance(row.selection, Selection)
     counts = row.selection.counts
-    if method.policy in GROW:
+    if isinstance(method.policy, GROW):
         return int(counts.sum()) + read * counts.size
-    whole = (counts == row.selection.seq_len).sum() if method.policy in GROW_WHERE_WHOLE else 0
+    whole = (counts == row.selection.seq_len).sum() if isinstance(method.policy, GROW_WHERE_WHOLE) else 0
     return int(counts.sum() + read * whole)
 
 
@@ -119,7 +121,7 @@ def test_every_method_holds_exactly_the_total(
     decoded = decode(model, made, rows, Stop(STEPS), suffix=suffix, first_token="compressed")
     assert len(chosen) == len(METHODS) > 20
     for place, (method, row) in enumerate(zip(chosen, rows, strict=True)):
-        if method.policy == "recall":
+        if isinstance(method.policy, Recall):
             assert all(slots[place] <= total for _, slots in steps), method.name
             continue
         if method.scorer is not None:

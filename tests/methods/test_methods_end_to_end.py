@@ -12,6 +12,7 @@ from cokv.cache.prefill import Prefill, prefill
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
 from cokv.methods.allocators.marginal import keep_ratios
+from cokv.methods.method import NORMALIZED
 from cokv.methods.registry import METHODS, get_method
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import HeadScores
@@ -31,9 +32,9 @@ class Tokenizer:
 
 def methods() -> list[Any]:
     made = []
-    for name, entry in METHODS.items():
-        for preset in entry.presets:
-            known = entry.parameters(preset)
+    for name, method in METHODS.items():
+        for preset in (NORMALIZED, *method.presets):
+            known = method.with_preset(preset).parameters
             made.append(get_method(name, preset, **{k: v for k, v in SETTINGS.items() if k in known}))
     return made
 

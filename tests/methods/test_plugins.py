@@ -9,7 +9,7 @@ import pytest
 
 from cokv.cache.prefill import prefill
 from cokv.methods.conformance import CHECKS, check_scorer
-from cokv.methods.registry import METHODS, get_entry, get_method
+from cokv.methods.registry import METHODS, get_method
 from cokv.types import CokvError
 
 OWN = "own_scorers:ValueNorm"
@@ -68,7 +68,7 @@ def test_a_wrong_parameter_or_preset_is_refused():
         get_method(OWN, recents=3)
     with pytest.raises(CokvError, match="unknown preset"):
         get_method(OWN, "official")
-    assert get_entry("snapkv") is METHODS["snapkv"]
+    assert get_method("snapkv") is METHODS["snapkv"]
 
 
 # Conformance

@@ -60,7 +60,7 @@ class LimitsHeads(Protocol):
 
 @runtime_checkable
 class ReadsKinds(Protocol):
-    """A rule that must know what kind of token is read. Who fills the cache then says which: RaggedCache.reads."""
+    """A rule that must know what kind of token is read. The cache says which: it sees the ids of each forward pass."""
 
     def begun(self, kinds: torch.Tensor) -> torch.Tensor:
         """A new token's memory by its kind, see scorers/token_kinds.py: int64 [heads] -> [heads, numbers]."""

@@ -109,7 +109,7 @@ class AttentionEvictor:
         if isinstance(self.rule, ReadsKinds):
             if kinds is None:
                 raise CokvError(
-                    f"{type(self.rule).__name__} must know which tokens are read, and was not; run the model "
+                    f"{type(self.rule).__name__} must know which tokens are read, and got no ids; run the model "
                     "itself with input_ids, not a part of it"
                 )
             begun = self.rule.begun(kinds[self.segments])

@@ -17,6 +17,8 @@ __all__ = ["CHECKS", "Check", "check_scorer"]
 
 @dataclass(frozen=True)
 class Check:
+    """One check of a scorer, and what it observed."""
+
     name: str
     passed: bool
     said: str

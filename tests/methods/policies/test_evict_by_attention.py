@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
+from cokv.cache.compression import SelectEachLayer
 from cokv.cache.policies.growth import Grow
 from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import PrefillLayer, prefill
@@ -192,11 +193,10 @@ def test_inside_generate_it_is_that_of_a_filled_cache(make_model: MakeModel, pro
         made = prefill(model, ids, HISTORY + 1, rule.observers)
         selection = Selection.from_heads([[last] * 2] * 2, SEQ_LEN)
         (answer,) = decode(model, made, [Row(selection, rule)], Stop(12))
-        cache = RaggedCache(
-            model.config,
-            lambda layer: [torch.arange(layer.keys.shape[1] - LIMIT, layer.keys.shape[1])] * 2,
-            policy=rule,
+        newest = SelectEachLayer(
+            lambda layer: [torch.arange(layer.keys.shape[1] - LIMIT, layer.keys.shape[1])] * 2, HISTORY, rule
         )
+        cache = RaggedCache(model.config, newest)
         with ragged_attention(model):
             got = model.generate(
                 padded, attention_mask=(padded != 0).long(), past_key_values=cache, max_new_tokens=12, do_sample=False

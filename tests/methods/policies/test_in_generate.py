@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
+from cokv.cache.compression import SelectEachLayer
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.compensate import Compensate
 from cokv.cache.policies.growth import EvictOldestWhereEvicted
@@ -58,7 +59,7 @@ def test_it_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt, pol
     model = make_model(family, **MODELS[family])
     prompts = [prompt(SEQ_LEN), prompt(SEQ_LEN + PADDING, seed=4)]
     ids = torch.stack([torch.cat([torch.zeros(PADDING, dtype=torch.long), prompts[0]]), prompts[1]])
-    cache = RaggedCache(model.config, select, policy=policy)
+    cache = RaggedCache(model.config, SelectEachLayer(select, 17, policy))
     settings = {"attention_mask": (ids != 0).long(), "max_new_tokens": NEW, "do_sample": False}
     with ragged_attention(model):
         got = model.generate(ids, past_key_values=cache, **settings)[:, SEQ_LEN + PADDING :]

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
 from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
+from cokv.cache.compression import SelectEachLayer
 from cokv.cache.policies.growth import Grow
 from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import Prefill, prefill
@@ -140,7 +139,6 @@ def held_positions(cache: RaggedCache) -> list[dict[int, set[int]]]:
 def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position: int) -> torch.Tensor:
     """Logits [rows, t, vocab_size]."""
     where = torch.arange(position, position + ids.shape[1])[None]
-    cache.reads(ids)
     with ragged_attention(model), torch.no_grad():
         return model(input_ids=ids, past_key_values=cache, position_ids=where).logits
 
@@ -219,61 +217,6 @@ def test_dropping_one_by_one_follows_the_tiers_of_the_prompt(make_model: MakeMod
                 positions[token] = -1
                 followed += 1
     assert followed > 60
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    held=st.lists(st.integers(0, 59), min_size=1, max_size=25, unique=True),
-    levels=st.integers(1, 4),
-    shares=st.tuples(st.sampled_from([0.0, 0.1, 0.3, 1.0]), st.sampled_from([0.0, 0.3, 1.0])),
-    seed=st.integers(0, 99),
-)
-def test_ties_in_the_tiers_go_to_the_earlier(
-    held: list[int], levels: int, shares: tuple[float, float], seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    sums, kinds = rng.integers(0, levels, len(held)) / 4, rng.choice([0, 0, 3, 4], len(held))
-    seen = max(held) + 1
-    attended = sorted(range(len(held)), key=lambda i: (-sums[i], held[i]))
-    tiers = {i: int(kinds[i]) for i in attended}
-    for i in attended[: int(shares[0] * seen)]:
-        tiers[i] = max(tiers[i], 2)
-    for i in attended:
-        tiers[i] = max(tiers[i], int(held[i] >= seen - int(shares[1] * seen)))
-    expected = min(attended, key=lambda i: (tiers[i], held[i] if tiers[i] == 1 else -attended.index(i)))
-    memory = torch.zeros(1, len(held) + 2, 2)
-    memory[0, : len(held)] = torch.from_numpy(np.stack([sums, kinds], -1))
-    positions = torch.tensor([[*held, -1, -1]], dtype=torch.int32)
-    assert FastGenEviction(4, *shares).worst(memory, positions, 1).tolist() == [expected]
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    held=st.lists(st.integers(0, 59), min_size=9, max_size=25, unique=True),
-    levels=st.integers(1, 4),
-    ranked=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_ties_after_pooling_go_to_the_first_in_the_last_ranking(
-    held: list[int], levels: int, ranked: bool, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    attention, policy = rng.integers(0, levels, len(held)) * 1.25, CakeEviction(8, WINDOW, KERNEL)
-    by_age = sorted(range(len(held)), key=lambda i: held[i])
-    old = by_age[:-WINDOW]
-    if ranked:  # all but the one that has just left the window
-        old = [*rng.permutation(old[:-1]).tolist(), old[-1]]
-    places = {i: place + 1 for place, i in enumerate(old[:-1])} if ranked else {}
-    order = sorted(range(len(old)), key=lambda n: (-pooled(attention[None, old])[n], n))
-    memory = torch.zeros(1, len(held) + 2, 2)
-    for i in range(len(held)):
-        memory[0, i] = torch.tensor([attention[i], places.get(i, 0)])
-    positions = torch.tensor([[*held, -1, -1]], dtype=torch.int32)
-    assert policy.worst(memory, positions, 1).tolist() == [old[order[-1]]]
-    expected = torch.zeros(len(held) + 2)
-    for place, n in enumerate(order):
-        expected[old[n]] = place + 1
-    assert memory[0, :, 1].tolist() == expected.tolist(), "the next ranking starts from this one"
 
 
 def rows_of(made: Prefill) -> list[Row]:
@@ -374,23 +317,27 @@ def test_on_cuda_they_answer_as_on_the_cpu(fresh_model: MakeModel, prompt: Promp
 
 def test_what_cannot_be_known_is_refused(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids = make_model(num_hidden_layers=2), prompt(31)
-    with pytest.raises(
-        CokvError, match=r"FastGenEviction must know which tokens are read, which model\.generate does not"
-    ):
-        RaggedCache(model.config, policy=FastGenEviction(18))
+    follows = SelectEachLayer(after=FastGenEviction(40))
+    with ragged_attention(model), torch.no_grad():
+        with pytest.raises(CokvError, match="needs the model's tokenizer and got none"):
+            model(input_ids=ids[None], past_key_values=RaggedCache(model.config, follows))
+        cache = RaggedCache(model.config, follows, tokenizer=Tokenizer())
+        model(input_ids=ids[None], past_key_values=cache)
+        with pytest.raises(CokvError, match="must know which tokens are read, and the model was given embeddings"):
+            model(inputs_embeds=torch.zeros(1, 1, 64), past_key_values=cache)
     made = prefill(model, ids, WINDOW + 1, FastGenEviction.observers)
     with pytest.raises(CokvError, match="needs the model's tokenizer and got none"):
         decode(model, made, [Row(uneven(2, 31, "fastgen"), FastGenEviction(18))], Stop(3))
     made = prefilled(model, ids)
     with pytest.raises(CokvError, match="rows with a policy of their own need way='ragged'"):
         decode(model, made, [Row(uneven(2, 31, "fastgen"), FastGenEviction(18))], Stop(3), way="trie")
-    cache = RaggedCache.of(made, [uneven(2, 31, "fastgen")], [FastGenEviction(18)])
-    with ragged_attention(model), torch.no_grad():
-        with pytest.raises(CokvError, match=r"was not told; use decode\(\.\.\.\), or call cache.reads"):
-            model(input_ids=ids[None, :1], past_key_values=cache, position_ids=torch.tensor([[31]]))
-        cache.reads(ids[None, :2])
-        with pytest.raises(CokvError, match=r"told of tokens \[1, 2\] and reads \[1, 1\]"):
-            model(input_ids=ids[None, :1], past_key_values=cache, position_ids=torch.tensor([[31]]))
+    layer = RaggedCache.of(made, [uneven(2, 31, "fastgen")], [FastGenEviction(18)]).ragged_layers[0]
+    new = torch.zeros(1, 4, 1, 16)
+    with pytest.raises(CokvError, match="must know which tokens are read"):
+        layer.attend(new, new[:, :2], new[:, :2], 1.0)
+    layer.token_kinds = torch.zeros(1, 2, dtype=torch.int64)
+    with pytest.raises(CokvError, match=r"reads tokens \[1, 1\], but the ids that it was given have shape \[1, 2\]"):
+        layer.attend(new, new[:, :2], new[:, :2], 1.0)
     small = Selection.from_heads([[torch.arange(3), torch.arange(9)]] * 2, 31)
     with pytest.raises(CokvError, match="holds 3 tokens in a head, fewer than the window of 6"):
         RaggedCache.of(made, [small], [rule("cake", 18)])

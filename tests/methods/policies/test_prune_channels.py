@@ -39,7 +39,7 @@ def kept_channels(layer: PrefillLayer, head: int, positions: list[int], policy: 
     keys, asked = (part.double().numpy() for part in (layer.keys, layer.window_queries))
     group = asked.shape[0] // keys.shape[0]
     head_dim, seq_len = keys.shape[2], keys.shape[1]
-    last = asked[head * group : (head + 1) * group, -min(policy.queries, seq_len) :]
+    last = asked[head * group : (head + 1) * group, -min(policy.window_size, seq_len) :]
     norms = []
     for i in range(head_dim):
         product = np.outer(last[:, :, i].reshape(-1), keys[head, positions, i])

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from cokv.methods.policies.by_name import policy_named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 from cokv.cache.attention import buckets
 from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.cache import RaggedCache
+from cokv.cache.compression import SelectEachLayer
 from cokv.cache.policies.growth import Grow
 from cokv.cache.policies.quantize import Quantize, bits_at_random, bits_by_score
 from cokv.cache.prefill import PrefillLayer, prefill
@@ -234,7 +234,7 @@ def test_the_row_with_snapkv_selects_as_snapkv_and_packs_what_is_older_than_the_
     made = prefill(model, prompt(200), method.window_size)
     selection = method.select(made, 96)
     assert selection == get_method("snapkv").select(made, 96) and selection.total == 6 * 96
-    policy = policy_named(method.policy, 96, method.parameters)
+    policy = method.bound_policy(96, 200, 3, 2)
     assert policy == Quantize(4, 32, 32)
     alone = decode(model, made, [Row(selection, policy)], Stop(4))[0]
     assert alone.kept_tokens == 6 * 96 and alone.kept_bytes == 6 * Quantize(4, 32, 32).head_bytes(96, 4, 16, 4)
@@ -284,5 +284,7 @@ def test_settings_that_cannot_be_are_refused(make_model: MakeModel, prompt: Prom
     for bits, what in ((((2, 2),) * 2, "2 layers"), (((2, 2),) * 4, "4 layers"), (((2, 2, 2),) * 3, "3 KV heads")):
         with pytest.raises(CokvError, match=rf"bits are given for {what}, the model has \d; give bits for this model"):
             RaggedCache.of(made, [Selection.full(3, 2, 9)], [Quantize(bits)])
-    with pytest.raises(CokvError, match="4 layers, the model has 3"):
-        RaggedCache(make_model().config, policy=Quantize(((2, 2),) * 4))
+    model = make_model()
+    with ragged_attention(model), torch.no_grad(), pytest.raises(CokvError, match="4 layers, the model has 3"):
+        after = SelectEachLayer(after=Quantize(((2, 2),) * 4))
+        model(prompt(9)[None], past_key_values=RaggedCache(model.config, after))

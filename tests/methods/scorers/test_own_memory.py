@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cokv.cache.prefill import prefill
+from cokv.methods.method import NORMALIZED
 from cokv.methods.registry import METHODS
 from cokv.methods.scorers import Refines
 
@@ -23,10 +24,10 @@ class Tokenizer:
 
 
 SCORERS = {
-    f"{name}-{preset}": chosen.scorer
-    for name, entry in METHODS.items()
-    for preset, chosen in entry.presets.items()
-    if chosen.scorer is not None
+    f"{name}-{preset}": method.with_preset(preset).scorer
+    for name, method in METHODS.items()
+    for preset in (NORMALIZED, *method.presets)
+    if method.scorer is not None
 }
 
 

@@ -22,9 +22,9 @@ from cokv.methods.registry import METHODS, get_method
 from cokv.types import HeadScores
 
 OFFICIAL = {
-    name: entry.presets["official"].scorer
-    for name, entry in METHODS.items()
-    if "official" in entry.presets and getattr(entry.presets["official"].scorer, "score_dtype", "") == "model"
+    name: official.scorer
+    for name, official in ((name, m.with_preset("official")) for name, m in METHODS.items() if "official" in m.presets)
+    if getattr(official.scorer, "score_dtype", "") == "model"
 }
 
 
@@ -72,7 +72,7 @@ def test_they_are_the_methods_whose_released_code_does_so():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_scores_and_kept_tokens_are_those_of_the_released_steps(name: str, seed: int) -> None:
-    params = {"alpha": 1} if "alpha" in METHODS[name].parameters("official") else {}
+    params = {"alpha": 1} if "alpha" in METHODS[name].with_preset("official").parameters else {}
     method = get_method(name, "official", **params)
     window = method.scorer.window_size
     group_size = 1 if method.scorer.reduce == "per_query_head" else 4
