@@ -94,6 +94,3 @@ def _top_shared(first: FloatArray, second: FloatArray) -> float:
 
 def _top(scores: FloatArray, count: int) -> set[int]:
     return {int(player) for player in np.argsort(-scores, kind="stable")[:count]}
-
-
-__all__ = ["Agreement", "agreement", "agreement_of", "first_token_effect", "utility_agreement"]

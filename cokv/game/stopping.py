@@ -14,15 +14,13 @@ high. `min_evaluations` delays the accuracy rules past the first few draws, wher
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from cokv.game.plan import Estimate, Estimator, Plan, distinct, in_turn, merge_plans
+from cokv.game.plan import Estimate, Estimator, Plan, distinct, merge_plans
 from cokv.game.stability import mean_absolute_error, spearman, split_half_reliability, two_run_reliability
 from cokv.types import JSON, CokvError, FloatArray
-
-__all__ = ["GameState", "StopRules", "complete", "in_turn", "live_state"]
 
 SPLITS = 20  # halvings behind a live reliability
 
@@ -49,17 +47,8 @@ class GameState:
 
     def to_json(self) -> dict[str, JSON]:
         """Undefined measures are absent."""
-        measured: dict[str, JSON] = {"mae": self.mae, "spearman": self.spearman, "reliability": self.reliability}
-        return {
-            "evaluations": self.evaluations,
-            "planned": self.planned,
-            "draws": list(self.draws),
-            "missing": self.missing,
-            "seconds": self.seconds,
-            "fresh": self.fresh,
-            "threshold": self.threshold,
-            **{name: value for name, value in measured.items() if value is not None},
-        }
+        fields = {**asdict(self), "draws": list(self.draws)}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from cokv.decode.batches import AnyWay
 from cokv.decode.decode import Stop, decode
 from cokv.decode.session import FirstToken
 from cokv.game.plan import BoolArray
-from cokv.game.players import Players, coalition_rows, coalition_selection, grid
+from cokv.game.players import Players, coalition_rows, grid
 from cokv.game.prefills import on_device
 from cokv.game.teacher_forcing import ForcedAnswer, force
 from cokv.model.loading import model_shape
@@ -139,6 +139,3 @@ def _forced_utility(utility: Utility, forced: ForcedAnswer) -> FloatArray:
     if utility == "probability":
         return np.asarray(np.exp(forced.log_probability).mean(axis=1))
     return np.asarray(forced.log_probability.sum(axis=1))
-
-
-__all__ = ["GamePrompt", "HeadGame", "Players", "Utility", "coalition_selection"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import socket
@@ -14,13 +13,12 @@ import torch
 
 from cokv import probes
 from cokv.cluster import InProcess, MakeWorker, Pool, Worker
-from cokv.decode.session import FirstToken
-from cokv.game.identity import canonical
+from cokv.game.identity import digest
 from cokv.game.ledger import Ledger
 from cokv.game.players import grid
 from cokv.game.prefills import PrefillStore
 from cokv.game.recorded import RecordedGame
-from cokv.game.utility import GamePrompt, HeadGame, Players, Utility
+from cokv.game.utility import GamePrompt, HeadGame
 from cokv.model.loading import LoadedModel, load_model
 from cokv.types import JSON
 from suite.errors import SuiteError
@@ -37,15 +35,8 @@ def whole_ids(prompt: Prompt) -> torch.Tensor:
     return prompt.context_ids if prompt.question_ids is None else torch.cat([prompt.context_ids, prompt.question_ids])
 
 
-def game_of(
-    loaded: LoadedModel,
-    prompts: Sequence[Prompt],
-    window_size: int,
-    utility: Utility = "metric",
-    players: Players = "kv_head",
-    first_token: FirstToken = "prefill",
-) -> HeadGame:
-    """The head game over these prompts; the utility is their own metric, or teacher-forced on their gold answers.
+def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> HeadGame:
+    """The head game of a [game] section over these prompts, judged by their metric or teacher-forced on gold answers.
 
     Prefills are computed when first needed, and kept within half of the free memory.
     """
@@ -57,12 +48,8 @@ def game_of(
             return prompt.metric(text_of(loaded, tokens), prompt.references) / 100
 
         game_prompts.append(GamePrompt(store.handle(whole_ids(prompt)), prompt.stop, judge, gold_ids(loaded, prompt)))
-    return HeadGame(loaded.model, game_prompts, window_size, utility=utility, players=players, first_token=first_token)
-
-
-def spec_game(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> HeadGame:
-    """The game that a [game] section describes."""
-    return game_of(loaded, prompts, spec.window_size, spec.utility, spec.players, spec.first_token)
+    rules: Any = {"utility": spec.utility, "players": spec.players, "first_token": spec.first_token}
+    return HeadGame(loaded.model, game_prompts, spec.window_size, **rules)
 
 
 def _room(device: torch.device) -> tuple[int, int]:
@@ -110,7 +97,7 @@ def _digest(prompt: Prompt) -> str:
         "gold": prompt.gold,
         "notes": list(prompt.notes),
     }
-    return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+    return digest(facts)
 
 
 def open_game(
@@ -180,7 +167,7 @@ class GamesWorker:
             if worker is None or block[0] != name:
                 worker = None  # its prefills make room first
                 name, prompts = block[0], game_prompts(self.experiment, loaded, block[0])
-                worker = worker_of(spec_game(loaded, prompts, game_spec(self.experiment)))
+                worker = worker_of(game_of(loaded, prompts, game_spec(self.experiment)))
             answer: Answer = worker(block)
             return answer
 

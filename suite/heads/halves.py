@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
-from cokv.game.estimators import ESTIMATORS, AdjustedSlicedShapley, Estimator, Plan, SlicedShapley
-from cokv.game.plan import BoolArray, distinct, in_turn, merge_plans
+from cokv.game.estimators import ESTIMATORS, AdjustedSlicedShapley, SlicedShapley
+from cokv.game.plan import BoolArray, Estimator, Plan, distinct, in_turn, merge_plans
 from cokv.types import JSON
 from suite.errors import SuiteError
 from suite.spec import GameSpec

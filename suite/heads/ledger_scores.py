@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cokv.game.estimators import ESTIMATORS, Estimate, Estimator, LeaveOneOut, Plan, SlicedShapley, merge_plans
+from cokv.game.estimators import ESTIMATORS, LeaveOneOut, SlicedShapley
+from cokv.game.plan import Estimate, Estimator, Plan, merge_plans
 from cokv.game.recorded import RecordedGame
 from cokv.game.stability import Stability, assess
 from cokv.game.stopping import complete

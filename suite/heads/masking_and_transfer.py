@@ -6,7 +6,6 @@ both.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cokv.cluster import InProcess
-from cokv.game.identity import canonical
+from cokv.game.identity import digest
 from cokv.game.ledger import Ledger
 from cokv.game.plan import BoolArray
 from cokv.methods.method import Method
@@ -70,7 +69,7 @@ def recorded(
             evaluate_games(
                 {name: (game, coalitions)},
                 InProcess(),
-                lambda _: worker_of(game_of(loaded, prompts, window_size)),
+                lambda _: worker_of(game_of(loaded, prompts, spec)),
                 lambda _: show_progress(advance),
             )
             return game.utilities(coalitions)
@@ -144,12 +143,8 @@ def transfer(
     scores, methods, kv_budget = settings.scores, settings.methods, settings.kv_budget
     tasks = tuple(scores)
     prompts = {task: samples_of(experiment, loaded, task, samples) for task in tasks}
-    setting_facts = {
-        "kv_budget": kv_budget,
-        "method": methods[0].spec(),
-        "scores": {t: s.values.tolist() for t, s in scores.items()},
-    }
-    setting = hashlib.sha256(canonical(setting_facts).encode()).hexdigest()[:16]
+    values = {task: head_scores.values.tolist() for task, head_scores in scores.items()}
+    setting = digest({"kv_budget": kv_budget, "method": methods[0].spec(), "scores": values})
     lines = folder.lines(ANSWERS, ("setting", "task", "sample_id", "scores"))
     known_scores = {(line["task"], line["sample_id"]): line["scores"] for line in lines if line["setting"] == setting}
     by_task: dict[str, list[dict[str, float]]] = {task: [] for task in tasks}

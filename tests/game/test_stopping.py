@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 from worlds.toy import interactions
 
-from cokv.game.estimators import (
-    AdjustedSlicedShapley,
-    LeaveOneOut,
-    PermutationSampling,
-    SlicedShapley,
-    evaluate,
-    merge_plans,
-)
+from cokv.game.estimators import AdjustedSlicedShapley, LeaveOneOut, PermutationSampling, SlicedShapley
+from cokv.game.plan import evaluate, in_turn, merge_plans
 from cokv.game.stability import mean_absolute_error, spearman, split_half_reliability, two_run_reliability
-from cokv.game.stopping import SPLITS, GameState, StopRules, complete, in_turn, live_state
+from cokv.game.stopping import SPLITS, GameState, StopRules, complete, live_state
 from cokv.types import CokvError
 
 N = 8

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cokv.cluster import InProcess
-from cokv.game.estimators import SlicedShapley, merge_plans
+from cokv.game.estimators import SlicedShapley
 from cokv.game.ledger import Ledger
-from cokv.game.plan import in_turn
+from cokv.game.plan import in_turn, merge_plans
 from suite.heads.block_evaluation import blocks_of, evaluate_games
 from suite.heads.halves import design
 from suite.heads.ledger_scores import from_record
