@@ -59,9 +59,8 @@ class OnRay:
                 actor = actor_class.remote(make_worker, kind, threads)
                 return actor.pid.remote(), actor
 
-            starting = dict(
-                start() for _ in range(min(count, len(blocks)))
-            )  # by the call whose result says that they run
+            # by the pending call that returns once the actor runs
+            starting = dict(start() for _ in range(min(count, len(blocks))))
             try:
                 yield from _work(ray, start, starting, blocks, resources)
             finally:
@@ -70,15 +69,15 @@ class OnRay:
 
     def _room(self, nodes: list[dict[str, Any]]) -> tuple[int, dict[str, float], int]:
         """How many actors, the Ray resources of each, and its CPU threads."""
-        of_nodes = [node["Resources"] for node in nodes if node["Alive"]]
+        node_resources = [node["Resources"] for node in nodes if node["Alive"]]
         threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
         if self.device.startswith("cuda"):
-            gpus = int(sum(r.get("GPU", 0) for r in of_nodes))
+            gpus = int(sum(r.get("GPU", 0) for r in node_resources))
             count = self.workers or gpus
             if not 0 < count <= gpus:
                 raise CokvError(f"{count or 'some'} workers need a GPU each, the Ray cluster has {gpus}; add machines")
             return count, {"num_gpus": 1}, threads or 1
-        cpus = [int(r.get("CPU", 0)) for r in of_nodes]
+        cpus = [int(r.get("CPU", 0)) for r in node_resources]
         count = self.workers or max(1, sum(c > 0 for c in cpus))
         share = next((k for k in range(max(cpus, default=0), 0, -1) if sum(c // k for c in cpus) >= count), None)
         if share is None:

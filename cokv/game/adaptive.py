@@ -99,7 +99,7 @@ class AdaptiveSlicedShapley(Estimator):
             sizes = [size for size in self.slice_sizes if size in drawn_sizes]
             stages.append({s.size: s for s in strata_of(part, values[rows], sizes, mirror=True)})
         if plan.stage.min() > 0:
-            raise CokvError("plan has no pilot (stage 0), expected this estimator's plan, or what it refined it to")
+            raise CokvError("plan has no pilot (stage 0), expected this estimator's plan, or its refinement")
         if len(stages) == 1:
             return [list(stages[0].values())], np.ones(1)
         pilot = self.pilot_per_size / self.coalitions_per_size

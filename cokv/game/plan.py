@@ -30,7 +30,7 @@ Game: TypeAlias = Callable[[BoolArray], FloatArray]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Which coalitions are evaluated, in which order, and which of them belong together."""
+    """The coalitions to evaluate, in order, and the grouping of rows into draws."""
 
     coalitions: BoolArray  # [K, num_players]
     stratum: IntArray  # [K] slice size the row was drawn for; 0 where the estimator has no strata

@@ -56,7 +56,7 @@ class StopRules:
     """A run ends when every accuracy rule that is set holds, or when any budget that is set is spent.
 
     mae: the paper's rule, MAE between two independent runs < 1/n (CoKV, arXiv 2502.17501). It can be met by noise,
-    since the spread between players may itself be below 1/n; set it beside a reliability, and both must hold.
+    since the spread between players may itself be below 1/n; set a reliability too, and both must hold.
     """
 
     mae: bool = False

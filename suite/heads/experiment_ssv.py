@@ -73,7 +73,7 @@ def _play(
     report: Reporter,
     coalitions: Mapping[str, BoolArray],
 ) -> dict[str, RecordedGame]:
-    """Games by name (games.game_prompts says of which prompts), with at least these coalitions of each on record."""
+    """Games by name (see games.game_prompts), with at least these coalitions of each on record."""
     spec = game_spec(experiment)
     games = {
         name: open_game(ledger, name, experiment, loaded, game_prompts(experiment, loaded, name)) for name in coalitions

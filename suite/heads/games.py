@@ -150,9 +150,7 @@ def all_test_prompts(experiment: Experiment, loaded: LoadedModel, task: str) -> 
 
 @dataclass(frozen=True)
 class GamesWorker:
-    """Makes a worker in a process of its own: loads the model on the device, and plays one game at a time, whose
-    prompts it prefills.
-    """
+    """Makes a worker: loads the model on the device, and plays one game at a time, whose prompts it prefills."""
 
     experiment: Experiment
 
@@ -174,7 +172,7 @@ class GamesWorker:
         return evaluate
 
     def for_pool(self, pool: Pool, loaded: LoadedModel) -> MakeWorker:
-        """In this process, a worker on the model that is loaded already; in others, one that loads its own."""
+        """Within this process on the loaded model; in other processes each worker loads one itself."""
         return (lambda _: self.on(loaded)) if isinstance(pool, InProcess) else self
 
 

@@ -1,7 +1,7 @@
-"""The two halves of a game: independent plans of one estimator, from which scores and their stability follow.
+"""The two halves of a game: independent plans of one estimator.
 
-A *design*, the estimator with its parameters and the seeds of both halves, stands in the ledger as JSON; plans follow
-from it, so that a ledger needs no list of planned coalitions.
+A *design*, the estimator with its parameters and the seeds of both halves, is stored in the ledger as JSON; plans
+follow from it, so that a ledger needs no list of planned coalitions.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def from_record(
         return _leave_one_out(game)
     designs = designs_of(game)
     if not designs:
-        raise SuiteError(f"game {game.name!r} of {game.ledger.path} has no plan, only coalitions; use leave_one_out")
+        raise SuiteError(f"game {game.name!r} of {game.database.path} has no plan, only coalitions; use leave_one_out")
     first = designs[0][0]
     estimator = first if name in (None, described(first)["name"]) else _other(str(name), first, slice_sizes)
     if isinstance(estimator, SlicedShapley):

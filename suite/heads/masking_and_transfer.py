@@ -11,19 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cokv.cluster import InProcess
 from cokv.game.identity import digest
 from cokv.game.ledger import Ledger
-from cokv.game.plan import BoolArray
+from cokv.game.plan import BoolArray, distinct
 from cokv.methods.method import Method
 from cokv.model.loading import LoadedModel
 from cokv.types import FloatArray, HeadScores
 from suite.errors import SuiteError
 from suite.heads.block_evaluation import evaluate_games, show_progress
-from suite.heads.games import all_test_prompts, game_of, identity, worker_of
-from suite.heads.masking import Evaluate, MaskingSpec, curves, cuts
+from suite.heads.games import all_test_prompts, game_of, identity, num_players, worker_of
+from suite.heads.masking import Evaluate, MaskingSpec, coalitions_of, curves, cuts
 from suite.heads.transfer import answers, matrix, methods_of
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
@@ -56,16 +54,13 @@ def recorded(
     advance: Callable[[int], None],
 ) -> Evaluate:
     """The head game over test samples, with a ledger: recorded coalitions are never evaluated again."""
-    spec = GameSpec(
-        window_size=window_size, slice_sizes=(1,), coalitions_per_size=1
-    )  # what the game is; the coalitions do not matter
-    players = loaded.shape.num_layers * loaded.shape.num_kv_heads
-
+    spec = GameSpec(window_size=window_size, slice_sizes=(1,), coalitions_per_size=1)  # its coalitions are not used
     name = f"{task}/{len(prompts)} samples"
 
     def evaluate(coalitions: BoolArray) -> FloatArray:
+        facts = identity(loaded, loaded.device.type, prompts, spec)
         with Ledger(folder.path / LEDGER) as ledger:
-            game = ledger.game(name, identity(loaded, loaded.device.type, prompts, spec), players, len(prompts))
+            game = ledger.game(name, facts, num_players(loaded, spec), len(prompts))
             evaluate_games(
                 {name: (game, coalitions)},
                 InProcess(),
@@ -92,7 +87,8 @@ def masking(
     window = experiment.game.window_size if experiment.game else 8
     prompts = samples_of(experiment, loaded, task, samples)
     spec.counts_of(profile.values.size)  # raises before any prompt is read
-    with progress(f"masking {task}", _evaluations(profile, spec)) as report:
+    evaluations = len(distinct(coalitions_of(cuts(profile.values, spec)))[0])
+    with progress(f"masking {task}", evaluations) as report:
         task_curves = curves(profile, recorded(folder, loaded, task, prompts, window, report.advance), spec)
     entry = {"task": task, "scores": name, "window_size": window, "provenance": profile.provenance, **task_curves}
     record = folder.read(MASKING) or {"kind": "head masking", "curves": []}
@@ -100,11 +96,6 @@ def masking(
     record["curves"] = [by_key[key] for key in sorted(by_key)]
     folder.write(MASKING, record)
     return entry
-
-
-def _evaluations(profile: HeadScores, spec: MaskingSpec) -> int:
-    sets = {cut.masked.tobytes() for cut in cuts(profile.values, spec)}
-    return len(sets | {np.zeros(profile.values.size, dtype=np.bool_).tobytes()})
 
 
 @dataclass(frozen=True)

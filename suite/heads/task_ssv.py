@@ -64,14 +64,14 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
     for half in halves:  # aggregate raises where a player is never drawn
         estimator(spec).aggregate(half, np.zeros(len(half.coalitions)))
     prompts = list(validation_prompts(experiment, loaded, task, spec.prompts))
-    game_is = identity(loaded, model.device, prompts, spec)
+    game_identity = identity(loaded, model.device, prompts, spec)
     make_worker = GamesWorker(experiment).for_pool(pool, loaded)
-    del loaded  # workers elsewhere have their own
+    del loaded  # workers in other processes load it themselves
 
-    folder = RunFolder(runs / "profiles", f"{experiment.name}-{task}", game_is)
+    folder = RunFolder(runs / "profiles", f"{experiment.name}-{task}", game_identity)
     folder.open()
     with folder.lock(), Ledger(folder.path / LEDGER) as ledger:
-        game = ledger.game(task, game_is, players, len(prompts))
+        game = ledger.game(task, game_identity, players, len(prompts))
         game.add_design(design(estimator(spec), seeds(spec)))
         with progress(f"profile {task}", merge_plans(halves).evaluations) as report:
             watch = StoppingWatch(game, experiment, halves, rules, report)

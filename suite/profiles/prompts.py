@@ -70,7 +70,7 @@ def _answer_tokens(loaded: LoadedModel, sample: Sample) -> int:
 
 
 def passkey_prompts(experiment: Experiment, loaded: LoadedModel, length: int | None) -> list[AnsweredPrompt]:
-    """Prompts that ask for several values, with the full right answer behind them."""
+    """Prompts for several values, each followed by its full right answer."""
     prompts = []
     for sample in _samples(experiment, loaded, needle_spec(experiment, PASSKEYS, length)):
         ids = loaded.tokenizer.encode(sample.prompt)
