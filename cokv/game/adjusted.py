@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cokv.game.draws import Draws, checked_draws, complementary_plan
-from cokv.game.plan import BoolArray, Estimate, Estimator, Plan, checked_utilities, in_turn, merge_plans
+from cokv.game.plan import BoolArray, Estimate, Estimator, Plan, alternating_rows, checked_utilities, merge_plans
 from cokv.game.strata import Stratum, aggregated, checked_sizes, combined, strata_of, weighted
 from cokv.types import CokvError, FloatArray
 
@@ -86,7 +86,7 @@ class AdjustedSlicedShapley(Estimator):
 
 def interleaved(plans: list[Plan]) -> Plan:
     """One plan of several, their draws in turn."""
-    merged, rows = merge_plans(plans), in_turn(plans)
+    merged, rows = merge_plans(plans), alternating_rows(plans)
     draws = np.unique(merged.draw[rows], return_index=True, return_inverse=True)
     turn = np.argsort(np.argsort(draws[1]))[draws[2]]  # draws numbered by their first row
     return Plan(merged.coalitions[rows], merged.stratum[rows], turn, merged.stage[rows])

@@ -187,7 +187,7 @@ def merge_plans(plans: Sequence[Plan]) -> Plan:
     )
 
 
-def in_turn(plans: Sequence[Plan]) -> IntArray:
+def alternating_rows(plans: Sequence[Plan]) -> IntArray:
     """Rows of `merge_plans(plans)` in turn: the first draw of every plan, then the second of every plan, and so on."""
     return np.argsort(np.concatenate([plan.draw for plan in plans]), kind="stable")
 

@@ -1,6 +1,6 @@
 """When a game may stop: the state of two independent halves while they are evaluated, and the stop rules.
 
-    plan, rows = merge_plans(halves), in_turn(halves)      # rows of the plan in the order to evaluate them
+    plan, rows = merge_plans(halves), alternating_rows(halves)      # rows of the plan in the order to evaluate them
     state = live_state(estimator, halves, (utilities_a, utilities_b), seconds)     # NaN: not evaluated yet
     reason = StopRules(mae=True, reliability=0.9, evaluations=2000, minutes=10).verdict(state)     # None: go on
 
@@ -124,7 +124,7 @@ def live_state(
             )
     pooled, evaluated = merge_plans(halves), np.isfinite(np.concatenate(utilities))
     evaluations = len(distinct(pooled.coalitions[evaluated])[0]) if evaluated.any() else 0
-    parts = [complete(plan, values) for plan, values in zip(halves, utilities, strict=True)]
+    parts = [complete_draws(plan, values) for plan, values in zip(halves, utilities, strict=True)]
     scores = [_scores(estimator, part) for part in parts]
     mae = rank = reliability = None
     missing = pooled.num_players
@@ -153,7 +153,7 @@ def live_state(
     )
 
 
-def complete(plan: Plan, utilities: FloatArray) -> tuple[Plan, FloatArray] | None:
+def complete_draws(plan: Plan, utilities: FloatArray) -> tuple[Plan, FloatArray] | None:
     """The draws of a plan all of whose rows are evaluated, with their utilities; None if there is none."""
     incomplete = np.unique(plan.draw[~np.isfinite(utilities)])
     rows = ~np.isin(plan.draw, incomplete)

@@ -33,7 +33,7 @@ from cokv.decode.session import FirstToken
 from cokv.game.plan import BoolArray
 from cokv.game.players import Players, coalition_rows, grid
 from cokv.game.prefills import on_device
-from cokv.game.teacher_forcing import ForcedAnswer, force
+from cokv.game.teacher_forcing import ForcedAnswer, teacher_force
 from cokv.model.loading import model_shape
 from cokv.types import CokvError, FloatArray
 
@@ -123,7 +123,7 @@ class HeadGame:
             )
             return np.array([prompt.judge(answer.tokens) for answer in answers], dtype=np.float64)
         assert prompt.answer is not None
-        forced = force(
+        forced = teacher_force(
             self.model, prefilled, rows, prompt.answer, prompt.stop, self.way, self.max_bytes, self.first_token
         )
         return _forced_utility(self.utility, forced)

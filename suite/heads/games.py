@@ -30,7 +30,7 @@ from suite.tasks.tasks import seeds_of, test_prompts, validation_prompts
 VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy", "rouge", "jieba")
 
 
-def whole_ids(prompt: Prompt) -> torch.Tensor:
+def prompt_ids(prompt: Prompt) -> torch.Tensor:
     """int64 [seq_len]: in the game a question is part of the prompt."""
     return prompt.context_ids if prompt.question_ids is None else torch.cat([prompt.context_ids, prompt.question_ids])
 
@@ -40,19 +40,19 @@ def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> H
 
     Prefills are computed when first needed, and kept within half of the free memory.
     """
-    store = PrefillStore(loaded.model, *_room(loaded.device))
+    store = PrefillStore(loaded.model, *_prefill_bounds(loaded.device))
     game_prompts = []
     for prompt in prompts:
 
         def judge(tokens: list[int], prompt: Prompt = prompt) -> float:
             return prompt.metric(text_of(loaded, tokens), prompt.references) / 100
 
-        game_prompts.append(GamePrompt(store.handle(whole_ids(prompt)), prompt.stop, judge, gold_ids(loaded, prompt)))
+        game_prompts.append(GamePrompt(store.handle(prompt_ids(prompt)), prompt.stop, judge, gold_ids(loaded, prompt)))
     rules: Any = {"utility": spec.utility, "players": spec.players, "first_token": spec.first_token}
     return HeadGame(loaded.model, game_prompts, spec.window_size, **rules)
 
 
-def _room(device: torch.device) -> tuple[int, int]:
+def _prefill_bounds(device: torch.device) -> tuple[int, int]:
     """Bytes for prefills: on the device, and in CPU memory."""
     host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return (torch.cuda.mem_get_info(device)[0] // 2, host) if device.type == "cuda" else (host, 0)
@@ -90,7 +90,7 @@ def _digest(prompt: Prompt) -> str:
     """Of what the model reads, when it stops, and what it is judged by."""
     stop = prompt.stop
     facts: Any = {
-        "ids": whole_ids(prompt).tolist(),
+        "ids": prompt_ids(prompt).tolist(),
         "references": list(prompt.references),
         "classes": None if prompt.all_classes is None else list(prompt.all_classes),
         "stop": [stop.max_new_tokens, list(stop.stop_ids), stop.min_new_tokens],

@@ -45,7 +45,7 @@ def samples_of(experiment: Experiment, loaded: LoadedModel, task: str, count: in
     return list(itertools.islice(all_test_prompts(experiment, loaded, task), count))
 
 
-def recorded(
+def recorded_game(
     folder: RunFolder,
     loaded: LoadedModel,
     task: str,
@@ -89,7 +89,7 @@ def masking(
     spec.counts_of(profile.values.size)  # raises before any prompt is read
     evaluations = len(distinct(coalitions_of(cuts(profile.values, spec)))[0])
     with progress(f"masking {task}", evaluations) as report:
-        task_curves = curves(profile, recorded(folder, loaded, task, prompts, window, report.advance), spec)
+        task_curves = curves(profile, recorded_game(folder, loaded, task, prompts, window, report.advance), spec)
     entry = {"task": task, "scores": name, "window_size": window, "provenance": profile.provenance, **task_curves}
     record = folder.read(MASKING) or {"kind": "head masking", "curves": []}
     by_key = {(curve["task"], curve["scores"], curve["preset"]): curve for curve in [*record["curves"], entry]}

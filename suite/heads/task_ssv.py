@@ -15,7 +15,7 @@ import numpy as np
 
 from cokv.cluster import InProcess, Pool
 from cokv.game.ledger import Ledger
-from cokv.game.plan import distinct, in_turn, merge_plans
+from cokv.game.plan import alternating_rows, distinct, merge_plans
 from cokv.game.recorded import RecordedGame
 from cokv.game.stopping import GameState, StopRules, live_state
 from cokv.model.loading import load_model
@@ -113,7 +113,7 @@ class StoppingWatch:
         self.game, self.halves, self.rules, self.report = game, halves, rules, report
         self.spec = game_spec(experiment)
         merged = merge_plans(halves).coalitions
-        order = in_turn(halves)
+        order = alternating_rows(halves)
         self.coalitions = merged[order]
         self.rows, inverse = distinct(self.coalitions)
         self.row_of = np.empty(len(merged), dtype=np.int64)  # index in `rows` of each row of the merged plan
