@@ -19,10 +19,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each of `samples` samples stands in each resample.
+    """How often each sample occurs in each resample.
 
-    Two ways to draw the same distribution, each with the numbers that are on record: `draw` those of the head
-    experiments, `draw_indices` those of metrics.json.
+    Two ways to draw from the same distribution, kept so that recorded intervals stay reproducible: `draw` those of the
+    head experiments, `draw_indices` those of metrics.json.
     """
 
     weights: Floats  # [RESAMPLES, samples], rows add up to 1
