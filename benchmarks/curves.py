@@ -17,14 +17,12 @@ from cokv.game.estimators import (
     AdaptiveSlicedShapley,
     AdjustedSlicedShapley,
     ComplementaryContributions,
-    Estimator,
     LeaveOneOut,
     PermutationSampling,
-    Plan,
     SlicedShapley,
 )
 from cokv.game.exact import MAX_PLAYERS, exact_shapley, exact_sliced_shapley
-from cokv.game.plan import Game
+from cokv.game.plan import Estimator, Game, Plan
 from cokv.game.stability import spearman
 from cokv.types import CokvError, FloatArray
 

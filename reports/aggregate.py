@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.intervals import CONFIDENCE, RESAMPLES, Floats, Resamples, percentile_interval
+from reports.intervals import CONFIDENCE, RESAMPLES, Floats, Resamples, interval
 from reports.kv_budget import Budget, budget_order, mean_slots, slots_of
 from reports.records import BYTE_FIELDS, FULL, Record, Variant, digest, sample_key, sorted_records, variant_of
 
@@ -165,7 +165,7 @@ def _estimate(values: Floats, resampled: Floats) -> Row:
     mean = float(values.mean())
     if len(resampled) == 0:
         return {"mean": _round(mean)}
-    low, high = percentile_interval(resampled)
+    low, high = interval(resampled).values()
     # min and max only absorb the last bit of floating point: the percentile interval of a mean contains it.
     return {"mean": _round(mean), "low": _round(min(low, mean)), "high": _round(max(high, mean))}
 

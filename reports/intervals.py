@@ -19,10 +19,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each of `samples` samples stands in each resample.
+    """How often each sample occurs in each resample.
 
-    Two ways to draw the same distribution, each with the numbers that are on record: `draw` those of the head
-    experiments, `draw_indices` those of metrics.json.
+    Two ways to draw from the same distribution, kept so that recorded intervals stay reproducible: `draw` those of the
+    head experiments, `draw_indices` those of metrics.json.
     """
 
     weights: Floats  # [RESAMPLES, samples], rows add up to 1
@@ -45,13 +45,6 @@ class Resamples:
         return np.asarray(np.moveaxis(scores @ self.weights.T, -1, 0), dtype=np.float64)
 
 
-def percentile_interval(resampled: Floats) -> tuple[float, float]:
-    """The ends between which CONFIDENCE of the resampled means [RESAMPLES] lie."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def estimate(scores: Floats, resampled: Floats) -> dict[str, float]:
     """Mean of scores [samples]; with two samples or more also the interval of its resampled means [RESAMPLES]."""
     mean = {"score": float(scores.mean())}
@@ -59,5 +52,7 @@ def estimate(scores: Floats, resampled: Floats) -> dict[str, float]:
 
 
 def interval(resampled: Floats) -> dict[str, float]:
-    low, high = percentile_interval(resampled)
-    return {"low": low, "high": high}
+    """The two quantiles between which CONFIDENCE of the resampled means [RESAMPLES] lie."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    return {"low": float(low), "high": float(high)}

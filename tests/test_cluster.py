@@ -148,7 +148,7 @@ def test_what_is_no_cluster_is_said_at_once(monkeypatch, scheme, answer, said):
 def test_silence_is_not_waited_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
     monkeypatch.setitem(sys.modules, "ray.exceptions", types.ModuleType("ray.exceptions"))
-    monkeypatch.setattr("cokv.cluster.on_ray.ANSWER", 0.2)
+    monkeypatch.setattr("cokv.cluster.on_ray.REPLY_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(CokvError, match="timed out"):
         OnRay(f"127.0.0.1:{server.getsockname()[1]}")
 

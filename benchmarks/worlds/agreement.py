@@ -1,8 +1,7 @@
-"""Do two utilities rank the heads alike? Scores of the same coalitions, correlated, beside what noise allows.
+"""Whether two utilities rank the heads alike: correlations of scores from the same coalitions, and their noise ceiling.
 
-A correlation between two utilities is bounded by how well each agrees with itself: with reliabilities a and b of the
-scores, even utilities that rank heads exactly alike correlate by about sqrt(a * b). So each utility's split-half
-reliability stands beside the correlations.
+Noise bounds the correlation between two utilities: with reliabilities a and b of the scores, even utilities that rank
+heads exactly alike correlate by about sqrt(a * b). So each utility's split-half reliability is reported too.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from cokv.types import JSON, CokvError, FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """Of several utilities on the same coalitions. None stands for what is not defined, as with constant scores."""
+    """Several utilities on the same coalitions. None where a measure is not defined, as for constant scores."""
 
     scores: dict[str, FloatArray]  # by utility: [num_players]
     spearman: dict[tuple[str, str], float | None]  # of two utilities' scores, each pair once
     reliability: dict[str, float | None]  # split-half, stepped up to all draws
-    top_shared: dict[tuple[str, str], float]  # share of the top quarter of players that both name
+    top_shared: dict[tuple[str, str], float]  # share of players in both top quarters
     num_coalitions: int
 
     def to_json(self) -> dict[str, JSON]:
@@ -51,7 +50,7 @@ def agreement(games: Mapping[str, Game], estimator: Estimator, num_players: int,
 
 
 def agreement_of(utilities: Mapping[str, FloatArray], estimator: Estimator, plan: Plan, seed: int) -> Agreement:
-    """The same from utilities [K] that are known already, in the plan's order."""
+    """The same from known utilities [K], in the plan's order."""
     names = list(utilities)
     scores = {name: estimator.aggregate(plan, utilities[name]).values for name in names}
     pairs = [(a, b) for place, a in enumerate(names) for b in names[place + 1 :]]
@@ -94,6 +93,3 @@ def _top_shared(first: FloatArray, second: FloatArray) -> float:
 
 def _top(scores: FloatArray, count: int) -> set[int]:
     return {int(player) for player in np.argsort(-scores, kind="stable")[:count]}
-
-
-__all__ = ["Agreement", "agreement", "agreement_of", "first_token_effect", "utility_agreement"]

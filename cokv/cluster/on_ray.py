@@ -22,10 +22,11 @@ from cokv.cluster.failures import WorkerFailures
 from cokv.cluster.worker import Outcome, WorkerHost
 from cokv.types import CokvError
 
-PATIENCE = 600.0  # seconds that blocks may wait while no actor starts
-ANSWER = 3.0  # seconds within which a cluster's port answers
-HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # HTTP/2, which Ray's gRPC speaks
-SETTINGS = 4  # the type of the frame that an HTTP/2 server begins with, its fourth byte (RFC 9113, 3.4 and 4.1)
+START_TIMEOUT = 600.0  # seconds that blocks may wait while no actor starts
+REPLY_TIMEOUT = 3.0  # seconds within which a cluster's port answers
+# HTTP/2, which Ray's gRPC uses: the client's preface and an empty SETTINGS frame
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+SETTINGS_FRAME = 4  # the type of the frame that an HTTP/2 server begins with, its fourth byte (RFC 9113, 3.4 and 4.1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class OnRay:
             return
         ray = load_ray()
         with connected(self.address):
-            count, resources, threads = self._room(ray.nodes())
+            count, resources, threads = self._actors(ray.nodes())
             actor_class = ray.remote(**resources, max_restarts=0, scheduling_strategy="SPREAD")(WorkerHost)
             kind = "cuda" if self.device.startswith("cuda") else self.device  # Ray shows an actor its own GPU only
 
@@ -59,26 +60,25 @@ class OnRay:
                 actor = actor_class.remote(make_worker, kind, threads)
                 return actor.pid.remote(), actor
 
-            starting = dict(
-                start() for _ in range(min(count, len(blocks)))
-            )  # by the call whose result says that they run
+            # by the pending call that returns once the actor runs
+            starting = dict(start() for _ in range(min(count, len(blocks))))
             try:
                 yield from _work(ray, start, starting, blocks, resources)
             finally:
                 for actor in starting.values():
                     ray.kill(actor)
 
-    def _room(self, nodes: list[dict[str, Any]]) -> tuple[int, dict[str, float], int]:
+    def _actors(self, nodes: list[dict[str, Any]]) -> tuple[int, dict[str, float], int]:
         """How many actors, the Ray resources of each, and its CPU threads."""
-        of_nodes = [node["Resources"] for node in nodes if node["Alive"]]
+        node_resources = [node["Resources"] for node in nodes if node["Alive"]]
         threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
         if self.device.startswith("cuda"):
-            gpus = int(sum(r.get("GPU", 0) for r in of_nodes))
+            gpus = int(sum(r.get("GPU", 0) for r in node_resources))
             count = self.workers or gpus
             if not 0 < count <= gpus:
                 raise CokvError(f"{count or 'some'} workers need a GPU each, the Ray cluster has {gpus}; add machines")
             return count, {"num_gpus": 1}, threads or 1
-        cpus = [int(r.get("CPU", 0)) for r in of_nodes]
+        cpus = [int(r.get("CPU", 0)) for r in node_resources]
         count = self.workers or max(1, sum(c > 0 for c in cpus))
         share = next((k for k in range(max(cpus, default=0), 0, -1) if sum(c // k for c in cpus) >= count), None)
         if share is None:
@@ -98,10 +98,11 @@ def _work(
         while waiting or busy:
             ready_calls, _ = ray.wait([*busy, *starting], num_returns=1, timeout=5.0)
             if not ready_calls:
-                if not busy and time.monotonic() - last_answer > PATIENCE:
+                if not busy and time.monotonic() - last_answer > START_TIMEOUT:
+                    total, free = _cpus_and_gpus(ray.cluster_resources()), _cpus_and_gpus(ray.available_resources())
                     raise CokvError(
-                        f"no actor with {resources} has started on the Ray cluster for {PATIENCE:.0f} s, expected room "
-                        f"for one; of {_plain(ray.cluster_resources())} are free {_plain(ray.available_resources())}"
+                        f"no actor with {resources} has started on the Ray cluster for {START_TIMEOUT:.0f} s, expected "
+                        f"room for one; of {total} are free {free}"
                     )
                 continue
             last_answer, (ready_call,) = time.monotonic(), ready_calls
@@ -127,7 +128,7 @@ def _work(
         starting.update((ready_call, actor) for ready_call, (actor, _) in busy.items())
 
 
-def _plain(resources: dict[str, float]) -> dict[str, float]:
+def _cpus_and_gpus(resources: dict[str, float]) -> dict[str, float]:
     """CPUs and GPUs only."""
     return {name: resources.get(name, 0.0) for name in ("CPU", "GPU")}
 
@@ -171,11 +172,11 @@ def check_address(address: str) -> None:
             f"{address!r} is no address of a Ray cluster, expected 'auto' or host:port such as 10.0.0.1:6379"
         )
     try:
-        with socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=ANSWER) as connection:
+        with socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=REPLY_TIMEOUT) as connection:
             if os.environ.get("RAY_USE_TLS", "0") not in ("1", "true", "True"):  # else nothing is sent in the clear
-                connection.sendall(HELLO)
+                connection.sendall(HTTP2_PREFACE)
                 reply = connection.recv(9)
-                if len(reply) < 4 or reply[3] != SETTINGS:
+                if len(reply) < 4 or reply[3] != SETTINGS_FRAME:
                     raise OSError("something else answers there")
     except (OSError, UnicodeError) as error:
         raise CokvError(

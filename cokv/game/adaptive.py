@@ -24,7 +24,7 @@ import numpy as np
 
 from cokv.game.draws import Draws, checked_draws, complementary_plan
 from cokv.game.plan import Estimate, Estimator, Plan, checked_utilities, merge_plans
-from cokv.game.strata import Stratum, aggregated, checked_sizes, strata_of, variance_of_mean, weighted
+from cokv.game.strata import Stratum, aggregated, checked_sizes, combined, strata_of, variance_of_mean, weighted
 from cokv.types import CokvError, FloatArray, IntArray
 
 
@@ -79,14 +79,7 @@ class AdaptiveSlicedShapley(Estimator):
 
     def aggregate(self, plan: Plan, utilities: FloatArray) -> Estimate:
         stages, share = self._stages(plan, utilities)
-        estimates = [aggregated(plan, strata, scale=1) for strata in stages]
-        return Estimate(
-            values=share @ np.array([estimate.values for estimate in estimates]),
-            standard_error=np.sqrt(share**2 @ np.array([estimate.standard_error**2 for estimate in estimates])),
-            counts=np.sum([estimate.counts for estimate in estimates], axis=0),
-            evaluations=plan.evaluations,
-            missing=np.sum([estimate.missing for estimate in estimates], axis=0),
-        )
+        return combined(plan, [aggregated(plan, strata, scale=1) for strata in stages], share)
 
     def resample(self, plan: Plan, utilities: FloatArray, weights: FloatArray) -> FloatArray:
         stages, share = self._stages(plan, utilities)
@@ -106,7 +99,7 @@ class AdaptiveSlicedShapley(Estimator):
             sizes = [size for size in self.slice_sizes if size in drawn_sizes]
             stages.append({s.size: s for s in strata_of(part, values[rows], sizes, mirror=True)})
         if plan.stage.min() > 0:
-            raise CokvError("plan has no pilot (stage 0), expected this estimator's plan, or what it refined it to")
+            raise CokvError("plan has no pilot (stage 0), expected this estimator's plan, or its refinement")
         if len(stages) == 1:
             return [list(stages[0].values())], np.ones(1)
         pilot = self.pilot_per_size / self.coalitions_per_size

@@ -19,13 +19,13 @@ NeurIPS 2025 (arXiv 2506.11849).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cokv.game.draws import Draws, checked_draws, complementary_plan
-from cokv.game.plan import BoolArray, Estimate, Estimator, Plan, checked_utilities, in_turn, merge_plans
-from cokv.game.strata import Stratum, aggregated, checked_sizes, strata_of, weighted
+from cokv.game.plan import BoolArray, Estimate, Estimator, Plan, alternating_rows, checked_utilities, merge_plans
+from cokv.game.strata import Stratum, aggregated, checked_sizes, combined, strata_of, weighted
 from cokv.types import CokvError, FloatArray
 
 FOLDS = 2
@@ -59,18 +59,11 @@ class AdjustedSlicedShapley(Estimator):
         return interleaved(folds)
 
     def aggregate(self, plan: Plan, utilities: FloatArray) -> Estimate:
-        folds = list(self._folds(plan, utilities))
-        estimates = [aggregated(fold, strata, scale=1) for fold, strata, _ in folds]
-        linear_parts = [linear for _, _, linear in folds]
-        return Estimate(
-            values=np.mean(
-                [estimate.values + linear for estimate, linear in zip(estimates, linear_parts, strict=True)], axis=0
-            ),
-            standard_error=np.sqrt(np.sum([estimate.standard_error**2 for estimate in estimates], axis=0)) / FOLDS,
-            counts=np.sum([estimate.counts for estimate in estimates], axis=0),
-            evaluations=plan.evaluations,
-            missing=np.sum([estimate.missing for estimate in estimates], axis=0),
-        )
+        estimates = []
+        for fold, strata, linear in self._folds(plan, utilities):
+            residual = aggregated(fold, strata, scale=1)
+            estimates.append(replace(residual, values=residual.values + linear))
+        return combined(plan, estimates, np.full(FOLDS, 1 / FOLDS))
 
     def resample(self, plan: Plan, utilities: FloatArray, weights: FloatArray) -> FloatArray:
         """As of every estimator; b stays fitted to all draws."""
@@ -93,7 +86,7 @@ class AdjustedSlicedShapley(Estimator):
 
 def interleaved(plans: list[Plan]) -> Plan:
     """One plan of several, their draws in turn."""
-    merged, rows = merge_plans(plans), in_turn(plans)
+    merged, rows = merge_plans(plans), alternating_rows(plans)
     draws = np.unique(merged.draw[rows], return_index=True, return_inverse=True)
     turn = np.argsort(np.argsort(draws[1]))[draws[2]]  # draws numbered by their first row
     return Plan(merged.coalitions[rows], merged.stratum[rows], turn, merged.stage[rows])

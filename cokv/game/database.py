@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from cokv.types import CokvError
 
-APPLICATION = 0x636F6B76  # "cokv", in the file's header: tells a ledger from any other database
+APPLICATION = 0x636F6B76  # "cokv" in the file's header, which no other database has
 SCHEMA = 1
 TABLES = """
 CREATE TABLE game (

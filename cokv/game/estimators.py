@@ -16,7 +16,7 @@ from cokv.game.adaptive import AdaptiveSlicedShapley
 from cokv.game.adjusted import AdjustedSlicedShapley
 from cokv.game.leave_one_out import LeaveOneOut
 from cokv.game.permutation import PermutationSampling
-from cokv.game.plan import Estimate, Estimator, Game, Plan, evaluate, evaluate_rest, in_turn, merge_plans
+from cokv.game.plan import Estimator
 from cokv.game.sliced import ComplementaryContributions, SlicedShapley
 
 ESTIMATORS: dict[str, type[Estimator]] = {
@@ -33,15 +33,7 @@ __all__ = [
     "AdaptiveSlicedShapley",
     "AdjustedSlicedShapley",
     "ComplementaryContributions",
-    "Estimate",
-    "Estimator",
-    "Game",
     "LeaveOneOut",
     "PermutationSampling",
-    "Plan",
     "SlicedShapley",
-    "evaluate",
-    "evaluate_rest",
-    "in_turn",
-    "merge_plans",
 ]

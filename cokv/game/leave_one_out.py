@@ -1,4 +1,4 @@
-"""Leave-one-out: what is lost when one player alone leaves the grand coalition, U(N) - U(N without i).
+"""Leave-one-out: the loss when a single player leaves the grand coalition, U(N) - U(N without i).
 
 n + 1 evaluations and nothing random, but blind to substitutes: two players that can replace each other both score 0.
 """

@@ -30,7 +30,7 @@ Game: TypeAlias = Callable[[BoolArray], FloatArray]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Which coalitions are evaluated, in which order, and which of them belong together."""
+    """The coalitions to evaluate, in order, and the grouping of rows into draws."""
 
     coalitions: BoolArray  # [K, num_players]
     stratum: IntArray  # [K] slice size the row was drawn for; 0 where the estimator has no strata
@@ -187,7 +187,7 @@ def merge_plans(plans: Sequence[Plan]) -> Plan:
     )
 
 
-def in_turn(plans: Sequence[Plan]) -> IntArray:
+def alternating_rows(plans: Sequence[Plan]) -> IntArray:
     """Rows of `merge_plans(plans)` in turn: the first draw of every plan, then the second of every plan, and so on."""
     return np.argsort(np.concatenate([plan.draw for plan in plans]), kind="stable")
 

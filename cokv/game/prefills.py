@@ -48,7 +48,7 @@ class PrefillStore:
         return lambda: self._get(number, input_ids)
 
     @property
-    def held(self) -> dict[str, int]:
+    def held_bytes(self) -> dict[str, int]:
         """Bytes on the device and in CPU memory."""
         return {"device": _total(self._device), "host": _total(self._host)}
 

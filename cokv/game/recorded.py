@@ -32,14 +32,14 @@ class RecordedGame:
     """One game's rows. Known coalitions are held in memory, packed, with those that this process records."""
 
     def __init__(
-        self, ledger: Database, key: int, name: str, identity: dict[str, JSON], num_players: int, num_prompts: int
+        self, database: Database, key: int, name: str, identity: dict[str, JSON], num_players: int, num_prompts: int
     ) -> None:
-        self.ledger, self.key, self.name, self.identity = ledger, key, name, identity
+        self.database, self.key, self.name, self.identity = database, key, name, identity
         self.num_players, self.num_prompts = num_players, num_prompts
 
     @cached_property
     def _known(self) -> dict[bytes, bytes]:
-        return dict(self.ledger.rows("SELECT coalition, utilities FROM utility WHERE game = ?", (self.key,)))
+        return dict(self.database.rows("SELECT coalition, utilities FROM utility WHERE game = ?", (self.key,)))
 
     @property
     def hash(self) -> str:
@@ -87,23 +87,23 @@ class RecordedGame:
                 f"game {self.name!r}: coalitions of shape {np.shape(coalitions)}, expected {self.num_players} players"
             )
         keys, blobs = [pack(row) for row in coalitions], [row.tobytes() for row in values]
-        with self.ledger.transaction():
+        with self.database.transaction():
             self.insert(keys, blobs, origin, datetime.now(UTC).isoformat(timespec="seconds"), "this evaluation", 0.0)
         self._known.update(zip(keys, blobs, strict=True))
 
     def add_design(self, design: Mapping[str, JSON]) -> None:
         """Stores which coalitions were planned."""
-        with self.ledger.transaction():
+        with self.database.transaction():
             self.insert_design(design)
 
     def designs(self) -> list[dict[str, Any]]:
         """The stored designs, in one fixed order."""
-        rows = self.ledger.rows("SELECT design FROM design WHERE game = ? ORDER BY design", (self.key,))
+        rows = self.database.rows("SELECT design FROM design WHERE game = ? ORDER BY design", (self.key,))
         return [json.loads(text) for (text,) in rows]
 
     def blocks(self) -> Iterator[tuple[tuple[str, str], list[bytes], list[bytes]]]:
         """((origin, written), coalitions, utilities) of every block, coalitions and utilities packed."""
-        rows = self.ledger.rows(
+        rows = self.database.rows(
             "SELECT block.id, origin, written, coalition, utilities FROM utility JOIN block ON block.id = block "
             "WHERE utility.game = ? ORDER BY block.id, coalition",
             (self.key,),
@@ -114,13 +114,13 @@ class RecordedGame:
 
     def insert_design(self, design: Mapping[str, JSON]) -> None:
         """Inside a transaction."""
-        self.ledger.connection.execute("INSERT OR IGNORE INTO design VALUES (?, ?)", (self.key, canonical(design)))
+        self.database.connection.execute("INSERT OR IGNORE INTO design VALUES (?, ?)", (self.key, canonical(design)))
 
     def insert(
         self, keys: list[bytes], utilities: list[bytes], origin: str, written: str, source: str, tolerance: float
     ) -> int:
         """Inside a transaction: adds the rows that are new, and returns how many."""
-        run, new = self.ledger.connection.execute, []
+        run, new = self.database.connection.execute, []
         for key, blob in zip(keys, utilities, strict=True):
             row = run("SELECT utilities FROM utility WHERE game = ? AND coalition = ?", (self.key, key)).fetchone()
             if row is None:
@@ -131,7 +131,7 @@ class RecordedGame:
             block = run(
                 "INSERT INTO block (game, written, origin) VALUES (?, ?, ?)", (self.key, written, origin)
             ).lastrowid
-            self.ledger.connection.executemany(
+            self.database.connection.executemany(
                 "INSERT INTO utility (game, coalition, utilities, block) VALUES (?, ?, ?, ?)",
                 [(*row, block) for row in new],
             )
@@ -144,6 +144,6 @@ class RecordedGame:
             first, second = (float(np.frombuffer(blob, "<f8")[prompt]) for blob in (stored, new))
             raise CokvError(
                 f"game {self.name!r}, coalition {bits(key, self.num_players)}, prompt {prompt}: utility {first!r} in "
-                f"{self.ledger.path} and {second!r} in {source}, expected the same; "
+                f"{self.database.path} and {second!r} in {source}, expected the same; "
                 "one of the two was made otherwise than it says: keep the one you trust, or allow a tolerance"
             )

@@ -1,6 +1,6 @@
 """When a game may stop: the state of two independent halves while they are evaluated, and the stop rules.
 
-    plan, rows = merge_plans(halves), in_turn(halves)      # rows of the plan in the order to evaluate them
+    plan, rows = merge_plans(halves), alternating_rows(halves)      # rows of the plan in the order to evaluate them
     state = live_state(estimator, halves, (utilities_a, utilities_b), seconds)     # NaN: not evaluated yet
     reason = StopRules(mae=True, reliability=0.9, evaluations=2000, minutes=10).verdict(state)     # None: go on
 
@@ -14,15 +14,13 @@ high. `min_evaluations` delays the accuracy rules past the first few draws, wher
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from cokv.game.plan import Estimate, Estimator, Plan, distinct, in_turn, merge_plans
+from cokv.game.plan import Estimate, Estimator, Plan, distinct, merge_plans
 from cokv.game.stability import mean_absolute_error, spearman, split_half_reliability, two_run_reliability
 from cokv.types import JSON, CokvError, FloatArray
-
-__all__ = ["GameState", "StopRules", "complete", "in_turn", "live_state"]
 
 SPLITS = 20  # halvings behind a live reliability
 
@@ -49,17 +47,8 @@ class GameState:
 
     def to_json(self) -> dict[str, JSON]:
         """Undefined measures are absent."""
-        measured: dict[str, JSON] = {"mae": self.mae, "spearman": self.spearman, "reliability": self.reliability}
-        return {
-            "evaluations": self.evaluations,
-            "planned": self.planned,
-            "draws": list(self.draws),
-            "missing": self.missing,
-            "seconds": self.seconds,
-            "fresh": self.fresh,
-            "threshold": self.threshold,
-            **{name: value for name, value in measured.items() if value is not None},
-        }
+        fields = {**asdict(self), "draws": list(self.draws)}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -67,7 +56,7 @@ class StopRules:
     """A run ends when every accuracy rule that is set holds, or when any budget that is set is spent.
 
     mae: the paper's rule, MAE between two independent runs < 1/n (CoKV, arXiv 2502.17501). It can be met by noise,
-    since the spread between players may itself be below 1/n; set it beside a reliability, and both must hold.
+    since the spread between players may itself be below 1/n; set a reliability too, and both must hold.
     """
 
     mae: bool = False
@@ -135,7 +124,7 @@ def live_state(
             )
     pooled, evaluated = merge_plans(halves), np.isfinite(np.concatenate(utilities))
     evaluations = len(distinct(pooled.coalitions[evaluated])[0]) if evaluated.any() else 0
-    parts = [complete(plan, values) for plan, values in zip(halves, utilities, strict=True)]
+    parts = [complete_draws(plan, values) for plan, values in zip(halves, utilities, strict=True)]
     scores = [_scores(estimator, part) for part in parts]
     mae = rank = reliability = None
     missing = pooled.num_players
@@ -164,7 +153,7 @@ def live_state(
     )
 
 
-def complete(plan: Plan, utilities: FloatArray) -> tuple[Plan, FloatArray] | None:
+def complete_draws(plan: Plan, utilities: FloatArray) -> tuple[Plan, FloatArray] | None:
     """The draws of a plan all of whose rows are evaluated, with their utilities; None if there is none."""
     incomplete = np.unique(plan.draw[~np.isfinite(utilities)])
     rows = ~np.isin(plan.draw, incomplete)

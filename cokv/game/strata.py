@@ -96,6 +96,17 @@ def aggregated(plan: Plan, strata: list[Stratum], scale: int) -> Estimate:
     )
 
 
+def combined(plan: Plan, estimates: Sequence[Estimate], weights: FloatArray) -> Estimate:
+    """Weighted sum of estimates from independent parts of a plan. weights: [estimates], sum 1."""
+    return Estimate(
+        values=weights @ np.array([estimate.values for estimate in estimates]),
+        standard_error=np.sqrt(weights**2 @ np.array([estimate.standard_error**2 for estimate in estimates])),
+        counts=np.sum([estimate.counts for estimate in estimates], axis=0),
+        evaluations=plan.evaluations,
+        missing=np.sum([estimate.missing for estimate in estimates], axis=0),
+    )
+
+
 def variance_of_mean(stratum: Stratum) -> tuple[FloatArray, IntArray]:
     """Variance of each player's mean at this size [n], and the distinct coalitions behind it [n].
 

@@ -47,7 +47,7 @@ def check_answer(answer: Sequence[int], stop: Stop, vocab_size: int) -> None:
 
 
 @torch.no_grad()
-def force(
+def teacher_force(
     model: PreTrainedModel,
     prefill: Prefill,
     rows: Iterable[Row],
@@ -72,10 +72,10 @@ def force(
                 first,
                 nodes,
             ):
-                parts = [_judged(first[:, None], ids[:1], stop, 1, nodes)]
+                parts = [_score_tokens(first[:, None], ids[:1], stop, 1, nodes)]
                 if len(ids) > 1:
                     logits, nodes = reader.read(ids[:-1].expand(count, -1), every=True)
-                    parts.append(_judged(logits, ids[1:], stop, 2, nodes))
+                    parts.append(_score_tokens(logits, ids[1:], stop, 2, nodes))
             log_probability, best = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
             by_place |= {int(p): (log_probability[i], best[i]) for i, p in enumerate(batch.places)}
     empty = np.empty((0, len(answer)))
@@ -85,7 +85,7 @@ def force(
     )
 
 
-def _judged(
+def _score_tokens(
     logits: torch.Tensor, ids: torch.Tensor, stop: Stop, number: int, nodes: torch.Tensor | None
 ) -> tuple[FloatArray, BoolArray]:
     """Log-probability and whether it is the best, [rows, t], of tokens ids [t] under logits [nodes, t, vocab_size].

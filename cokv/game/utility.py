@@ -31,9 +31,9 @@ from cokv.decode.batches import AnyWay
 from cokv.decode.decode import Stop, decode
 from cokv.decode.session import FirstToken
 from cokv.game.plan import BoolArray
-from cokv.game.players import Players, coalition_rows, coalition_selection, grid
+from cokv.game.players import Players, coalition_rows, grid
 from cokv.game.prefills import on_device
-from cokv.game.teacher_forcing import ForcedAnswer, force
+from cokv.game.teacher_forcing import ForcedAnswer, teacher_force
 from cokv.model.shape import model_shape
 from cokv.types import CokvError, FloatArray
 
@@ -123,7 +123,7 @@ class HeadGame:
             )
             return np.array([prompt.judge(answer.tokens) for answer in answers], dtype=np.float64)
         assert prompt.answer is not None
-        forced = force(
+        forced = teacher_force(
             self.model, prefilled, rows, prompt.answer, prompt.stop, self.way, self.max_bytes, self.first_token
         )
         return _forced_utility(self.utility, forced)
@@ -139,6 +139,3 @@ def _forced_utility(utility: Utility, forced: ForcedAnswer) -> FloatArray:
     if utility == "probability":
         return np.asarray(np.exp(forced.log_probability).mean(axis=1))
     return np.asarray(forced.log_probability.sum(axis=1))
-
-
-__all__ = ["GamePrompt", "HeadGame", "Players", "Utility", "coalition_selection"]

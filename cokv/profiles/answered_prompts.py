@@ -60,17 +60,17 @@ class Needle:
             )
 
 
-def answer(model: PreTrainedModel, prefilled: Prefill, prompt: ProfilingPrompt) -> list[int]:
+def full_cache_answer(model: PreTrainedModel, prefilled: Prefill, prompt: ProfilingPrompt) -> list[int]:
     """Greedy tokens on the full cache, a stop token included."""
     full = Selection.full(prefilled.shape.num_layers, prefilled.shape.num_kv_heads, prefilled.seq_len)
     return decode(model, prefilled, [Row(full)], prompt.stop, suffix=prompt.suffix)[0].tokens
 
 
-def observed(model: PreTrainedModel, ids: torch.Tensor, observer: Observer) -> list[Observation]:
+def observe_pass(model: PreTrainedModel, ids: torch.Tensor, observer: Observer) -> list[Observation]:
     """What an observer returns for each full-attention layer in a pass over `ids`."""
     return [layer.observation(observer) for layer in prefill(model, ids, 1, [observer]).layers]
 
 
-def at_least_one(prompts: Sequence[object], kind: str) -> None:
+def require_prompts(prompts: Sequence[object], kind: str) -> None:
     if not prompts:
         raise CokvError(f"no {kind} to learn a profile from, expected at least one")

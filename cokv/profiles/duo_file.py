@@ -62,10 +62,10 @@ def read_duo(
     """A table of gates and its config, by default `<name>.config.json` or `config.json` in the same folder."""
     data = read_bytes(path, MAX_BYTES)
     table = Path(path)
-    beside = [table.with_name(f"{table.stem}.config.json"), table.with_name("config.json")]
-    config_file = Path(config) if config is not None else next((file for file in beside if file.is_file()), None)
+    defaults = [table.with_name(f"{table.stem}.config.json"), table.with_name("config.json")]
+    config_file = Path(config) if config is not None else next((file for file in defaults if file.is_file()), None)
     if config_file is None:
-        raise CokvError(f"{table}: no {beside[0].name} or config.json beside it; give the config with sink_size")
+        raise CokvError(f"{table}: no {defaults[0].name} or config.json beside it; give the config with sink_size")
     raw = read_bytes(config_file, MAX_BYTES)
     with named(table):
         gates = _gates(data)

@@ -29,7 +29,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from cokv.cache.compat import register_attention, unregister_attention
 from cokv.cache.prefill import check_prompt
 from cokv.model.shape import Shape, model_shape
-from cokv.profiles.answered_prompts import at_least_one
+from cokv.profiles.answered_prompts import require_prompts
 from cokv.types import CokvError, HeadScores
 
 NAME = "cokv_gates"
@@ -82,7 +82,7 @@ def train_gates(
 ) -> HeadScores:
     """Gates of all KV heads, in 0..1, trained on the prompts in random order, all of them again and again."""
     training = training or Training()
-    at_least_one(prompts, "passkey prompts")
+    require_prompts(prompts, "passkey prompts")
     shape = model_shape(model.config)
     for prompt in prompts:
         check_prompt(prompt.input_ids, shape.context_length)

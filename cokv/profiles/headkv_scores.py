@@ -31,7 +31,7 @@ from cokv.cache.prefill import prefill
 from cokv.methods.scorers.causal import causal_attention
 from cokv.model.observe import LayerView, Observation
 from cokv.model.shape import model_shape
-from cokv.profiles.answered_prompts import Needle, answer, at_least_one, observed
+from cokv.profiles.answered_prompts import Needle, full_cache_answer, observe_pass, require_prompts
 from cokv.types import CokvError, HeadScores
 
 Kind = Literal["R", "R2"]
@@ -74,18 +74,18 @@ class NeedleAttention:
 
 def retrieval_scores(model: PreTrainedModel, needles: Sequence[Needle], kind: Kind) -> HeadScores:
     """R or R2 of every KV head. Raises CokvError where the model answers no needle right."""
-    at_least_one(needles, "needle prompts")
+    require_prompts(needles, "needle prompts")
     shape = model_shape(model.config)
     total = torch.zeros(shape.num_layers, shape.num_kv_heads, dtype=torch.float64)
     right = 0
     for needle in needles:
-        tokens = answer(model, prefill(model, needle.prompt.input_ids, 1), needle.prompt)
+        tokens = full_cache_answer(model, prefill(model, needle.prompt.input_ids, 1), needle.prompt)
         if not needle.right(tokens):
             continue
         right += 1
         ids = torch.cat([needle.prompt.read, torch.tensor(tokens[:-1], dtype=torch.int64)])
         size = needle.answer_tokens or needle.end - needle.start
-        observations = observed(model, ids, NeedleAttention(needle.start, needle.end, tuple(tokens), size))
+        observations = observe_pass(model, ids, NeedleAttention(needle.start, needle.end, tuple(tokens), size))
         by_head = torch.stack([layer[0][0 if kind == "R" else 1] for layer in observations]).double().cpu()
         total += by_head.view(shape.num_layers, shape.num_kv_heads, -1).mean(dim=-1)
     if not right:

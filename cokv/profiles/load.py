@@ -1,4 +1,4 @@
-"""Head profiles by path, or by the name of a shipped one, ready to be given to a method.
+"""Head profiles by path, or by the name of a shipped one, ready for a method.
 
 | file | holds | loaded as |
 |---|---|---|
@@ -8,8 +8,8 @@
 | `.json` | HeadKV's scores of query heads | HeadScores |
 | `.tsv`, its config beside it | DuoAttention's gates | HeadScores |
 
-Knows no method: whether a profile is of the kind that a method needs, and was made on the model in use, is for the
-caller to check; its provenance says both.
+Knows no method: the caller checks by a profile's provenance that it is of the kind that a method needs, and made on
+the model in use.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _read_saved(path: Path) -> Profile:
 
 
 def expand(paths: Sequence[PathLike]) -> list[Path]:
-    """Files as they are; a folder stands for the profiles in it, by name, without the configs of gates."""
+    """Files as they are, and for each folder the profiles in it, sorted by name, without the configs of gates."""
     files: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():

@@ -31,7 +31,7 @@ from cokv.methods.scorers import Scorer
 from cokv.methods.scorers.blocks import at_once
 from cokv.methods.scorers.causal import causal_attention
 from cokv.model.observe import LayerView, Observation
-from cokv.profiles.answered_prompts import ProfilingPrompt, answer, at_least_one, observed
+from cokv.profiles.answered_prompts import ProfilingPrompt, full_cache_answer, observe_pass, require_prompts
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import FloatArray
 
@@ -83,16 +83,16 @@ def lukv_curves(
     per_layer: bool = False,
 ) -> RatioCurves:
     """Mean shares over the prompts. tokenizer: the model's, for scorers whose observers need it."""
-    at_least_one(prompts, "profiling prompts")
+    require_prompts(prompts, "profiling prompts")
     ratios = []
     for prompt in prompts:
         prefilled = prefill(
             model, prompt.input_ids, max(scorer.window_size, 1), getattr(scorer, "observers", ()), tokenizer
         )
         scores = torch.stack([scorer.scores(layer) for layer in prefilled.layers]).double().cpu().numpy()
-        tokens = answer(model, prefilled, prompt)
+        tokens = full_cache_answer(model, prefilled, prompt)
         answer_ids = torch.tensor(tokens[:-1] or tokens, dtype=torch.int64)  # a single token is read itself
-        observations = observed(
+        observations = observe_pass(
             model, torch.cat([prompt.read, answer_ids]), FutureImportance(prefilled.seq_len, per_layer)
         )
         importance = torch.stack([layer[0] for layer in observations]).double().cpu().numpy()

@@ -4,8 +4,8 @@ LU-KV, arXiv 2602.08585: profiling prompts are solved for every global ratio and
 cokv/profiles/lukv_curves.py). Used online by looking up, then rounding: the global ratio's line of shares (between two
 lines, on the straight line) times the prompt's length.
 
-The published `.npy`, [99, num_layers, num_kv_heads], says the same the other way round: line t - 1 holds the share of
-its tokens that each head *drops* when t percent of the cache is dropped. baidu-baige/LU-KV writes 1 - kept / length
+The published `.npy`, [99, num_layers, num_kv_heads], holds the complement: line t - 1 is the share of its tokens that
+each head *drops* when t percent of the cache is dropped. baidu-baige/LU-KV writes 1 - kept / length
 (evaluation/curve_data/step2_compute_curve.py), and NVIDIA/kvpress 0.5.5 (presses/lukv_press.py) reads the line
 round(100 * compression_ratio) - 1 and keeps 1 minus it. `read_lukv` converts them: both directions rise and have the
 same means, so no check could distinguish them.

@@ -17,7 +17,7 @@ KINDS = "biuf"  # bool, signed, unsigned, float
 
 @dataclass(frozen=True)
 class Symbol:
-    """A name that the machine knows. It is never looked up anywhere."""
+    """A name that the machine knows; it is never imported."""
 
     name: str
 

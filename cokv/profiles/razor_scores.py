@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from cokv.methods.scorers.causal import causal_attention
 from cokv.model.observe import LayerView, Observation
 from cokv.model.shape import model_shape
-from cokv.profiles.answered_prompts import observed
+from cokv.profiles.answered_prompts import observe_pass
 from cokv.types import CokvError, FloatArray, HeadScores
 
 INDUCTION_PER_ECHO = 14
@@ -85,7 +85,7 @@ def razor_scores(
     else:
         tokens = usable[torch.randint(len(usable), (period,), generator=generator)]
     ids = torch.cat([torch.tensor(start_ids, dtype=torch.int64), tokens.repeat(REPEATS)])
-    observations = observed(model, ids, Repeats(period, len(start_ids)))
+    observations = observe_pass(model, ids, Repeats(period, len(start_ids)))
     grouped = torch.stack([layer[0] for layer in observations], dim=1).view(2, shape.num_layers, shape.num_kv_heads, -1)
     echo, induction = grouped.amax(dim=-1).double().cpu().numpy()
     return HeadScores(

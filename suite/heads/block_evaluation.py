@@ -44,7 +44,7 @@ def evaluate_games(
     watch: Callable[[str], Watch],
     block_size: int = BLOCK,
 ) -> None:
-    """Evaluates and records the missing coalitions of several games with one set of workers, until a watch says stop.
+    """Evaluates and records the missing coalitions of several games with one set of workers, until a watch stops it.
 
     games: by name, a game and its plan's coalitions [R, num_players]. watch(name): the watch of that game.
     """

@@ -55,7 +55,7 @@ def compute_head_scores(
             "num_players": players,
             "num_layers": shape.num_layers,
             "num_kv_heads": shape.num_kv_heads,
-            "utility": _in_words(spec),
+            "utility": _utility_label(spec),
             "slice_sizes": list(spec.slice_sizes),
             "coalitions_per_size": spec.coalitions_per_size,
             "prompts": spec.prompts,
@@ -73,7 +73,7 @@ def _play(
     report: Reporter,
     coalitions: Mapping[str, BoolArray],
 ) -> dict[str, RecordedGame]:
-    """Games by name (games.game_prompts says of which prompts), with at least these coalitions of each on record."""
+    """Games by name (see games.game_prompts), with at least these coalitions of each on record."""
     spec = game_spec(experiment)
     games = {
         name: open_game(ledger, name, experiment, loaded, game_prompts(experiment, loaded, name)) for name in coalitions
@@ -111,7 +111,7 @@ def _assessed(
     return HeadScores(pooled.values.reshape(shape), provenance), {**defined, "runs": runs}
 
 
-def _in_words(spec: GameSpec) -> str:
+def _utility_label(spec: GameSpec) -> str:
     utility = "task metric, greedy" if spec.utility == "metric" else spec.utility.replace("_", " ")
     cache = "uncompressed prefill" if spec.first_token == "prefill" else "compressed cache"
     return f"{utility}, first token from the {cache}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import socket
@@ -14,13 +13,12 @@ import torch
 
 from cokv import probes
 from cokv.cluster import InProcess, MakeWorker, Pool, Worker
-from cokv.decode.session import FirstToken
-from cokv.game.identity import canonical
+from cokv.game.identity import digest
 from cokv.game.ledger import Ledger
 from cokv.game.players import grid
 from cokv.game.prefills import PrefillStore
 from cokv.game.recorded import RecordedGame
-from cokv.game.utility import GamePrompt, HeadGame, Players, Utility
+from cokv.game.utility import GamePrompt, HeadGame
 from cokv.model.loading import LoadedModel, load_model
 from cokv.types import JSON
 from suite.errors import SuiteError
@@ -32,40 +30,29 @@ from suite.tasks.prompt import Prompt, text_of
 VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy", "rouge", "jieba")
 
 
-def whole_ids(prompt: Prompt) -> torch.Tensor:
+def prompt_ids(prompt: Prompt) -> torch.Tensor:
     """int64 [seq_len]: in the game a question is part of the prompt."""
     return prompt.context_ids if prompt.question_ids is None else torch.cat([prompt.context_ids, prompt.question_ids])
 
 
-def game_of(
-    loaded: LoadedModel,
-    prompts: Sequence[Prompt],
-    window_size: int,
-    utility: Utility = "metric",
-    players: Players = "kv_head",
-    first_token: FirstToken = "prefill",
-) -> HeadGame:
-    """The head game over these prompts; the utility is their own metric, or teacher-forced on their gold answers.
+def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> HeadGame:
+    """The head game of a [game] section over these prompts, judged by their metric or teacher-forced on gold answers.
 
     Prefills are computed when first needed, and kept within half of the free memory.
     """
-    store = PrefillStore(loaded.model, *_room(loaded.device))
+    store = PrefillStore(loaded.model, *_prefill_bounds(loaded.device))
     game_prompts = []
     for prompt in prompts:
 
         def judge(tokens: list[int], prompt: Prompt = prompt) -> float:
             return prompt.metric(text_of(loaded, tokens), prompt.references) / 100
 
-        game_prompts.append(GamePrompt(store.handle(whole_ids(prompt)), prompt.stop, judge, gold_ids(loaded, prompt)))
-    return HeadGame(loaded.model, game_prompts, window_size, utility=utility, players=players, first_token=first_token)
+        game_prompts.append(GamePrompt(store.handle(prompt_ids(prompt)), prompt.stop, judge, gold_ids(loaded, prompt)))
+    rules: Any = {"utility": spec.utility, "players": spec.players, "first_token": spec.first_token}
+    return HeadGame(loaded.model, game_prompts, spec.window_size, **rules)
 
 
-def spec_game(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> HeadGame:
-    """The game that a [game] section describes."""
-    return game_of(loaded, prompts, spec.window_size, spec.utility, spec.players, spec.first_token)
-
-
-def _room(device: torch.device) -> tuple[int, int]:
+def _prefill_bounds(device: torch.device) -> tuple[int, int]:
     """Bytes for prefills: on the device, and in CPU memory."""
     host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return (torch.cuda.mem_get_info(device)[0] // 2, host) if device.type == "cuda" else (host, 0)
@@ -103,14 +90,14 @@ def _digest(prompt: Prompt) -> str:
     """Of what the model reads, when it stops, and what it is judged by."""
     stop = prompt.stop
     facts: Any = {
-        "ids": whole_ids(prompt).tolist(),
+        "ids": prompt_ids(prompt).tolist(),
         "references": list(prompt.references),
         "classes": None if prompt.all_classes is None else list(prompt.all_classes),
         "stop": [stop.max_new_tokens, list(stop.stop_ids), stop.min_new_tokens],
         "gold": prompt.gold,
         "notes": list(prompt.notes),
     }
-    return hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+    return digest(facts)
 
 
 def open_game(
@@ -163,9 +150,7 @@ def all_test_prompts(experiment: Experiment, loaded: LoadedModel, task: str) -> 
 
 @dataclass(frozen=True)
 class GamesWorker:
-    """Makes a worker in a process of its own: loads the model on the device, and plays one game at a time, whose
-    prompts it prefills.
-    """
+    """Makes a worker: loads the model on the device, and plays one game at a time, whose prompts it prefills."""
 
     experiment: Experiment
 
@@ -180,14 +165,14 @@ class GamesWorker:
             if worker is None or block[0] != name:
                 worker = None  # its prefills make room first
                 name, prompts = block[0], game_prompts(self.experiment, loaded, block[0])
-                worker = worker_of(spec_game(loaded, prompts, game_spec(self.experiment)))
+                worker = worker_of(game_of(loaded, prompts, game_spec(self.experiment)))
             answer: Answer = worker(block)
             return answer
 
         return evaluate
 
     def for_pool(self, pool: Pool, loaded: LoadedModel) -> MakeWorker:
-        """In this process, a worker on the model that is loaded already; in others, one that loads its own."""
+        """Within this process on the loaded model; in other processes each worker loads one itself."""
         return (lambda _: self.on(loaded)) if isinstance(pool, InProcess) else self
 
 

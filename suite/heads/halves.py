@@ -1,7 +1,7 @@
-"""The two halves of a game: independent plans of one estimator, from which scores and their stability follow.
+"""The two halves of a game: independent plans of one estimator.
 
-A *design*, the estimator with its parameters and the seeds of both halves, stands in the ledger as JSON; plans follow
-from it, so that a ledger needs no list of planned coalitions.
+A *design*, the estimator with its parameters and the seeds of both halves, is stored in the ledger as JSON; plans
+follow from it, so that a ledger needs no list of planned coalitions.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
-from cokv.game.estimators import ESTIMATORS, AdjustedSlicedShapley, Estimator, Plan, SlicedShapley
-from cokv.game.plan import BoolArray, distinct, in_turn, merge_plans
+from cokv.game.estimators import ESTIMATORS, AdjustedSlicedShapley, SlicedShapley
+from cokv.game.plan import BoolArray, Estimator, Plan, alternating_rows, distinct, merge_plans
 from cokv.types import JSON
 from suite.errors import SuiteError
 from suite.spec import GameSpec
@@ -35,7 +35,7 @@ def plans(spec: GameSpec, num_players: int) -> Halves:
 
 def order(halves: Halves) -> BoolArray:
     """All coalitions [K, num_players] in the order of their evaluation: a draw of the one half, a draw of the other."""
-    return merge_plans(halves).coalitions[in_turn(halves)]
+    return merge_plans(halves).coalitions[alternating_rows(halves)]
 
 
 def evaluations(spec: GameSpec, num_players: int) -> int:
@@ -44,17 +44,17 @@ def evaluations(spec: GameSpec, num_players: int) -> int:
 
 
 def design(estimator: Estimator, seeds: tuple[int, int]) -> dict[str, JSON]:
-    return {"estimator": described(estimator), "seeds": list(seeds)}
+    return {"estimator": describe_estimator(estimator), "seeds": list(seeds)}
 
 
-def described(estimator: Estimator) -> dict[str, JSON]:
+def describe_estimator(estimator: Estimator) -> dict[str, JSON]:
     """An estimator by name and parameters."""
     names = {kind: name for name, kind in ESTIMATORS.items()}
     values: Any = asdict(estimator)  # type: ignore[call-overload]  # every estimator is a dataclass
     return {"name": names[type(estimator)], **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
 
 
-def built(description: dict[str, Any]) -> Estimator:
+def build_estimator(description: dict[str, Any]) -> Estimator:
     """The estimator that `described` wrote down."""
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in description.items() if key != "name"}
     try:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from cokv.game.estimators import ESTIMATORS, Estimate, Estimator, LeaveOneOut, Plan, SlicedShapley, merge_plans
+from cokv.game.estimators import ESTIMATORS, LeaveOneOut, SlicedShapley
+from cokv.game.plan import Estimate, Estimator, Plan, merge_plans
 from cokv.game.recorded import RecordedGame
 from cokv.game.stability import Stability, assess
-from cokv.game.stopping import complete
+from cokv.game.stopping import complete_draws
 from cokv.types import CokvError, FloatArray
 from suite.errors import SuiteError
-from suite.heads.halves import built, described
+from suite.heads.halves import build_estimator, describe_estimator
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ def score_halves(
     estimator: Estimator, halves: Sequence[Plan], utilities: Sequence[FloatArray], seed: int = 0
 ) -> GameScores:
     """Scores of the complete draws; one with a NaN utility is left out."""
-    parts = [part for plan, values in zip(halves, utilities, strict=True) if (part := complete(plan, values))]
+    parts = [part for plan, values in zip(halves, utilities, strict=True) if (part := complete_draws(plan, values))]
     if not parts:
         raise SuiteError("no draw of the plan is whole yet, so there is no score; evaluate more coalitions")
     pooled = estimator.aggregate(merge_plans([plan for plan, _ in parts]), np.concatenate([v for _, v in parts]))
@@ -73,20 +74,20 @@ def from_record(
         return _leave_one_out(game)
     designs = designs_of(game)
     if not designs:
-        raise SuiteError(f"game {game.name!r} of {game.ledger.path} has no plan, only coalitions; use leave_one_out")
+        raise SuiteError(f"game {game.name!r} of {game.database.path} has no plan, only coalitions; use leave_one_out")
     first = designs[0][0]
-    estimator = first if name in (None, described(first)["name"]) else _other(str(name), first, slice_sizes)
+    estimator = first if name in (None, describe_estimator(first)["name"]) else _other(str(name), first, slice_sizes)
     if isinstance(estimator, SlicedShapley):
         changes: dict[str, Any] = {"aggregation": aggregation, "slice_sizes": slice_sizes}
         estimator = replace(estimator, **{k: v for k, v in changes.items() if v is not None})
     else:
-        _only_sliced(str(described(estimator)["name"]), aggregation, slice_sizes)
+        _only_sliced(str(describe_estimator(estimator)["name"]), aggregation, slice_sizes)
     merged = planned(game)
     return score_halves(estimator, merged, [known_utilities(game, plan) for plan in merged])
 
 
 def designs_of(game: RecordedGame) -> list[tuple[Estimator, list[int]]]:
-    return [(built(design["estimator"]), list(design["seeds"])) for design in game.designs()]
+    return [(build_estimator(design["estimator"]), list(design["seeds"])) for design in game.designs()]
 
 
 def planned(game: RecordedGame) -> list[Plan]:
@@ -102,7 +103,7 @@ def planned(game: RecordedGame) -> list[Plan]:
 
 def _kind(estimator: Estimator) -> str:
     """What determines the order of an estimator's draws: all but their number and their aggregation."""
-    description = described(estimator)
+    description = describe_estimator(estimator)
     return str(
         sorted(
             (k, v) for k, v in description.items() if k not in ("coalitions_per_size", "permutations", "aggregation")
@@ -121,7 +122,7 @@ def _other(name: str, first: Estimator, slice_sizes: tuple[int, ...] | None) -> 
         raise SuiteError("these coalitions were planned without slice sizes; name some with --slice-sizes")
     if not available.keys() >= set(needed):
         raise SuiteError(
-            f"{name} plans its coalitions in its own way, these were planned for {described(first)['name']}; "
+            f"{name} plans its coalitions in its own way, these were planned for {describe_estimator(first)['name']}; "
             f"expected one of {', '.join(sorted({'sliced', 'complementary', 'leave_one_out'} - {name}))}"
         )
     estimator: Estimator = kind(**{key: available[key] for key in needed})

@@ -107,9 +107,9 @@ def coalitions_of(cuts: Sequence[Cut]) -> BoolArray:
 
 def samples_by_cut(cuts: Sequence[Cut], percent: FloatArray) -> dict[tuple[str, int], FloatArray]:
     """Scores [samples] by kind and k, random orders averaged. percent [1 + cuts, samples]: of `coalitions_of(cuts)`."""
-    rows: dict[tuple[str, int], list[int]] = {}
+    rows: dict[tuple[str, int], list[int]] = {(kind, cut.heads): [] for kind in KINDS for cut in cuts}
     for row, cut in enumerate(cuts, 1):
-        rows.setdefault((cut.kind, cut.heads), []).append(row)
+        rows[cut.kind, cut.heads].append(row)
     return {key: percent[indices].mean(axis=0) for key, indices in rows.items()}
 
 
@@ -123,22 +123,14 @@ def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[st
     rows, inverse = distinct(coalitions_of(masked_sets))
     percent = 100 * evaluate(rows)[inverse]  # [1 + cuts, samples]
     resamples = Resamples.draw(percent.shape[1], spec.seed)
-    counts = spec.counts_of(scores.values.size)
     samples = samples_by_cut(masked_sets, percent)
-    num_masked = {(cut.kind, cut.heads): int(cut.masked.sum()) for cut in masked_sets}
+    num_masked: dict[tuple[str, int], int] = {(cut.kind, cut.heads): int(cut.masked.sum()) for cut in masked_sets}
     points = [
-        {
-            "cut": kind,
-            "heads": k,
-            "masked": num_masked[kind, k],
-            **estimate(samples[kind, k], resamples.means(samples[kind, k])),
-        }
-        for kind in KINDS
-        for k in counts
+        {"cut": kind, "heads": k, "masked": num_masked[kind, k], **estimate(sample, resamples.means(sample))}
+        for (kind, k), sample in samples.items()
     ]
-    lines: dict[str, FloatArray] = {
-        kind: np.array([samples[kind, k] for k in counts]) for kind in KINDS
-    }  # [counts, samples]
+    counts = spec.counts_of(scores.values.size)
+    lines = {str(kind): np.array([samples[kind, k] for k in counts]) for kind in KINDS}  # [counts, samples]
     return {
         "preset": spec.preset,
         "num_players": scores.values.size,

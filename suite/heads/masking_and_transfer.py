@@ -6,25 +6,22 @@ both.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from cokv.cluster import InProcess
-from cokv.game.identity import canonical
+from cokv.game.identity import digest
 from cokv.game.ledger import Ledger
-from cokv.game.plan import BoolArray
+from cokv.game.plan import BoolArray, distinct
 from cokv.methods.method import Method
 from cokv.model.loading import LoadedModel
 from cokv.types import FloatArray, HeadScores
 from suite.errors import SuiteError
 from suite.heads.block_evaluation import evaluate_games, show_progress
-from suite.heads.games import all_test_prompts, game_of, identity, worker_of
-from suite.heads.masking import Evaluate, MaskingSpec, curves, cuts
+from suite.heads.games import all_test_prompts, game_of, identity, num_players, worker_of
+from suite.heads.masking import Evaluate, MaskingSpec, coalitions_of, curves, cuts
 from suite.heads.transfer import answers, matrix, methods_of
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
@@ -48,7 +45,7 @@ def samples_of(experiment: Experiment, loaded: LoadedModel, task: str, count: in
     return list(itertools.islice(all_test_prompts(experiment, loaded, task), count))
 
 
-def recorded(
+def recorded_game(
     folder: RunFolder,
     loaded: LoadedModel,
     task: str,
@@ -57,20 +54,17 @@ def recorded(
     advance: Callable[[int], None],
 ) -> Evaluate:
     """The head game over test samples, with a ledger: recorded coalitions are never evaluated again."""
-    spec = GameSpec(
-        window_size=window_size, slice_sizes=(1,), coalitions_per_size=1
-    )  # what the game is; the coalitions do not matter
-    players = loaded.shape.num_layers * loaded.shape.num_kv_heads
-
+    spec = GameSpec(window_size=window_size, slice_sizes=(1,), coalitions_per_size=1)  # its coalitions are not used
     name = f"{task}/{len(prompts)} samples"
 
     def evaluate(coalitions: BoolArray) -> FloatArray:
+        facts = identity(loaded, loaded.device.type, prompts, spec)
         with Ledger(folder.path / LEDGER) as ledger:
-            game = ledger.game(name, identity(loaded, loaded.device.type, prompts, spec), players, len(prompts))
+            game = ledger.game(name, facts, num_players(loaded, spec), len(prompts))
             evaluate_games(
                 {name: (game, coalitions)},
                 InProcess(),
-                lambda _: worker_of(game_of(loaded, prompts, window_size)),
+                lambda _: worker_of(game_of(loaded, prompts, spec)),
                 lambda _: show_progress(advance),
             )
             return game.utilities(coalitions)
@@ -93,19 +87,15 @@ def masking(
     window = experiment.game.window_size if experiment.game else 8
     prompts = samples_of(experiment, loaded, task, samples)
     spec.counts_of(profile.values.size)  # raises before any prompt is read
-    with progress(f"masking {task}", _evaluations(profile, spec)) as report:
-        task_curves = curves(profile, recorded(folder, loaded, task, prompts, window, report.advance), spec)
+    evaluations = len(distinct(coalitions_of(cuts(profile.values, spec)))[0])
+    with progress(f"masking {task}", evaluations) as report:
+        task_curves = curves(profile, recorded_game(folder, loaded, task, prompts, window, report.advance), spec)
     entry = {"task": task, "scores": name, "window_size": window, "provenance": profile.provenance, **task_curves}
     record = folder.read(MASKING) or {"kind": "head masking", "curves": []}
     by_key = {(curve["task"], curve["scores"], curve["preset"]): curve for curve in [*record["curves"], entry]}
     record["curves"] = [by_key[key] for key in sorted(by_key)]
     folder.write(MASKING, record)
     return entry
-
-
-def _evaluations(profile: HeadScores, spec: MaskingSpec) -> int:
-    sets = {cut.masked.tobytes() for cut in cuts(profile.values, spec)}
-    return len(sets | {np.zeros(profile.values.size, dtype=np.bool_).tobytes()})
 
 
 @dataclass(frozen=True)
@@ -145,12 +135,8 @@ def transfer(
     scores, methods, kv_budget = settings.scores, settings.methods, settings.kv_budget
     tasks = tuple(scores)
     prompts = {task: samples_of(experiment, loaded, task, samples) for task in tasks}
-    setting_facts = {
-        "kv_budget": kv_budget,
-        "method": methods[0].spec(),
-        "scores": {t: s.values.tolist() for t, s in scores.items()},
-    }
-    setting = hashlib.sha256(canonical(setting_facts).encode()).hexdigest()[:16]
+    values = {task: head_scores.values.tolist() for task, head_scores in scores.items()}
+    setting = digest({"kv_budget": kv_budget, "method": methods[0].spec(), "scores": values})
     lines = folder.lines(ANSWERS, ("setting", "task", "sample_id", "scores"))
     known_scores = {(line["task"], line["sample_id"]): line["scores"] for line in lines if line["setting"] == setting}
     by_task: dict[str, list[dict[str, float]]] = {task: [] for task in tasks}

@@ -10,7 +10,7 @@ from cokv.game.plan import json_numbers
 from cokv.game.recorded import RecordedGame
 from cokv.types import JSON, FloatArray, HeadScores
 from suite.errors import SuiteError
-from suite.heads.halves import described
+from suite.heads.halves import describe_estimator
 from suite.heads.ledger_scores import GameScores
 
 KINDS = {"sliced": "sliced Shapley value", "leave_one_out": "leave-one-out", "exact": "exact Shapley value"}
@@ -21,7 +21,7 @@ def head_scores(game: RecordedGame, scores: GameScores, **facts: JSON) -> HeadSc
     shape = game.identity.get("shape")
     if not isinstance(shape, list) or len(shape) != 2:
         raise SuiteError(f"game {game.name!r} has players of shape {shape}, expected [num_layers, num_kv_heads]")
-    estimator = described(scores.estimator)
+    estimator = describe_estimator(scores.estimator)
     provenance: dict[str, JSON] = {
         "kind": KINDS.get(str(estimator["name"]), "Shapley value"),
         "task": game.identity.get("task"),

@@ -15,7 +15,7 @@ import numpy as np
 
 from cokv.cluster import InProcess, Pool
 from cokv.game.ledger import Ledger
-from cokv.game.plan import distinct, in_turn, merge_plans
+from cokv.game.plan import alternating_rows, distinct, merge_plans
 from cokv.game.recorded import RecordedGame
 from cokv.game.stopping import GameState, StopRules, live_state
 from cokv.model.loading import load_model
@@ -64,14 +64,14 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
     for half in halves:  # aggregate raises where a player is never drawn
         estimator(spec).aggregate(half, np.zeros(len(half.coalitions)))
     prompts = list(validation_prompts(experiment, loaded, task, spec.prompts))
-    game_is = identity(loaded, model.device, prompts, spec)
+    game_identity = identity(loaded, model.device, prompts, spec)
     make_worker = GamesWorker(experiment).for_pool(pool, loaded)
-    del loaded  # workers elsewhere have their own
+    del loaded  # workers in other processes load it themselves
 
-    folder = RunFolder(runs / "profiles", f"{experiment.name}-{task}", game_is)
+    folder = RunFolder(runs / "profiles", f"{experiment.name}-{task}", game_identity)
     folder.open()
     with folder.lock(), Ledger(folder.path / LEDGER) as ledger:
-        game = ledger.game(task, game_is, players, len(prompts))
+        game = ledger.game(task, game_identity, players, len(prompts))
         game.add_design(design(estimator(spec), seeds(spec)))
         with progress(f"profile {task}", merge_plans(halves).evaluations) as report:
             watch = StoppingWatch(game, experiment, halves, rules, report)
@@ -113,7 +113,7 @@ class StoppingWatch:
         self.game, self.halves, self.rules, self.report = game, halves, rules, report
         self.spec = game_spec(experiment)
         merged = merge_plans(halves).coalitions
-        order = in_turn(halves)
+        order = alternating_rows(halves)
         self.coalitions = merged[order]
         self.rows, inverse = distinct(self.coalitions)
         self.row_of = np.empty(len(merged), dtype=np.int64)  # index in `rows` of each row of the merged plan

@@ -17,7 +17,7 @@ from cokv.model.loading import EMBEDDED, LoadedModel
 from cokv.profiles.load import SHIPPED, Profile
 from cokv.types import JSON, HeadScores
 from suite.errors import SuiteError
-from suite.profiles.run_profiles import kept_profile, profile_name
+from suite.profiles.run_profiles import profile_name, read_stored
 from suite.spec import SHAPLEY
 
 MEAN = f"{SHAPLEY}, mean over tasks"
@@ -42,7 +42,7 @@ class ProfileFolder:
 
     def of(self, method: Method, digest: str) -> SourcedProfile | str:
         """A method's profile on the model of this digest, or why there is none."""
-        profile: Profile | str | None = kept_profile(self.folder / profile_name(method))
+        profile: Profile | str | None = read_stored(self.folder / profile_name(method))
         if profile is None and SHAPLEY in method.profile_kinds:
             profile = self.shapley
         if profile is None:

@@ -49,7 +49,7 @@ def needle_prompts(experiment: Experiment, loaded: LoadedModel) -> list[Needle]:
     needles = []
     for sample in _samples(experiment, loaded, needle_spec(experiment)):
         start = sample.context.index(sample.outputs[0])
-        ids, places = _where(loaded, sample.prompt, start, start + len(sample.outputs[0]))
+        ids, places = _tokens_at(loaded, sample.prompt, start, start + len(sample.outputs[0]))
         stop = Stop(sample.tokens_to_generate, loaded.eos_ids)
 
         def right(tokens: list[int], sample: Sample = sample) -> bool:
@@ -70,7 +70,7 @@ def _answer_tokens(loaded: LoadedModel, sample: Sample) -> int:
 
 
 def passkey_prompts(experiment: Experiment, loaded: LoadedModel, length: int | None) -> list[AnsweredPrompt]:
-    """Prompts that ask for several values, with the full right answer behind them."""
+    """Prompts for several values, each followed by its full right answer."""
     prompts = []
     for sample in _samples(experiment, loaded, needle_spec(experiment, PASSKEYS, length)):
         ids = loaded.tokenizer.encode(sample.prompt)
@@ -98,7 +98,7 @@ def _samples(experiment: Experiment, loaded: LoadedModel, spec: RulerSpec) -> It
         )
 
 
-def _where(loaded: LoadedModel, text: str, start: int, end: int) -> tuple[torch.Tensor, list[int]]:
+def _tokens_at(loaded: LoadedModel, text: str, start: int, end: int) -> tuple[torch.Tensor, list[int]]:
     """Token ids of a prompt, and the positions of those that hold characters start..end."""
     tokenizer: Any = loaded.tokenizer
     if not tokenizer.is_fast:

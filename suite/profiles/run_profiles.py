@@ -101,10 +101,10 @@ def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFol
     with progress("profiles", len(needs)) as report:
         for need in needs:
             stem = folder.path / "profiles" / need.name
-            profile = kept_profile(stem)
+            profile = read_stored(stem)
             if profile is None:
                 profile = _read(need, loaded) if need.files else _computed(need, experiment, loaded)
-                _keep(stem, profile)
+                _store(stem, profile)
             profiles[need.name] = profile
             report.advance(note=need.name)
     return Profiles(profiles)
@@ -145,7 +145,7 @@ def _checksums(files: tuple[str, ...]) -> dict[str, JSON]:
     return {"sha256": digests}
 
 
-def kept_profile(stem: Path) -> Profile | str | None:
+def read_stored(stem: Path) -> Profile | str | None:
     """What an earlier start of this run has stored: a profile, or why there is none; None: nothing."""
     reason_file, file = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors")
     if reason_file.exists():
@@ -158,7 +158,7 @@ def kept_profile(stem: Path) -> Profile | str | None:
     return load_profile(file)
 
 
-def _keep(stem: Path, profile: Profile | str) -> None:
+def _store(stem: Path, profile: Profile | str) -> None:
     if not isinstance(profile, str):
         profile.save(stem.with_name(f"{stem.name}.safetensors"))
         return
@@ -168,7 +168,7 @@ def _keep(stem: Path, profile: Profile | str) -> None:
     part.replace(stem.with_name(f"{stem.name}.json"))
 
 
-def work(experiment: Experiment, length: int, new_tokens: int) -> tuple[int, int, int, int]:
+def workload(experiment: Experiment, length: int, new_tokens: int) -> tuple[int, int, int, int]:
     """Prompts, rows, tokens read and at most tokens decoded, for a plan. A training step counts as four readings.
 
     length, new_tokens: of the longest task.

@@ -72,7 +72,7 @@ def plan(experiment: Experiment, loaded: LoadedModel, workers: int = 1) -> list[
         steps = sum(rows[t.name] * t.new_tokens for t in tasks)
         seconds = (read * per_token + steps * per_row) / workers
         stages.append(Stage("head game", prompts, sum(rows.values()), read, steps, seconds))
-    prompts, rows_made, read, steps = profiles_run.work(
+    prompts, rows_made, read, steps = profiles_run.workload(
         experiment, max(t.length for t in tasks), max(t.new_tokens for t in tasks)
     )
     if prompts:

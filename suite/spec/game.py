@@ -8,7 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from cokv.decode.session import FirstToken
 from cokv.game.draws import Draws
-from cokv.game.utility import Players, Utility
+from cokv.game.players import Players
+from cokv.game.utility import Utility
 from suite.spec.part import Count, Part, each_once
 
 

@@ -10,16 +10,9 @@ from worlds.toy import additive, interactions
 
 from cokv.game.adaptive import allocate
 from cokv.game.adjusted import fit_members, mean_of_sum
-from cokv.game.estimators import (
-    AdaptiveSlicedShapley,
-    AdjustedSlicedShapley,
-    ComplementaryContributions,
-    Plan,
-    SlicedShapley,
-    evaluate,
-    evaluate_rest,
-)
+from cokv.game.estimators import AdaptiveSlicedShapley, AdjustedSlicedShapley, ComplementaryContributions, SlicedShapley
 from cokv.game.exact import all_coalitions, exact_shapley, exact_sliced_shapley
+from cokv.game.plan import Plan, evaluate, evaluate_rest
 from cokv.game.stability import assess
 from cokv.types import CokvError
 

@@ -16,10 +16,9 @@ from cokv.game.estimators import (
     LeaveOneOut,
     PermutationSampling,
     SlicedShapley,
-    evaluate,
-    merge_plans,
 )
 from cokv.game.exact import exact_sliced_shapley
+from cokv.game.plan import evaluate, merge_plans
 from cokv.types import CokvError
 
 SAMPLERS = [

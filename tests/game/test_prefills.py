@@ -37,7 +37,7 @@ def test_a_bound_changes_no_utility(
     assert store.computed == 0, "nothing is computed before it is asked for"
     for _ in range(2):
         assert np.array_equal(kept.per_prompt(coalitions), expected)
-        assert store.held["device"] <= store.device_bytes and store.held["host"] <= store.host_bytes
+        assert store.held_bytes["device"] <= store.device_bytes and store.held_bytes["host"] <= store.host_bytes
     assert store.computed == computed
 
 
@@ -77,7 +77,7 @@ def test_prefills_leave_a_cuda_device_and_come_back(fresh_model: MakeModel, prom
     store = PrefillStore(model, unit, 9 * unit)
     handles = [store.handle(prompt(40, seed)) for seed in range(3)]
     before = [handle().layers[0].keys.clone() for handle in handles]
-    assert store.held["host"] >= unit
+    assert store.held_bytes["host"] >= unit
     for handle, keys in zip(handles, before, strict=True):
         assert torch.equal(handle().layers[0].keys, keys) and handle().layers[0].keys.is_cuda
     assert store.computed == 3

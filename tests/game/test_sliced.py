@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from worlds.toy import dictator, interactions
 
-from cokv.game.estimators import Plan, SlicedShapley, evaluate, merge_plans
+from cokv.game.estimators import SlicedShapley
 from cokv.game.exact import exact_shapley, exact_sliced_shapley
+from cokv.game.plan import Plan, evaluate, merge_plans
 from cokv.types import CokvError
 
 EIGHT = interactions(8, seed=1)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from worlds.toy import additive, interactions, majority
 
-from cokv.game.estimators import LeaveOneOut, PermutationSampling, SlicedShapley, evaluate
+from cokv.game.estimators import LeaveOneOut, PermutationSampling, SlicedShapley
 from cokv.game.exact import exact_sliced_shapley
+from cokv.game.plan import evaluate
 from cokv.game.stability import (
     assess,
     bootstrap_interval,

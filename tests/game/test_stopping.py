@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 from worlds.toy import interactions
 
-from cokv.game.estimators import (
-    AdjustedSlicedShapley,
-    LeaveOneOut,
-    PermutationSampling,
-    SlicedShapley,
-    evaluate,
-    merge_plans,
-)
+from cokv.game.estimators import AdjustedSlicedShapley, LeaveOneOut, PermutationSampling, SlicedShapley
+from cokv.game.plan import alternating_rows, evaluate, merge_plans
 from cokv.game.stability import mean_absolute_error, spearman, split_half_reliability, two_run_reliability
-from cokv.game.stopping import SPLITS, GameState, StopRules, complete, in_turn, live_state
+from cokv.game.stopping import SPLITS, GameState, StopRules, complete_draws, live_state
 from cokv.types import CokvError
 
 N = 8
@@ -45,7 +39,7 @@ def evaluated(plans, count, game=GAME):
     """Utilities of both halves with the first `count` rows of the evaluation order known, the others NaN."""
     merged = merge_plans(plans)
     values = np.full(len(merged.coalitions), np.nan)
-    rows = in_turn(plans)[:count]
+    rows = alternating_rows(plans)[:count]
     values[rows] = evaluate(game, merged.coalitions[rows]) if count else []
     cut = len(plans[0].coalitions)
     return values[:cut], values[cut:]
@@ -80,7 +74,7 @@ def test_the_reliability_of_draws_that_lean_on_each_other_is_told_from_the_halve
 )
 def test_halves_grow_in_turn_by_whole_draws(estimator):
     plans = halves(estimator)
-    rows = in_turn(plans)
+    rows = alternating_rows(plans)
     assert sorted(rows) == list(range(len(merge_plans(plans).coalitions)))
     for count in range(0, len(rows) + 1, 7):
         first, second = live_state(estimator, plans, evaluated(plans, count), 1.0).draws
@@ -91,12 +85,12 @@ def test_only_complete_draws_count():
     plan = PermutationSampling(3).plan(4, seed=0)
     values = np.arange(15.0)
     values[7] = np.nan  # of the second order
-    part = complete(plan, values)
+    part = complete_draws(plan, values)
     assert part is not None
     kept, known = part
     np.testing.assert_array_equal(known, [0, 1, 2, 3, 4, 10, 11, 12, 13, 14])
     np.testing.assert_array_equal(kept.draw, [0] * 5 + [1] * 5)
-    assert complete(plan, np.full(15, np.nan)) is None
+    assert complete_draws(plan, np.full(15, np.nan)) is None
 
 
 def test_rules_wait_until_both_halves_know_every_player_at_every_size():

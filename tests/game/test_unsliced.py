@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from worlds.toy import dictator, interactions, substitutes
 
-from cokv.game.estimators import ComplementaryContributions, LeaveOneOut, PermutationSampling, evaluate, merge_plans
+from cokv.game.estimators import ComplementaryContributions, LeaveOneOut, PermutationSampling
+from cokv.game.plan import evaluate, merge_plans
 
 EIGHT = interactions(8, seed=1)
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from cokv.cache.prefill import Prefill, prefill
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
-from cokv.game.players import coalition_rows
-from cokv.game.utility import GamePrompt, HeadGame, coalition_selection
+from cokv.game.players import coalition_rows, coalition_selection
+from cokv.game.utility import GamePrompt, HeadGame
 from cokv.types import CokvError, Selection
 
 MakeModel = Callable[..., PreTrainedModel]

@@ -22,7 +22,7 @@ from cokv.decode.batches import Row
 from cokv.decode.decode import decode
 from cokv.game.estimators import LeaveOneOut, SlicedShapley
 from cokv.game.exact import all_coalitions
-from cokv.game.utility import coalition_selection
+from cokv.game.players import coalition_selection
 
 PROMPTS = planted_prompts(per_question=2, seed=3)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cokv.game.estimators import ESTIMATORS, SlicedShapley, merge_plans
+from cokv.game.estimators import ESTIMATORS, SlicedShapley
 from cokv.game.ledger import Ledger
+from cokv.game.plan import merge_plans
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import HeadScores
 from suite.cli.main import app

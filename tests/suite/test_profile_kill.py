@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cokv.cluster import InProcess
-from cokv.game.estimators import SlicedShapley, merge_plans
+from cokv.game.estimators import SlicedShapley
 from cokv.game.ledger import Ledger
-from cokv.game.plan import in_turn
+from cokv.game.plan import alternating_rows, merge_plans
 from suite.heads.block_evaluation import blocks_of, evaluate_games
 from suite.heads.halves import design
 from suite.heads.ledger_scores import from_record
@@ -21,7 +21,7 @@ from suite.heads.ledger_scores import from_record
 TESTS = Path(__file__).parents[1]
 ESTIMATOR, SEEDS = SlicedShapley((4, 6), 110), (0, 1)
 HALVES = [ESTIMATOR.plan(12, seed) for seed in SEEDS]
-COALITIONS = merge_plans(HALVES).coalitions[in_turn(HALVES)]
+COALITIONS = merge_plans(HALVES).coalitions[alternating_rows(HALVES)]
 BLOCK = 16
 
 

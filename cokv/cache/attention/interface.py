@@ -220,7 +220,8 @@ def _registered(base: str, model: PreTrainedModel) -> str:
             "'eager' or a flash attention"
         )
     name = PREFIX + base
-    register_attention(name, partial(attention, base), base)
+    if name not in ATTENTION_FUNCTIONS:
+        register_attention(name, partial(attention, base), base)
     return name
 
 

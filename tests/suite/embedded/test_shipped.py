@@ -56,13 +56,13 @@ def test_the_top_heads_carry_retrieval_and_the_bottom_heads_do_not(loaded, exper
     """Without the top quarter by SSV under a fifth of the score is left, without the bottom quarter four fifths."""
     spec = experiment.game
     method = SlicedShapley(spec.slice_sizes, spec.coalitions_per_size)
-    game = game_of(loaded, list(validation_prompts(experiment, loaded, task, 6)), spec.window_size)
+    game = game_of(loaded, list(validation_prompts(experiment, loaded, task, 6)), spec)
     order = np.argsort(-method.estimate(game, game.num_players, seed=0).values)
     quarter = game.num_players // 4
     coalitions = np.ones((3, game.num_players), dtype=bool)
     coalitions[1, order[:quarter]] = False
     coalitions[2, order[-quarter:]] = False
-    tests = game_of(loaded, list(prompts_of(experiment, loaded, task, 0)), spec.window_size)
+    tests = game_of(loaded, list(prompts_of(experiment, loaded, task, 0)), spec)
     full, without_top, without_bottom = tests(coalitions)
     assert full > 0.8, full
     assert without_top < 0.2 * full, (without_top, full)
