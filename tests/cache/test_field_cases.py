@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 from models import tiny_model
+from packaging.version import Version
 from transformers import DynamicCache, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 import cokv
@@ -100,6 +101,8 @@ def test_decoding_under_autocast_gives_tokens_or_names_the_dtypes(llama: PreTrai
 @pytest.mark.parametrize("method", ["full", "snapkv", "streamingllm"])
 @pytest.mark.parametrize("drafts", ["prompt_lookup_num_tokens", "assistant_model"])
 def test_assisted_decoding_gives_the_plain_tokens_or_is_refused(name: str, method: str, drafts: str) -> None:
+    if drafts == "prompt_lookup_num_tokens" and Version(transformers.__version__) < Version("5.10"):
+        pytest.skip("prompt lookup of these versions fails on models without an end of sequence, whatever the cache")
     model, prompt = tiny_model(name), ids(20).repeat(1, 3)
     params = {"window_size": WINDOW} if method == "snapkv" else {}
 

@@ -179,7 +179,7 @@ def test_attention_that_is_not_a_plain_softmax_is_refused(feature: str, value: A
         attention("sdpa", model.model.layers[0].self_attn, query, keys, values, None, **{feature: value})
 
 
-@pytest.mark.parametrize("way", ["values", "twice", "heads", "tokens", "layer", "unanswered"])
+@pytest.mark.parametrize("way", ["values", "twice", "heads", "tokens", "unanswered"])
 def test_an_update_is_answered_once_with_what_it_returned(way: str, model: PreTrainedModel) -> None:
     cache, query = RaggedCache(model.config), torch.randn(1, 4, 3, 16)
     module = model.model.layers[0].self_attn
@@ -189,7 +189,6 @@ def test_an_update_is_answered_once_with_what_it_returned(way: str, model: PreTr
         "twice": lambda: [attention("sdpa", module, query, keys, values, None) for _ in range(2)],
         "heads": lambda: attention("sdpa", module, query[:, :2], keys, values, None),
         "tokens": lambda: attention("sdpa", module, query[:, :, :2], keys, values, None),
-        "layer": lambda: attention("sdpa", model.model.layers[1].self_attn, query, keys, values, None),
         "unanswered": lambda: cache.layers[1].update(query[:, :2], query[:, 2:]),
     }
     words = {
@@ -197,7 +196,6 @@ def test_an_update_is_answered_once_with_what_it_returned(way: str, model: PreTr
         "twice": "more than once",
         "heads": "2 query heads over 2 KV heads, its config says 4",
         "tokens": "expected 3 tokens of 16 channels",
-        "layer": "or those of another layer",
         "unanswered": "layer 0: never attends the keys",
     }
     with pytest.raises(CokvError, match=words[way]) as caught:

@@ -154,7 +154,8 @@ def test_where_the_model_lies_and_what_the_run_is_called_are_not_part_of_its_ide
         folder, _ = open_run(read_experiment(experiment_file), tmp_path / "runs")
         folder.open()
         said = folder.read("spec.json")["about"]
-        assert said == {"name": f"tiny-{copy}", "description": "", "model": str(tmp_path / copy)}
+        titles = {"full": "Full", "snapkv": "SnapKV", "streamingllm": "StreamingLLM", "cokv": "CoKV"}
+        assert said == {"name": f"tiny-{copy}", "description": "", "model": str(tmp_path / copy), "titles": titles}
         found.add(folder.hash)
     assert len(found) == 1
 

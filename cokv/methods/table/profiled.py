@@ -13,49 +13,35 @@ from cokv.methods.scorers.expected_attention import ExpectedAttention
 from cokv.methods.scorers.streaming import Streaming
 from cokv.methods.scorers.window_attention import WindowAttention
 
+
+def _headkv(name: str, title: str, profile: str) -> Method:
+    """One rule for two profiles."""
+    return Method(
+        name=name,
+        title=title,
+        paper="https://arxiv.org/abs/2410.19258",
+        code="https://github.com/FYYFU/HeadKV",
+        scorer=WindowAttention(),
+        allocator=HeadKV(),
+        profile=profile,
+        profile_kinds=("HeadKV",),
+        note=f"budgets follow {profile}, total kept",
+        presets={
+            "official": {
+                "scorer": WindowAttention(window_size=8, score_dtype="model"),
+                "allocator": HeadKV(exact=False),
+                "note": (
+                    "the KV-head form in nawei1010/CoKV, adaptive_kv/monkeypatch/kv_utils.py "
+                    "set_headkv_size; shares are floored"
+                ),
+            },
+        },
+    )
+
+
 PROFILED: tuple[Method, ...] = (
-    Method(
-        name="headkv_r",
-        title="HeadKV-R",
-        paper="https://arxiv.org/abs/2410.19258",
-        code="https://github.com/FYYFU/HeadKV",
-        scorer=WindowAttention(),
-        allocator=HeadKV(),
-        profile="retrieval scores",
-        profile_kinds=("HeadKV",),
-        note="budgets follow retrieval scores, total kept",
-        presets={
-            "official": {
-                "scorer": WindowAttention(window_size=8, score_dtype="model"),
-                "allocator": HeadKV(exact=False),
-                "note": (
-                    "the KV-head form in nawei1010/CoKV, adaptive_kv/monkeypatch/kv_utils.py "
-                    "set_headkv_size; shares are floored"
-                ),
-            },
-        },
-    ),
-    Method(
-        name="headkv_r2",
-        title="HeadKV-R2",
-        paper="https://arxiv.org/abs/2410.19258",
-        code="https://github.com/FYYFU/HeadKV",
-        scorer=WindowAttention(),
-        allocator=HeadKV(),
-        profile="retrieval-reasoning scores",
-        profile_kinds=("HeadKV",),
-        note="budgets follow retrieval-reasoning scores, total kept",
-        presets={
-            "official": {
-                "scorer": WindowAttention(window_size=8, score_dtype="model"),
-                "allocator": HeadKV(exact=False),
-                "note": (
-                    "the KV-head form in nawei1010/CoKV, adaptive_kv/monkeypatch/kv_utils.py "
-                    "set_headkv_size; shares are floored"
-                ),
-            },
-        },
-    ),
+    _headkv("headkv_r", "HeadKV-R", "retrieval scores"),
+    _headkv("headkv_r2", "HeadKV-R2", "retrieval-reasoning scores"),
     Method(
         name="lukv",
         title="LU-KV",
