@@ -26,6 +26,14 @@ def token_count(query: int | torch.Tensor) -> int:
     return query if isinstance(query, int) else int(query.shape[0])
 
 
+def as_computed(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries, keys or values in the dtype that attention computes in: under autocast another, as SDPA casts them."""
+    device = states[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return states
+    return tuple(x.to(torch.get_autocast_dtype(device)) for x in states)
+
+
 class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' classes are partly untyped
     """A cache layer that reports what it has *seen*, never what it stores: RoPE and masks then stay right."""
 

@@ -13,7 +13,7 @@ import torch
 
 from cokv.cache.attention import buckets
 from cokv.cache.attention.masks import check_plain
-from cokv.cache.compat import Layer
+from cokv.cache.compat import Layer, as_computed
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import PrefillLayer, check_heads
@@ -84,6 +84,7 @@ class RaggedLayer(Layer):
         if self.rows is None:
             if self.shape is not None:
                 check_heads(key_states, value_states, self.shape, f"{self.handshake.owner}, layer {self.index}")
+            key_states, value_states = as_computed(key_states, value_states)
             if self.keys is None:
                 self.lazy_initialization(key_states, value_states)
                 self.keys, self.values = key_states, value_states
@@ -118,6 +119,9 @@ class RaggedLayer(Layer):
             )
         assert self.rows is not None
         self.rows.tell(kinds)
+        queries, keys, values = (
+            x.to(self.dtype) for x in (queries, keys, values)
+        )  # where only the prompt was autocast
         return self.rows.attend(queries, keys, values, scaling)
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from cokv.cache.attention.interface import ragged_attention
-from cokv.cache.compat import AnsweringCache, Layer, sliding_layer
+from cokv.cache.compat import AnsweringCache, Layer, as_computed, sliding_layer
 from cokv.cache.replay import replay
 from cokv.model.observe import LayerView, ModelParts, Observation, Observer, Replayer
 from cokv.model.shape import Shape, model_shape
@@ -87,8 +87,9 @@ class _Recorder(Layer):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         assert not self.is_initialized, "a prompt is prefilled in one forward pass"
-        self.lazy_initialization(key_states, value_states)
-        self.keys, self.values, self.seen = key_states, value_states, key_states.shape[-2]
+        self.keys, self.values = as_computed(key_states, value_states)
+        self.lazy_initialization(self.keys, self.values)
+        self.seen = key_states.shape[-2]
         return self.offer(self.keys, self.values, self.seen)
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:

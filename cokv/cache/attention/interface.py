@@ -22,7 +22,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cokv.cache.attention.handshake import TAG, Offer
-from cokv.cache.compat import ATTENTION_FUNCTIONS, register_attention
+from cokv.cache.compat import ATTENTION_FUNCTIONS, as_computed, register_attention
 from cokv.model.shape import model_shape
 from cokv.types import CokvError
 
@@ -51,7 +51,7 @@ def attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if not layer.attends():
         result = _implementation(base, module)(module, query, key, value, attention_mask, **given)
-        layer.observe(query, attention_mask, scaling)
+        layer.observe(*as_computed(query), attention_mask, scaling)
         return result
     if given.get("dropout") or given.get("output_attentions"):
         raise offer.handshake.refusal(
@@ -60,9 +60,7 @@ def attention(
         )
     if torch.is_grad_enabled() and query.requires_grad:
         raise offer.handshake.refusal(layer, "is run with gradients, which a compressed cache has none of; use no_grad")
-    device = query.device.type
-    if torch.is_autocast_enabled(device):  # as SDPA does it
-        query, key, value = (x.to(torch.get_autocast_dtype(device)) for x in (query, key, value))
+    query, key, value = as_computed(query, key, value)
     layer.check_mask(attention_mask, query.shape[2])
     # Storage is written in place: it must not be made of inference tensors, which no later no_grad block could change.
     with torch.inference_mode(False), torch.no_grad():
