@@ -156,7 +156,18 @@ def _attach(model: PreTrainedModel) -> _Attachment:
             ]
         )
         attachment = _attachments[model] = _Attachment(weakref.ref(text), before, hooks)
+    else:
+        _follow(model, attachment)
     return attachment
+
+
+def _follow(model: PreTrainedModel, attachment: _Attachment) -> None:
+    """Takes up what `model.set_attn_implementation` has set since: it took our function away."""
+    for place, (config, _) in enumerate(attachment.implementations):
+        current = str(config._attn_implementation)
+        if not current.startswith(PREFIX):
+            config._attn_implementation = _registered(current, model)
+            attachment.implementations[place] = (config, current)
 
 
 def _release(model: PreTrainedModel, attachment: _Attachment) -> None:
@@ -164,7 +175,8 @@ def _release(model: PreTrainedModel, attachment: _Attachment) -> None:
     if attachment.permanent or attachment.blocks or _attachments.get(model) is not attachment:
         return
     for config, base in attachment.implementations:
-        config._attn_implementation = base
+        if str(config._attn_implementation).startswith(PREFIX):
+            config._attn_implementation = base
     for hook in (*attachment.hooks, *attachment.input_hooks):
         hook.remove()
     del _attachments[model]
