@@ -142,6 +142,13 @@ class RaggedCache(AnsweringCache):
     def _prompt_unread(self) -> bool:
         return any(layer.rows is None for layer in self.ragged_layers)
 
+    def reset(self) -> None:
+        """Empty again, and ready for another prompt; one that failed half-way leaves nothing."""
+        super().reset()
+        if self.prompt is not None:
+            self.prompt.waiting.clear()
+            self.prompt.input_ids = None
+
     def crop(self, tokens_to_remove: int) -> None:
         """All layers or none: sliding layers come first in some models."""
         for layer in self.ragged_layers:

@@ -27,6 +27,7 @@ from cokv.model.shape import model_shape
 from cokv.types import CokvError
 
 PREFIX = "cokv_"
+PER_TOKEN = ("input_ids", "position_ids", "cache_position")  # arguments of a model with a number for each new token
 UNSUPPORTED = ("flex_attention", "paged|")  # their masks are objects that a compressed cache cannot follow
 
 
@@ -241,13 +242,24 @@ def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return cache if hasattr(cache, "forward_begins") else None
 
 
-def _before_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _before_forward(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     cache = _cache_of(args, kwargs)
-    if cache is not None:
-        ids = kwargs.get("input_ids")
-        if ids is None and args and isinstance(args[0], torch.Tensor) and not args[0].is_floating_point():
-            ids = args[0]
+    if cache is None:
+        return None
+    ids = kwargs.get("input_ids")
+    if ids is None and args and isinstance(args[0], torch.Tensor) and not args[0].is_floating_point():
+        ids = args[0]
+    already = 0 if ids is None else cache.already_read(ids)
+    if not already:
         cache.forward_begins(type(module).__name__, ids)
+        return None
+    ids = ids[:, already:]
+    cache.forward_begins(type(module).__name__, ids)
+    # Assisted decoding hands the model the whole prompt once more, where plain generation hands it what is new.
+    told = {name: kwargs[name][..., already:] for name in PER_TOKEN if kwargs.get(name) is not None}
+    return (ids, *args[1:]) if args else args, {**kwargs, **told}
 
 
 def _after_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
