@@ -120,6 +120,7 @@ class CompressedCache(RaggedCache):
     def __init__(self, model: PreTrainedModel, compression: MethodCompression, tokenizer: Any = None) -> None:
         super().__init__(model.config, compression, model=model, tokenizer=tokenizer)
         self.compression = compression
+        self._prefilled: torch.Tensor | None = None  # int64 [rows, seq_len - 1], until the model reads on
 
     def forward_begins(self, owner: str, input_ids: torch.Tensor | None) -> None:
         if self.compression.further_passes and self._prompt_unread:
@@ -128,6 +129,18 @@ class CompressedCache(RaggedCache):
                 "call cache.prefill(input_ids) first, then generate with the same input_ids"
             )
         super().forward_begins(owner, input_ids)
+
+    def already_read(self, input_ids: torch.Tensor) -> int:
+        """The prompt of `prefill`, where the next forward pass is handed all of it, as assisted decoding does."""
+        known, self._prefilled = self._prefilled, None
+        if known is None or known.shape[0] != input_ids.shape[0] or known.shape[1] >= input_ids.shape[1]:
+            return 0
+        read = known.shape[1]
+        return read if torch.equal(input_ids[:, :read], known.to(input_ids.device)) else 0
+
+    def reset(self) -> None:
+        super().reset()
+        self._prefilled = None
 
     def prefill(self, input_ids: torch.Tensor) -> None:
         """Reads and compresses a prompt, int64 [rows, seq_len], each row without padding, before `model.generate`.
@@ -153,6 +166,7 @@ class CompressedCache(RaggedCache):
             assert isinstance(whole, Selection)
             rows.append((without_last(read), whole, policy))
         self._take(rows)
+        self._prefilled = input_ids[:, :-1].clone()
 
     def _take(self, rows: list[tuple[Any, Selection, Policy]]) -> None:
         """Fills every layer: (prompt without its last token, selection, policy) of each row."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -25,6 +26,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 from transformers.masking_utils import AttentionMaskInterface
+
+from cokv.methods.allocators.marginal import keep_ratios
+from cokv.methods.method import Method
+from cokv.methods.registry import METHODS, get_method
+from cokv.profiles.lukv_file import RatioCurves
+from cokv.types import HeadScores
 
 FAMILIES: dict[str, tuple[type, type, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
@@ -98,6 +105,54 @@ def prompt() -> Callable[..., torch.Tensor]:
 
     def draw(seq_len: int, seed: int = 0) -> torch.Tensor:
         return torch.randint(1, 97, (seq_len,), generator=torch.Generator().manual_seed(seed))
+
+    return draw
+
+
+class Words:
+    """A tokenizer to which id 1 is special and every ninth id a comma."""
+
+    all_special_ids = (1,)
+
+    def decode(self, ids: list[int]) -> str:
+        return "," if ids[0] % 9 == 0 else "word"
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [1 + ord(c) % 90 for c in text]}
+
+
+@pytest.fixture(scope="session")
+def words() -> Words:
+    return Words()
+
+
+# Hyper-parameters that suit prompts of about 100 tokens and 40 slots per head.
+SMALL = {"window_size": 8, "kernel_size": 3, "num_sinks": 4, "local": 16, "page": 8, "group": 8, "residual": 16}
+SMALL |= {"history": 40, "recent": 8, "alpha": 1}
+
+
+@pytest.fixture(scope="session")
+def small_method() -> Callable[..., Method]:
+    """A method of the table, by name and preset, with hyper-parameters that suit a short prompt."""
+
+    def fitted(name: str, preset: str = "normalized") -> Method:
+        known = METHODS[name].with_preset(preset).parameters
+        return get_method(name, preset, **{key: value for key, value in SMALL.items() if key in known})
+
+    return fitted
+
+
+@pytest.fixture(scope="session")
+def profile_of() -> Callable[..., Any]:
+    """A random profile of the kind that a method needs, None where it needs none."""
+
+    def draw(method: Method, num_layers: int = 3, num_kv_heads: int = 2) -> Any:
+        rng = np.random.default_rng(0)
+        if not method.needs_profile:
+            return None
+        if method.name == "lukv":
+            return RatioCurves(keep_ratios(rng.exponential(size=(num_layers, num_kv_heads, 50))))
+        return HeadScores(rng.random((num_layers, num_kv_heads)))
 
     return draw
 

@@ -113,7 +113,7 @@ class RaggedCache(AnsweringCache):
             self.prompt.input_ids = input_ids if self._prompt_unread else None
 
     def attention_begins(self, module: torch.nn.Module, hidden_states: torch.Tensor, kwargs: dict[str, Any]) -> None:
-        if self.prompt is not None and self._prompt_unread:
+        if self.prompt is not None and self.prompt.needs_inputs and self._prompt_unread:
             self.prompt.model_parts().note_inputs(module, hidden_states, kwargs)
 
     def forward_ends(self) -> None:
@@ -141,6 +141,13 @@ class RaggedCache(AnsweringCache):
     @property
     def _prompt_unread(self) -> bool:
         return any(layer.rows is None for layer in self.ragged_layers)
+
+    def reset(self) -> None:
+        """Empty again, and ready for another prompt; one that failed half-way leaves nothing."""
+        super().reset()
+        if self.prompt is not None:
+            self.prompt.waiting.clear()
+            self.prompt.input_ids = None
 
     def crop(self, tokens_to_remove: int) -> None:
         """All layers or none: sliding layers come first in some models."""

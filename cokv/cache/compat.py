@@ -130,6 +130,10 @@ class AnsweringCache(Cache):
         """Called by a hook of the model. owner: its class; input_ids int64 [rows, t], None for embeddings."""
         self.handshake.owner, self.handshake.pending = owner, None
 
+    def already_read(self, input_ids: torch.Tensor) -> int:
+        """How many of the first of these ids, int64 [rows, t], this cache has read and shall not read again."""
+        return 0
+
     def forward_ends(self) -> None:
         self.handshake.settle()
 

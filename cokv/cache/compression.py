@@ -83,6 +83,7 @@ class PromptReader:
         self.input_ids: torch.Tensor | None = None  # int64 [rows, t], of the forward pass that is running
         self.waiting: dict[int, list[PrefillLayer]] = {}  # by place, where all layers are needed
         self.parts: ModelParts | None = None
+        self.needs_inputs = any(getattr(observer, "needs_inputs", False) for observer in compression.observers)
 
     def model(self) -> Any:
         """The model this cache was made for, as long as it is there."""

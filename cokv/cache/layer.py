@@ -120,6 +120,8 @@ class RaggedLayer(Layer):
             )
         assert self.rows is not None
         self.rows.tell(kinds)
+        if queries.dtype != self.dtype:  # only the prompt was read under autocast, or only what follows
+            queries, keys, values = (x.to(self.dtype) for x in (queries, keys, values))
         return self.rows.attend(queries, keys, values, scaling)
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -28,6 +28,7 @@ from cokv.model.shape import model_shape
 from cokv.types import CokvError
 
 PREFIX = "cokv_"
+PER_TOKEN = ("input_ids", "position_ids", "cache_position")  # arguments of a model with a number for each new token
 UNSUPPORTED = ("flex_attention", "paged|")  # their masks are objects that a compressed cache cannot follow
 
 
@@ -67,7 +68,7 @@ def attention(
     query = in_autocast_dtype(query)
     # Storage is written in place: it must not be made of inference tensors, which no later no_grad block could change.
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-        out = layer.attend(query, key, value, scaling)
+        out = layer.attend(query, key, value, scaling).to(query.dtype)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -93,6 +94,8 @@ class _Attachment:
     blocks: int = 0  # open `ragged_attention` blocks
     permanent: bool = False
     input_hooks: list[Any] = field(default_factory=list)
+    input_blocks: int = 0  # of these blocks, those that want inputs
+    permanent_inputs: bool = False
 
 
 _attachments: weakref.WeakKeyDictionary[PreTrainedModel, _Attachment] = weakref.WeakKeyDictionary()
@@ -107,8 +110,8 @@ def attach(model: PreTrainedModel, inputs: bool = False) -> None:
     with _lock:
         attachment = _attach(model)
         attachment.permanent = True
-        if inputs:
-            _watch_inputs(attachment)
+        attachment.permanent_inputs |= inputs
+        _watch_inputs(attachment)
 
 
 def detach(model: PreTrainedModel) -> None:
@@ -116,7 +119,7 @@ def detach(model: PreTrainedModel) -> None:
     with _lock:
         attachment = _attachments.get(_unwrapped(model))
         if attachment is not None:
-            attachment.permanent = False
+            attachment.permanent = attachment.permanent_inputs = False
             _release(_unwrapped(model), attachment)
 
 
@@ -126,13 +129,14 @@ def ragged_attention(model: PreTrainedModel, inputs: bool = False) -> Iterator[N
     with _lock:
         attachment = _attach(model)
         attachment.blocks += 1
-        if inputs:
-            _watch_inputs(attachment)
+        attachment.input_blocks += inputs
+        _watch_inputs(attachment)
     try:
         yield
     finally:
         with _lock:
             attachment.blocks -= 1
+            attachment.input_blocks -= inputs
             _release(_unwrapped(model), attachment)
 
 
@@ -159,16 +163,29 @@ def _attach(model: PreTrainedModel) -> _Attachment:
             ]
         )
         attachment = _attachments[model] = _Attachment(weakref.ref(text), before, hooks)
+    else:
+        _follow(model, attachment)
     return attachment
+
+
+def _follow(model: PreTrainedModel, attachment: _Attachment) -> None:
+    """Takes up what `model.set_attn_implementation` has set since: it took our function away."""
+    for place, (config, _) in enumerate(attachment.implementations):
+        current = str(config._attn_implementation)
+        if not current.startswith(PREFIX):
+            config._attn_implementation = _registered(current, model)
+            attachment.implementations[place] = (config, current)
 
 
 def _release(model: PreTrainedModel, attachment: _Attachment) -> None:
     """Once nobody needs it any more."""
+    _watch_inputs(attachment)
     if attachment.permanent or attachment.blocks or _attachments.get(model) is not attachment:
         return
     for config, base in attachment.implementations:
-        config._attn_implementation = base
-    for hook in (*attachment.hooks, *attachment.input_hooks):
+        if str(config._attn_implementation).startswith(PREFIX):
+            config._attn_implementation = base
+    for hook in attachment.hooks:
         hook.remove()
     del _attachments[model]
 
@@ -235,13 +252,25 @@ def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return cache if hasattr(cache, "forward_begins") else None
 
 
-def _before_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _before_forward(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     cache = _cache_of(args, kwargs)
-    if cache is not None:
-        ids = kwargs.get("input_ids")
-        if ids is None and args and isinstance(args[0], torch.Tensor) and not args[0].is_floating_point():
-            ids = args[0]
+    if cache is None:
+        return None
+    ids = kwargs.get("input_ids")
+    if ids is None and args and isinstance(args[0], torch.Tensor) and not args[0].is_floating_point():
+        ids = args[0]
+    already = 0 if ids is None else cache.already_read(ids)
+    if not already:
         cache.forward_begins(type(module).__name__, ids)
+        return None
+    assert ids is not None
+    ids = ids[:, already:]
+    cache.forward_begins(type(module).__name__, ids)
+    # Assisted decoding hands the model the whole prompt once more, where plain generation hands it what is new.
+    shortened = {name: kwargs[name][..., already:] for name in PER_TOKEN if kwargs.get(name) is not None}
+    return (ids, *args[1:]) if args else args, {**kwargs, **shortened}
 
 
 def _after_forward(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -263,8 +292,13 @@ def _has_hook(text: torch.nn.Module) -> bool:
 
 
 def _watch_inputs(attachment: _Attachment) -> None:
-    text = attachment.text()
-    if text is not None and not attachment.input_hooks:
+    """Has hooks on the attention modules exactly while somebody wants to know their inputs."""
+    wanted, text = attachment.input_blocks > 0 or attachment.permanent_inputs, attachment.text()
+    if not wanted or text is None:
+        for hook in attachment.input_hooks:
+            hook.remove()
+        attachment.input_hooks = []
+    elif not attachment.input_hooks:
         attachment.input_hooks = [
             module.register_forward_pre_hook(_before_attention, with_kwargs=True)
             for module in text.modules()
