@@ -175,7 +175,7 @@ class CompressedCache(RaggedCache):
             views = [read.layers[place] for read, _, _ in rows]
             kept = [[whole.head(place, h) for h in range(shape.num_kv_heads)] for _, whole, _ in rows]
             layer.fill(views, kept, [policy.at_layer(place, shape.num_layers) for _, _, policy in rows])
-            layer.seen = layer.prompt_len = rows[0][0].seq_len
+            layer.tokens_seen = layer.prompt_len = rows[0][0].seq_len
         for index, sliding in rows[0][0].sliding.items():
             layers = [read.sliding[index] for read, _, _ in rows]
             sliding.keys = torch.cat([layer.keys for layer in layers])
@@ -201,7 +201,7 @@ class CompressedCache(RaggedCache):
             return 0
         rows = len(layer.rows) if layer.rows is not None else layer.keys.shape[0]
         padding = int(layer.starts.sum()) if layer.rows is not None else 0
-        return (rows * layer.seen - padding) * self.compression.shape.num_kv_heads
+        return (rows * layer.tokens_seen - padding) * self.compression.shape.num_kv_heads
 
 
 @dataclass(frozen=True)

@@ -120,11 +120,11 @@ def ratio_summary(seconds: Mapping[str, list[float]], arm: str, baseline: str) -
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of the storages behind the tensors; one that several tensors (views, slices) share is counted once."""
-    found = {}
+    sizes = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()
-        found[tensor.device, storage.data_ptr()] = storage.nbytes()
-    return sum(found.values())
+        sizes[tensor.device, storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
 
 
 def synchronize(device: str | torch.device = "cpu") -> None:
@@ -253,12 +253,12 @@ def _nvml_device(device: str) -> Iterator[_Nvml | None]:
         yield None
         return
     with _nvml_session() as library:
-        found = None
+        device_handle = None
         if library is not None:
             with suppress(library.NVMLError, RuntimeError, AssertionError, AttributeError):
                 uuid = _cuda().get_device_properties(device).uuid
-                found = _Nvml(library, library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
-        yield found
+                device_handle = _Nvml(library, library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+        yield device_handle
 
 
 def _gpus() -> list[dict[str, Any]]:

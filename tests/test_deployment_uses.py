@@ -312,7 +312,5 @@ def test_crop_takes_back_exactly_what_was_read(make_model: MakeModel, prompt: Pr
         cache.crop(-12)
         assert torch.equal(model(more, past_key_values=cache).logits, expected)
     assert "reach into the prompt of 90 tokens" in said(lambda: cache.crop(-13))
-    assert "97 tokens reach into the prompt" in said(lambda: cache.crop(5)), (
-        "a length to keep, as older versions pass it"
-    )
+    assert "97 tokens reach into the prompt" in said(lambda: cache.crop(5)), "a length to keep"
     assert cache.get_seq_length() == SEQ_LEN + 12, "all layers or none"

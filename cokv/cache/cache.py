@@ -82,7 +82,7 @@ class RaggedCache(AnsweringCache):
             layer = RaggedLayer(source.layer_idx, shape, slack, attend)
             kept = [[s.head(i, h) for h in range(shape.num_kv_heads)] for s in selections]
             layer.fill([source], kept, policies and [policy.at_layer(i, shape.num_layers) for policy in policies])
-            layer.seen = layer.prompt_len = prefill.seq_len
+            layer.tokens_seen = layer.prompt_len = prefill.seq_len
             layers[source.layer_idx] = layer
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, len(selections))
@@ -136,7 +136,7 @@ class RaggedCache(AnsweringCache):
         place = next(place for place, one in enumerate(layers) if one is layer)
         self.prompt.attended(layers, place, queries, mask, scaling)
         if not self._prompt_unread:
-            self._know_kinds([self.prompt.compression.policy(layer.seen)], self.prompt.tokenizer)
+            self._know_kinds([self.prompt.compression.policy(layer.tokens_seen)], self.prompt.tokenizer)
 
     @property
     def _prompt_unread(self) -> bool:

@@ -22,12 +22,12 @@ from cokv.types import CokvError
 
 
 def token_count(query: int | torch.Tensor) -> int:
-    """The number of new tokens, whichever way it is told."""
+    """The number of new tokens, which older versions pass as their positions."""
     return query if isinstance(query, int) else int(query.shape[0])
 
 
 class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' classes are partly untyped
-    """A cache layer that reports what it has *seen*, never what it stores: RoPE and masks then stay right."""
+    """A cache layer that reports how many tokens it has *seen*, not how many it stores: RoPE and masks stay right."""
 
     is_sliding = False
     is_compileable = False
@@ -42,7 +42,7 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' 
         super().__init__()  # type: ignore[no-untyped-call]
         self.index = index  # in the model
         self.handshake = Handshake()  # a cache gives its layers one that they share
-        self.seen = 0
+        self.tokens_seen = 0
 
     def offer(self, keys: torch.Tensor, values: torch.Tensor, new_tokens: int) -> Any:
         """What `update` returns: keys and values that must be attended next, and once."""
@@ -64,10 +64,10 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' 
         """Nothing, where only this package runs the model, and passes no mask of its own."""
 
     def get_seq_length(self, *args: Any) -> int:
-        return self.seen
+        return self.tokens_seen
 
     def get_mask_sizes(self, query: int | torch.Tensor) -> tuple[int, int]:
-        return self.seen + token_count(query), 0
+        return self.tokens_seen + token_count(query), 0
 
     def get_max_length(self) -> int:
         return -1

@@ -82,7 +82,7 @@ class RaggedLayer(Layer):
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         key_states, value_states = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
-        self.seen += key_states.shape[-2]
+        self.tokens_seen += key_states.shape[-2]
         if self.rows is None:
             if self.shape is not None:
                 check_heads(key_states, value_states, self.shape, f"{self.handshake.owner}, layer {self.index}")
@@ -100,13 +100,13 @@ class RaggedLayer(Layer):
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
         """After the prompt's dense attention: select, and keep only that."""
-        self.prompt_len = self.seen
+        self.prompt_len = self.tokens_seen
         if self.after_prompt is not None:
             self.after_prompt(self, queries, mask, scaling)
 
     def check_mask(self, mask: torch.Tensor | None, t: int) -> None:
         if self.checks_masks:
-            check_plain(mask, self.starts, t, self.seen)
+            check_plain(mask, self.starts, t, self.tokens_seen)
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         """Queries [rows, num_heads, t, head_dim] over the stored tokens and the t new ones (causal among these),
@@ -115,9 +115,7 @@ class RaggedLayer(Layer):
         kinds, self.token_kinds = self.token_kinds, None
         new = [queries.shape[0], queries.shape[2]]
         if kinds is not None and list(kinds.shape) != new:
-            raise CokvError(
-                f"the model reads tokens {new}, but the ids that it was given have shape {list(kinds.shape)}"
-            )
+            raise CokvError(f"the model reads tokens {new}, but its input_ids have shape {list(kinds.shape)}")
         assert self.rows is not None
         self.rows.tell(kinds)
         if queries.dtype != self.dtype:  # only the prompt was read under autocast, or only what follows
@@ -136,17 +134,17 @@ class RaggedLayer(Layer):
             assert self.rows is not None
             with torch.inference_mode(False), torch.no_grad():
                 self.rows.crop(count)
-        self.seen -= count
+        self.tokens_seen -= count
 
     def tokens_to_drop(self, argument: int) -> int:
         """transformers passes minus the number of tokens to drop; older ones a positive length to keep."""
-        return max(self.seen - argument, 0) if argument > 0 else min(-argument, self.seen)
+        return max(self.tokens_seen - argument, 0) if argument > 0 else min(-argument, self.tokens_seen)
 
     def check_crop(self, count: int) -> None:
         """Refuses to drop the newest `count` tokens where they reach into the prompt, or others have been evicted."""
         if self.rows is None:
             return
-        if count > self.seen - self.prompt_len:
+        if count > self.tokens_seen - self.prompt_len:
             raise CokvError(
                 f"crop: {count} tokens reach into the prompt of {self.prompt_len} tokens, which has been compressed "
                 "with them; for assisted or prompt-lookup decoding read the prompt first, with cache.prefill(input_ids)"

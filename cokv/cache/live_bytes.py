@@ -1,6 +1,6 @@
 """How many bytes of tensors a piece of code holds at most, counted from the storages that its operations make.
 
-Counts what it makes, not what it was given, and no scratch space inside an operation. Knows nothing of models.
+Counts what the code makes, not its arguments, and no scratch space inside an operation. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.peak = self.now = 0
         self.alive: dict[int, int] = {}
-        self.given: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.foreign: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for given in tree_leaves((args, kwargs)):
-            if isinstance(given, torch.Tensor) and id(given.untyped_storage()) not in self.alive:
-                self.given.add(given.untyped_storage())
+        for arguments in tree_leaves((args, kwargs)):
+            if isinstance(arguments, torch.Tensor) and id(arguments.untyped_storage()) not in self.alive:
+                self.foreign.add(arguments.untyped_storage())
         result = func(*args, **(kwargs or {}))
-        for made in tree_leaves(result):
-            if isinstance(made, torch.Tensor):
-                self._count(made.untyped_storage())
+        for output in tree_leaves(result):
+            if isinstance(output, torch.Tensor):
+                self._count(output.untyped_storage())
         return result
 
     def _count(self, storage: Any) -> None:
         key = id(storage)
-        if storage in self.given or key in self.alive:
+        if storage in self.foreign or key in self.alive:
             return
         self.alive[key] = storage.nbytes()
         self.now += self.alive[key]

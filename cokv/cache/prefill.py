@@ -37,15 +37,15 @@ class PrefillLayer:
 
     def observation(self, observer: Observer | Replayer) -> Observation:
         """What an observer saw of this layer, or why it saw nothing."""
-        seen = self.observed.get(observer)
-        if seen is None:
+        observation = self.observed.get(observer)
+        if observation is None:
             raise CokvError(
                 f"needs {type(observer).__name__}, which this prefill did not look for; "
                 "call prefill(..., observers=method.observers)"
             )
-        if isinstance(seen, CokvError):
-            raise CokvError(str(seen))
-        return seen
+        if isinstance(observation, CokvError):
+            raise CokvError(str(observation))
+        return observation
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +90,8 @@ class _Recorder(Layer):
         assert not self.is_initialized, "a prompt is prefilled in one forward pass"
         self.keys, self.values = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
         self.lazy_initialization(self.keys, self.values)
-        self.seen = key_states.shape[-2]
-        return self.offer(self.keys, self.values, self.seen)
+        self.tokens_seen = key_states.shape[-2]
+        return self.offer(self.keys, self.values, self.tokens_seen)
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
         self.queries, self.scaling = queries[:, :, max(queries.shape[2] - self.window, 0) :].clone(), scaling
@@ -183,13 +183,13 @@ def prefill(
     for replayer in (o for o in requested if isinstance(o, Replayer)):
         pairs = {i: (layers[i].keys, layers[i].values) for i in shape.full_layers}
         try:
-            seen: Mapping[int, Observation | CokvError] = replay(
+            observation: Mapping[int, Observation | CokvError] = replay(
                 model, ids, pairs, sliding, replayer, parts, shape.context_length
             )
         except CokvError as error:
-            seen = dict.fromkeys(shape.full_layers, error)
+            observation = dict.fromkeys(shape.full_layers, error)
         for i in shape.full_layers:
-            layers[i].observed[replayer] = seen[i]
+            layers[i].observed[replayer] = observation[i]
     return Prefill(
         shape=shape,
         input_ids=input_ids.cpu(),

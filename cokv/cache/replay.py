@@ -30,13 +30,13 @@ class _Replayed(Layer):
         super().__init__(index)
         self.lazy_initialization(*prompt)
         self.prompt, self.replayer, self.passage = prompt, replayer, passage
-        self.seen = prompt[0].shape[-2]
+        self.tokens_seen = prompt[0].shape[-2]
         self.result: torch.Tensor | None = None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         key_states, value_states = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
         self.keys = torch.cat([self.prompt[0], key_states], dim=-2)
-        self.seen += key_states.shape[-2]
+        self.tokens_seen += key_states.shape[-2]
         return self.offer(self.keys, torch.cat([self.prompt[1], value_states], dim=-2), key_states.shape[-2])
 
     def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
@@ -62,7 +62,7 @@ def replay(
             f"reads {longest} more tokens after the prompt of {seq_len}, and the model has {context_length} positions; "
             "use a smaller chunk_size, a shorter prompt, or a model that has more"
         )
-    seen: dict[int, list[torch.Tensor]] = {i: [] for i in layers}
+    looks: dict[int, list[torch.Tensor]] = {i: [] for i in layers}
     for passage in passages:
         passage_layers: dict[int, Any] = {i: _Replayed(i, pair, replayer, passage) for i, pair in layers.items()}
         passage_layers |= {i: copy.copy(layer) for i, layer in sliding.items()}
@@ -77,5 +77,5 @@ def replay(
                 logits_to_keep=1,
             )
         for i in layers:
-            seen[i].append(passage_layers[i].result)
-    return {i: (torch.cat(parts_seen, dim=-1),) for i, parts_seen in seen.items()}
+            looks[i].append(passage_layers[i].result)
+    return {i: (torch.cat(tensors, dim=-1),) for i, tensors in looks.items()}

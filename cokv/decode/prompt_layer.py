@@ -14,10 +14,10 @@ from cokv.cache.compat import Layer
 class SharingLayer(Layer):
     """`seen` counts tokens; `attend`, which each way writes for itself, takes in the new ones."""
 
-    seen: int
+    tokens_seen: int
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.seen += key_states.shape[-2]
+        self.tokens_seen += key_states.shape[-2]
         key_states, value_states = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
         return self.offer(key_states, value_states, key_states.shape[-2])
 

@@ -27,7 +27,7 @@ class SharedLayer(SharingLayer):
         super().__init__(source.layer_idx)
         self.lazy_initialization(source.keys, source.values)
         self.prompt_keys, self.prompt_values, self.kept = source.keys, source.values, kept
-        heads, self.seen, dim = source.keys.shape
+        heads, self.tokens_seen, dim = source.keys.shape
         tail = (kept.shape[0], heads, new_tokens, dim)
         self.tail_keys = torch.empty(tail, dtype=self.dtype, device=self.device)
         self.tail_values = torch.empty_like(self.tail_keys)
@@ -44,8 +44,8 @@ class SharedLayer(SharingLayer):
         five = queries.view(rows, heads, group, t, dim)
         by_head = five.permute(1, 0, 2, 3, 4).reshape(heads, rows * group * t, dim)
         old = (by_head.to(wide) @ self.prompt_keys.to(wide).transpose(1, 2)).view(heads, rows, group * t, seq_len)
-        seen = self.kept.view(rows, heads, columns, 1, seq_len).transpose(0, 1)
-        old.view(heads, rows, columns, -1, seq_len).masked_fill_(~seen, -torch.inf)
+        tokens_seen = self.kept.view(rows, heads, columns, 1, seq_len).transpose(0, 1)
+        old.view(heads, rows, columns, -1, seq_len).masked_fill_(~tokens_seen, -torch.inf)
         tail_keys, tail_values = self.tail_keys[:, :, None, :used], self.tail_values[:, :, None, :used]
         new = five.to(wide) @ tail_keys.to(wide).transpose(-1, -2)
         if t > 1:

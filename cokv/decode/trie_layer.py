@@ -39,12 +39,12 @@ class TrieLayer(SharingLayer):
         """patterns: bool [patterns, seq_len]; which [rows, heads]: each row's pattern of every head in this layer."""
         super().__init__(source.layer_idx)
         self.lazy_initialization(source.keys, source.values)
-        self.num_kv_heads, self.seen, self.head_dim = source.keys.shape
+        self.num_kv_heads, self.tokens_seen, self.head_dim = source.keys.shape
         present, local = np.unique(which, return_inverse=True)
         self.which = local.reshape(len(which), self.num_kv_heads, -1)
         self.many = len(present) > FEW
         self.patterns = patterns[torch.from_numpy(present)]
-        everything = torch.ones(1, self.seen, dtype=torch.bool)
+        everything = torch.ones(1, self.tokens_seen, dtype=torch.bool)
         self.bucket: IntArray = np.zeros(len(present), np.int64) if self.many else np.arange(len(present))
         self.stored = [_taken(source, kept) for kept in (everything if self.many else self.patterns)]
         shape = (1, self.num_kv_heads, new_tokens, self.head_dim)
@@ -117,8 +117,8 @@ class TrieLayer(SharingLayer):
                 lse = top - weights.amax(-1, keepdim=True).log()  # the largest weight is exp(top - lse)
                 out = (weights.to(values.dtype) @ values).to(queries.dtype)
             else:  # written out, since an entry may see nothing
-                seen = logits.view(heads * width, block, -1).masked_fill_(plan.masked[mine, None], -torch.inf)
-                top = seen.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min).view(heads, -1, 1)
+                tokens_seen = logits.view(heads * width, block, -1).masked_fill_(plan.masked[mine, None], -torch.inf)
+                top = tokens_seen.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min).view(heads, -1, 1)
                 weights = logits.sub_(top).exp_()
                 total = weights.sum(-1, keepdim=True)
                 lse = top + total.log()

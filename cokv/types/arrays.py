@@ -15,15 +15,15 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 
 def head_array(values: object, dtype: type[np.generic], what: str) -> Any:
     """A read-only [num_layers, num_kv_heads] copy in the given dtype, no number changed on the way."""
-    given = np.asarray(values)
-    whole = np.issubdtype(given.dtype, np.integer)
-    if not (whole or (np.issubdtype(given.dtype, np.floating) and np.issubdtype(dtype, np.floating))):
-        raise CokvError(f"{what}: numbers of type {given.dtype}, expected {np.dtype(dtype).name}")
-    if given.ndim != 2 or given.size == 0:
+    array_like = np.asarray(values)
+    whole = np.issubdtype(array_like.dtype, np.integer)
+    if not (whole or (np.issubdtype(array_like.dtype, np.floating) and np.issubdtype(dtype, np.floating))):
+        raise CokvError(f"{what}: numbers of type {array_like.dtype}, expected {np.dtype(dtype).name}")
+    if array_like.ndim != 2 or array_like.size == 0:
         raise CokvError(
-            f"{what}: shape {list(given.shape)}, expected [num_layers, num_kv_heads] with at least one head"
+            f"{what}: shape {list(array_like.shape)}, expected [num_layers, num_kv_heads] with at least one head"
         )
-    array = np.array(given, dtype=dtype, order="C")
+    array = np.array(array_like, dtype=dtype, order="C")
     array.setflags(write=False)
     return array
 

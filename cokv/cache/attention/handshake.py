@@ -17,7 +17,7 @@ from cokv.types import CokvError
 TAG = "_cokv_offer"
 
 # What models hand to an attention function beside tensors, and what does not change plain softmax attention. Seen over
-# all causal language models of transformers 5.23; anything else, where it is given, is refused.
+# all causal language models of transformers 5.23; anything else that is not None is refused.
 HARMLESS = frozenset(
     {
         "scaling",
@@ -77,7 +77,7 @@ class Offer:
         self.answered = False
 
     def accept(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, given: dict[str, Any]
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, settings: dict[str, Any]
     ) -> AttentionLayer:
         """The layer, once it is sure that this call is the answer to its update."""
         layer, handshake = self.layer, self.handshake
@@ -100,11 +100,11 @@ class Offer:
                 f"attends with queries {list(query.shape)}, expected {self.new_tokens} tokens of {key.shape[-1]} "
                 "channels, as its new keys have",
             )
-        extra = sorted(name for name, value in given.items() if value is not None and name not in HARMLESS)
-        if given.get("is_causal") is False:
+        extra = sorted(name for name, value in settings.items() if value is not None and name not in HARMLESS)
+        if settings.get("is_causal") is False:
             extra.append("is_causal=False")
-        if given.get("sliding_window") is not None:
-            extra.append(f"a sliding window of {given['sliding_window']} in a layer that its config calls full")
+        if settings.get("sliding_window") is not None:
+            extra.append(f"a sliding window of {settings['sliding_window']} in a layer that its config calls full")
         if extra:
             raise handshake.refusal(
                 layer, f"is not plain softmax attention: its attention also takes {', '.join(extra)}"

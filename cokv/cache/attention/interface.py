@@ -39,7 +39,7 @@ def attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    **given: Any,
+    **settings: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The registered function: query [batch, num_heads, t, head_dim] -> [batch, t, num_heads, head_dim].
 
@@ -47,17 +47,17 @@ def attention(
     """
     offer: Offer | None = getattr(key, TAG, None)
     if offer is None:
-        return _implementation(base, module)(module, query, key, value, attention_mask, **given)
-    layer = offer.accept(query, key, value, given)
-    scaling = given.get("scaling")
+        return _implementation(base, module)(module, query, key, value, attention_mask, **settings)
+    layer = offer.accept(query, key, value, settings)
+    scaling = settings.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     device = query.device.type
     if not layer.attends():
-        result = _implementation(base, module)(module, query, key, value, attention_mask, **given)
+        result = _implementation(base, module)(module, query, key, value, attention_mask, **settings)
         with torch.autocast(device, enabled=False):  # scores are float32 whatever the model computes in
             layer.observe(in_autocast_dtype(query), attention_mask, scaling)
         return result
-    if given.get("dropout") or given.get("output_attentions"):
+    if settings.get("dropout") or settings.get("output_attentions"):
         raise offer.handshake.refusal(
             layer,
             "is asked for dropout or attention weights, which a compressed cache does not have; call model.eval()",
@@ -242,7 +242,7 @@ def _registered(base: str, model: PreTrainedModel) -> str:
     return name
 
 
-# ---- hooks: a cache is told when a forward pass of its model begins and ends
+# ---- hooks: a cache learns when a forward pass of its model begins and ends
 
 
 def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -59,7 +59,7 @@ class PruneChannels(Policy):
         """Channels that go."""
         return int(head_dim * self.pruned + 1e-9)
 
-    def asked(self, layer: PrefillLayer) -> torch.Tensor:
+    def query_norms(self, layer: PrefillLayer) -> torch.Tensor:
         """Squared norm of each query channel: float32 [num_kv_heads, head_dim]."""
         heads, seq_len, head_dim = layer.keys.shape
         held, needed = layer.window_queries.shape[1], min(self.window_size, seq_len)
@@ -70,13 +70,13 @@ class PruneChannels(Policy):
         last = layer.window_queries[:, held - needed :].reshape(heads, -1, head_dim)
         return last.float().square().sum(dim=1)
 
-    def channels(self, asked: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+    def channels(self, query_norms: torch.Tensor, key_norms: torch.Tensor) -> torch.Tensor:
         """Channels that stay, ascending, of equals the lower: int64 [heads, kept].
 
         Squared norms over queries and over stored tokens, float32 [heads, head_dim] each.
         """
-        head_dim = asked.shape[1]
-        best = (asked * stored).sort(dim=1, descending=True, stable=True).indices
+        head_dim = query_norms.shape[1]
+        best = (query_norms * key_norms).sort(dim=1, descending=True, stable=True).indices
         return best[:, : head_dim - self.dropped(head_dim)].sort(dim=1).values
 
     def head_bytes(self, tokens: int, head_dim: int, itemsize: int) -> int:

@@ -37,10 +37,10 @@ def attend_chunk(
     out = torch.empty_like(queries)
     for start in range(0, t, block):
         some = slice(start, start + block)
-        mine = queries[:, :, some].reshape(rows, heads, group, -1, dim).to(wide)
-        grouped = mine.flatten(0, 1).flatten(1, 2)
-        end = start + mine.shape[3]
-        new, lse = among_new(mine, keys[:, :, :end], values[:, :, :end], scaling)
+        block_queries = queries[:, :, some].reshape(rows, heads, group, -1, dim).to(wide)
+        grouped = block_queries.flatten(0, 1).flatten(1, 2)
+        end = start + block_queries.shape[3]
+        new, lse = among_new(block_queries, keys[:, :, :end], values[:, :, :end], scaling)
         parts = [*stored(grouped), (new.view_as(grouped), lse.reshape(grouped.shape[:2]))]
         out[:, :, some] = merge_attention_states(parts)[0].view(rows, num_heads, -1, dim)
     return out

@@ -67,7 +67,7 @@ class AttentionEvictor:
         positions: Sequence[torch.Tensor],
         memory: Sequence[torch.Tensor],
         limits: torch.Tensor,
-        seen: torch.Tensor,
+        next_positions: torch.Tensor,
         heads: int = 1,
     ) -> None:
         """Per segment: positions int64 [tokens] and their memory [tokens, numbers], in storage order; the limit, and
@@ -93,7 +93,7 @@ class AttentionEvictor:
                 f"{type(rule).__name__} drops the same tokens in every head of a layer, but the selection holds "
                 "different ones; select the same positions in all heads of a layer"
             )
-        self.step, self.next = 0, seen.to(self.positions.dtype)
+        self.step, self.next = 0, next_positions.to(self.positions.dtype)
         self.capped = False
 
     def place(
@@ -123,26 +123,26 @@ class AttentionEvictor:
 
         queries [segments, group_size, head_dim] and lse [segments, group_size], of the whole store.
         """
-        mine, width = self.segments, self.positions.shape[1]
-        lengths = store.lengths[mine]
-        seen = weights(queries[mine], store.k, store.starts[mine], lengths, lse[mine], scaling, width)
+        segments, width = self.segments, self.positions.shape[1]
+        lengths = store.lengths[segments]
+        attention = weights(queries[segments], store.k, store.starts[segments], lengths, lse[segments], scaling, width)
         held = (self.positions >= 0).view(-1, self.heads, width)
         self.rule.update(
             self.memory.view(-1, self.heads, width, self.memory.shape[2]),
-            seen.view(-1, self.heads, seen.shape[1], width),
+            attention.view(-1, self.heads, attention.shape[1], width),
             held,
             self.step,
         )
         self.step += 1
         full, last = lengths > self.limits, lengths - 1
         hole = torch.where(full, self.rule.worst(self.memory, self.positions, queries.shape[1]), last)
-        rows = torch.arange(len(mine), device=mine.device)
-        slots = store.starts[mine]
+        rows = torch.arange(len(segments), device=segments.device)
+        slots = store.starts[segments]
         store.k[slots + hole], store.v[slots + hole] = store.k[slots + last], store.v[slots + last]
         self.positions[rows, hole] = self.positions[rows, last]
         self.memory[rows, hole] = self.memory[rows, last]
         self.positions[rows, last] = torch.where(full, -1, self.positions[rows, last])
-        store.lengths = store.lengths.index_add(0, mine, -full.long())
+        store.lengths = store.lengths.index_add(0, segments, -full.long())
 
     def select(self, picked: torch.Tensor, segments: torch.Tensor) -> None:
         self.segments = segments

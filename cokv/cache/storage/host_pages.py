@@ -50,14 +50,14 @@ class HostPages:
         places = self.index[segments.cpu(), numbers.cpu()]
         if self.buffer is None:
             return self.pool[places].to(self.device)
-        found = torch.empty(len(places), *self.shape, dtype=self.dtype, device=self.device)
-        for some, out in zip(places.split(len(self.buffer)), found.split(len(self.buffer)), strict=True):
+        pages = torch.empty(len(places), *self.shape, dtype=self.dtype, device=self.device)
+        for some, out in zip(places.split(len(self.buffer)), pages.split(len(self.buffer)), strict=True):
             self._wait()
             torch.index_select(self.pool, 0, some, out=self.buffer[: len(some)])
             out.copy_(self.buffer[: len(some)], non_blocking=True)
             if self._copied is not None:
                 self._copied.record(torch.cuda.current_stream(self.device))
-        return found
+        return pages
 
     def _wait(self) -> None:
         """Until the buffer's last copy is done."""
@@ -75,8 +75,8 @@ class HostPages:
         """Of each row of `heads` segments: its pages (of a shared page its part), and of all else an even part."""
         shared_by = torch.bincount(self._taken(), minlength=len(self.pool))
         page = nbytes(self.pool) // max(len(self.pool), 1)
-        mine = torch.where(self.index >= 0, 1 / shared_by.double()[self.index.clamp(min=0)], 0).sum(1)
-        rows = (mine.view(-1, heads).sum(1) * page).round().long().tolist()
+        shares = torch.where(self.index >= 0, 1 / shared_by.double()[self.index.clamp(min=0)], 0).sum(1)
+        rows = (shares.view(-1, heads).sum(1) * page).round().long().tolist()
         rest = self.storage_bytes - int((shared_by > 0).sum()) * page
         return [row + rest // len(rows) for row in rows]
 

@@ -65,8 +65,8 @@ class MixedRows:
         if len(self.parts) == 1:
             return _attend(self.parts[0][1], queries, keys, values, scaling)
         out = torch.empty_like(queries)
-        for mine, (_, store) in zip(self.places, self.parts, strict=True):
-            out[mine] = _attend(store, queries[mine], keys[mine], values[mine], scaling)
+        for rows, (_, store) in zip(self.places, self.parts, strict=True):
+            out[rows] = _attend(store, queries[rows], keys[rows], values[rows], scaling)
         return out
 
     def select(self, rows: torch.Tensor, copies: bool) -> None:
@@ -92,12 +92,12 @@ class MixedRows:
             store.crop(count)
 
     def held(self) -> list[MemoryUsage]:
-        found: dict[int, MemoryUsage] = {}
+        usage: dict[int, MemoryUsage] = {}
         for rows, store in self.parts:
             held = store.held()
             slack = (store.storage_bytes - sum(row.bytes for row in held)) // len(held)
-            found.update(zip(rows.tolist(), (replace(row, slack_bytes=slack) for row in held), strict=True))
-        return [found[row] for row in range(len(found))]
+            usage.update(zip(rows.tolist(), (replace(row, slack_bytes=slack) for row in held), strict=True))
+        return [usage[row] for row in range(len(usage))]
 
     @property
     def storage_bytes(self) -> int:

@@ -20,7 +20,7 @@ from cokv.types import CokvError
 
 Plain = Grow | EvictOldest | Compensate | EvictsByAttention
 Evictor = OldestEvictor | AttentionEvictor
-AT_HAND = ("cpu",)  # devices that can be asked for a number without waiting
+NO_WAITING = ("cpu",)  # devices whose numbers can be read without waiting
 
 
 class PlainRows:
@@ -46,7 +46,7 @@ class PlainRows:
             self._evict_by_attention(rule, views, whole, stored, policies)
 
     def _evict_oldest(self, policies: Sequence[Plain], seq_lens: Sequence[int]) -> None:
-        found = []
+        watched = []
         lengths = self.store.lengths.tolist() if any(isinstance(p, EvictOldest) for p in policies) else []
         for row, policy in enumerate(policies):
             for segment in range(row * self.heads, (row + 1) * self.heads) if isinstance(policy, EvictOldest) else ():
@@ -57,22 +57,22 @@ class PlainRows:
                         f"select at most {policy.limit} per head"
                     )
                 if policy.limit is not None or lengths[segment] < seq_lens[row]:
-                    found.append((segment, policy.limit or max(lengths[segment], 1), policy.num_sinks))
-        if found:
-            self.evictors.append(OldestEvictor(*torch.tensor(found, device=self.store.device).unbind(1)))
+                    watched.append((segment, policy.limit or max(lengths[segment], 1), policy.num_sinks))
+        if watched:
+            self.evictors.append(OldestEvictor(*torch.tensor(watched, device=self.store.device).unbind(1)))
 
     def _compensate(self, views: Sequence[PrefillLayer], kept: Kept, stored: Kept, policies: Sequence[Plain]) -> None:
-        found, means = [], []
+        watched, means = [], []
         for row, policy in enumerate(policies):
             view = view_of(views, row)
             for head, rest in enumerate(stored[row]) if isinstance(policy, Compensate) else ():
                 assert isinstance(policy, Compensate)
                 if rest.numel() < kept[row][head].numel():
                     dropped = view.keys.shape[1] - rest.numel()
-                    found.append((row * self.heads + head, rest.numel(), policy.num_sinks, dropped))
+                    watched.append((row * self.heads + head, rest.numel(), policy.num_sinks, dropped))
                     means.append([mean_of_dropped(tokens[head], rest) for tokens in (view.keys, view.values)])
-        if found:
-            segments, limits, sinks, counts = torch.tensor(found, device=self.store.device).unbind(1)
+        if watched:
+            segments, limits, sinks, counts = torch.tensor(watched, device=self.store.device).unbind(1)
             keys, values = (torch.stack(part) for part in zip(*means, strict=True))
             self.evictors.append(CompensationToken(segments, limits, sinks, keys, values, counts.float()))
 
@@ -94,7 +94,7 @@ class PlainRows:
             for head, p in enumerate(stored[row])
         ]
         segments = segments_of(torch.tensor(rows), self.heads)
-        seen = torch.tensor([view_of(views, row).keys.shape[1] for row in rows]).repeat_interleave(self.heads)
+        next_positions = torch.tensor([view_of(views, row).keys.shape[1] for row in rows]).repeat_interleave(self.heads)
         if not isinstance(rule, LimitsHeads):
             limits = torch.full_like(segments, rule.slots)
             parts = [torch.arange(len(segments))]
@@ -115,7 +115,7 @@ class PlainRows:
                     [positions[place] for place in some],
                     [memory[place] for place in some],
                     limits[part].to(device),
-                    seen[part].to(device),
+                    next_positions[part].to(device),
                     1 if isinstance(rule, LimitsHeads) else self.heads,
                 )
             )
@@ -135,9 +135,9 @@ class PlainRows:
         out, lse = self._over_stored(grouped, scaling)
         for evictor in self.evictors:
             if isinstance(evictor, CompensationToken):
-                mine = evictor.segments
-                out[mine], lse[mine] = merge_attention_states(
-                    [(out[mine], lse[mine]), evictor.attend(grouped[mine], scaling)]
+                segments = evictor.segments
+                out[segments], lse[segments] = merge_attention_states(
+                    [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling)]
                 )
             evictor.attended(self.store, grouped, lse, scaling)
         return out.view(rows, num_heads, 1, dim).to(queries.dtype)
@@ -145,7 +145,7 @@ class PlainRows:
     def _over_stored(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Flat.attend`, without waiting for the device."""
         store = self.store
-        if store.device.type in AT_HAND:
+        if store.device.type in NO_WAITING:
             return store.attend(queries, scaling)
         stored = store.k, store.v, store.starts, store.lengths
         return store.backend(queries, *stored, scaling, self.bounds.at_most)

@@ -31,11 +31,11 @@ class PrunedRows:
             self.channels = torch.empty(len(k), 0, dtype=index_dtype(dim), device=keys.device)
             older = torch.zeros_like(lengths)
         else:
-            asked = torch.cat([policy.asked(view) for view in views])
+            query_norms = torch.cat([policy.query_norms(view) for view in views])
             if len(views) == 1:
-                asked = asked.repeat(len(kept), 1)
-            stored = torch.stack([part.float().square().sum(dim=0) for part in k])
-            self.channels = policy.channels(asked, stored).to(index_dtype(dim))  # [segments, kept channels]
+                query_norms = query_norms.repeat(len(kept), 1)
+            key_norms = torch.stack([part.float().square().sum(dim=0) for part in k])
+            self.channels = policy.channels(query_norms, key_norms).to(index_dtype(dim))  # [segments, kept channels]
             older = (lengths - policy.recent).clamp(min=0)
         cut = older.tolist()
         self.older = RaggedStorage(

@@ -58,11 +58,11 @@ class Pool:
 
     def select(self, segments: torch.Tensor, copies: bool) -> None:
         """Segment i becomes old segment segments[i]: with `copies` in fresh storage, without by the index alone."""
-        mine = self.counts[segments]
+        counts = self.counts[segments]
         starts = (self.counts.cumsum(0) - self.counts)[segments]
-        first = torch.repeat_interleave(starts - (mine.cumsum(0) - mine), mine)
+        first = torch.repeat_interleave(starts - (counts.cumsum(0) - counts), counts)
         self.places = self.places[first + torch.arange(len(first), device=first.device)]
-        self.counts = mine
+        self.counts = counts
         if copies:
             self.keys, self.values = self.keys[self.places], self.values[self.places]
             self.places = torch.arange(len(self.places), device=first.device)
@@ -104,10 +104,10 @@ class QuantizedRows:
         """Takes groups of tokens [groups, tokens, head_dim] into the pools; owner int64 [groups], ascending."""
         widths = self.bits[owner]
         for bits in widths.unique().tolist():
-            mine = widths == bits
+            of_width = widths == bits
             if bits not in self.pools:
                 self.pools[bits] = Pool(len(self.bits), bits, self.channels, keys[:0], values[:0])
-            self.pools[bits].add(owner[mine], keys[mine], values[mine])
+            self.pools[bits].add(owner[of_width], keys[of_width], values[of_width])
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
         rows, num_heads, t, dim = queries.shape

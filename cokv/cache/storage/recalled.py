@@ -137,10 +137,10 @@ class RecalledRows:
         """Numbers of the complete pages in the order in which these queries want them: int64 [segments, places], of
         which a segment with fewer pages has fewer that mean anything.
         """
-        asked = queries.new_zeros(len(self.low), *queries.shape[1:])
+        by_stretch = queries.new_zeros(len(self.low), *queries.shape[1:])
         counts = self.counts.new_zeros(len(self.low))
-        asked[self.rows], counts[self.rows] = queries, self.counts
-        scores = self.policy.scores(asked, self.low, self.high, counts)[self.rows]
+        by_stretch[self.rows], counts[self.rows] = queries, self.counts
+        scores = self.policy.scores(by_stretch, self.low, self.high, counts)[self.rows]
         numbers = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.policy.places]
         return torch.nn.functional.pad(numbers, (0, self.policy.places - numbers.shape[1]), value=-1)
 

@@ -77,9 +77,9 @@ def gathered(views: Sequence[PrefillLayer], kept: Kept) -> tuple[torch.Tensor, t
         seq_len = views[0].keys.shape[1]
         head = torch.arange(len(lengths), device=device) % heads
         flat = [p for row in kept for p in row]
-        taken = torch.cat(flat).to(device) if flat else torch.empty(0, dtype=torch.int64, device=device)
-        taken = taken + torch.repeat_interleave(head, lengths) * seq_len
-        return views[0].keys.reshape(-1, dim)[taken], views[0].values.reshape(-1, dim)[taken], lengths
+        flat_positions = torch.cat(flat).to(device) if flat else torch.empty(0, dtype=torch.int64, device=device)
+        flat_positions = flat_positions + torch.repeat_interleave(head, lengths) * seq_len
+        return views[0].keys.reshape(-1, dim)[flat_positions], views[0].values.reshape(-1, dim)[flat_positions], lengths
     parts = [(v.keys[h, p], v.values[h, p]) for v, row in zip(views, kept, strict=True) for h, p in enumerate(row)]
     return torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts]), lengths
 

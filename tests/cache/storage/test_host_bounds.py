@@ -94,7 +94,7 @@ def test_a_step_asks_for_nothing_and_changes_nothing(
     model, ids, rows = make_model(num_hidden_layers=2), prompt(SEQ_LEN), len(policies)
     asking = filled(model, ids, policies)
     expected = [read(asking, rows, 1, seed) for seed in range(2 * STEPS)]
-    monkeypatch.setattr("cokv.cache.storage.plain.AT_HAND", ())
+    monkeypatch.setattr("cokv.cache.storage.plain.NO_WAITING", ())
     layer = filled(model, ids, policies)
     got = [read(layer, rows, 1, 0)]  # the first may lay the storage out again
     with asked() as names:
@@ -114,7 +114,7 @@ def test_chunks_and_rows_that_move_keep_their_bounds(
     policies: list[Policy] = [Grow(), EvictOldest(18, 2), Grow()]
     outs = []
     for at_hand in (("cpu",), ()):
-        monkeypatch.setattr("cokv.cache.storage.plain.AT_HAND", at_hand)
+        monkeypatch.setattr("cokv.cache.storage.plain.NO_WAITING", at_hand)
         layer = filled(make_model(num_hidden_layers=2), prompt(SEQ_LEN), policies)
         out = [read(layer, 3, 5, 0)]
         layer.reorder_cache(torch.tensor([1, 1, 2, 0]))

@@ -336,7 +336,7 @@ def test_what_cannot_be_known_is_refused(make_model: MakeModel, prompt: Prompt) 
     with pytest.raises(CokvError, match="must know which tokens are read"):
         layer.attend(new, new[:, :2], new[:, :2], 1.0)
     layer.token_kinds = torch.zeros(1, 2, dtype=torch.int64)
-    with pytest.raises(CokvError, match=r"reads tokens \[1, 1\], but the ids that it was given have shape \[1, 2\]"):
+    with pytest.raises(CokvError, match=r"reads tokens \[1, 1\], but its input_ids have shape \[1, 2\]"):
         layer.attend(new, new[:, :2], new[:, :2], 1.0)
     small = Selection.from_heads([[torch.arange(3), torch.arange(9)]] * 2, 31)
     with pytest.raises(CokvError, match="holds 3 tokens in a head, fewer than the window of 6"):
