@@ -1,4 +1,4 @@
-"""Methods that know the heads: budgets from what was computed offline, per model or per task."""
+"""Methods with head profiles: budgets from values computed offline, per model or per task."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from cokv.methods.scorers.expected_attention import ExpectedAttention
 from cokv.methods.scorers.streaming import Streaming
 from cokv.methods.scorers.window_attention import WindowAttention
 
+HEADKV_PRESETS = {
+    "official": {
+        "scorer": WindowAttention(window_size=8, score_dtype="model"),
+        "allocator": HeadKV(exact=False),
+        "note": (
+            "the KV-head form in nawei1010/CoKV, adaptive_kv/monkeypatch/kv_utils.py "
+            "set_headkv_size; shares are floored"
+        ),
+    },
+}
+
 PROFILED: tuple[Method, ...] = (
     Method(
         name="headkv_r",
@@ -24,16 +35,7 @@ PROFILED: tuple[Method, ...] = (
         profile="retrieval scores",
         profile_kinds=("HeadKV",),
         note="budgets follow retrieval scores, total kept",
-        presets={
-            "official": {
-                "scorer": WindowAttention(window_size=8, score_dtype="model"),
-                "allocator": HeadKV(exact=False),
-                "note": (
-                    "the KV-head form in nawei1010/CoKV, adaptive_kv/monkeypatch/kv_utils.py "
-                    "set_headkv_size; shares are floored"
-                ),
-            },
-        },
+        presets=HEADKV_PRESETS,
     ),
     Method(
         name="headkv_r2",
@@ -45,16 +47,7 @@ PROFILED: tuple[Method, ...] = (
         profile="retrieval-reasoning scores",
         profile_kinds=("HeadKV",),
         note="budgets follow retrieval-reasoning scores, total kept",
-        presets={
-            "official": {
-                "scorer": WindowAttention(window_size=8, score_dtype="model"),
-                "allocator": HeadKV(exact=False),
-                "note": (
-                    "the KV-head form in nawei1010/CoKV, adaptive_kv/monkeypatch/kv_utils.py "
-                    "set_headkv_size; shares are floored"
-                ),
-            },
-        },
+        presets=HEADKV_PRESETS,
     ),
     Method(
         name="lukv",
