@@ -106,7 +106,7 @@ def read_prompt(path: Path) -> str:
     return text
 
 
-def chosen(names: str, params: Sequence[str]) -> list[Method]:
+def methods_by_names(names: str, params: Sequence[str]) -> list[Method]:
     """Methods of a comma-separated list, or `all` of the table. Each `name=value` reaches the methods that know it."""
     wanted = list(METHODS) if names == "all" else _listed(names)
     if not wanted or len(set(wanted)) < len(wanted):

@@ -21,7 +21,7 @@ def pool_for(model: ModelSpec, workers: int | None, ray: str | None = None) -> P
         from cokv.cluster.on_ray import OnRay
 
         return OnRay(ray, workers, model.device)
-    count = unasked(model) if workers is None else workers
+    count = default_workers(model) if workers is None else workers
     if count == 1:
         return InProcess(model.device)
     return Processes(count, model.device, threads=1 if workers is None else None)
@@ -32,7 +32,7 @@ def size(pool: Pool) -> int:
     return getattr(pool, "workers", None) or 1
 
 
-def unasked(model: ModelSpec) -> int:
+def default_workers(model: ModelSpec) -> int:
     """One process per thread that torch would use, where the embedded model runs on a CPU: it is too small for several
     threads. One otherwise: a real model's weights are then held once.
     """
