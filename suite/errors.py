@@ -1,7 +1,4 @@
-"""The one error of the top floor.
-
-The command line prints it, like its siblings of the other rooms, as one line and exits with 2.
-"""
+"""The suite's error class, and all errors that the command line prints as one line, with exit code 2."""
 
 from cokv.types import CokvError
 from longbench.errors import LongBenchError

@@ -1,7 +1,6 @@
 """Runs an experiment into its folder: head scores and profiles, then every sample, then measurements and metrics.
 
-Each stage keeps what is finished, so that a killed run goes on, and its metrics are those of an uninterrupted one, byte
-for byte.
+Each stage saves finished work, so a killed run can resume, with metrics equal to an uninterrupted run's, byte for byte.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from suite.spec import Experiment
 from suite.tasks import longbench_mini_tasks, longbench_tasks, ruler_tasks
 from suite.tasks.longbench_official import official_numbers
 
-# Not hashed: how things are called, where the model and the user's texts lie (checksums of their content are hashed),
-# and which of several GPUs is used.
-NOT_AN_ANSWERS_CAUSE: Any = {
+# Not hashed: names, the paths of the model and the user's texts (checksums of their content are hashed), and the choice
+# among several GPUs.
+NOT_HASHED: Any = {
     "name": True,
     "description": True,
-    "profiles": True,  # settings and checksums of those in use are hashed
+    "profiles": True,  # settings and checksums of the profiles in use are hashed
     "model": {"name", "device"},
     "ruler": {"data", "essays", "questions"},
     "longbench": {"data", "templates"},
@@ -42,12 +41,12 @@ NOT_AN_ANSWERS_CAUSE: Any = {
 
 
 def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
-    """All that can change an answer or a score."""
+    """Everything that can change an answer or a score."""
     versions = probes.versions()
     profiles = profiles_run.identity(experiment)
     return {
-        "experiment": experiment.model_dump(mode="json", exclude=NOT_AN_ANSWERS_CAUSE),
-        "model": {name: fact for name, fact in loaded.identity().items() if name != "model"},
+        "experiment": experiment.model_dump(mode="json", exclude=NOT_HASHED),
+        "model": {name: value for name, value in loaded.identity().items() if name != "model"},
         "methods": [cell.method.spec() for cell in grid_cells(experiment)],
         "data": _data(experiment),
         **({"profiles": profiles} if profiles else {}),
@@ -58,7 +57,7 @@ def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _data(experiment: Experiment) -> dict[str, Any]:
-    """What pins the samples: generator versions and checksums."""
+    """What determines the samples: generator versions and checksums."""
     data: dict[str, Any] = {}
     if experiment.ruler is not None:
         data["ruler"] = ruler_tasks.identity(experiment.ruler)
@@ -70,7 +69,7 @@ def _data(experiment: Experiment) -> dict[str, Any]:
 
 
 def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel]:
-    """The run's folder (made if new) and the loaded model."""
+    """The run's folder (not yet opened) and the loaded model; refuses what does not fit the model."""
     if experiment.longbench is not None:
         longbench_tasks.check(experiment.longbench)
     if experiment.ruler is not None:
@@ -84,7 +83,7 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
 
 
 def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None) -> RunFolder:
-    """Runs what is missing, in this process or by the workers of a pool. A finished run is left as it is."""
+    """Runs what is missing, in this process or by the workers of a pool. A finished run is not changed."""
     pool = pool or InProcess()
     folder, loaded = open_run(experiment, runs)
     folder.open()
@@ -100,9 +99,9 @@ def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None)
         with folder.stage("samples", size(pool)):
             run_samples(experiment, loaded, folder, scores, profiles, pool)
         if experiment.measure is not None and folder.read("measurements.json") is None:
-            first = next(iter(scores.values()), None)
+            first_scores = next(iter(scores.values()), None)
             with folder.stage("latency and memory", 1):
-                folder.write("measurements.json", measure_decode(experiment, loaded, first, profiles))
+                folder.write("measurements.json", measure_decode(experiment, loaded, first_scores, profiles))
         if experiment.longbench is not None:
             folder.write("longbench.json", official_numbers(folder.lines(PREDICTIONS), experiment.longbench.protocol))
         folder.write("metrics.json", aggregate(folder.lines(PREDICTIONS)))

@@ -1,1 +1,1 @@
-"""Many rows over one prefill -> tokens: each on its own storage, sharing the prompt, or as a trie."""
+"""Decoding many rows over one prefill: on storage per row (ragged), on the shared prompt, or as a trie."""

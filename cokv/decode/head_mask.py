@@ -1,8 +1,8 @@
-"""Rows written by what they have in common: a few sets of positions, and which of them each head keeps.
+"""Compact rows: a few shared patterns of kept positions, and for every head the index of its pattern.
 
-A coalition of 256 heads on 8192 tokens is 256 small numbers as a `Choice`, and 16 MB as a Selection. A `Table` holds
-many rows that way, Selections among them, and is what the shared ways are made from. Only a Choice can tell the query
-heads of one KV head apart.
+A coalition of 256 heads on 8192 tokens takes 256 small numbers as a `HeadMask`, and 16 MB as a Selection. A `RowTable`
+holds many rows, HeadMasks and Selections, in this form for the shared and trie ways. Only a HeadMask can give the query
+heads of one KV head different patterns.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from cokv.types import CokvError, IntArray, Selection
 
 @dataclass(frozen=True, eq=False)
 class HeadMask:
-    """Which set of kept positions each head has. Rows of one game share the `patterns` tensor itself.
+    """The pattern of kept positions of each head. Rows of one game share the `patterns` tensor itself.
 
-    One column of `which` per KV head; or one per query head, and then a KV head's storage holds what any of its query
-    heads keeps.
+    `which` has one column per KV head, or one per query head; then a KV head stores what any of its query heads keeps.
     """
 
     patterns: torch.Tensor  # bool [patterns, seq_len], on the CPU
-    which: IntArray  # [num_layers, num_kv_heads or num_heads], row of `patterns`
+    which: IntArray  # [num_layers, num_kv_heads or num_heads], rows of `patterns`
 
     @property
     def seq_len(self) -> int:
@@ -46,12 +45,12 @@ class HeadMask:
         return int(unions.sum(1).numpy()[inverse].sum())
 
     def selection(self, num_kv_heads: int) -> Selection:
-        """The same row in full; query heads that differ within a group cannot be written so."""
+        """The same row as a Selection; CokvError where query heads of one KV head keep different positions."""
         groups = self.which.reshape(len(self.which), num_kv_heads, -1)
         if (groups != groups[..., :1]).any():
             raise CokvError(
                 "query heads of one KV head keep different positions, which only the shared ways can decode; "
-                "choose way='shared', 'trie' or 'auto'"
+                "decode with way='shared', 'trie' or 'auto'"
             )
         return Selection.from_mask(self.patterns[torch.from_numpy(groups[..., 0])])
 
@@ -60,24 +59,25 @@ Kept = Selection | HeadMask
 
 
 def kept_tokens(row: Kept, shape: Shape) -> int:
-    """KV slots that a row keeps over all (layer, KV head)."""
+    """KV slots that a row keeps, summed over all (layer, KV head)."""
     return row.total if isinstance(row, Selection) else row.total(shape.num_kv_heads)
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """Many rows over one prompt. `sizes`: positions in each pattern."""
+class RowTable:
+    """Many rows over one prompt, with one table of patterns."""
 
     patterns: torch.Tensor  # bool [patterns, seq_len], on the CPU
-    which: IntArray  # [rows, num_layers, heads], heads as in Choice
+    which: IntArray  # [rows, num_layers, heads], heads as in HeadMask
 
     @cached_property
     def sizes(self) -> IntArray:
+        """Positions in each pattern, [patterns]."""
         return np.asarray(self.patterns.sum(1).numpy(), dtype=np.int64)
 
     @cached_property
     def keys(self) -> IntArray:
-        """[rows, num_layers]: equal numbers in a layer mean equal masks there."""
+        """[rows, num_layers]: within a layer, equal numbers mean equal masks."""
         rows, layers, _ = self.which.shape
         keys = np.empty((rows, layers), dtype=np.int64)
         for layer in range(layers):
@@ -86,40 +86,37 @@ class Table:
         return keys
 
     def order(self) -> IntArray:
-        """Rows so that those with the longest common way up from the bottom layer stand together."""
+        """Row order that puts rows whose masks agree in the most bottom layers next to each other."""
         return np.lexsort(self.keys.T[::-1]).astype(np.int64)
-
-    def rows(self, chosen: IntArray) -> Table:
-        return Table(self.patterns, self.which[chosen])
 
     def mask(self) -> torch.Tensor:
         """bool [rows, num_layers, heads, seq_len]."""
         return self.patterns[torch.from_numpy(self.which)]
 
     @classmethod
-    def of(cls, prefill: Prefill, rows: Sequence[Kept]) -> Table:
-        """Equal sets of positions become one pattern, whichever rows, layers and heads they are in."""
-        shape, known = prefill.shape, _Patterns(prefill.seq_len)
-        fine = shape.group_size > 1 and any(
+    def of(cls, prefill: Prefill, rows: Sequence[Kept]) -> RowTable:
+        """Equal sets of positions become one pattern, across rows, layers and heads."""
+        shape, patterns = prefill.shape, _PatternIndex(prefill.seq_len)
+        per_query_head = shape.group_size > 1 and any(
             isinstance(row, HeadMask) and row.which.shape[1] == shape.num_heads for row in rows
         )
-        heads = shape.num_heads if fine else shape.num_kv_heads
+        heads = shape.num_heads if per_query_head else shape.num_kv_heads
         which = np.empty((len(rows), shape.num_layers, heads), dtype=np.int64)
-        for place, row in enumerate(rows):
+        for i, row in enumerate(rows):
             check_kept(row, prefill)
-            mine = known.choice(row) if isinstance(row, HeadMask) else known.selection(row)
-            which[place] = mine if mine.shape[1] == heads else mine.repeat(shape.group_size, axis=1)
-        return cls(known.tensor(), which)
+            ids = patterns.of_head_mask(row) if isinstance(row, HeadMask) else patterns.of_selection(row)
+            which[i] = ids if ids.shape[1] == heads else ids.repeat(shape.group_size, axis=1)
+        return cls(patterns.masks(), which)
 
 
-class _Patterns:
-    """Collects distinct sets of positions, numbered as they come."""
+class _PatternIndex:
+    """Numbers distinct sets of positions in order of first occurrence."""
 
     def __init__(self, seq_len: int) -> None:
         self.seq_len = seq_len
         self.number: dict[bytes, int] = {}
         self.positions: list[torch.Tensor] = []
-        self.shared: dict[int, IntArray] = {}
+        self.shared: dict[int, IntArray] = {}  # by id of a HeadMask's patterns, which the rows keep alive
 
     def add(self, positions: torch.Tensor) -> int:
         key = positions.numpy().tobytes()
@@ -128,26 +125,27 @@ class _Patterns:
             self.positions.append(positions)
         return self.number[key]
 
-    def selection(self, row: Selection) -> IntArray:
-        made = [[self.add(row.head(i, h)) for h in range(row.num_kv_heads)] for i in range(row.num_layers)]
-        return np.array(made, dtype=np.int64)
+    def of_selection(self, row: Selection) -> IntArray:
+        ids = [[self.add(row.head(i, h)) for h in range(row.num_kv_heads)] for i in range(row.num_layers)]
+        return np.array(ids, dtype=np.int64)
 
-    def choice(self, row: HeadMask) -> IntArray:
-        own = self.shared.get(id(row.patterns))  # alive as long as the rows are
-        if own is None:
-            own = np.array([self.add(p.nonzero()[:, 0]) for p in row.patterns], dtype=np.int64)
-            self.shared[id(row.patterns)] = own
-        return own[row.which]
+    def of_head_mask(self, row: HeadMask) -> IntArray:
+        ids = self.shared.get(id(row.patterns))
+        if ids is None:
+            ids = np.array([self.add(p.nonzero()[:, 0]) for p in row.patterns], dtype=np.int64)
+            self.shared[id(row.patterns)] = ids
+        return ids[row.which]
 
-    def tensor(self) -> torch.Tensor:
-        made = torch.zeros(len(self.positions), self.seq_len, dtype=torch.bool)
-        for row, positions in zip(made, self.positions, strict=True):
-            row[positions] = True
-        return made
+    def masks(self) -> torch.Tensor:
+        """bool [patterns, seq_len]"""
+        masks = torch.zeros(len(self.positions), self.seq_len, dtype=torch.bool)
+        for mask, positions in zip(masks, self.positions, strict=True):
+            mask[positions] = True
+        return masks
 
 
 def check_kept(row: Kept, prefill: Prefill) -> None:
-    """A row must be made for a prompt of this length and a model of this shape."""
+    """Raises CokvError unless the row has the prompt's length and the model's shape."""
     shape = prefill.shape
     counts = row.counts.shape if isinstance(row, Selection) else row.which.shape
     widths = {shape.num_kv_heads} | ({shape.num_heads} if isinstance(row, HeadMask) else set())

@@ -1,8 +1,8 @@
-"""Which rows are in the same state: the trie of masks and generated tokens, as plain arrays on the host.
+"""Which rows are in the same state: the trie of masks and generated tokens, as NumPy arrays on the host.
 
 At a layer's input two rows are in the same state, one *node*, when they have generated the same tokens and their masks
-agree in all layers below. Level 0 is the first layer's input (tokens alone); level i + 1 is what full-attention layer i
-gives. Knows no tensors and no model.
+agree in all layers below. Level 0 is the first layer's input (tokens alone); level i + 1 is the output of
+full-attention layer i. Knows no tensors and no model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cokv.types import IntArray
 
 
 def numbered(labels: IntArray) -> IntArray:
-    """Labels renumbered 0, 1, ... in the order in which they first occur: equal partitions get equal numbers."""
+    """Labels renumbered 0, 1, ... in order of first occurrence, so that equal partitions get equal numbers."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first, kind="stable")] = np.arange(len(first))
@@ -23,12 +23,12 @@ def numbered(labels: IntArray) -> IntArray:
 
 
 def refined(nodes: IntArray, labels: IntArray) -> IntArray:
-    """Nodes split by a further label of each row; labels are not negative."""
+    """Nodes split by another label of each row; labels are not negative."""
     return numbered(nodes * (int(labels.max(initial=0)) + 1) + labels)
 
 
 def representatives(nodes: IntArray) -> IntArray:
-    """One row of every node, [nodes]; nodes are numbered as they first occur."""
+    """The first row of every node, [nodes]; nodes are numbered in order of first occurrence."""
     return np.unique(nodes, return_index=True)[1].astype(np.int64)
 
 
@@ -36,8 +36,8 @@ def representatives(nodes: IntArray) -> IntArray:
 class Partition:
     """The node of every active row, at every level: `levels[i]` is int64 [rows]."""
 
-    rows: IntArray  # [rows] the active rows, by their number in the batch
-    levels: list[IntArray]  # num_layers + 1 of them
+    rows: IntArray  # [rows] indices of the active rows in the batch, ascending
+    levels: list[IntArray]  # num_layers + 1
 
     @classmethod
     def of(cls, rows: IntArray, histories: IntArray, keys: IntArray) -> Partition:
@@ -51,45 +51,45 @@ class Partition:
         return int(self.levels[level].max(initial=-1)) + 1
 
     def parents(self, layer: int) -> IntArray:
-        """Of every node that layer gives, the node it came from: [nodes(layer + 1)]."""
+        """For every node at the layer's output, its node at the input: [nodes(layer + 1)]."""
         return self.levels[layer][representatives(self.levels[layer + 1])]
 
     def children(self, layer: int) -> IntArray:
-        """Of every node at the layer's input, its first child: [nodes(layer)]."""
+        """For every node at the layer's input, its first node at the output: [nodes(layer)]."""
         return self.levels[layer + 1][representatives(self.levels[layer])]
 
     def moved(self, before: Partition, level: int) -> IntArray:
-        """Of every node, the node of an earlier, coarser partition that holds its past: [nodes(level)]."""
+        """For every node, the node of an earlier, coarser partition that contains its rows: [nodes(level)]."""
         rows = self.rows[representatives(self.levels[level])]
         return before.levels[level][np.searchsorted(before.rows, rows)]
 
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """One layer's attention over the prompt as few matrix products, each over one bucket of positions.
+    """One layer's attention over the prompt as a few matrix products, one per bucket of patterns.
 
-    A KV head's output depends on the query and on the positions that head keeps, not on the other heads' masks: each
-    distinct (head, input node, pattern) is one entry, computed once. Entries of a bucket are padded to the same number
-    in every KV head.
+    A KV head's output depends on the query and on the positions that this head keeps, not on the other heads' masks:
+    each distinct (head, input node, pattern) is one entry, computed once. Each bucket is padded to the same number of
+    entries in every KV head.
     """
 
-    queries: IntArray  # [entries] row of the queries laid out [num_kv_heads, input nodes, columns]
-    pattern: IntArray  # [entries] what each entry keeps; of padding, some pattern of its bucket
+    queries: IntArray  # [entries] index into the queries, flattened from [num_kv_heads, input nodes, columns]
+    pattern: IntArray  # [entries] pattern of each entry; any pattern of the bucket for padding
     widths: list[int]  # entries per KV head of every bucket; a bucket's entries are [num_kv_heads, width]
-    entry: IntArray  # [output nodes, num_kv_heads, columns] where each output is found
+    entry: IntArray  # [output nodes, num_kv_heads, columns] the entry that computes each output
 
 
 def products(parents: IntArray, which: IntArray, nodes: int, bucket: IntArray) -> Products:
-    """parents [output nodes]; which [output nodes, num_kv_heads, columns] patterns; `nodes` input nodes.
+    """parents [output nodes]; which [output nodes, num_kv_heads, columns] patterns; `nodes`: number of input nodes.
 
-    `columns` is 1, or the query heads of a KV head where these are masked one by one. bucket [patterns]: which bucket
-    a pattern is computed in.
+    `columns` is 1, or group_size where each query head has its own mask. bucket [patterns]: the bucket that computes
+    each pattern.
     """
     _, heads, columns = which.shape
     patterns, buckets = len(bucket), int(bucket.max()) + 1
     query = parents[:, None, None] * columns + np.arange(columns)
-    stretch = bucket[which] * heads + np.arange(heads)[:, None]
-    label = (stretch * (nodes * columns) + query) * patterns + which
+    bucket_head = bucket[which] * heads + np.arange(heads)[:, None]
+    label = (bucket_head * (nodes * columns) + query) * patterns + which
     distinct, inverse = np.unique(label, return_inverse=True)
     owner = distinct // (nodes * columns * patterns)  # bucket * heads + head
     counts = np.bincount(owner, minlength=buckets * heads)

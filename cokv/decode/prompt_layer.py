@@ -1,4 +1,4 @@
-"""What layers of both ways to share a prompt have in common: they hold the prompt already, and attend themselves."""
+"""Base class of the shared and trie layers: they already hold the prompt, and compute attention themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cokv.cache.compat import Layer
 
 
 class SharingLayer(Layer):
-    """`seen` counts tokens; `attend`, which each way writes for itself, takes in the new ones."""
+    """`seen`: tokens read so far. Subclasses implement `attend`, which also stores the new tokens' K and V."""
 
     tokens_seen: int
 
@@ -26,4 +26,6 @@ class SharingLayer(Layer):
 
     @abstractmethod
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Queries [rows or nodes, num_heads, t, head_dim], and K and V of these tokens; gives the output likewise."""
+        """Attention output [rows or nodes, num_heads, t, head_dim] of queries of that shape; keys and values of the
+        same t tokens: [rows or nodes, num_kv_heads, t, head_dim].
+        """

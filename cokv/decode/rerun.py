@@ -1,7 +1,7 @@
 """The prompt without its last token, so that this token can be run again on a compressed cache.
 
-Its K and V leave the cache and come back, as computed from what the row keeps; no position is held twice. Every head
-holds it, in a slot of the head's own: see `holding_last`.
+Its K and V are dropped and recomputed from what the row keeps; no position is stored twice. Every head keeps it, within
+the head's own budget: see `holding_last`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cokv.types import CokvError, Selection
 
 
 def without_last(prefill: Prefill) -> Prefill:
-    """The Prefill of all tokens but the last; views, nothing is copied or computed."""
+    """The Prefill of all tokens but the last, as views: nothing is copied or computed."""
     if prefill.seq_len < 2:
         raise CokvError(
             "first_token='compressed' runs the last prompt token again on the rest of the prompt, but the prompt has "
@@ -53,12 +53,12 @@ def _shorter(layer: PrefillLayer) -> PrefillLayer:
 
 
 def holding_last(rows: list[Row]) -> list[Kept]:
-    """What the rows keep, the last token in every head, and no head larger than it was.
+    """What the rows keep, changed so that every head keeps the last token and no head that kept any grows.
 
-    A head that had dropped the last token drops the newest of its others for it: a selection says no more of its tokens
-    than their positions. One that had nothing takes a slot of the row's largest head, so that the total stays; in a
-    Choice, whose heads share their sets, it has one slot of its own. Rows that evict by attention are left as they are:
-    their rule makes room when the token is read.
+    A head that had dropped the last token drops its newest token instead (a selection records positions, not scores).
+    An empty head takes a slot from the row's largest head, so that the total stays; in a HeadMask, whose heads share
+    patterns, it gets one slot more. Rows that evict by attention are unchanged: their policy makes room when the token
+    is read.
     """
     patterns: dict[int, torch.Tensor] = {}
     kept: list[Kept] = []
@@ -67,17 +67,17 @@ def holding_last(rows: list[Row]) -> list[Kept]:
         if isinstance(row.policy, EvictsByAttention):
             kept.append(selection)
         elif isinstance(selection, HeadMask):
-            had = selection.patterns
-            if id(had) not in patterns:
-                patterns[id(had)] = _swapped(had)
-            kept.append(HeadMask(patterns[id(had)], selection.which))
+            key = id(selection.patterns)
+            if key not in patterns:
+                patterns[key] = _with_last(selection.patterns)
+            kept.append(HeadMask(patterns[key], selection.which))
         else:
-            kept.append(_of_one_size(selection))
+            kept.append(_selection_with_last(selection))
     return kept
 
 
-def _swapped(mask: torch.Tensor) -> torch.Tensor:
-    """bool [sets, seq_len]: each set with the last position, in place of its newest."""
+def _with_last(mask: torch.Tensor) -> torch.Tensor:
+    """bool [sets, seq_len]: the last position replaces the newest one in every set that lacks it."""
     mask = mask.clone()
     lacking = ~mask[:, -1]
     _drop_newest(mask, lacking & mask.any(1))
@@ -85,10 +85,11 @@ def _swapped(mask: torch.Tensor) -> torch.Tensor:
     return mask
 
 
-def _of_one_size(selection: Selection) -> Selection:
+def _selection_with_last(selection: Selection) -> Selection:
+    """The last position in every head, with the same total."""
     if _all_hold_last(selection):
         return selection
-    mask = _swapped(selection.mask().flatten(0, 1))
+    mask = _with_last(selection.mask().flatten(0, 1))
     for _ in range(int((selection.counts == 0).sum())):
         largest = torch.zeros(len(mask), dtype=torch.bool)
         largest[int(mask.sum(1).numpy().argmax())] = True
@@ -96,10 +97,10 @@ def _of_one_size(selection: Selection) -> Selection:
     return Selection.from_mask(mask.view(*selection.counts.shape, -1))
 
 
-def _drop_newest(mask: torch.Tensor, chosen: torch.Tensor) -> None:
-    """Of the chosen sets, bool [sets], none of them empty; in place."""
+def _drop_newest(mask: torch.Tensor, sets: torch.Tensor) -> None:
+    """Drops the newest position of the sets that `sets`, bool [sets], marks, none of them empty; in place."""
     newest = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
-    mask[chosen, newest[chosen]] = False
+    mask[sets, newest[sets]] = False
 
 
 def _all_hold_last(selection: Selection) -> bool:
@@ -110,7 +111,7 @@ def _all_hold_last(selection: Selection) -> bool:
 
 
 def expect_last(cache: RaggedCache) -> None:
-    """Heads that stay at the size they have will have it when the last token has been read."""
+    """Tells heads of fixed size that one more token, the last of the prompt, is still to be read."""
     for layer in cache.ragged_layers:
         for _, store in layer.parts:
             if isinstance(store, PlainRows):
@@ -120,7 +121,7 @@ def expect_last(cache: RaggedCache) -> None:
 
 
 def shortened(rows: list[Kept]) -> list[Kept]:
-    """The same rows on the prompt without its last token; Choices that shared their patterns still do."""
+    """The same rows on the prompt without its last token; HeadMasks that shared their patterns still do."""
     patterns = {id(row.patterns): row.patterns[:, :-1] for row in rows if isinstance(row, HeadMask)}
     return [
         HeadMask(patterns[id(row.patterns)], row.which)

@@ -1,8 +1,8 @@
-"""The shared way to hold many rows: one copy of the prompt's KV, a mask per (row, head), and each row's own new tokens.
+"""The shared way to decode many rows: one copy of the prompt's KV, a mask per (row, head), and new tokens per row.
 
-K and V of the prompt are read once a step for all rows, as one matrix product per KV head. Equal to the ragged way by
-test; cheaper when rows keep much of the prompt (coalitions), dearer when they keep little. Every row is computed on its
-own: what rows have in common, trie.py computes once.
+The prompt's K and V are read once per step for all rows, in one matrix product per KV head. Equal to the ragged way by
+test; cheaper when rows keep most of the prompt (coalitions), costlier when they keep little. Every row is computed
+separately; trie.py computes what rows have in common once.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from cokv.types import Selection
 
 
 class SharedLayer(SharingLayer):
-    """One prompt, many rows. `kept`: bool [rows, num_kv_heads or num_heads, seq_len]."""
+    """One layer of one prompt, many rows. `kept`: bool [rows, num_kv_heads or num_heads, seq_len]."""
 
     def __init__(self, source: PrefillLayer, kept: torch.Tensor, new_tokens: int) -> None:
         super().__init__(source.layer_idx)
         self.lazy_initialization(source.keys, source.values)
         self.prompt_keys, self.prompt_values, self.kept = source.keys, source.values, kept
-        heads, self.tokens_seen, dim = source.keys.shape
-        tail = (kept.shape[0], heads, new_tokens, dim)
-        self.tail_keys = torch.empty(tail, dtype=self.dtype, device=self.device)
+        num_kv_heads, self.tokens_seen, head_dim = source.keys.shape
+        shape = (kept.shape[0], num_kv_heads, new_tokens, head_dim)
+        self.tail_keys = torch.empty(shape, dtype=self.dtype, device=self.device)
         self.tail_values = torch.empty_like(self.tail_keys)
         self.used = 0
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Queries [rows, num_heads, t, head_dim]; causal among the new tokens."""
+        """queries: [rows, num_heads, t, head_dim]; causal among the new tokens."""
         rows, num_heads, t, dim = queries.shape
         heads, seq_len, _ = self.prompt_keys.shape
         group, columns, used = num_heads // heads, self.kept.shape[1] // heads, self.used + t
         self.tail_keys[:, :, self.used : used], self.tail_values[:, :, self.used : used] = keys, values
         wide = torch.promote_types(queries.dtype, torch.float32)
 
-        five = queries.view(rows, heads, group, t, dim)
-        by_head = five.permute(1, 0, 2, 3, 4).reshape(heads, rows * group * t, dim)
+        grouped = queries.view(rows, heads, group, t, dim)
+        by_head = grouped.permute(1, 0, 2, 3, 4).reshape(heads, rows * group * t, dim)
         old = (by_head.to(wide) @ self.prompt_keys.to(wide).transpose(1, 2)).view(heads, rows, group * t, seq_len)
-        tokens_seen = self.kept.view(rows, heads, columns, 1, seq_len).transpose(0, 1)
-        old.view(heads, rows, columns, -1, seq_len).masked_fill_(~tokens_seen, -torch.inf)
+        visible = self.kept.view(rows, heads, columns, 1, seq_len).transpose(0, 1)
+        old.view(heads, rows, columns, -1, seq_len).masked_fill_(~visible, -torch.inf)
         tail_keys, tail_values = self.tail_keys[:, :, None, :used], self.tail_values[:, :, None, :used]
-        new = five.to(wide) @ tail_keys.to(wide).transpose(-1, -2)
+        new = grouped.to(wide) @ tail_keys.to(wide).transpose(-1, -2)
         if t > 1:
             causal = torch.ones(t, used, dtype=torch.bool, device=new.device).tril(used - t)
             new = new.masked_fill(~causal, -torch.inf)
@@ -57,20 +57,20 @@ class SharedLayer(SharingLayer):
         out = (weights[..., :seq_len].reshape(heads, rows * group * t, seq_len) @ self.prompt_values).view(
             heads, rows, group, t, dim
         )
-        mine = weights[..., seq_len:].view(heads, rows, group, t, used).permute(1, 0, 2, 3, 4) @ tail_values
+        tail_out = weights[..., seq_len:].view(heads, rows, group, t, used).permute(1, 0, 2, 3, 4) @ tail_values
         self.used = used
-        return (out.permute(1, 0, 2, 3, 4) + mine).reshape(rows, num_heads, t, dim)
+        return (out.permute(1, 0, 2, 3, 4) + tail_out).reshape(rows, num_heads, t, dim)
 
     @staticmethod
     def row_bytes(prefill: Prefill, new_tokens: int, queries: int) -> int:
-        """What one row costs at most: its mask and new tokens in every layer, and the attention weights of `queries`
-        tokens in one.
+        """Upper bound of one row's memory: its mask and new tokens in every layer, and one layer's attention weights
+        for `queries` tokens.
 
         Three float32 copies of the weights are alive at once: scores, scaled scores, softmax.
         """
         shape = prefill.shape
-        own = shape.num_layers * shape.num_kv_heads * (prefill.seq_len + new_tokens * prefill.token_bytes)
-        return own + 12 * shape.num_heads * queries * (prefill.seq_len + new_tokens)
+        all_layers = shape.num_layers * shape.num_kv_heads * (prefill.seq_len + new_tokens * prefill.token_bytes)
+        return all_layers + 12 * shape.num_heads * queries * (prefill.seq_len + new_tokens)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         rows = rows.to(self.device)
@@ -96,7 +96,7 @@ class SharedCache(AnsweringCache):
 
 
 def _masks(prefill: Prefill, rows: Sequence[Kept]) -> torch.Tensor:
-    """bool [rows, num_layers, heads, seq_len]; per query head where any row masks query heads one by one."""
+    """bool [rows, num_layers, heads, seq_len]; heads are query heads where any row has a mask per query head."""
     masks = [r.mask() if isinstance(r, Selection) else r.patterns[torch.from_numpy(r.which)] for r in rows]
     if len({mask.shape[1] for mask in masks}) > 1:
         heads = prefill.shape.num_heads

@@ -1,14 +1,14 @@
-"""The shared way with common work done once: rows are expanded only where their masks or their tokens first differ.
+"""The trie way: the shared way with common work done once; rows split only where their masks or tokens first differ.
 
 Two rows that have generated the same tokens are the same computation up to the layer where their masks first differ.
 So a step runs on *nodes* (partition.py): the model's input has one row per distinct history, and before each layer a
-pre-hook, removed on exit, repeats the nodes whose masks part there; inside a layer, trie_layer.py computes attention.
-New tokens' K and V are held per node of the layer's input. Rows that end leave; all returns in the caller's order.
-Equal to plain.py by test.
+pre-hook, removed on exit, repeats the nodes whose masks differ there; inside a layer, trie_layer.py computes attention.
+New tokens' K and V are stored per node of the layer's input. Finished rows are dropped; results keep the caller's
+order. Equal to shared.py by test.
 
-Which rows are in a batch decides only which products are formed together: the same sums for every row, but a matrix
-library may add them in another order for another number of rows. Answers therefore differ with the batch only where
-two logits differ by less than that rounding (about 1e-6 of them in float32).
+The batch decides only which products are computed together. Every row has the same sums, but a matrix library may add
+them in another order for another number of rows, so answers depend on the batch only where two logits differ by less
+than that rounding (about 1e-6 of them in float32).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cokv.cache.attention.host_bounds import sent
 from cokv.cache.cache import repeated
 from cokv.cache.compat import AnsweringCache
 from cokv.cache.prefill import Prefill
-from cokv.decode.head_mask import Table
+from cokv.decode.head_mask import RowTable
 from cokv.decode.partition import Partition, numbered, refined, representatives
 from cokv.decode.trie_layer import TrieLayer
 from cokv.types import CokvError
@@ -34,9 +34,9 @@ __all__ = ["TrieCache", "expandable", "expanding"]
 
 
 class TrieCache(AnsweringCache):
-    """Rows of a Table over one Prefill, for at most `new_tokens` further tokens. Used inside `expanding(model)`."""
+    """Rows of a RowTable over one Prefill, for up to `new_tokens` more tokens. Use inside `expanding(model, cache)`."""
 
-    def __init__(self, prefill: Prefill, table: Table, new_tokens: int) -> None:
+    def __init__(self, prefill: Prefill, table: RowTable, new_tokens: int) -> None:
         shape = prefill.shape
         self.mask_keys, self.num_layers = table.keys, shape.num_hidden_layers
         self.level = [sum(full < index for full in shape.full_layers) for index in range(self.num_layers)]
@@ -51,13 +51,13 @@ class TrieCache(AnsweringCache):
         self.partition = Partition(self.active, [self.histories] * (shape.num_layers + 1))  # one node: the prompt
 
     def keep_rows(self, rows: torch.Tensor) -> None:
-        """Rows that have ended leave; `rows` are places among those still there."""
+        """Drops all other rows; `rows`: indices among the active rows."""
         self.active, self.histories = self.active[rows.numpy()], self.histories[rows.numpy()]
 
-    def take(self, ids: torch.Tensor) -> torch.Tensor:
-        """Notes the next tokens of the rows still there, int64 [rows, t] on the CPU, and rearranges every layer.
+    def advance(self, ids: torch.Tensor) -> torch.Tensor:
+        """Splits nodes by the next tokens of the active rows, int64 [rows, t] on the CPU, and rearranges every layer.
 
-        Gives the tokens of each node at the model's input, [nodes, t].
+        Returns the tokens of each node at the model's input, [nodes, t].
         """
         tokens = np.unique(ids.numpy(), axis=0, return_inverse=True)[1].reshape(-1)
         histories = refined(self.histories, numbered(tokens))
@@ -74,22 +74,22 @@ class TrieCache(AnsweringCache):
         return ids[torch.from_numpy(representatives(after.levels[0]))]
 
     def expansion(self, index: int) -> torch.Tensor | None:
-        """What the input of model layer `index` must be expanded by: [output nodes], or None to leave it."""
+        """Node at the input of model layer `index` of every node at its output: [output nodes], or None if equal."""
         layer = self.layers[index]
         return layer.plan.parents if isinstance(layer, TrieLayer) and layer.plan else None
 
     def nodes(self) -> torch.Tensor:
-        """Of every row still there, its node at the model's output: int64 [rows] on the CPU."""
+        """Each active row's node at the model's output: int64 [rows] on the CPU."""
         return torch.from_numpy(self.partition.levels[-1])
 
 
 def _same(before: Partition, after: Partition, level: int) -> bool:
-    """Whether the same rows are in the same nodes."""
+    """Whether both partitions have the same rows in the same nodes at this level."""
     return np.array_equal(before.rows, after.rows) and np.array_equal(before.levels[level], after.levels[level])
 
 
 def expandable(model: PreTrainedModel) -> bool:
-    """Whether the model keeps its decoder layers where `expanding` finds them."""
+    """Whether the model has its decoder layers in one list `layers`, where `expanding` can hook them."""
     layers = getattr(model.get_decoder(), "layers", None)
     config = model.config.get_text_config(decoder=True)
     return isinstance(layers, torch.nn.ModuleList) and len(layers) == config.num_hidden_layers
@@ -97,7 +97,7 @@ def expandable(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def expanding(model: PreTrainedModel, cache: TrieCache) -> Iterator[None]:
-    """Inside, every decoder layer of `model` receives its nodes' hidden states, by pre-hooks removed on exit."""
+    """Inside, every decoder layer of `model` receives its nodes' hidden states, through pre-hooks removed on exit."""
     if not expandable(model):
         raise CokvError(
             f"{type(model).__name__} does not keep its {cache.num_layers} layers in one list `layers`; "
@@ -109,21 +109,21 @@ def expanding(model: PreTrainedModel, cache: TrieCache) -> Iterator[None]:
             mask = kwargs.get("attention_mask")
             if isinstance(mask, torch.Tensor) and mask.shape[0] > 1:
                 kwargs["attention_mask"] = mask[:1]  # rows have no padding: one mask for all
-            where = cache.expansion(index)
-            if where is None:
+            parents = cache.expansion(index)
+            if parents is None:
                 return args, kwargs
             if args:
-                return (args[0].index_select(0, where), *args[1:]), kwargs
-            kwargs["hidden_states"] = kwargs["hidden_states"].index_select(0, where)
+                return (args[0].index_select(0, parents), *args[1:]), kwargs
+            kwargs["hidden_states"] = kwargs["hidden_states"].index_select(0, parents)
             return args, kwargs
 
         return expand
 
-    hooks = [
+    handles = [
         layer.register_forward_pre_hook(hook(i), with_kwargs=True) for i, layer in enumerate(model.get_decoder().layers)
     ]
     try:
         yield
     finally:
-        for made in hooks:
-            made.remove()
+        for handle in handles:
+            handle.remove()

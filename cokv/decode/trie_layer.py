@@ -1,7 +1,7 @@
-"""One layer of the trie way: the prompt's K and V once, the new tokens per node, one product per set of kept positions.
+"""One layer of the trie way: the prompt's K and V once, the new tokens per node, one product per pattern.
 
-Attention over the prompt is computed once per (KV head, query, kept positions), and only over the positions kept.
-Which nodes there are is trie.py's affair.
+Attention over the prompt is computed once per (KV head, query, pattern), and only over the positions that the pattern
+keeps. trie.py decides what the nodes are.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import torch
 
 from cokv.cache.attention.host_bounds import sent
 from cokv.cache.prefill import PrefillLayer
-from cokv.decode.partition import Partition, Products, products, representatives
+from cokv.decode.partition import Partition, products, representatives
 from cokv.decode.prompt_layer import SharingLayer
 from cokv.types import IntArray
 
-FEW = 4  # a layer with at most so many sets of kept positions has a product for each; with more, one under a mask
+MAX_PRODUCTS = 4  # a layer with at most this many patterns has one product per pattern; with more, one masked product
 
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """One layer's arrangement on the device. None stands for an index that would change nothing."""
+    """One layer's `Products` on the device. None: an index that would change nothing."""
 
     parents: torch.Tensor | None  # [output nodes] input node
     children: torch.Tensor | None  # [input nodes] one of its output nodes
     queries: torch.Tensor
-    masked: torch.Tensor | None  # bool [entries, seq_len], what not to see; where patterns are many
+    masked: torch.Tensor | None  # bool [entries, seq_len], True where not visible; None with a product per pattern
     widths: list[int]
-    entry: torch.Tensor  # flat
+    entry: torch.Tensor  # flattened
 
 
 class TrieLayer(SharingLayer):
@@ -40,13 +40,13 @@ class TrieLayer(SharingLayer):
         super().__init__(source.layer_idx)
         self.lazy_initialization(source.keys, source.values)
         self.num_kv_heads, self.tokens_seen, self.head_dim = source.keys.shape
-        present, local = np.unique(which, return_inverse=True)
+        used, local = np.unique(which, return_inverse=True)
         self.which = local.reshape(len(which), self.num_kv_heads, -1)
-        self.many = len(present) > FEW
-        self.patterns = patterns[torch.from_numpy(present)]
-        everything = torch.ones(1, self.tokens_seen, dtype=torch.bool)
-        self.bucket: IntArray = np.zeros(len(present), np.int64) if self.many else np.arange(len(present))
-        self.stored = [_taken(source, kept) for kept in (everything if self.many else self.patterns)]
+        self.use_mask = len(used) > MAX_PRODUCTS
+        self.patterns = patterns[torch.from_numpy(used)]
+        whole = torch.ones(1, self.tokens_seen, dtype=torch.bool)
+        self.bucket: IntArray = np.zeros(len(used), np.int64) if self.use_mask else np.arange(len(used))
+        self.stored = [_gathered(source, kept) for kept in (whole if self.use_mask else self.patterns)]
         shape = (1, self.num_kv_heads, new_tokens, self.head_dim)
         self.tail_keys = torch.empty(shape, dtype=self.dtype, device=self.device)
         self.tail_values = torch.empty_like(self.tail_keys)
@@ -54,32 +54,29 @@ class TrieLayer(SharingLayer):
         self.plan: _Plan | None = None
 
     def arrange(self, partition: Partition, layer: int, moved: IntArray | None) -> None:
-        """Takes a new partition over. `moved`: of every input node, the node that held its new tokens before."""
+        """Switches to a new partition. `moved`: for every input node, the node that stored its new tokens before."""
         if moved is not None:
-            where = self._put(moved)
-            self.tail_keys, self.tail_values = self.tail_keys[where], self.tail_values[where]
+            index = self._put(moved)
+            self.tail_keys, self.tail_values = self.tail_keys[index], self.tail_values[index]
         below, above = partition.nodes(layer), partition.nodes(layer + 1)
         parents = partition.parents(layer)
         rows = partition.rows[representatives(partition.levels[layer + 1])]
-        found = products(parents, self.which[rows], below, self.bucket)
-        same = below == above  # then nodes are numbered alike
+        layer_products = products(parents, self.which[rows], below, self.bucket)
+        same = below == above  # then input and output nodes have the same numbers
         self.plan = _Plan(
             None if same else self._put(parents),
             None if same else self._put(partition.children(layer)),
-            self._put(found.queries),
-            self._hidden(found) if self.many else None,
-            found.widths,
-            self._put(found.entry.reshape(-1)),
+            self._put(layer_products.queries),
+            sent(~self.patterns[torch.from_numpy(layer_products.pattern)], self.device) if self.use_mask else None,
+            layer_products.widths,
+            self._put(layer_products.entry.reshape(-1)),
         )
 
     def _put(self, index: IntArray) -> torch.Tensor:
         return sent(torch.from_numpy(index), self.device)
 
-    def _hidden(self, found: Products) -> torch.Tensor:
-        return sent(~self.patterns[torch.from_numpy(found.pattern)], self.device)
-
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Queries [output nodes, num_heads, t, head_dim]; children of one input node bring the same ones."""
+        """queries: [output nodes, num_heads, t, head_dim], equal for all children of an input node."""
         plan, heads = self.plan, self.num_kv_heads
         assert plan is not None, "a trie layer is arranged before every step"
         nodes_out, num_heads, t, dim = queries.shape
@@ -87,13 +84,13 @@ class TrieLayer(SharingLayer):
             queries, keys, values = (x.index_select(0, plan.children) for x in (queries, keys, values))
         nodes, columns = queries.shape[0], self.which.shape[2]
         wide = torch.promote_types(queries.dtype, torch.float32)
-        own = (queries.to(wide) * scaling).reshape(nodes, heads, columns, -1, dim)  # [..., block, head_dim]
-        block = own.shape[3]
-        laid_out = own.transpose(0, 1).reshape(heads * nodes * columns, block * dim)
-        old, old_lse = self._prompt(laid_out.index_select(0, plan.queries), plan, block)
+        scaled = (queries.to(wide) * scaling).reshape(nodes, heads, columns, -1, dim)  # [..., block, head_dim]
+        block = scaled.shape[3]
+        by_head = scaled.transpose(0, 1).reshape(heads * nodes * columns, block * dim)
+        old, old_lse = self._prompt(by_head.index_select(0, plan.queries), plan, block)
         old, old_lse = (x.index_select(0, plan.entry).view(nodes_out, heads, -1, x.shape[-1]) for x in (old, old_lse))
 
-        new, new_lse = self._new(own.reshape(nodes, heads, -1, dim), keys, values, t)
+        new, new_lse = self._new(scaled.reshape(nodes, heads, -1, dim), keys, values, t)
         if plan.parents is not None:
             new, new_lse = new.index_select(0, plan.parents), new_lse.index_select(0, plan.parents)
         share = torch.sigmoid(new_lse - old_lse.view_as(new_lse))[..., None]  # of the new tokens
@@ -101,24 +98,24 @@ class TrieLayer(SharingLayer):
         return out.view(nodes_out, num_heads, t, dim).to(values.dtype)
 
     def _prompt(self, queries: torch.Tensor, plan: _Plan, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention of the entries [entries, block * head_dim] over what each keeps, and its log-sum-exp."""
+        """Attention of the entries [entries, block * head_dim] over their patterns' positions, and its log-sum-exp."""
         outs, sums, start, heads, dim = [], [], 0, self.num_kv_heads, self.head_dim
         for (keys, values), width in zip(self.stored, plan.widths, strict=True):
-            mine = slice(start, start + heads * width)
+            entries = slice(start, start + heads * width)
             start += heads * width
             if keys.shape[1] == 0:
                 outs.append(queries.new_zeros(heads * width, block * dim))
                 sums.append(queries.new_full((heads * width, block), -torch.inf))
                 continue
-            logits = queries[mine].view(heads, width * block, dim) @ keys.to(queries.dtype).transpose(1, 2)
+            logits = queries[entries].view(heads, width * block, dim) @ keys.to(queries.dtype).transpose(1, 2)
             if plan.masked is None:
                 top = logits.amax(-1, keepdim=True)
                 weights = logits.softmax(-1)
                 lse = top - weights.amax(-1, keepdim=True).log()  # the largest weight is exp(top - lse)
                 out = (weights.to(values.dtype) @ values).to(queries.dtype)
-            else:  # written out, since an entry may see nothing
-                tokens_seen = logits.view(heads * width, block, -1).masked_fill_(plan.masked[mine, None], -torch.inf)
-                top = tokens_seen.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min).view(heads, -1, 1)
+            else:  # softmax by hand, because an entry may have no visible position
+                visible = logits.view(heads * width, block, -1).masked_fill_(plan.masked[entries, None], -torch.inf)
+                top = visible.amax(-1, keepdim=True).clamp(min=torch.finfo(logits.dtype).min).view(heads, -1, 1)
                 weights = logits.sub_(top).exp_()
                 total = weights.sum(-1, keepdim=True)
                 lse = top + total.log()
@@ -142,11 +139,11 @@ class TrieLayer(SharingLayer):
         return out.to(queries.dtype), logits.logsumexp(-1)
 
 
-def _taken(source: PrefillLayer, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and V [num_kv_heads, kept, head_dim] of the kept positions; a view where these are one stretch."""
-    at = kept.nonzero()[:, 0]
-    if len(at) == 0 or int(at[-1] - at[0]) + 1 == len(at):
-        stretch = slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
-        return source.keys[:, stretch], source.values[:, stretch]
-    at = at.to(source.keys.device)
-    return source.keys[:, at], source.values[:, at]
+def _gathered(source: PrefillLayer, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and V [num_kv_heads, kept, head_dim] of the kept positions; a view where these are contiguous."""
+    positions = kept.nonzero()[:, 0]
+    if len(positions) == 0 or int(positions[-1] - positions[0]) + 1 == len(positions):
+        span = slice(int(positions[0]), int(positions[-1]) + 1) if len(positions) else slice(0, 0)
+        return source.keys[:, span], source.values[:, span]
+    positions = positions.to(source.keys.device)
+    return source.keys[:, positions], source.values[:, positions]

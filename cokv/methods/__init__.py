@@ -1,1 +1,1 @@
-"""Everything that is, names or checks a method: scorer, allocator, policy; the registry; plugins."""
+"""Methods: scorers, allocators and policies, the registry that names them, plugins, and the conformance checks."""

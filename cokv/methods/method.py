@@ -1,10 +1,10 @@
-"""A method: a scorer ranks tokens, an allocator splits the budget over the heads, a policy says what happens after.
+"""A method: a scorer ranks tokens, an allocator splits the budget over the heads, a policy rules the cache afterwards.
 
 The total is kv_budget * num_layers * num_kv_heads slots; the allocator splits it over the heads; each head keeps its
-best-scored tokens, those that must stay first, ties to the earlier position. A scorer whose ranking depends on how
-many a head may keep refines it then. A prompt no longer than kv_budget is kept whole by every method.
+reserved tokens and then its best-scored ones, ties to the earlier position. A scorer whose ranking depends on a head's
+slots refines its scores once these are known. Every method keeps a prompt no longer than kv_budget whole.
 
-Knows nothing of which methods there are, nor of tasks, models or decoding.
+Knows neither the list of methods nor tasks, models or decoding.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from cokv.model.observe import Observer, Replayer
 
 NORMALIZED = "normalized"
-SET_BY_PRESET = frozenset({"exact"})  # what makes a preset a preset is not a parameter
+SET_BY_PRESET = frozenset({"exact"})  # fields that a preset decides: no parameters
 
 
 @runtime_checkable
-class OfAShape(Protocol):
-    """A profile that can say whether it fits a model: head scores, curves."""
+class ChecksShape(Protocol):
+    """A profile that can check whether it fits a model: head scores, curves."""
 
     def require_shape(self, num_layers: int, num_kv_heads: int) -> Any: ...
 
@@ -47,17 +47,17 @@ class Method:
     title: str
     scorer: Scorer | None = None  # None: keeps everything
     allocator: Allocator | None = None
-    policy: Policy = field(default_factory=Grow)  # not bound to a budget
+    policy: Policy = field(default_factory=Grow)  # before `bind`, without a budget
     note: str = ""
     paper: str = "-"
     code: str = "-"
-    profile: str = ""  # what `select` must be given as `profile`, in words; "" for nothing
-    profile_kinds: tuple[str, ...] = ()  # how the provenance of such a profile begins
+    profile: str = ""  # what `select` needs as `profile`, in words; "" for nothing
+    profile_kinds: tuple[str, ...] = ()  # accepted prefixes of the `kind` in the profile's provenance
     preset: str = NORMALIZED
-    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)  # other presets: fields
-    source: str = ""  # which code it is, for a scorer that is not this package's
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)  # name -> changed fields
+    source: str = ""  # version or digest of a scorer from outside this package
 
-    # ---- which method exactly
+    # ---- presets and parameters
 
     def with_preset(self, name: str) -> Method:
         """This method in another of its presets."""
@@ -68,17 +68,17 @@ class Method:
         return replace(self, preset=name, **self.presets[name])
 
     def with_parameters(self, **params: Any) -> Method:
-        """With other hyper-parameters: each reaches the scorer, the allocator and the policy that have it."""
+        """With other hyper-parameters: each replaces the scorer's, allocator's and policy's field of that name."""
         for name in params:
             if name not in self.parameters:
                 raise CokvError(f"{self.name}: {unknown('parameter', name, self.parameters)}")
-        with self._named():
+        with self._errors_with_name():
             parts = {key: _replaced(getattr(self, key), params) for key in ("scorer", "allocator", "policy")}
         return replace(self, **parts)
 
     @property
     def parameters(self) -> dict[str, JSON]:
-        """Hyper-parameters by name, those that a preset settles left out."""
+        """Hyper-parameters by name, without those that a preset decides."""
         parts = [part for part in (self.scorer, self.allocator) if part is not None]
         values = {f.name: getattr(part, f.name) for part in parts for f in fields(part)}  # type: ignore[arg-type]
         for name, value in policy_parameters(self.policy).items():
@@ -86,7 +86,7 @@ class Method:
         return {name: value for name, value in values.items() if name not in SET_BY_PRESET}
 
     def spec(self) -> dict[str, JSON]:
-        """All that decides what is kept, for a run's record and hash."""
+        """Everything that decides what is kept, for a run's record and hash."""
         spec: dict[str, JSON] = {
             "method": self.name,
             "preset": self.preset,
@@ -95,7 +95,7 @@ class Method:
         }
         return {**spec, "source": self.source} if self.source else spec
 
-    # ---- what it asks for
+    # ---- requirements
 
     @property
     def needs_profile(self) -> bool:
@@ -103,7 +103,7 @@ class Method:
 
     @property
     def takes_budget(self) -> bool:
-        """Whether kv_budget means anything to it: not to the full cache, quantized or not."""
+        """Whether kv_budget has an effect: it has none on the full cache, quantized or not."""
         return self.scorer is not None or self.policy.takes_budget
 
     @property
@@ -113,26 +113,26 @@ class Method:
 
     @property
     def observers(self) -> tuple[Observer | Replayer, ...]:
-        """What the prefill must observe besides: `prefill(..., observers=method.observers)`."""
+        """Observers for the prefill: `prefill(..., observers=method.observers)`."""
         return (*getattr(self.scorer, "observers", ()), *self.policy.observers)
 
     @property
     def needs(self) -> str:
-        """What it asks of a run, in words."""
+        """What it reads, needs and does, in words."""
         reads = getattr(self.scorer, "reads", "")
         return ", ".join(part for part in (reads, self.profile, self.policy.does) if part) or "nothing"
 
     @property
     def exact(self) -> bool:
-        """True: the selection holds the whole total on every prompt."""
+        """True: the selection uses exactly the total on every prompt."""
         return self.allocator is None or self.allocator.exact
 
     @property
     def layer_local(self) -> bool:
-        """Whether a layer's selection follows from that layer alone, the model's shape and the profile."""
+        """Whether a layer's selection depends only on that layer, the model's shape and the profile."""
         return self.allocator is None or self.allocator.looks_at in ("layer_scores", "shape")
 
-    # ---- what it does
+    # ---- selection
 
     def select(
         self,
@@ -141,86 +141,86 @@ class Method:
         profile: Any = None,
         score_cache: ScoreCache | None = None,
     ) -> Selection:
-        """Which prompt positions stay. Full takes any kv_budget and keeps all.
+        """The prompt positions to keep. The full cache accepts any kv_budget and keeps all.
 
         kv_budget: mean KV slots per head, or a share of the prompt ("20%"). profile: head scores, or whatever else the
-        method needs. score_cache: a dict the caller owns. Methods whose scorers are equal then score and measure a
-        prefill once; entries that belong to another prefill are replaced, never used.
+        method needs. score_cache: a dict the caller owns, through which methods with equal scorers score and measure a
+        prefill once; an entry of another prefill is replaced, never used.
         """
         num_layers, num_kv_heads, seq_len = _shape(prefill)
         if self.scorer is None or self.allocator is None:
             return Selection.full(num_layers, num_kv_heads, seq_len)
-        with self._named(), torch.autocast(prefill.layers[0].keys.device.type, enabled=False):
+        with self._errors_with_name(), torch.autocast(prefill.layers[0].keys.device.type, enabled=False):
             self._check_profile(profile, num_layers, num_kv_heads)
             slots = KVBudget.parse(kv_budget).of(seq_len)
             if slots >= seq_len:
                 return Selection.full(num_layers, num_kv_heads, seq_len)
             self._check_budget(slots)
-            of_prompt = self.allocator.looks_at == "prompt"
-            scored = score_prefill(self.scorer, prefill, score_cache, measure=of_prompt)
-            budgets = self._budgets(scored.scores, slots, scored.measured if of_prompt else profile)
+            measure = self.allocator.looks_at == "prompt"
+            scored = score_prefill(self.scorer, prefill, score_cache, measure=measure)
+            budgets = self._budgets(scored.scores, slots, scored.measured if measure else profile)
             return self._keep(prefill.layers, scored.scores, budgets)
 
     def select_layer(
         self, layer: PrefillLayer, place: int, num_layers: int, kv_budget: Any, profile: Any = None
     ) -> list[torch.Tensor]:
-        """The same selection, of full-attention layer number `place` alone: positions of each KV head, ascending.
+        """The same selection for the `place`-th full-attention layer alone: positions of each KV head, ascending.
 
-        For methods that are `layer_local`: a layer can be compressed as soon as it has read the prompt.
+        For `layer_local` methods, which can compress a layer as soon as it has read the prompt.
         """
         assert self.layer_local, self.name
         heads, seq_len, _ = layer.keys.shape
-        everything = [torch.arange(seq_len)] * heads
+        all_positions = [torch.arange(seq_len)] * heads
         if self.scorer is None or self.allocator is None:
-            return everything
-        with self._named():
+            return all_positions
+        with self._errors_with_name():
             slots = KVBudget.parse(kv_budget).of(seq_len)
             if slots >= seq_len:
-                return everything
+                return all_positions
             self._check_budget(slots)
             by_shape = self.allocator.looks_at == "shape"
             scores = score_layer(self.scorer, layer)
             budgets = self._budgets([scores] * (num_layers if by_shape else 1), slots, profile)
-            at = place if by_shape else 0
-            kept = self._keep([layer], [scores], Budgets(budgets.values[at : at + 1]))
+            row = place if by_shape else 0
+            kept = self._keep([layer], [scores], Budgets(budgets.values[row : row + 1]))
         return [kept.head(0, h) for h in range(heads)]
 
     def bound_policy(
         self, kv_budget: Any, seq_len: int, num_layers: int, num_kv_heads: int, profile: Any = None
     ) -> Policy:
-        """What happens while decoding, after a prompt of `seq_len` tokens."""
-        with self._named():
-            sized = self.policy.takes_budget and kv_budget is not None
-            slots = KVBudget.parse(kv_budget).of(seq_len) if sized else None
+        """The policy for decoding after a prompt of `seq_len` tokens."""
+        with self._errors_with_name():
+            has_budget = self.policy.takes_budget and kv_budget is not None
+            slots = KVBudget.parse(kv_budget).of(seq_len) if has_budget else None
             return self.policy.bind(slots, (num_layers, num_kv_heads), profile)
 
     def check(self, kv_budget: Any, num_layers: int, num_kv_heads: int, profile: Any = None) -> None:
         """Refuses, before a prompt is read, a budget or profile with which no prompt could be compressed.
 
-        A share of the prompt can only be judged once the prompt is there.
+        A budget that is a share of the prompt can only be checked once the prompt is known.
         """
-        with self._named():
+        with self._errors_with_name():
             self._check_profile(profile, num_layers, num_kv_heads)
             slots = KVBudget.parse(kv_budget).slots if self.takes_budget else None
             if self.takes_budget and slots is None:
                 return
             if slots is not None and self.scorer is not None and self.allocator is not None:
                 self._check_budget(slots)
-                if self.allocator.looks_at == "shape":  # what the shortest prompt cannot have, no longer one can
+                if self.allocator.looks_at == "shape":  # infeasible for the shortest prompt: infeasible for all
                     blank = torch.zeros(()).expand(num_kv_heads, slots + 1)
                     self._budgets([blank] * num_layers, slots, profile)
             self.policy.bind(slots, (num_layers, num_kv_heads), profile)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Puts the method's name in front of a CokvError raised inside."""
+    def _errors_with_name(self) -> Iterator[None]:
+        """Puts the method's name in front of the message of a CokvError raised inside."""
         try:
             yield
         except CokvError as error:
             raise type(error)(f"{self.name}: {error}") from None
 
     def _check_budget(self, slots: int) -> None:
-        """A scorer's own check says CokvError or Infeasible; either means that the budget cannot be met."""
+        """Raises Infeasible where the scorer's check raises any CokvError."""
         assert self.scorer is not None
         try:
             self.scorer.check_budget(slots)
@@ -228,9 +228,9 @@ class Method:
             raise Infeasible(str(error)) from None
 
     def _check_profile(self, profile: Any, num_layers: int, num_kv_heads: int) -> None:
-        """That the profile, where one is needed, is of this method and model.
+        """Raises CokvError unless the profile, where one is needed, is for this method and model.
 
-        A profile without provenance is accepted as it is; one that names another kind is not.
+        A profile without provenance is accepted.
         """
         if not self.needs_profile:
             return
@@ -239,11 +239,11 @@ class Method:
         kind = getattr(profile, "provenance", {}).get("kind")
         if isinstance(kind, str) and not kind.startswith(self.profile_kinds):
             raise CokvError(f"needs {self.profile} and got a profile of kind {kind!r}; give it one of its own")
-        if isinstance(profile, OfAShape):
+        if isinstance(profile, ChecksShape):
             profile.require_shape(num_layers, num_kv_heads)
 
     def _budgets(self, scores: list[torch.Tensor], slots: int, profile: Any) -> Budgets:
-        """Of as many layers as there are scores, each [num_kv_heads, seq_len]."""
+        """Budgets of as many layers as there are scores, each [num_kv_heads, seq_len]."""
         assert self.scorer is not None and self.allocator is not None
         num_kv_heads, seq_len = scores[0].shape
         total = slots * len(scores) * num_kv_heads
@@ -252,7 +252,7 @@ class Method:
         return budgets
 
     def _keep(self, layers: Sequence[PrefillLayer], scores: list[torch.Tensor], budgets: Budgets) -> Selection:
-        """Of as many layers as there are budgets; scores that depend on them are refined first."""
+        """The selection by these budgets, one row per layer; a scorer that depends on them refines its scores first."""
         if isinstance(self.scorer, Refines):
             counts = torch.from_numpy(budgets.values.copy())
             refined = [
@@ -265,12 +265,12 @@ class Method:
 
 def prefill_requirements(methods: Iterable[Method]) -> tuple[int, list[Observer | Replayer]]:
     """The window of queries, and the observers, that one prefill needs for all of these methods."""
-    chosen = list(methods)
-    return max((method.window_size for method in chosen), default=0) or 1, [o for m in chosen for o in m.observers]
+    methods = list(methods)
+    return max((method.window_size for method in methods), default=0) or 1, [o for m in methods for o in m.observers]
 
 
 def _keep_best(scores: list[torch.Tensor], budgets: Budgets) -> Selection:
-    """Each head's best-scored tokens, ties to the lower position (a stable sort: the same on every device)."""
+    """Each head's best-scored tokens, ties to the lower position (a stable sort gives the same on every device)."""
     positions, seq_len = [], scores[0].shape[1]
     for layer, counts in zip(scores, budgets.values, strict=True):
         order = layer.sort(dim=-1, descending=True, stable=True).indices

@@ -1,8 +1,8 @@
-"""Plugins, methods in no row of the registry: `package.module:Class`, a scorer of one's own, and `kvpress:Press`.
+"""Plugin methods, which are not in the registry: `package.module:Class`, the user's own scorer, and `kvpress:Press`.
 
-The class is imported from where Python finds it, the current folder last, and nowhere else. It must be a frozen
-dataclass that scores as cokv/methods/scorers says, each field with a default; its method keeps the best-scored tokens
-with the same budget in every head. `cokv check-method` tries the whole contract.
+The class is imported from Python's path, then from the current folder. It must be a frozen dataclass with the interface
+of cokv/methods/scorers and a default for every field; its method keeps the best-scored tokens with the same budget in
+every head. `cokv check-method` checks the whole contract.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def is_plugin(name: str) -> bool:
 
 
 def plugin_method(name: str) -> Method:
-    """The method around a scorer that is in no row of the registry."""
+    """The method of a plugin scorer, with uniform budgets."""
     module_name, _, class_name = name.partition(":")
     if module_name == "kvpress":
         from cokv.methods.kvpress import press_scorer, press_source  # loads transformers, which the registry does not
@@ -53,12 +53,11 @@ def _load(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        lacking = error.name or module_name
-        hint = (
-            "install it" if lacking.partition(".")[0] != module_name.partition(".")[0] else "run where it can be found"
-        )
-        raise CokvError(f"method {name!r}: no module {lacking!r} on Python's path or in {Path.cwd()}; {hint}") from None
-    except Exception as error:  # any mistake of the user's module
+        missing = error.name or module_name
+        is_dependency = missing.partition(".")[0] != module_name.partition(".")[0]
+        hint = "install it" if is_dependency else "run in the folder that contains it"
+        raise CokvError(f"method {name!r}: no module {missing!r} on Python's path or in {Path.cwd()}; {hint}") from None
+    except Exception as error:  # any error of the user's module
         raise CokvError(f"method {name!r}: importing {module_name} fails with {_in_one_line(error)}") from error
     loaded = getattr(module, class_name, None)
     if not isinstance(loaded, type):
@@ -85,19 +84,19 @@ def _scorer(name: str, kind: Any) -> Scorer:
         )
     try:
         scorer = kind()
-        lacking = [part for part in PARTS if not hasattr(scorer, part)]
+        missing = [part for part in PARTS if not hasattr(scorer, part)]
         hash(scorer)
-    except Exception as error:  # any mistake of the user's class
+    except Exception as error:  # any error of the user's class
         raise CokvError(f"method {name!r}: {kind.__name__}() fails with {_in_one_line(error)}") from error
-    if lacking:
+    if missing:
         raise CokvError(
-            f"method {name!r}: {kind.__name__} has no {' and no '.join(lacking)}; a scorer has {', '.join(PARTS)}"
+            f"method {name!r}: {kind.__name__} has no {' and no '.join(missing)}; a scorer has {', '.join(PARTS)}"
         )
     return scorer  # type: ignore[no-any-return]
 
 
 def _source(kind: type) -> str:
-    """The file a class comes from, and a digest of what it says: other code, another method."""
+    """The file that defines a class, and a digest of its content: a method with other code is another method."""
     path = inspect.getsourcefile(kind)
     if path is None or not Path(path).is_file():
         return kind.__module__

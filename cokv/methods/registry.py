@@ -1,4 +1,4 @@
-"""The list of methods by name, and a method by name out of it. Its rows: cokv/methods/table."""
+"""The registry: all methods by name, from the rows in cokv/methods/table."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ METHODS: Mapping[str, Method] = MappingProxyType({row.name: row for row in ROWS}
 
 
 def get_method(name: str | Method, preset: str = NORMALIZED, **params: Any) -> Method:
-    """A method by name, e.g. get_method("snapkv", window_size=8); its parameters: get_method(name).parameters.
+    """A method by name, e.g. get_method("snapkv", window_size=8); get_method(name).parameters lists its parameters.
 
-    name: of the registry, `package.module:Class` for a scorer of one's own, `kvpress:Press`, or a Method as it is.
+    name: a row of the registry, `package.module:Class` for your own scorer, `kvpress:Press`, or a Method.
     """
     if isinstance(name, Method):
         method = name
@@ -33,7 +33,7 @@ def get_method(name: str | Method, preset: str = NORMALIZED, **params: Any) -> M
 
 
 def describe_methods() -> list[dict[str, str]]:
-    """One row per method and preset, for a table on the screen."""
+    """One row per method and preset, for display."""
     return [
         {
             "name": method.name,

@@ -1,6 +1,6 @@
 """Token scores of each layer of a prefill, and the scorer's measure of the prompt, computed once.
 
-Methods whose scorers are equal share it, over all budgets. Knows neither allocators nor methods.
+Methods with equal scorers share them, over all budgets. Knows neither allocators nor methods.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ScoredPrefill:
 
     prefill: Prefill
     scores: list[torch.Tensor]  # float32 [num_kv_heads, seq_len] per layer
-    measured: FloatArray | None = None  # float64 [num_layers, num_kv_heads, ...], once an allocator looks at it
+    measured: FloatArray | None = None  # float64 [num_layers, num_kv_heads, ...], once an allocator needs it
 
 
 ScoreCache: TypeAlias = dict[Scorer, ScoredPrefill]
@@ -33,9 +33,9 @@ ScoreCache: TypeAlias = dict[Scorer, ScoredPrefill]
 def score_prefill(
     scorer: Scorer, prefill: Prefill, cache: ScoreCache | None = None, measure: bool = False
 ) -> ScoredPrefill:
-    """The scorer's scores of a prefill, from the cache where it has them; an entry of another prefill is replaced.
+    """The scorer's scores of a prefill, from the cache if they are there; an entry of another prefill is replaced.
 
-    measure: the scorer's `measure` too. Cached scores are not computed again for its sake.
+    measure: include the scorer's `measure`, which is added to cached scores without computing these again.
     """
     entry = cache.get(scorer) if cache is not None else None
     if entry is None or entry.prefill is not prefill:
@@ -49,15 +49,15 @@ def score_prefill(
 
 
 def score_layer(scorer: Scorer, layer: PrefillLayer) -> torch.Tensor:
-    """Its scores of one layer, float32 [num_kv_heads, seq_len]."""
+    """The scorer's scores of one layer, float32 [num_kv_heads, seq_len]."""
     return ranking(scorer.scores(layer), layer)
 
 
 def ranking(scores: torch.Tensor, layer: PrefillLayer) -> torch.Tensor:
-    """The scores, none of which may be NaN: tokens could not be ranked by them."""
+    """The scores unchanged; CokvError if any is NaN, since tokens could not be ranked by it."""
     if torch.isnan(scores).any():
         raise CokvError(
-            f"token scores of layer {layer.layer_idx} hold NaN; look at the model's keys, queries and values, or try "
+            f"token scores of layer {layer.layer_idx} hold NaN; check the model's keys, queries and values, or try "
             "float32"
         )
     return scores

@@ -1,4 +1,4 @@
-"""How an unknown name is answered: with the nearest valid ones, and all of them."""
+"""The message for an unknown name."""
 
 from __future__ import annotations
 

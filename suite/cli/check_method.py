@@ -29,7 +29,7 @@ def check_method(
     checks = check_scorer(scorer)
     for check in checks:
         mark = "[green]pass[/green]" if check.passed else "[red]FAIL[/red]"
-        table.add_row(check.name, mark, escape(check.said))
+        table.add_row(check.name, mark, escape(check.message))
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
     failed = sum(not check.passed for check in checks)

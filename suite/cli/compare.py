@@ -45,13 +45,13 @@ def compare(
     from suite.cli.compare_show import check_folder, show, write
     from suite.profiles.method_profiles import profiles_of
     from suite.profiles.profile_folder import of_run, shipped
-    from suite.run.compare import chosen, read_prompt
     from suite.run.compare import compare as compared
+    from suite.run.compare import methods_by_names, read_prompt
 
     disable_progress_bar()
     budget = kv_budget_of(kv_budget)
     text = read_prompt(prompt_file)
-    picked = chosen(methods, param or [])
+    picked = methods_by_names(methods, param or [])
     if task is not None and run is None:
         raise SuiteError(f"--task {task} says whose head scores of a run to use; name the run with --run")
     if out is not None:

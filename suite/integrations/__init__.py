@@ -1,1 +1,1 @@
-"""Other harnesses on compressed caches."""
+"""Other evaluation harnesses on compressed caches."""

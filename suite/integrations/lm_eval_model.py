@@ -2,19 +2,19 @@
 
     cokv lm-eval --model cokv --model_args pretrained=DIR,method=snapkv,kv_budget=128 --tasks TASK
 
-Each context is prefilled once, alone, and compressed; what follows it is read on the compressed cache. Tokens are made
-and cut as lm-eval's own `hf` model makes and cuts them, so at the full budget the results are the same.
+Each context is prefilled once, alone, and compressed; what follows it is read on the compressed cache. Tokenizing and
+cutting follow lm-eval's own `hf` model, so at the full budget the results are the same.
 
     generate_until           greedy only; sampling is refused
     loglikelihood            the continuation's tokens are read on the compressed cache
     loglikelihood_rolling    has no context that could be compressed: with method=full only
 
-`first_token` says where the first token after the context comes from: "prefill", the uncompressed prefill, or
-"compressed", the context's last token run again on the compressed cache. Without it generation takes "prefill", as the
-released codes do, and log-likelihoods take "compressed": a choice of one token would otherwise not see the compression
-at all. A context of one token has nothing to compress and is read as it is.
+`first_token` decides where the first token after the context comes from: "prefill", the uncompressed prefill, or
+"compressed", the context's last token run again on the compressed cache. By default generation uses "prefill", as the
+released codes do, and log-likelihoods use "compressed", because a choice of one token would otherwise not depend on the
+compression at all. A context of one token is not compressed.
 
-Needs the package lm-eval, at import.
+Importing this module needs the package lm-eval.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from cokv.methods.registry import get_method
 from cokv.model.loading import load_model
 from cokv.profiles.load import load_profile
 from cokv.types import CokvError, Infeasible, KVBudget
-from suite.integrations.lm_eval_requests import Asked, asked, cut
+from suite.integrations.lm_eval_requests import GenerationOptions, cut, generation_options
 from suite.run.answers import Request, compress_prompt
 
-IDENTITY = "cokv identity"  # key of a response cache that says whose responses it holds
+IDENTITY = "cokv identity"  # key in a response cache for the model, method and budget of its responses
 
 
 @register_model("cokv")
 class CompressedLM(TemplateLM):
-    """One model, one method, one budget. Everything in `params` is a parameter of the method."""
+    """One model, one method, one budget. `params`: parameters of the method."""
 
     def __init__(
         self,
@@ -72,13 +72,13 @@ class CompressedLM(TemplateLM):
             raise CokvError(f"first_token is {first_token!r}; expected one of {', '.join(get_args(FirstToken))}")
         if str(batch_size) not in ("1", "auto", "None"):
             raise CokvError(f"batch_size is {batch_size!r}, expected 1: each context is prefilled alone; leave it out")
-        chosen = get_method(method, preset, **params)
-        if chosen.takes_budget and kv_budget is None:
+        self.method = get_method(method, preset, **params)
+        if self.method.takes_budget and kv_budget is None:
             raise CokvError(
                 f"method {method} without kv_budget; add kv_budget=N, KV slots per head or a share such as 20%, to "
                 "model_args"
             )
-        self.method, self.kv_budget = chosen, KVBudget.parse(kv_budget) if chosen.takes_budget else None
+        self.kv_budget = KVBudget.parse(kv_budget) if self.method.takes_budget else None
         self.first_token = first_token
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.loaded = load_model(pretrained, revision, device, dtype)
@@ -91,7 +91,7 @@ class CompressedLM(TemplateLM):
         self._device = self.loaded.device
         self._last: tuple[tuple[int, ...], Prefill, Row] | None = None
         self._contexts = self._kept_bytes = self._full_bytes = 0
-        self._counted = False  # the last context, in these
+        self._counted = False  # whether these include the last context
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> CompressedLM:
@@ -101,26 +101,26 @@ class CompressedLM(TemplateLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> CompressedLM:
-        """What --model_args says counts. lm-eval asks for cuda:0 when nobody has: without CUDA that is left out."""
-        more = {key: value for key, value in (additional_config or {}).items() if value is not None}
-        if more.get("device") == "cuda:0" and not torch.cuda.is_available():
-            del more["device"]
-        return cls(**{**more, **arg_dict})
+        """--model_args take precedence. lm-eval's default device, cuda:0, is ignored without CUDA."""
+        config = {key: value for key, value in (additional_config or {}).items() if value is not None}
+        if config.get("device") == "cuda:0" and not torch.cuda.is_available():
+            del config["device"]
+        return cls(**{**config, **arg_dict})
 
-    # What lm-eval asks for
+    # lm-eval's interface
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         texts = []
         for request in tqdm(requests, desc="generate_until", disable=disable_tqdm):
             context, options = request.args
-            wanted = asked(options, self.max_gen_toks)
-            room = self.max_length - wanted.max_new_tokens
+            generation = generation_options(options, self.max_gen_toks)
+            room = self.max_length - generation.max_new_tokens
             if room < 1:
                 raise CokvError(
-                    f"{wanted.max_new_tokens} tokens to generate leave no room in {self.max_length} positions; "
+                    f"{generation.max_new_tokens} tokens to generate leave no room in {self.max_length} positions; "
                     "set max_gen_toks lower"
                 )
-            texts.append(self._generate(self.tok_encode(context)[-room:], wanted))
+            texts.append(self._generate(self.tok_encode(context)[-room:], generation))
             self.cache_hook.add_partial("generate_until", (context, options), texts[-1])
         return texts
 
@@ -156,56 +156,53 @@ class CompressedLM(TemplateLM):
     # Reading on the compressed cache
 
     @torch.no_grad()
-    def _generate(self, context: Sequence[int], wanted: Asked) -> str:
+    def _generate(self, context: Sequence[int], generation: GenerationOptions) -> str:
         eos_text = self.tokenizer.decode([self.eot_token_id], skip_special_tokens=False)
-        until = (*wanted.until, eos_text)
-        tail = 8 + 2 * max(len(term) for term in until)  # tokens in which a stop text that has just ended must lie
+        until = (*generation.until, eos_text)
+        tail = 8 + 2 * max(len(term) for term in until)  # tokens that must contain a stop text that has just ended
         tokens: list[int] = []
-        with self._reading(context, wanted.max_new_tokens, "prefill") as (reader, logits):
+        with self._reading(context, generation.max_new_tokens, "prefill") as (session, logits):
             while True:
                 tokens.append(int(logits[0].argmax()))
-                if len(tokens) == wanted.max_new_tokens or tokens[-1] in self.loaded.eos_ids:
+                if len(tokens) == generation.max_new_tokens or tokens[-1] in self.loaded.eos_ids:
                     break
                 recent = self._text(tokens[-tail:])
                 if any(term in recent for term in until if term):
                     break
-                logits = reader.read(torch.tensor([tokens[-1:]]))[0][:, -1]
+                logits = session.read(torch.tensor([tokens[-1:]]))[0][:, -1]
         return cut(self._text(tokens), until)
 
     @torch.no_grad()
     def _score(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
         """The continuation's log-likelihood, and whether greedy decoding begins with it."""
         ids = torch.tensor(continuation)
-        with self._reading(context, len(ids), "compressed") as (reader, first):
+        with self._reading(context, len(ids), "compressed") as (session, first):
             logits = first
             if len(ids) > 1:
-                logits = torch.cat([first, reader.read(ids[None, :-1], every=True)[0][0].to(first.dtype)])
+                logits = torch.cat([first, session.read(ids[None, :-1], every=True)[0][0].to(first.dtype)])
         logits = logits.float().cpu()
-        chosen = logits.log_softmax(-1).gather(-1, ids[:, None])
-        return float(chosen.sum()), bool((logits.argmax(-1) == ids).all())
+        log_probabilities = logits.log_softmax(-1).gather(-1, ids[:, None])
+        return float(log_probabilities.sum()), bool((logits.argmax(-1) == ids).all())
 
     @contextmanager
     def _reading(
-        self, context: Sequence[int], new_tokens: int, usual: FirstToken
+        self, context: Sequence[int], new_tokens: int, default: FirstToken
     ) -> Iterator[tuple[DecodeSession, torch.Tensor]]:
-        """A reader that has read the context, compressed, and the logits [1, vocab_size] of the next token."""
-        made, row = self._compressed(context)
-        first: Any = self.first_token or usual
-        if made.seq_len == 1:
-            first = "prefill"
+        """A session that has read the compressed context, and the logits [1, vocab_size] of the next token."""
+        read, row = self._compressed(context)
+        first: Any = "prefill" if read.seq_len == 1 else self.first_token or default
         with (
             ragged_attention(self.loaded.model),
-            start_session(self.loaded.model, made, [row], "ragged", new_tokens, None, first) as (reader, logits, _),
+            start_session(self.loaded.model, read, [row], "ragged", new_tokens, None, first) as (session, logits, _),
         ):
             if not self._counted:
                 self._contexts, self._counted = self._contexts + 1, True
-                assert reader.held is not None, "a ragged row owns its storage"
-                self._kept_bytes += reader.held[0].bytes
-                self._full_bytes += made.full_bytes
-            yield reader, logits
+                self._kept_bytes += session.held[0].bytes
+                self._full_bytes += read.full_bytes
+            yield session, logits
 
     def _compressed(self, context: Sequence[int]) -> tuple[Prefill, Row]:
-        """The context read and its selection made; kept for the next request, which often has the same context."""
+        """The context's prefill and row, cached for the next request, which often has the same context."""
         key = tuple(context)
         if self._last is None or self._last[0] != key:
             self._last = None
@@ -220,12 +217,12 @@ class CompressedLM(TemplateLM):
     # Tokens and identity
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """As lm-eval's `hf` model: the tokenizer's own way, and no second BOS before one that the text begins with."""
+        """As in lm-eval's `hf` model: the tokenizer's default, but no second BOS if the text begins with one."""
         if add_special_tokens is None:
-            begins = string.startswith(self.tokenizer.decode([self.prefix_token_id]))
-            add_special_tokens = False if begins else self.add_bos_token
-        named = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return list(self.tokenizer.encode(string, **named))
+            has_bos = string.startswith(self.tokenizer.decode([self.prefix_token_id]))
+            add_special_tokens = False if has_bos else self.add_bos_token
+        options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        return list(self.tokenizer.encode(string, **options))
 
     def _text(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
@@ -269,23 +266,23 @@ class CompressedLM(TemplateLM):
         }
 
     def get_model_info(self) -> dict[str, Any]:
-        """For lm-eval's results file: what was run, and what was kept of all contexts so far."""
-        measured = {
+        """For lm-eval's results file: the model and method, and the bytes kept of all contexts so far."""
+        memory = {
             "contexts": self._contexts,
             "kept_bytes": self._kept_bytes,
             "full_bytes": self._full_bytes,
         }
-        return {"cokv": {**self._identity(), **measured}}
+        return {"cokv": {**self._identity(), **memory}}
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """lm-eval's response cache knows requests only; one that holds another model's responses is refused."""
+        """Refuses a response cache with another model's responses, since lm-eval's cache is keyed by requests only."""
         stored = cache_hook.dbdict
         if stored is not None:
-            own = self._identity()
-            if len(stored) and stored.get(IDENTITY) != own:
+            identity = self._identity()
+            if len(stored) and stored.get(IDENTITY) != identity:
                 raise CokvError(
                     f"the response cache {stored.filename} holds responses of another model, method or budget; "
                     "give each its own --use_cache"
                 )
-            stored[IDENTITY] = own
+            stored[IDENTITY] = identity
         super().set_cache_hook(cache_hook)

@@ -1,4 +1,4 @@
-"""What an lm-eval task asks of a generation, and how its text is cut. Knows no model and needs no lm-eval."""
+"""The generation options of an lm-eval task, and the cut at its stop texts. Knows no model and needs no lm-eval."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 
 from cokv.types import CokvError
 
-LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is there counts
-WITHOUT_EFFECT = {"top_p", "top_k", "min_p", "typical_p"}  # of greedy decoding
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first one set counts
+WITHOUT_EFFECT = {"top_p", "top_k", "min_p", "typical_p"}  # in greedy decoding
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationOptions:
+    """When a generation ends."""
+
     max_new_tokens: int
     until: tuple[str, ...]  # texts that end the answer
 
 
-def asked(options: Mapping[str, Any], default_length: int) -> Asked:
-    """Of a task's generation_kwargs. What greedy decoding cannot honour is refused, never dropped."""
+def generation_options(options: Mapping[str, Any], default_length: int) -> GenerationOptions:
+    """Reads a task's generation_kwargs. Options that greedy decoding cannot honour are refused, never ignored."""
     rest = {key: value for key, value in options.items() if value is not None}
     lengths = [rest.pop(name) for name in LENGTHS if name in rest]
     until = rest.pop("until", ())
@@ -40,11 +42,11 @@ def asked(options: Mapping[str, Any], default_length: int) -> Asked:
     length = int(lengths[0] if lengths else default_length)
     if length < 1:
         raise CokvError(f"{length} tokens to generate, expected at least 1")
-    return Asked(length, until)
+    return GenerationOptions(length, until)
 
 
 def cut(text: str, until: Sequence[str]) -> str:
-    """The text before the first of any of these."""
+    """The text before the first occurrence of any of these."""
     for term in until:
         if term:
             text = text.split(term)[0]

@@ -1,13 +1,12 @@
-"""One prompt, read once, and what every method at its budget keeps of it and answers.
+"""One prompt through prefill, selection, policy and decoding, for many (method, budget) pairs.
 
-The one place where a prompt goes through prefill, selection, policy and decoding: samples, comparisons, measurements,
-transfer and lm-eval all come through here.
+Samples, comparisons, measurements, transfer and lm-eval all use it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from cokv.types import Infeasible, KVBudget
 
 @dataclass(frozen=True)
 class Request:
-    """A method at a budget (None where it takes none), with the profile it needs."""
+    """A method at a budget (None if it takes none), with the profile it needs."""
 
     method: Method
     kv_budget: KVBudget | None
@@ -35,7 +34,7 @@ class Compressed:
     """What a request keeps of a prompt: its row, or why its method cannot meet the budget."""
 
     request: Request
-    kv_slots: int | None  # slots per head that the budget means on this prompt
+    kv_slots: int | None  # the budget on this prompt, in slots per head
     row: Row | None
     infeasible: str = ""
     decoded: Decoded | None = None
@@ -44,7 +43,7 @@ class Compressed:
 def compress_prompt(
     loaded: LoadedModel, input_ids: torch.Tensor, requests: Sequence[Request]
 ) -> tuple[Prefill, list[Compressed]]:
-    """One prefill of the prompt, int64 [seq_len], and every request's row. Only a budget may make one fail."""
+    """One prefill of the prompt, int64 [seq_len], and every request's row, or why its budget is infeasible."""
     window, observers = prefill_requirements(request.method for request in requests)
     read = prefill(loaded.model, input_ids, window, observers, loaded.tokenizer)
     scores: ScoreCache = {}
@@ -71,17 +70,14 @@ def answer(
     suffix: torch.Tensor | None = None,
     first_token: FirstToken = "prefill",
 ) -> tuple[Prefill, list[Compressed]]:
-    """As `compress_prompt`, with the greedy answers of all feasible rows, decoded as one batch.
+    """As `compress_prompt`, with the greedy answers of all feasible rows.
 
-    suffix: int64 [t], read after the prompt on the compressed cache, where the first token then comes from.
+    suffix: int64 [t], read after the prompt on the compressed cache; the first token then comes from there.
     """
     read, compressed = compress_prompt(loaded, input_ids, requests)
-    rows = [one.row for one in compressed if one.row is not None]
+    rows = [result.row for result in compressed if result.row is not None]
     if suffix is None:
         decoded = iter(decode(loaded.model, read, rows, stop, first_token=first_token))
     else:
         decoded = iter(decode(loaded.model, read, rows, stop, suffix=suffix))
-    return read, [
-        one if one.row is None else Compressed(one.request, one.kv_slots, one.row, decoded=next(decoded))
-        for one in compressed
-    ]
+    return read, [result if result.row is None else replace(result, decoded=next(decoded)) for result in compressed]

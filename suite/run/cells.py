@@ -12,19 +12,19 @@ from suite.spec import Experiment
 
 @dataclass(frozen=True)
 class GridCell:
-    """A method at a budget (None where the method takes none)."""
+    """A method at a budget (None if the method takes none)."""
 
     method: Method
     kv_budget: KVBudget | None
 
     @property
     def nominal(self) -> int | str | None:
-        """The budget as it stands in records."""
+        """The budget as written in records."""
         return None if self.kv_budget is None else self.kv_budget.nominal
 
 
 def grid_cells(experiment: Experiment) -> list[GridCell]:
-    """Every (method, budget); methods that take no budget once."""
+    """Every (method, budget), and methods that take no budget once."""
     budgets = [KVBudget.parse(budget) for budget in experiment.kv_budgets]
     methods = [get_method(spec.name, spec.preset, **spec.params) for spec in experiment.methods]
     return [GridCell(m, budget) for m in methods for budget in (budgets if m.takes_budget else [None])]

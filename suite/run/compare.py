@@ -1,7 +1,7 @@
-"""One prompt under several methods: which tokens each kept, what each answered, and whether the full cache says so too.
+"""One prompt under several methods: the tokens that each kept, its answer, and whether it equals the full cache's.
 
-One prefill serves all; every method is a row of one decode. A method that cannot meet the budget, or lacks the profile
-it needs, is in the result with its reason.
+All methods share one prefill and decode together. A method that cannot meet the budget, or lacks the profile it needs,
+is in the result with the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from suite.tasks.prompt import text_of
 
 @dataclass(frozen=True)
 class Compared:
-    """One method on the prompt. Where `infeasible` says why not, there is no selection and no answer."""
+    """One method on the prompt. `infeasible`: why there is no selection and no answer; "" if there are."""
 
     method: Method
     selection: Selection | None = None
@@ -35,28 +35,28 @@ class Compared:
     generated_tokens: int = 0
     kept_bytes: int = 0
     infeasible: str = ""
-    profile: str = ""  # where it comes from, of a method that needs one
+    profile: str = ""  # where the method's profile comes from, if it needs one
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The full cache first, then the methods in the order asked for."""
+    """The full cache, and the methods in the order requested."""
 
     kv_budget: int | str  # slots per head, or a share of the prompt
-    kv_slots: int  # per head, of this prompt
+    kv_slots: int  # the budget on this prompt, in slots per head
     seq_len: int
     full_bytes: int
     full: Compared
     methods: tuple[Compared, ...]
 
     def same(self, row: Compared) -> bool:
-        """Whether a method answered what the full cache did."""
+        """Whether a method's answer equals the full cache's."""
         return not row.infeasible and row.answer == self.full.answer
 
     def check_any_ran(self, names: str) -> None:
-        """Raises where none of the methods that `names` asks for could run; `all` asks for others than the full cache.
+        """Raises SuiteError if none of the methods in `names` could run.
 
-        The full cache, which is always there, counts where it is asked for by name.
+        The full cache, which always runs, counts only if `names` lists it.
         """
         failed = [row for row in self.methods if row.infeasible]
         if not failed or len(failed) < len(self.methods) or (names != "all" and "full" in _listed(names)):
@@ -65,12 +65,12 @@ class Comparison:
         raise SuiteError(several + "; ".join(f"{row.method.name}: {row.infeasible}" for row in failed[:3]))
 
     def as_json(self) -> dict[str, Any]:
-        def one(row: Compared) -> dict[str, Any]:
-            said = row.method.spec()
+        def row_json(row: Compared) -> dict[str, Any]:
+            spec = row.method.spec()
             if row.selection is None:
-                return {**said, "infeasible": row.infeasible}
+                return {**spec, "infeasible": row.infeasible}
             return {
-                **said,
+                **spec,
                 "infeasible": None,
                 "answer": row.answer,
                 "same_as_full": self.same(row),
@@ -86,12 +86,12 @@ class Comparison:
             "kv_slots": self.kv_slots,
             "prompt_tokens": self.seq_len,
             "full_bytes": self.full_bytes,
-            "methods": [one(row) for row in (self.full, *self.methods)],
+            "methods": [row_json(row) for row in (self.full, *self.methods)],
         }
 
 
 def read_prompt(path: Path) -> str:
-    """A file's text; one newline at its end, which editors put there, is left out."""
+    """A file's text, without the one newline that editors put at its end."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -106,18 +106,18 @@ def read_prompt(path: Path) -> str:
     return text
 
 
-def chosen(names: str, params: Sequence[str]) -> list[Method]:
-    """Methods of a comma-separated list, or `all` of the table. Each `name=value` reaches the methods that know it."""
-    wanted = list(METHODS) if names == "all" else _listed(names)
-    if not wanted or len(set(wanted)) < len(wanted):
+def methods_by_names(names: str, params: Sequence[str]) -> list[Method]:
+    """Methods of a comma-separated list, or `all` of the registry. Each `name=value` applies to all that have it."""
+    listed = list(METHODS) if names == "all" else _listed(names)
+    if not listed or len(set(listed)) < len(listed):
         raise SuiteError(f"methods are {names!r}; expected `all`, or names separated by commas, each once")
-    given = dict(_parameter(text) for text in params)
-    entries = {name: get_method(name).parameters for name in wanted}
-    for key in given:
-        if not any(key in known for known in entries.values()):
-            every = sorted({name for known in entries.values() for name in known})
-            raise SuiteError(f"parameter {key!r} is known to none of these methods; expected one of {', '.join(every)}")
-    return [get_method(name, **{k: v for k, v in given.items() if k in known}) for name, known in entries.items()]
+    values = dict(_parameter(text) for text in params)
+    parameters = {name: get_method(name).parameters for name in listed}
+    for key in values:
+        if not any(key in known for known in parameters.values()):
+            valid = sorted({name for known in parameters.values() for name in known})
+            raise SuiteError(f"parameter {key!r} is known to none of these methods; expected one of {', '.join(valid)}")
+    return [get_method(name, **{k: v for k, v in values.items() if k in known}) for name, known in parameters.items()]
 
 
 def _listed(names: str) -> list[str]:
@@ -142,7 +142,7 @@ def compare(
     max_new_tokens: int,
     profiles: Mapping[str, SourcedProfile | str] | None = None,
 ) -> Comparison:
-    """Answers of the full cache and of every method to one prompt. profiles: by method that needs one, or why none."""
+    """Answers of the full cache and of every method to one prompt. profiles: by method name, or why there is none."""
     profiles, kv_budget = profiles or {}, KVBudget.parse(kv_budget)
     ids = torch.tensor(loaded.tokenizer(text)["input_ids"], dtype=torch.int64)
     if ids.numel() + max_new_tokens > loaded.shape.context_length:
@@ -151,34 +151,33 @@ def compare(
             f"{loaded.shape.context_length} positions; shorten the prompt, or lower --max-new-tokens"
         )
     full = get_method("full")
-    shown: list[Compared] = []
-    requests: list[tuple[int, Request]] = []
+    rows: list[Compared] = []
+    requests: dict[int, Request] = {}  # by index in `rows`
     for method in (full, *(method for method in methods if method.name != "full")):
-        given = profiles.get(method.name, f"needs {method.profile}") if method.needs_profile else None
+        source = profiles.get(method.name, f"needs {method.profile}") if method.needs_profile else None
         budget = kv_budget if method.takes_budget else None
         try:
-            if isinstance(given, str):
-                raise CokvError(given)
-            profile: Any = given.profile if given else None
+            if isinstance(source, str):
+                raise CokvError(source)
+            profile: Any = source.profile if source else None
             method.check(budget, loaded.shape.num_layers, loaded.shape.num_kv_heads, profile)
         except CokvError as error:
-            shown.append(Compared(method, infeasible=str(error).removeprefix(f"{method.name}: ")))
+            rows.append(Compared(method, infeasible=str(error).removeprefix(f"{method.name}: ")))
             continue
-        requests.append((len(shown), Request(method, budget, profile)))
-        shown.append(Compared(method, profile=given.origin if given else ""))
-    read, answers = answer(loaded, ids, [one for _, one in requests], Stop(max_new_tokens, loaded.eos_ids))
-    for (place, _), one in zip(requests, answers, strict=True):
-        name = shown[place].method.name
-        if one.row is None or one.decoded is None:
-            shown[place] = replace(shown[place], infeasible=one.infeasible.removeprefix(f"{name}: "))
+        requests[len(rows)] = Request(method, budget, profile)
+        rows.append(Compared(method, profile=source.origin if source else ""))
+    read, results = answer(loaded, ids, list(requests.values()), Stop(max_new_tokens, loaded.eos_ids))
+    for i, result in zip(requests, results, strict=True):
+        if result.row is None or result.decoded is None:
+            rows[i] = replace(rows[i], infeasible=result.infeasible.removeprefix(f"{rows[i].method.name}: "))
             continue
-        assert isinstance(one.row.selection, Selection)
-        shown[place] = replace(
-            shown[place],
-            selection=one.row.selection,
-            answer=text_of(loaded, one.decoded.tokens),
-            generated_tokens=len(one.decoded.tokens),
-            kept_bytes=one.decoded.kept_bytes,
+        assert isinstance(result.row.selection, Selection)
+        rows[i] = replace(
+            rows[i],
+            selection=result.row.selection,
+            answer=text_of(loaded, result.decoded.tokens),
+            generated_tokens=len(result.decoded.tokens),
+            kept_bytes=result.decoded.kept_bytes,
         )
     slots = kv_budget.of(read.seq_len)
-    return Comparison(kv_budget.nominal, slots, read.seq_len, read.full_bytes, shown[0], tuple(shown[1:]))
+    return Comparison(kv_budget.nominal, slots, read.seq_len, read.full_bytes, rows[0], tuple(rows[1:]))

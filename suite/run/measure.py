@@ -1,9 +1,9 @@
-"""What compression costs and saves: decode and prefill latency and memory of each method, against two full caches.
+"""Decode and prefill latency and memory of each method, against two full caches.
 
 Two baselines, because most of the gain over transformers' DynamicCache is not compression: DynamicCache itself (it
 concatenates every step) and our own runtime with the full budget. Fixed number of new tokens, no early stop, last-token
-logits in every arm; arms are interleaved and ratios are taken pair by pair. On random token ids: speed does not depend
-on the text. What cannot be measured is absent.
+logits in every arm; arms are interleaved and ratios are computed pair by pair. Token ids are random, since speed does
+not depend on the text. What cannot be measured is left out.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from suite.spec import Experiment
 
 DYNAMIC, RAGGED = "dynamic_cache", "ragged"
 Arm = tuple[str, str, str]  # method, preset, runtime
-Look = tuple[int, tuple[Any, ...]]  # last queries kept, observers
-PLAIN: Look = (1, ())  # what the full cache needs
+PrefillNeeds = tuple[int, tuple[Any, ...]]  # window of queries, observers
+FULL_CACHE_NEEDS: PrefillNeeds = (1, ())
 
 
 @torch.no_grad()
@@ -62,18 +62,18 @@ def measure_decode(
 
     arms: dict[Arm, tuple[Selection, Policy]] = {("full", NORMALIZED, RAGGED): (full, Grow())}
     budgets = {(m.name, m.preset): budget.nominal if m.takes_budget else None for m in methods}
-    looks: dict[Arm, Look] = {}  # what the method's own prefill must look at
-    for one in compressed:
-        method = one.request.method
+    needs: dict[Arm, PrefillNeeds] = {}  # of a prefill for this method alone
+    for result in compressed:
+        method = result.request.method
         if method.name == "full":
-            continue  # it has its rows already
-        if one.row is None:
-            left_out.append({"method": method.name, "preset": method.preset, "why": one.infeasible})
+            continue  # both baselines are arms already
+        if result.row is None:
+            left_out.append({"method": method.name, "preset": method.preset, "why": result.infeasible})
             continue
-        assert isinstance(one.row.selection, Selection)
-        arms[method.name, method.preset, RAGGED] = one.row.selection, one.row.policy
+        assert isinstance(result.row.selection, Selection)
+        arms[method.name, method.preset, RAGGED] = result.row.selection, result.row.policy
         window, observers = prefill_requirements([method])
-        looks[method.name, method.preset, RAGGED] = window, tuple(observers)
+        needs[method.name, method.preset, RAGGED] = window, tuple(observers)
 
     first = int(read.first_logits.argmax())
     caches: dict[Arm, Callable[[], Any]] = {("full", NORMALIZED, DYNAMIC): lambda: _dynamic(loaded, read, spec.batch)}
@@ -93,8 +93,8 @@ def measure_decode(
                     seconds[key].append(probe.result["seconds"])
                     rows[key].setdefault("peak_bytes", _peaks(probe.result))
                 report.advance()
-    prefill_ms = _prefill_ms(loaded, ids, {PLAIN, *looks.values()}, spec.repeats)
-    named = {"/".join(key): times for key, times in seconds.items()}
+    prefill_ms = _prefill_ms(loaded, ids, {FULL_CACHE_NEEDS, *needs.values()}, spec.repeats)
+    seconds_by_name = {"/".join(key): times for key, times in seconds.items()}
     table = []
     for key, row in rows.items():
         times = sorted(seconds[key])
@@ -108,25 +108,25 @@ def measure_decode(
                 "prompt_tokens": spec.prompt_tokens,
                 "generated_tokens": spec.new_tokens,
                 "decode_ms_per_token": 1000 * times[len(times) // 2] / spec.new_tokens,
-                "prefill_ms": prefill_ms[looks.get(key, PLAIN)],
+                "prefill_ms": prefill_ms[needs.get(key, FULL_CACHE_NEEDS)],
                 **row,
                 "ratio_to": {
-                    DYNAMIC: probes.ratio_summary(named, "/".join(key), f"full/{NORMALIZED}/{DYNAMIC}"),
-                    "ragged_full": probes.ratio_summary(named, "/".join(key), f"full/{NORMALIZED}/{RAGGED}"),
+                    DYNAMIC: probes.ratio_summary(seconds_by_name, "/".join(key), f"full/{NORMALIZED}/{DYNAMIC}"),
+                    "ragged_full": probes.ratio_summary(seconds_by_name, "/".join(key), f"full/{NORMALIZED}/{RAGGED}"),
                 },
             }
         )
     return {"machine": probes.machine(), "versions": probes.versions(), "decode": table, "left_out": left_out}
 
 
-def _prefill_ms(loaded: LoadedModel, ids: torch.Tensor, looks: set[Look], repeats: int) -> dict[Look, float]:
-    """Median of a prefill by what it looks at: reading alone, and what a method's scores cost on the way."""
-    order = list(looks)
-    arms = {
-        str(place): partial(prefill, loaded.model, ids, *look, loaded.tokenizer) for place, look in enumerate(order)
-    }
+def _prefill_ms(
+    loaded: LoadedModel, ids: torch.Tensor, needs: set[PrefillNeeds], repeats: int
+) -> dict[PrefillNeeds, float]:
+    """Median milliseconds of a prefill with these queries and observers."""
+    order = list(needs)
+    arms = {str(i): partial(prefill, loaded.model, ids, *need, loaded.tokenizer) for i, need in enumerate(order)}
     times = probes.interleaved(arms, repeats, device=str(loaded.device))
-    return {look: 1000 * sorted(times[str(place)])[repeats // 2] for place, look in enumerate(order)}
+    return {need: 1000 * sorted(times[str(i)])[repeats // 2] for i, need in enumerate(order)}
 
 
 def _generate(loaded: LoadedModel, cache: Any, token: int, position: int, batch: int, count: int) -> None:
@@ -142,7 +142,7 @@ def _generate(loaded: LoadedModel, cache: Any, token: int, position: int, batch:
 
 
 def _dynamic(loaded: LoadedModel, read: Any, batch: int) -> DynamicCache:
-    """transformers' own cache, holding the same prompt."""
+    """transformers' DynamicCache, filled with the same prompt."""
     cache = DynamicCache(config=loaded.model.config)
     ids = read.input_ids.to(loaded.device).expand(batch, -1)
     loaded.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -150,7 +150,7 @@ def _dynamic(loaded: LoadedModel, read: Any, batch: int) -> DynamicCache:
 
 
 def _bytes(cache: Any) -> int:
-    """Bytes of K and V storage, slack included, each storage once."""
+    """Bytes of K and V storage, slack included; shared storage counts once."""
     if isinstance(cache, RaggedCache):
         return cache.storage_bytes
     return probes.storage_bytes(t for layer in cache.layers for t in (layer.keys, layer.values))

@@ -1,4 +1,4 @@
-"""What an experiment would do, without doing it: prompts, tokens, and the time that a short trial predicts."""
+"""An estimate of an experiment without running it: prompts, tokens, and the time that a short trial predicts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from cokv.cache.prefill import prefill
-from cokv.decode.batches import Row
+from cokv.decode.batches import Row, Way
 from cokv.decode.decode import Stop, decode
 from cokv.model.loading import LoadedModel
 from cokv.types import Selection
@@ -32,7 +32,7 @@ class Stage:
 
 
 def in_words(seconds: float) -> str:
-    """A time that is known roughly: whole seconds below two minutes, then minutes, then hours."""
+    """A rough time: whole seconds below two minutes, then minutes, then hours."""
     if seconds < 1.5:
         return "1 second"
     if seconds < 120:
@@ -44,7 +44,7 @@ def in_words(seconds: float) -> str:
 class _Task:
     name: str
     samples: int  # over all seeds
-    length: int  # tokens of its first prompt, which stands for all
+    length: int  # tokens of its first prompt, assumed for all
     new_tokens: int
 
 
@@ -68,42 +68,42 @@ def plan(experiment: Experiment, loaded: LoadedModel, workers: int = 1) -> list[
         removal = {t.name: min(spec.removal_samples, t.samples) for t in tasks}
         rows = {t.name: spec.prompts * coalitions + removal[t.name] * 6 for t in tasks}
         prompts = sum(spec.prompts + removal[t.name] for t in tasks)
-        read = sum((spec.prompts + removal[t.name]) * t.length for t in tasks)
+        prompt_tokens = sum((spec.prompts + removal[t.name]) * t.length for t in tasks)
         steps = sum(rows[t.name] * t.new_tokens for t in tasks)
-        seconds = (read * per_token + steps * per_row) / workers
-        stages.append(Stage("head game", prompts, sum(rows.values()), read, steps, seconds))
-    prompts, rows_made, read, steps = profiles_run.workload(
+        seconds = (prompt_tokens * per_token + steps * per_row) / workers
+        stages.append(Stage("head game", prompts, sum(rows.values()), prompt_tokens, steps, seconds))
+    prompts, profile_rows, prompt_tokens, steps = profiles_run.workload(
         experiment, max(t.length for t in tasks), max(t.new_tokens for t in tasks)
     )
     if prompts:
-        seconds = read * per_token + steps * per_step / grid
-        stages.append(Stage("profiles", prompts, rows_made, read, steps, seconds))
-    prompts, read = sum(t.samples for t in tasks), sum(t.samples * t.length for t in tasks)
+        seconds = prompt_tokens * per_token + steps * per_step / grid
+        stages.append(Stage("profiles", prompts, profile_rows, prompt_tokens, steps, seconds))
+    prompts, prompt_tokens = sum(t.samples for t in tasks), sum(t.samples * t.length for t in tasks)
     steps = sum(t.samples * t.new_tokens for t in tasks)
-    seconds = (read * per_token + steps * per_step) / workers
-    stages.append(Stage("samples", prompts, prompts * grid, read, steps * grid, seconds))
+    seconds = (prompt_tokens * per_token + steps * per_step) / workers
+    stages.append(Stage("samples", prompts, prompts * grid, prompt_tokens, steps * grid, seconds))
     if experiment.measure is not None:
-        m = experiment.measure
+        measure = experiment.measure
         arms = sum(c.nominal == experiment.kv_budgets[0] for c in grid_cells(experiment)) + 2
-        steps = arms * (m.repeats + 1) * m.new_tokens
-        stages.append(Stage("latency and memory", 1, arms, m.prompt_tokens, steps, steps * per_step / 4))
+        steps = arms * (measure.repeats + 1) * measure.new_tokens
+        stages.append(Stage("latency and memory", 1, arms, measure.prompt_tokens, steps, steps * per_step / 4))
     return stages
 
 
-def _trial(loaded: LoadedModel, length: int, rows: int, way: str = "ragged") -> tuple[float, float]:
-    """Seconds of one prefilled token, and of one decode step of `rows` rows.
+def _trial(loaded: LoadedModel, length: int, rows: int, way: Way = "ragged") -> tuple[float, float]:
+    """Seconds per prompt token of a prefill, and per decode step of `rows` rows.
 
-    Ragged rows keep an eighth of the prompt, shared ones all of it.
+    Ragged rows keep an eighth of the prompt, shared rows all of it.
     """
     length = min(length, loaded.shape.context_length - 16)
     ids = torch.randint(3, loaded.model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(0))
-    made = prefill(loaded.model, ids)
+    prefill(loaded.model, ids)  # warm-up
     start = time.perf_counter()
-    made = prefill(loaded.model, ids)
+    read = prefill(loaded.model, ids)
     per_token = (time.perf_counter() - start) / length
     mask = torch.zeros(loaded.shape.num_layers, loaded.shape.num_kv_heads, length, dtype=torch.bool)
     mask[..., -length // 8 if way == "ragged" else 0 :] = True
     row = Row(Selection.from_mask(mask))
     start = time.perf_counter()
-    decode(loaded.model, made, [row] * rows, Stop(8), way="shared" if way == "shared" else "ragged")
+    decode(loaded.model, read, [row] * rows, Stop(8), way=way)
     return per_token, (time.perf_counter() - start) / 8

@@ -1,4 +1,4 @@
-"""Whether an experiment fits its model, asked before any work: what shows only at the end has cost the whole run."""
+"""Checks that an experiment fits its model, before any work is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from suite.spec import Experiment
 
 
 def check_fit(experiment: Experiment, loaded: LoadedModel) -> None:
-    """Refuses prompts that pass the model's context, and games that its KV heads cannot play."""
+    """Refuses prompts longer than the model's context, and games whose slice sizes do not fit its KV heads."""
     positions = loaded.shape.context_length
     for section, part in (("ruler", experiment.ruler), ("longbench_mini", experiment.longbench_mini)):
         if part is not None and part.length > positions:
@@ -28,13 +28,13 @@ def check_fit(experiment: Experiment, loaded: LoadedModel) -> None:
                 f"{positions} positions; choose a protocol that keeps fewer (cokv protocols), or a model that has more"
             )
     if experiment.measure is not None:
-        asked = experiment.measure.prompt_tokens + experiment.measure.new_tokens
-        if asked > positions:
+        measured_tokens = experiment.measure.prompt_tokens + experiment.measure.new_tokens
+        if measured_tokens > positions:
             raise SuiteError(
-                f"[measure] prompt_tokens + new_tokens is {asked}, the model has {positions} positions; "
+                f"[measure] prompt_tokens + new_tokens is {measured_tokens}, the model has {positions} positions; "
                 f"choose at most {positions} together, or a model that has more"
             )
     if experiment.game is not None:
         players = loaded.shape.num_layers * loaded.shape.num_kv_heads
-        for plan in plans(experiment.game, players):  # its aggregate says when a player is never drawn
+        for plan in plans(experiment.game, players):  # `aggregate` raises if a player is never drawn
             estimator(experiment.game).aggregate(plan, np.zeros(len(plan.coalitions)))

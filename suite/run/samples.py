@@ -1,8 +1,8 @@
-"""The sample stage: every (method, budget) on every test sample, here or by workers.
+"""The sample stage: every (method, budget) on every test sample, in this process or by workers.
 
-One prefill per sample serves every (method, budget); all of them are rows of one decode. Their records are one write,
-so a kill costs at most the samples in flight, one per worker. Workers end in any order; the finished file is in the
-order of the plan, whoever worked, so that the metrics of any two runs are the same, byte for byte.
+All (method, budget) pairs share one prefill per sample and decode together. Their records are written at once, so a
+kill loses at most the samples in flight, one per worker. Workers finish in any order; the finished file is sorted in
+the order of the plan, so that the metrics of any two runs are the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from suite.tasks.prompt import Prompt, text_of
 
 PREDICTIONS = "predictions.jsonl"
 Block = tuple[str, int, int]  # task, seed, index among their samples
-Answer = tuple[str, list[dict[str, Any]]]  # sample_id and its records; none where they are written already
+Answer = tuple[str, list[dict[str, Any]]]  # sample_id and its records; none if they are already written
 
 
 @dataclass(frozen=True)
 class SampleWorker:
-    """Makes a worker in a process of its own, which loads the model on its device."""
+    """Makes a worker in its own process, where it loads the model on its device."""
 
     experiment: Experiment
     scores: Mapping[str, HeadScores]  # per task
@@ -60,20 +60,20 @@ class SampleWorker:
 
 
 class _Prompts:
-    """Test samples by index. Those of one (task, seed) are made in their order and kept until another is asked for."""
+    """Test samples by index, generated in order; those of the last (task, seed) are cached."""
 
     def __init__(self, experiment: Experiment, loaded: LoadedModel) -> None:
         self.experiment, self.loaded = experiment, loaded
         self.group: tuple[str, int] | None = None
         self.prompts: list[Prompt] = []
-        self.coming: Iterator[Prompt] = iter(())
+        self.remaining: Iterator[Prompt] = iter(())
 
     def get(self, task: str, seed: int, index: int) -> Prompt:
         if self.group != (task, seed):
             self.group, self.prompts = (task, seed), []
-            self.coming = test_prompts(self.experiment, self.loaded, task, seed)
+            self.remaining = test_prompts(self.experiment, self.loaded, task, seed)
         while len(self.prompts) <= index:
-            self.prompts.append(next(self.coming))
+            self.prompts.append(next(self.remaining))
         return self.prompts[index]
 
 
@@ -85,7 +85,7 @@ def run_samples(
     profiles: Profiles,
     pool: Pool,
 ) -> None:
-    """Writes what is missing of predictions.jsonl. scores: Shapley values per task; profiles: those per model."""
+    """Writes the missing records of predictions.jsonl. scores: Shapley values per task; profiles: those per model."""
     finished = _finished(folder, len(grid_cells(experiment)))
     blocks: list[Block] = [
         (task, seed, index)
@@ -102,25 +102,25 @@ def run_samples(
             if records:
                 append(records)
                 report.advance(note=blocks[index][0])
-    _in_order(folder, {ids[index]: index for index in range(len(blocks))})
+    _sort_records(folder, {ids[index]: index for index in range(len(blocks))})
 
 
 def _finished(folder: RunFolder, cells_per_sample: int) -> set[tuple[str, str]]:
-    """Samples with all their records. One that a crash left with only some is dropped from the file, to be redone."""
+    """Samples with all their records. A crash may leave only some of a sample's: these are dropped, to be redone."""
     records = folder.lines(PREDICTIONS, ("task", "sample_id", "method", "kv_budget"))
     counts = Counter((r["task"], r["sample_id"]) for r in records)
-    whole = {sample for sample, count in counts.items() if count == cells_per_sample}
-    if len(whole) < len(counts):
-        folder.rewrite(PREDICTIONS, [r for r in records if (r["task"], r["sample_id"]) in whole])
-    return whole
+    complete = {sample for sample, count in counts.items() if count == cells_per_sample}
+    if len(complete) < len(counts):
+        folder.rewrite(PREDICTIONS, [r for r in records if (r["task"], r["sample_id"]) in complete])
+    return complete
 
 
-def _in_order(folder: RunFolder, places: Mapping[tuple[str, str], int]) -> None:
-    """Samples in the order of the plan; inside one, its records stay as they were written."""
+def _sort_records(folder: RunFolder, order: Mapping[tuple[str, str], int]) -> None:
+    """Sorts samples in the order of the plan; the records of one sample keep their order."""
     records = folder.lines(PREDICTIONS)
-    found = [places[r["task"], r["sample_id"]] for r in records]
-    if found != sorted(found):
-        folder.rewrite(PREDICTIONS, sorted(records, key=lambda r: places[r["task"], r["sample_id"]]))
+    indices = [order[r["task"], r["sample_id"]] for r in records]
+    if indices != sorted(indices):
+        folder.rewrite(PREDICTIONS, sorted(records, key=lambda r: order[r["task"], r["sample_id"]]))
 
 
 def run_sample(
@@ -131,8 +131,8 @@ def run_sample(
     profiles: Profiles | None = None,
     first_token: FirstToken = "prefill",
 ) -> Iterator[dict[str, Any]]:
-    """One record per cell of the grid, from one prefill. A cell whose method cannot meet its budget, or has no profile
-    on this model, says why; any other error stops the run and names the sample.
+    """One record per cell of the grid, from one prefill. Where a method cannot meet its budget, or has no profile on
+    this model, the record has the reason; any other error stops the run and names the sample.
 
     scores: the task's Shapley values; profiles: those per model.
     """
@@ -150,18 +150,21 @@ def run_sample(
         )
     except CokvError as error:
         raise SuiteError(f"{prompt.task}, sample {prompt.sample_id}: {error}") from error
-    if prompt.question_ids is not None:  # read on the compressed cache, and so the first token comes from there
+    if prompt.question_ids is not None:  # read on the compressed cache, where the first token then comes from
         first_token = "compressed"
-    by_cell = dict(zip(requests, answers, strict=True))
+    results = dict(zip(requests, answers, strict=True))
     for cell in grid:
-        one = by_cell.get(cell)
-        slots = cell.kv_budget.of(read.seq_len) if one is None and cell.kv_budget else one.kv_slots if one else None
-        record = _common(prompt, cell, slots, read, loaded, first_token)
-        if one is None or one.decoded is None:
-            reasons = {"infeasible": one.infeasible} if one else {"infeasible": None, "unsupported": unsupported[cell]}
-            yield {**record, "score": None, **reasons}
+        result = results.get(cell)
+        budget = cell.kv_budget
+        slots = result.kv_slots if result else budget.of(read.seq_len) if budget else None
+        record = _shared_fields(prompt, cell, slots, read, loaded, first_token)
+        if result is None:
+            yield {**record, "score": None, "infeasible": None, "unsupported": unsupported[cell]}
             continue
-        decoded, text = one.decoded, text_of(loaded, one.decoded.tokens)
+        if result.decoded is None:
+            yield {**record, "score": None, "infeasible": result.infeasible}
+            continue
+        decoded, text = result.decoded, text_of(loaded, result.decoded.tokens)
         yield {
             **record,
             "prediction": text,
@@ -175,9 +178,10 @@ def run_sample(
         }
 
 
-def _common(
+def _shared_fields(
     prompt: Prompt, cell: GridCell, kv_slots: int | None, read: Prefill, loaded: LoadedModel, first_token: FirstToken
 ) -> dict[str, Any]:
+    """The fields of a record that feasible and infeasible cells share."""
     return {
         "benchmark": prompt.benchmark,
         "task": prompt.task,

@@ -1,6 +1,6 @@
-"""A digest of this project's own code, so that a run whose code has changed is another run.
+"""A digest of this project's code, so that a run with changed code is a different run.
 
-Comments, docstrings and layout do not count. Which package a file is in does.
+It ignores comments, docstrings and layout, and includes each file's path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOMS = ("cokv", "longbench", "ruler", "suite")  # `reports` only reads what a r
 
 @functools.cache
 def source_digest() -> str:
-    """sha256 over every module, its first 16 digits."""
+    """First 16 hex digits of the sha256 over every module."""
     digest = hashlib.sha256()
     for room in ROOMS:
         (folder,) = importlib.import_module(room).__path__
@@ -27,7 +27,7 @@ def source_digest() -> str:
 
 
 def meaning(source: str) -> str:
-    """A module's statements in one spelling, docstrings left out."""
+    """A module's syntax tree without docstrings, as text."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

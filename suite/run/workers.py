@@ -1,4 +1,4 @@
-"""Who does the work of a command: this process, several processes of this machine, or a Ray cluster."""
+"""The pool that runs a command's work: this process, several processes of this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from cokv.cluster.processes import Processes
 from suite.spec import ModelSpec
 
 EMBEDDED = "embedded"
-MOST = 8  # processes that are started unasked
+MAX_DEFAULT_WORKERS = 8
 
 
 def pool_for(model: ModelSpec, workers: int | None, ray: str | None = None) -> Pool:
-    """`workers` processes, or actors of the Ray cluster at this address; left out: see `unasked`.
+    """`workers` processes, or actors of the Ray cluster at this address; None: see `default_workers`.
 
-    On GPUs, workers take them in turn, and the first also holds the model of the process that asked.
+    Workers are assigned to GPUs in turn; the first GPU also holds this process's model.
     """
     if ray is not None:
         from cokv.cluster.on_ray import OnRay
 
         return OnRay(ray, workers, model.device)
-    count = unasked(model) if workers is None else workers
+    count = default_workers(model) if workers is None else workers
     if count == 1:
         return InProcess(model.device)
     return Processes(count, model.device, threads=1 if workers is None else None)
 
 
 def size(pool: Pool) -> int:
-    """How many work at the same time; 1 where only a cluster knows."""
+    """Number of parallel workers; 1 if only a cluster knows it."""
     return getattr(pool, "workers", None) or 1
 
 
-def unasked(model: ModelSpec) -> int:
-    """One process per thread that torch would use, where the embedded model runs on a CPU: it is too small for several
-    threads. One otherwise: a real model's weights are then held once.
+def default_workers(model: ModelSpec) -> int:
+    """For the embedded model on a CPU, which is too small for several threads, one process per thread that torch would
+    use. One otherwise, so that a real model's weights are in memory once.
     """
     small = model.name == EMBEDDED and model.device == "cpu"
-    return min(torch.get_num_threads(), MOST) if small else 1
+    return min(torch.get_num_threads(), MAX_DEFAULT_WORKERS) if small else 1

@@ -1,7 +1,7 @@
 """Experiment files: one TOML per experiment, validated key by key; one file here per group of sections.
 
-A mistake names the file, the key, and what was expected. Everything here can change an answer, so everything here is
-hashed into a run's name (see runs.py); how fast or where it runs is not.
+Errors name the file, the key, and what was expected. What can change an answer is hashed into a run's name
+(suite/experiment.py); where and how fast it runs is not.
 """
 
 from suite.spec.benchmarks import LongBenchMiniSpec, LongBenchSpec, RulerSpec

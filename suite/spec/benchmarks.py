@@ -18,14 +18,14 @@ from suite.spec.part import Count, Part, nearest
 class RulerSpec(Part):
     """RULER tasks: prepared by the official generator (`data`), or generated for the model's tokenizer.
 
-    Essays and question files are the user's; without them text is generated.
+    `essays` and `questions` are the user's files; without them text is generated.
     """
 
     preset: Literal["mini", "official"] = "official"
     length: Count
     tasks: tuple[str, ...]
     samples: Count
-    data: str | None = None  # the folder the official generator wrote, or one of its files
+    data: str | None = None  # the official generator's output folder, or one file of it
     essays: str | None = None
     questions: dict[str, str] = Field(default_factory=dict)
 
@@ -43,13 +43,13 @@ class RulerSpec(Part):
 
 
 class LongBenchSpec(Part):
-    """LongBench v1 on official data: a folder, a `data.zip`, or (without `data`) the hub at its pinned revision."""
+    """LongBench v1 on official data: a folder, a `data.zip`, or (without `data`) the hub at a pinned revision."""
 
     tasks: tuple[str, ...]
     templates: str  # folder with the official dataset2prompt.json and dataset2maxlen.json
     data: str | None = None
     protocol: str = "official"
-    samples: Count | None = None  # per task; all when left out
+    samples: Count | None = None  # per task; None: all
     partial: bool = False  # accept files with fewer records than the official ones
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     split_seed: int = 0
@@ -67,7 +67,7 @@ class LongBenchSpec(Part):
 
 
 class LongBenchMiniSpec(Part):
-    """Generated stand-ins for LongBench's data sets, fitted to the model's tokenizer: ours, and no LongBench scores."""
+    """Generated tasks like LongBench's, fitted to the model's tokenizer. Their scores are no LongBench scores."""
 
     tasks: tuple[str, ...] = tuple(LONGBENCH_MINI)
     length: Count

@@ -1,4 +1,4 @@
-"""The experiment as a whole, and what its sections must agree on."""
+"""The whole experiment file, and the checks across its sections."""
 
 from __future__ import annotations
 
@@ -59,25 +59,27 @@ class Experiment(Part):
         return self
 
     @model_validator(mode="after")
-    def _profiles_are_found(self) -> Experiment:
-        read = self.profiles or ProfilesSpec()
+    def _head_scores_have_a_source(self) -> Experiment:
+        profiles = self.profiles or ProfilesSpec()
         shapley = [m.name for m in self.methods if SHAPLEY in get_method(m.name).profile_kinds]
-        needy = [name for name in shapley if not read.files_of(name)]
-        if needy and self.game is None:
-            raise ValueError(f"{', '.join(needy)} needs head scores: add a [game] section, or a file in [profiles]")
-        if needy and self.game is not None and self.game.players != "kv_head":
+        without_file = [name for name in shapley if not profiles.files_of(name)]
+        if without_file and self.game is None:
             raise ValueError(
-                f"{', '.join(needy)} needs scores of KV heads, [game] players is {self.game.players!r}; "
+                f"{', '.join(without_file)} needs head scores: add a [game] section, or a file in [profiles]"
+            )
+        if without_file and self.game is not None and self.game.players != "kv_head":
+            raise ValueError(
+                f"{', '.join(without_file)} needs scores of KV heads, [game] players is {self.game.players!r}; "
                 "leave it out here, and compute other profiles with `cokv profile ssv --players`"
             )
         return self
 
     @model_validator(mode="after")
-    def _coalitions_lack_something(self) -> Experiment:
+    def _window_is_shorter_than_prompts(self) -> Experiment:
         for part in (self.ruler, self.longbench_mini):
             if self.game is not None and part is not None and self.game.window_size >= part.length:
                 raise ValueError(
-                    f"[game] window_size {self.game.window_size} covers prompts of {part.length} tokens, so no "
-                    "coalition would lack anything; choose a smaller window_size"
+                    f"[game] window_size {self.game.window_size} covers prompts of {part.length} tokens, so every "
+                    "coalition would keep the whole prompt; choose a smaller window_size"
                 )
         return self

@@ -16,7 +16,7 @@ from suite.spec.part import Count, Part, each_once
 class GameSpec(Part):
     """Head scores by Sliced Shapley values, one game per task, on validation prompts that no test sample shares.
 
-    What the game is: prompts, window, utility, players, first token (cokv.game.utility). Which coalitions: the rest.
+    `prompts` to `first_token` define the game (cokv.game.utility), the other fields how coalitions are drawn and used.
     """
 
     prompts: Count = 8
@@ -30,7 +30,7 @@ class GameSpec(Part):
     draws: Draws = "independent"
     aggregation: Literal["paper", "official"] = "paper"
     seed: Annotated[int, Field(ge=0)] = 0
-    block_size: Count = 96  # coalitions evaluated together, and recorded together
+    block_size: Count = 96  # coalitions evaluated and recorded together
     removal_samples: Count = 16
     removal_share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
 
@@ -40,9 +40,9 @@ class GameSpec(Part):
         return each_once(values)
 
     @model_validator(mode="after")
-    def _readable(self) -> GameSpec:
+    def _aggregation_fits_estimator(self) -> GameSpec:
         if self.estimator != "sliced" and self.aggregation != "paper":
             raise ValueError(
-                f"aggregation {self.aggregation!r} is of the estimator 'sliced', not of {self.estimator!r}"
+                f"aggregation {self.aggregation!r} works with estimator 'sliced' only, not with {self.estimator!r}"
             )
         return self

@@ -1,4 +1,4 @@
-"""What is measured beside the answers: [measure]."""
+"""Latency and memory measurements: [measure]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from suite.spec.part import Budget, Count, Part
 
 
 class MeasureSpec(Part):
-    """What compression costs and saves: decode latency and memory of each method against the full cache."""
+    """Decode latency and memory of each method against the full cache."""
 
     kv_budget: Budget
     prompt_tokens: Count

@@ -1,4 +1,4 @@
-"""The methods: rows of the table with their parameters, and the defaults a file gives them all."""
+"""The methods of an experiment with their parameters, and the file's defaults for all of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MethodSpec(Part):
 
 
 def check_defaults(path: Path, defaults: Any) -> None:
-    """A default that no method has would be dropped in silence."""
+    """Refuses a default that is no parameter of any method."""
     if not isinstance(defaults, dict):
         raise SuiteError(f"{path}: key `method_defaults`: expected a table of parameters, got {defaults!r}")
     known = sorted({name for entry in METHODS.values() for name in entry.parameters})
@@ -42,9 +42,9 @@ def check_defaults(path: Path, defaults: Any) -> None:
 
 
 def with_defaults(method: Any, defaults: dict[str, Any]) -> Any:
-    """A method given by name alone, or as a table.
+    """A method entry (a name, or a table) with the file's defaults filled in.
 
-    The file's defaults reach the `normalized` preset of methods that have such a parameter; `official` is as released.
+    Defaults apply to the `normalized` preset of methods with such a parameter; other presets stay as released.
     """
     if isinstance(method, str):
         method = {"name": method}
@@ -52,7 +52,7 @@ def with_defaults(method: Any, defaults: dict[str, Any]) -> Any:
         return method
     name, params = method.get("name"), method.get("params", {})
     if not isinstance(name, str) or not isinstance(params, dict):
-        return method  # to be refused with its key
+        return method  # validation refuses it and names the key
     try:
         known = get_method(name).parameters
     except CokvError:

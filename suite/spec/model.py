@@ -1,4 +1,4 @@
-"""The model and the protocol: what answers, and the two choices that move every score."""
+"""The model and the protocol: [model] and [protocol]."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class ModelSpec(Part):
 
 
 class ProtocolSpec(Part):
-    """The two choices that move every score.
+    """The two choices that affect every score.
 
-    first_token: where a query-aware prompt's first answer token comes from: the uncompressed `prefill`, as in released
-    codes, or the last prompt token run again on the `compressed` cache. A question that comes later is always read on
-    the compressed cache.
+    query_aware: whether the prompt includes the question when tokens are selected; if not, the question is read on the
+    compressed cache. first_token: where a query-aware prompt's first answer token comes from: the uncompressed
+    `prefill`, as in released codes, or the last prompt token run again on the `compressed` cache.
     """
 
     query_aware: bool = True

@@ -1,4 +1,4 @@
-"""What all sections of an experiment file share: unknown keys and wrong types are refused, nothing is converted."""
+"""The base class of all sections of an experiment file: unknown keys and wrong types are refused, never converted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Budget = Annotated[int | str, AfterValidator(lambda value: KVBudget.parse(value)
 
 
 class Part(BaseModel):
-    """One table of the file."""
+    """One section of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

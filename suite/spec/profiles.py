@@ -1,4 +1,4 @@
-"""Where profiles come from: [profiles]."""
+"""The sources of profiles: [profiles]."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pydantic import Field
 
 from suite.spec.part import Count, Part
 
-SHAPLEY = "sliced Shapley value"  # the kind of profile that the head game makes
+SHAPLEY = "sliced Shapley value"  # the kind of profile that the head game computes
 
 
 class ProfilesSpec(Part):
-    """Profiles per model: for each method that needs one a file, ours or a published one, or else it is computed.
+    """Profiles per model: for each method that needs one a file, ours or a published one; None: it is computed.
 
-    prompts, length: of HeadKV's needles, per needle task, and their tokens, as in [ruler] or [longbench_mini] when left
-    out. passkey_length, steps: of DuoAttention's training, on as many prompts. task_prompts, per_layer: LU-KV's
-    validation prompts of each task, and whether importance counts as a share of a layer's. period: random tokens of
-    RazorAttention's text, which stand there four times.
+    prompts, length: number per needle task, and tokens, of HeadKV's needle prompts; length None: as in [ruler] or
+    [longbench_mini]. passkey_length, steps: tokens per prompt, and number of training steps (one prompt each), of
+    DuoAttention. task_prompts, per_layer: LU-KV's validation prompts per task, and whether importance is normalized per
+    layer. period: number of random tokens that RazorAttention's text repeats four times.
     """
 
     razorattention: str | None = None
@@ -36,7 +36,7 @@ class ProfilesSpec(Part):
     seed: Annotated[int, Field(ge=0)] = 0
 
     def files_of(self, method: str) -> tuple[str, ...]:
-        """The files named for a method: none when its profile is to be computed."""
+        """The profile files of a method; none if its profile is to be computed."""
         named = getattr(self, method) if method in FILES else None
         return () if named is None else (named,) if isinstance(named, str) else tuple(named)
 

@@ -1,4 +1,4 @@
-"""From a TOML file to an experiment. A mistake names the file, the key, and what was expected."""
+"""Reads an experiment from a TOML file. Errors name the file, the key, and what was expected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from suite.spec.part import nearest
 
 
 def read_experiment(path: Path, limit: int | None = None) -> Experiment:
-    """Reads and checks an experiment file. `limit` bounds the samples per task and seed, and is hashed too."""
+    """Reads and checks an experiment file. `limit` bounds the samples per task and seed, and is hashed with them."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -45,12 +45,12 @@ def read_experiment(path: Path, limit: int | None = None) -> Experiment:
 
 
 def with_game(experiment: Experiment, **changes: Any) -> Experiment:
-    """The experiment with some keys of its [game] section changed; those that are None stay."""
+    """The experiment with some keys of its [game] section changed; None leaves a key unchanged."""
     if experiment.game is None:
         raise SuiteError(f"experiment {experiment.name!r} has no [game] section, which says how the game is played")
-    given = {**experiment.game.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
+    game = {**experiment.game.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
     try:
-        return experiment.model_copy(update={"game": GameSpec.model_validate(given)})
+        return experiment.model_copy(update={"game": GameSpec.model_validate(game)})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the game"
@@ -59,14 +59,14 @@ def with_game(experiment: Experiment, **changes: Any) -> Experiment:
 
 
 def _first(error: ValidationError) -> str:
-    """The first mistake, as `key: message`; an unknown key is answered with the nearest known one.
+    """The first error, as `key: message`, with the nearest known key for an unknown one.
 
-    A key that is missing may be there in another spelling: then the unknown one is the mistake.
+    A missing key may be misspelled in the file: then the unknown key is reported.
     """
-    found = error.errors()
-    first = found[0]
+    errors = error.errors()
+    first = errors[0]
     if first["type"] == "missing":
-        first = next((one for one in found if one["type"] == "extra_forbidden"), first)
+        first = next((entry for entry in errors if entry["type"] == "extra_forbidden"), first)
     key = ".".join(str(part) for part in first["loc"]) or "the file"
     if first["type"] == "extra_forbidden":
         return f"unknown key `{key}`; {nearest(str(first['loc'][-1]), _fields(first['loc'][:-1]))}"

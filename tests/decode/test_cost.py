@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from cokv.cache.policies.growth import EvictOldest
 from cokv.cache.prefill import Prefill, prefill
-from cokv.decode.batches import Row, choose
+from cokv.decode.batches import Row, choose_way
 from cokv.decode.cost import Cost, cheapest, costs
 from cokv.decode.decode import Stop, decode
-from cokv.decode.head_mask import HeadMask, Table
+from cokv.decode.head_mask import HeadMask, RowTable
 from cokv.types import Selection
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -44,30 +44,30 @@ def coalitions(count: int, heads: int = 2, share: float = 0.5) -> list[HeadMask]
 
 
 def test_small_kept_sets_are_ragged_and_coalitions_are_not(made: Prefill) -> None:
-    assert cheapest(made, Table.of(made, scattered(12, 10)), WEIGHTS) == "ragged"
-    assert cheapest(made, Table.of(made, scattered(12, 390)), WEIGHTS) != "ragged"
-    assert cheapest(made, Table.of(made, coalitions(12)), WEIGHTS) == "trie"
+    assert cheapest(made, RowTable.of(made, scattered(12, 10)), WEIGHTS) == "ragged"
+    assert cheapest(made, RowTable.of(made, scattered(12, 390)), WEIGHTS) != "ragged"
+    assert cheapest(made, RowTable.of(made, coalitions(12)), WEIGHTS) == "trie"
 
 
 def test_the_choice_flips_once_as_rows_keep_more(made: Prefill) -> None:
-    chosen = [cheapest(made, Table.of(made, scattered(8, kept)), WEIGHTS) == "ragged" for kept in range(5, 400, 40)]
+    chosen = [cheapest(made, RowTable.of(made, scattered(8, kept)), WEIGHTS) == "ragged" for kept in range(5, 400, 40)]
     assert chosen[0] and not chosen[-1]
     assert chosen == sorted(chosen, reverse=True)
 
 
 def test_counts_grow_with_what_is_kept_and_shared_work_counts_once(made: Prefill) -> None:
-    few, many = (costs(made, Table.of(made, scattered(8, kept)), WEIGHTS) for kept in (10, 200))
+    few, many = (costs(made, RowTable.of(made, scattered(8, kept)), WEIGHTS) for kept in (10, 200))
     assert few["ragged"].total < many["ragged"].total
     assert few["shared"] == many["shared"], "the shared way forms all logits, whatever is kept"
     rows = coalitions(20)
-    once, twice = (costs(made, Table.of(made, given), WEIGHTS) for given in (rows, rows * 2))
+    once, twice = (costs(made, RowTable.of(made, given), WEIGHTS) for given in (rows, rows * 2))
     assert once["trie"] == twice["trie"], "equal rows are one"
     assert twice["ragged"].total == 2 * once["ragged"].total
     assert Cost(8.0, 16.0).total == 10.0
 
 
 def test_one_coalition_kept_whole_counts_the_same_products_in_both_shared_ways(made: Prefill) -> None:
-    table = Table.of(made, [HeadMask(torch.ones(1, SEQ_LEN, dtype=torch.bool), np.zeros((3, 2), dtype=np.int64))])
+    table = RowTable.of(made, [HeadMask(torch.ones(1, SEQ_LEN, dtype=torch.bool), np.zeros((3, 2), dtype=np.int64))])
     found = costs(made, table, WEIGHTS)
     assert found["trie"] == found["shared"]
 
@@ -75,13 +75,13 @@ def test_one_coalition_kept_whole_counts_the_same_products_in_both_shared_ways(m
 def test_rows_only_some_ways_can_decode(make_model: MakeModel, made: Prefill) -> None:
     model = make_model()
     few = [Row(selection) for selection in scattered(6, 10)]
-    assert choose(model, made, few) == "ragged"
+    assert choose_way(model, made, few) == "ragged"
     fine = [Row(choice) for choice in coalitions(4, heads=4, share=0.0)]
-    assert choose(model, made, fine) != "ragged"
+    assert choose_way(model, made, fine) != "ragged"
     whole = Selection.from_mask(torch.ones(3, 2, SEQ_LEN, dtype=torch.bool))
-    assert choose(model, made, [Row(whole)] * 20) == "trie"
-    assert choose(model, made, [Row(whole)] * 20 + [Row(whole, EvictOldest(SEQ_LEN + 8))]) == "ragged"
-    assert choose(model, made, []) == "ragged"
+    assert choose_way(model, made, [Row(whole)] * 20) == "trie"
+    assert choose_way(model, made, [Row(whole)] * 20 + [Row(whole, EvictOldest(SEQ_LEN + 8))]) == "ragged"
+    assert choose_way(model, made, []) == "ragged"
 
 
 @pytest.mark.parametrize("kept", [10, 390])

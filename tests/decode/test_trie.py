@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.prefill import Prefill, prefill
-from cokv.decode.batches import Row, choose
+from cokv.decode.batches import Row, choose_way
 from cokv.decode.decode import Decoded, Stop, decode
-from cokv.decode.head_mask import HeadMask, Table
+from cokv.decode.head_mask import HeadMask, RowTable
 from cokv.decode.partition import Partition, products, representatives
 from cokv.decode.session import start_session
 from cokv.decode.trie import TrieCache, expanding
-from cokv.decode.trie_layer import FEW
+from cokv.decode.trie_layer import MAX_PRODUCTS
 from cokv.types import CokvError, Selection
 
 MakeModel = Callable[..., PreTrainedModel]
@@ -127,7 +127,7 @@ def test_rows_of_all_kinds_in_one_batch(make_model: MakeModel, prompt: Prompt, u
     made = prefill(model, prompt(SEQ_LEN))
     own = [Row(Selection.from_mask(uneven_mask(3, 2, SEQ_LEN, seed))) for seed in range(4)]
     rows = [own[0], *coalitions(made, 4), *own[1:], *coalitions(made, 4, seed=1)]
-    assert len(Table.of(made, [row.selection for row in rows]).patterns) > FEW
+    assert len(RowTable.of(made, [row.selection for row in rows]).patterns) > MAX_PRODUCTS
     ragged, shared, trie = (tokens(decode(model, made, rows, Stop(16), way=way)) for way in WAYS)
     assert ragged == shared == trie
     fine = [*rows, *coalitions(made, 3, heads=4)]
@@ -157,7 +157,7 @@ def test_a_step_runs_on_nodes(make_model: MakeModel, prompt: Prompt) -> None:
 def test_hooks_are_removed_also_after_an_exception(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model()
     made = prefill(model, prompt(SEQ_LEN))
-    cache = TrieCache(made, Table.of(made, [row.selection for row in coalitions(made, 3)]), 2)
+    cache = TrieCache(made, RowTable.of(made, [row.selection for row in coalitions(made, 3)]), 2)
     with pytest.raises(RuntimeError, match="inside"), expanding(model, cache):
         assert all(layer._forward_pre_hooks for layer in model.model.layers)
         raise RuntimeError("inside")
@@ -215,7 +215,7 @@ def test_equal_sets_of_positions_are_one_pattern(make_model: MakeModel, prompt: 
     made = prefill(make_model(), prompt(SEQ_LEN))
     rows = coalitions(made, 5)
     selections = [row.selection.selection(2) for row in rows if isinstance(row.selection, HeadMask)]
-    table = Table.of(made, [*selections, *(row.selection for row in rows)])
+    table = RowTable.of(made, [*selections, *(row.selection for row in rows)])
     assert len(table.patterns) == 2
     assert np.array_equal(table.which[:5], table.which[5:])
     assert torch.equal(table.mask()[0], selections[0].mask())
@@ -243,9 +243,9 @@ def test_a_model_whose_layers_are_not_found_is_decoded_without_the_trie(
     made = prefill(model, prompt(SEQ_LEN))
     rows = coalitions(made, 5)
     expected = tokens(decode(model, made, rows, Stop(6), way="trie"))
-    assert choose(model, made, rows) == "trie"
+    assert choose_way(model, made, rows) == "trie"
     monkeypatch.setattr(model, "get_decoder", lambda: model.lm_head)
-    assert choose(model, made, rows) == "shared"
+    assert choose_way(model, made, rows) == "shared"
     assert tokens(decode(model, made, rows, Stop(6), way="auto")) == expected
     with pytest.raises(CokvError, match="decode with way='shared'"):
         decode(model, made, rows, Stop(6), way="trie")

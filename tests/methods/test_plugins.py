@@ -99,7 +99,7 @@ def test_each_way_to_break_the_contract_is_found(name, check, said):
     assert check in CHECKS
     (found,) = check_scorer(get_method(f"own_scorers:{name}").scorer, only=[check])
     assert not found.passed
-    assert re.search(said, found.said), found.said
+    assert re.search(said, found.message), found.message
 
 
 @pytest.mark.parametrize("name", ["snapkv", "h2o", "expectedattention"])

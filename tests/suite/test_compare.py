@@ -19,7 +19,7 @@ from suite.errors import SuiteError
 from suite.experiment import open_run
 from suite.profiles.method_profiles import profiles_of
 from suite.profiles.profile_folder import mean_over_tasks, of_run, shipped
-from suite.run.compare import chosen, compare, read_prompt
+from suite.run.compare import compare, methods_by_names, read_prompt
 from suite.spec import read_experiment
 
 runner = CliRunner()
@@ -37,7 +37,7 @@ def text(random) -> str:
 
 
 def test_every_method_answers_or_says_why(random, text):
-    made = compare(random, text, chosen("all", PARAMS), 24, 4)
+    made = compare(random, text, methods_by_names("all", PARAMS), 24, 4)
     assert [row.method.name for row in made.methods] == [name for name in METHODS if name != "full"]
     shape = (random.shape.num_layers, random.shape.num_kv_heads)
     assert made.full.selection == Selection.full(*shape, made.seq_len)
@@ -56,7 +56,7 @@ def test_a_profile_is_given_to_the_methods_that_take_it(random, text, tmp_path):
     shape = (random.shape.num_layers, random.shape.num_kv_heads)
     scores = HeadScores(np.arange(shape[0] * shape[1], dtype=np.float64).reshape(shape))
     scores.save(tmp_path / "scores.safetensors")
-    methods = chosen("cokv,headkv_r", ["window_size=8", "kernel_size=3", "alpha=1"])
+    methods = methods_by_names("cokv,headkv_r", ["window_size=8", "kernel_size=3", "alpha=1"])
     for given, feasible in ((f"{tmp_path}/scores.safetensors", 2), (f"cokv={tmp_path}/scores.safetensors", 1)):
         made = compare(random, text, methods, 24, 4, profiles_of(methods, random, [given]))
         assert sum(not row.infeasible for row in made.methods) == feasible
@@ -67,7 +67,7 @@ def test_a_profile_is_given_to_the_methods_that_take_it(random, text, tmp_path):
 
 
 def test_the_whole_budget_is_the_full_cache(random, text):
-    made = compare(random, text, chosen("snapkv,knorm", PARAMS), 4096, 4)
+    made = compare(random, text, methods_by_names("snapkv,knorm", PARAMS), 4096, 4)
     assert all(made.same(row) and strip(row.selection) == BLOCKS[-1] * 48 for row in made.methods)
 
 
@@ -93,7 +93,7 @@ def test_a_strip_shows_where_tokens_are_kept():
 )
 def test_a_wrong_choice_is_refused(names, params, said):
     with pytest.raises(ValueError, match=said):
-        chosen(names, params)
+        methods_by_names(names, params)
 
 
 def test_an_empty_or_missing_prompt_is_refused(tmp_path):
@@ -152,7 +152,7 @@ def test_where_nothing_that_was_asked_for_ran_it_fails(random_model, text, tmp_p
 
 
 def test_the_full_cache_counts_where_it_is_named(random, text):
-    made = compare(random, text, chosen("full,cokv", PARAMS), 24, 2)
+    made = compare(random, text, methods_by_names("full,cokv", PARAMS), 24, 2)
     made.check_any_ran("full,cokv")
     for names in ("all", "cokv"):
         with pytest.raises(SuiteError, match="cokv: needs"):
@@ -178,14 +178,14 @@ def test_a_profile_that_no_method_takes_is_refused(random, tmp_path, names, give
     file = tmp_path / "a=b.safetensors"
     HeadScores(np.ones((2, 2))).save(file)
     with pytest.raises(SuiteError, match=said):
-        profiles_of(chosen(names, []), random, [given.replace("FILE", str(file))])
-    taken = profiles_of(chosen("cokv", []), random, [str(file)])
+        profiles_of(methods_by_names(names, []), random, [given.replace("FILE", str(file))])
+    taken = profiles_of(methods_by_names("cokv", []), random, [str(file)])
     assert taken["cokv"].origin == f"from {file}", "a path may hold an equals sign"
     HeadScores(np.ones((2, 2)), {"kind": "HeadKV-R score"}).save(file)
     with pytest.raises(SuiteError, match=r"kind 'HeadKV-R score', .* takes: cokv .sliced Shapley values.$"):
-        profiles_of(chosen("cokv", []), random, [str(file)])
+        profiles_of(methods_by_names("cokv", []), random, [str(file)])
     with pytest.raises(SuiteError, match="two files"):
-        profiles_of(chosen("cokv", []), random, [f"cokv={file}", f"cokv={file}"])
+        profiles_of(methods_by_names("cokv", []), random, [f"cokv={file}", f"cokv={file}"])
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def run(experiment_file, tmp_path):
 
 
 def test_profiles_of_a_run_are_used(run, random, tmp_path):
-    methods = chosen("cokv,headkv_r,headkv_r2,lukv,kivi_by_score,snapkv", [])
+    methods = methods_by_names("cokv,headkv_r,headkv_r2,lukv,kivi_by_score,snapkv", [])
     found = profiles_of(methods, random, [], of_run(run, None, random))
     assert set(found) == {"cokv", "headkv_r", "headkv_r2", "lukv", "kivi_by_score"}
     assert np.array_equal(found["cokv"].profile.values, np.eye(2) * 1.5), "the mean over tasks"
@@ -240,7 +240,7 @@ def test_the_command_takes_a_run(run, random_model, text, tmp_path):
 def test_the_embedded_model_ships_its_profiles():
     """Of today's weights: after another training they are made again by suite/profiles/shipped.py."""
     loaded = load_model()
-    methods = [method for method in chosen("all", []) if method.needs_profile]
+    methods = [method for method in methods_by_names("all", []) if method.needs_profile]
     found = profiles_of(methods, loaded, [], shipped(loaded))
     assert {name for name, given in found.items() if isinstance(given, str)} == set()
     for method in methods:
@@ -284,7 +284,7 @@ def test_mistakes_are_named_before_the_model_answers(random_model, text, tmp_pat
     ],
 )  # fmt: skip
 def test_what_is_stored_otherwise_says_how(name, said):
-    (method,) = chosen(name, [])
+    (method,) = methods_by_names(name, [])
     assert stored_as(method).startswith(said) and bool(stored_as(method)) == bool(said)
 
 

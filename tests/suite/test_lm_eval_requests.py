@@ -7,19 +7,22 @@ from typer.testing import CliRunner
 
 from cokv.types import CokvError
 from suite.cli.main import app
-from suite.integrations.lm_eval_requests import asked, cut
+from suite.integrations.lm_eval_requests import cut, generation_options
 
 
 @pytest.mark.parametrize("name", ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"])
 def test_a_length_has_many_names(name):
-    assert asked({name: 7}, 256).max_new_tokens == 7
-    assert asked({"max_gen_toks": 5, name: 7 if name != "max_gen_toks" else 5}, 256).max_new_tokens == 5
+    assert generation_options({name: 7}, 256).max_new_tokens == 7
+    assert generation_options({"max_gen_toks": 5, name: 7 if name != "max_gen_toks" else 5}, 256).max_new_tokens == 5
 
 
 def test_the_default_length_and_one_stop_text_or_many():
-    assert asked({}, 256).max_new_tokens == 256 and asked({}, 256).until == ()
-    assert asked({"until": "\n"}, 1).until == ("\n",)
-    assert asked({"until": ["a", "b"], "top_p": 0.9, "do_sample": False, "temperature": 0.7}, 1).until == ("a", "b")
+    assert generation_options({}, 256).max_new_tokens == 256 and generation_options({}, 256).until == ()
+    assert generation_options({"until": "\n"}, 1).until == ("\n",)
+    assert generation_options({"until": ["a", "b"], "top_p": 0.9, "do_sample": False, "temperature": 0.7}, 1).until == (
+        "a",
+        "b",
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def test_the_default_length_and_one_stop_text_or_many():
 )
 def test_what_greedy_decoding_cannot_honour_is_refused(options, said):
     with pytest.raises(CokvError, match=said):
-        asked(options, 16)
+        generation_options(options, 16)
 
 
 def test_a_text_ends_before_the_first_of_any_stop_text():

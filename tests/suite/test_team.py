@@ -6,11 +6,11 @@ import torch
 from cokv.cluster import InProcess
 from cokv.cluster.processes import Processes
 from cokv.types import CokvError
-from suite.run.workers import MOST, pool_for, size
+from suite.run.workers import MAX_DEFAULT_WORKERS, pool_for, size
 from suite.spec import ModelSpec
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(1, 1), (2, 2), (64, MOST)])
+@pytest.mark.parametrize(("threads", "expected"), [(1, 1), (2, 2), (64, MAX_DEFAULT_WORKERS)])
 def test_the_embedded_model_on_a_cpu_has_a_process_per_thread(monkeypatch, threads, expected):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     pool = pool_for(ModelSpec(name="embedded"), None)

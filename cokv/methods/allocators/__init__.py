@@ -1,11 +1,10 @@
 """Budget allocators: how many KV slots does each (layer, KV head) get out of one shared total?
 
-An allocator is a frozen dataclass whose fields are its hyper-parameters. It sees the token scores of all layers, the
-total, the prompt's length, how many tokens per head are kept anyway (`reserved`), and an offline head profile if its
+An allocator is a frozen dataclass whose fields are its hyper-parameters. Its inputs are the token scores of all layers,
+the total, the prompt's length, how many tokens every head always keeps (`reserved`), and an offline head profile if its
 method has one. It ends in `integerize`, the only place that rounds: the budgets sum to min(total, num_layers *
-num_kv_heads * seq_len) exactly, none is below `reserved` or above `seq_len`. With `exact` off, where a field of that
-name exists, it rounds as the method's released code does instead, and the sum misses the total by what that code
-leaks.
+num_kv_heads * seq_len) exactly, none is below `reserved` or above `seq_len`. With exact = False, where that is a field,
+it rounds as the method's released code does, and the sum misses the total by what that code leaks.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ import torch
 
 from cokv.types import Budgets
 
-# What a layer's budgets depend on, beside the total: no scores at all, its own token scores, those of all layers, or
-# what the scorer measures of the prompt (`measure`), which then comes as `profile`.
+# What a layer's budgets depend on besides the total: the model's shape, the layer's token scores, the scores of all
+# layers, or what the scorer measures of the prompt (`measure`), which is then passed as `profile`.
 LooksAt: TypeAlias = Literal["shape", "layer_scores", "all_scores", "prompt"]
 
 
 class Allocator(Protocol):
-    """Splits a total of KV slots over all heads; a frozen dataclass, equal where its fields are."""
+    """Splits a total of KV slots over all heads; a frozen dataclass."""
 
     @property
     def looks_at(self) -> LooksAt: ...
@@ -34,8 +33,8 @@ class Allocator(Protocol):
         ...
 
     def budgets(self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: Any) -> Budgets:
-        """scores: one float32 [num_kv_heads, seq_len] per layer. profile: head scores, or what the method's row says.
+        """scores: one float32 [num_kv_heads, seq_len] per layer. profile: head scores, or whatever the method needs.
 
-        For an allocator that looks at the prompt: float64 [num_layers, num_kv_heads, ...], the scorer's `measure`.
+        For an allocator that looks at "prompt": float64 [num_layers, num_kv_heads, ...], the scorer's `measure`.
         """
         ...

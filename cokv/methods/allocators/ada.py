@@ -1,14 +1,14 @@
 """AdaKV: inside each layer, slots go to the heads that hold the layer's best-scored tokens.
 
 arXiv 2407.11550; released in FFY0/AdaKV, adaptive_snapkv/monkeypatch/snapkv_utils.py (AdaptiveSnapKVCluster,
-gqa_support). With B the mean budget beyond the window and H KV heads: of the layer's H*B best-scored tokens, window
-aside, n_h lie in head h; b_h = (1 - floor_alpha) * n_h + floor_alpha * B. Every layer spends the same total.
-floor_alpha = 0.2 is what the authors' script (experiments/LongBench/GQA_eval_longbench.sh) advises where query heads
-share a KV head.
+gqa_support). With B the mean budget beyond the window and H KV heads: of the layer's H*B best-scored tokens outside the
+window, n_h lie in head h; b_h = (1 - floor_alpha) * n_h + floor_alpha * B. Every layer spends the same total.
+floor_alpha = 0.2 is what the authors' script (experiments/LongBench/GQA_eval_longbench.sh) uses where query heads share
+a KV head.
 
 Differs: the released code rounds floor_alpha * B down and each head to the nearest whole, so a layer may miss its
-total by a few slots; with exact (the default) `integerize` keeps it. Equal scores at the edge go to the lower head,
-then the lower position.
+total by a few slots; with exact (the default) `integerize` keeps it. Ties at the cutoff go to the lower head, then the
+lower position.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from cokv.types import Budgets, CokvError, FloatArray, HeadScores, IntArray
 
 @dataclass(frozen=True)
 class Ada:
-    """Slots of a layer by where its best-scored tokens lie.
+    """Splits a layer's slots by where its best-scored tokens lie.
 
-    floor_alpha: the share of a layer's slots beyond the window that all its heads get alike, 0..1.
+    floor_alpha: the share of a layer's slots beyond the window that is split equally over its heads, 0..1.
     exact: False rounds as released.
     """
 
@@ -70,7 +70,7 @@ class Ada:
 
 
 def _best(scores: torch.Tensor, count: int) -> FloatArray:
-    """How many of the layer's `count` best-scored tokens, those kept anyway aside, lie in each head: [num_kv_heads]."""
+    """How many of the layer's `count` best-scored tokens, reserved ones excluded, lie in each head: [num_kv_heads]."""
     free = scores.masked_fill(scores == torch.inf, -torch.inf).reshape(-1)
     best = free.sort(descending=True, stable=True).indices[:count].cpu().numpy()
     return np.bincount(best // scores.shape[1], minlength=scores.shape[0]).astype(np.float64)

@@ -6,20 +6,18 @@ budget is
 
     budget = window + total_extra * z / sum(z),    total_extra = total - heads * window.
 
-The window is the only share that does not depend on the scores: the alpha lowest heads keep their window and nothing
-else. If no head stands above c_(alpha), as when all scores are equal, z is zero everywhere and the heads share
-total_extra equally: nothing tells them apart. (The released code divides by zero there; without exact that is an
-error.)
+The alpha lowest heads keep their window and nothing else. If no head scores above c_(alpha), as when all scores are
+equal, z is zero everywhere and the heads share total_extra equally. (The released code divides by zero there; without
+exact that is an error.)
 
 `alpha` counts heads, as in the paper, which searches {1, 5, 10, 15, 20, 30, 40} out of 256 on each task's validation
-split. Such a count means nothing on a small model, so by default it is left out and `alpha_share`, 1/16 of the heads
-(16 of 256, the middle of that list; 1 of 16), decides: alpha = max(1, round(alpha_share * heads)).
+split. A fixed count does not carry over to smaller models, so by default alpha is None and `alpha_share`, 1/16 of the
+heads (16 of 256, the middle of that list; 1 of 16), decides: alpha = max(1, round(alpha_share * heads)).
 
-`normalization`: "shift" is the released z. "min_max" is the paper's prose, z / (max(c) - c_(alpha)). The divisor is
-the same for every head and cancels in z / sum(z), so both give the same budgets; both are here because both are
-written.
+`normalization`: "shift" is the released z; "min_max" is the form in the paper's text, z / (max(c) - c_(alpha)). The
+divisor is the same for every head and cancels in z / sum(z), so both give the same budgets.
 
-Differs: the released code floors each share and loses what passes the prompt's length; with exact (the default)
+Differs: the released code floors each share and loses the slots above the prompt's length; with exact (the default)
 `integerize` keeps the total.
 """
 
@@ -41,10 +39,10 @@ Normalization = Literal["shift", "min_max"]
 
 @dataclass(frozen=True)
 class CoKV:
-    """Slots beyond the window by sliced Shapley value.
+    """Splits the slots beyond the window by sliced Shapley value.
 
-    alpha: how many of the lowest heads keep their window only. alpha_share: the same as a share of all heads, for
-    alpha None. exact: False rounds as released.
+    alpha: how many of the lowest heads keep only their window. alpha_share: the same as a share of all heads, used if
+    alpha is None. exact: False rounds as released.
     """
 
     looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
@@ -93,6 +91,6 @@ class CoKV:
         alpha = self.alpha if self.alpha is not None else max(1, round(self.alpha_share * values.size))
         if alpha > values.size:
             raise CokvError(f"alpha is {alpha}, but the model has {values.size} KV heads; set alpha to at most that")
-        edge = np.sort(values, axis=None)[alpha - 1]
-        z: FloatArray = np.maximum(values - edge, 0.0)
+        threshold = np.sort(values, axis=None)[alpha - 1]
+        z: FloatArray = np.maximum(values - threshold, 0.0)
         return z / z.max() if self.normalization == "min_max" and z.max() > 0 else z

@@ -1,12 +1,12 @@
-"""FastGenAllocator: each head runs the cheapest policy that retains enough of its attention, for this prompt.
+"""FastGen: each head runs the cheapest policy that retains enough of its attention, for this prompt.
 
-arXiv 2310.01801, algorithm 1 (no code was released). The policies of a head, cheapest first, cost slots
-and retain a share of its attention (scorers/token_tiers.py measures both). A head takes the first policy that retains
-at least T. The paper fixes T and reports what it costs; under one total, T is searched: the largest threshold whose
-cost fits. What is left then goes to the heads that the next threshold would move up, in proportion to what the move
-costs them, so that they keep part of their next tier and the total is spent.
+arXiv 2310.01801, algorithm 1 (no code was released). The policies of a head, cheapest first, cost slots and retain a
+share of its attention (scorers/fastgen.py measures both). A head uses the first policy that retains at least T. The
+paper fixes T and reports its cost; under one total, T is searched: the largest threshold whose cost fits. The slots
+left over go to the heads that the next threshold would move up, in proportion to the cost of that move, so that they
+keep part of their next tier and the total is spent.
 
-A prompt whose special tokens alone pass the total cannot be compressed to it.
+A prompt whose special tokens alone exceed the total cannot be compressed to it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,10 @@ from cokv.types import Budgets, FloatArray, Infeasible
 
 @dataclass(frozen=True)
 class FastGenAllocator:
-    """Slots of the cheapest policy of each head that retains as much attention as the total pays for."""
+    """Gives each head the slots of its cheapest policy that retains the largest threshold the total can pay for."""
 
     looks_at: ClassVar[LooksAt] = "prompt"
-
-    @property
-    def exact(self) -> bool:
-        return True
+    exact: ClassVar[bool] = True
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: FloatArray
@@ -46,14 +43,14 @@ class FastGenAllocator:
                 f"special tokens alone need {int(slots[:, 0].sum())} KV slots over all heads, the total is {total}; "
                 f"set kv_budget to at least {-(-int(slots[:, 0].sum()) // len(slots))}"
             )
-        now, following = slots[:, 0], slots[:, -1]
-        for threshold in np.unique(retained):  # rising; a higher one never costs less
-            chosen = np.take_along_axis(slots, (retained >= threshold).argmax(axis=1)[:, None], axis=1)[:, 0]
-            if chosen.sum() > total:
-                following = chosen
+        best, following = slots[:, 0], slots[:, -1]
+        for threshold in np.unique(retained):  # rising; a higher threshold never costs less
+            cost = np.take_along_axis(slots, (retained >= threshold).argmax(axis=1)[:, None], axis=1)[:, 0]
+            if cost.sum() > total:
+                following = cost
                 break
-            now = chosen
-        move = following - now
-        left = max(total - now.sum(), 0)
-        raw = now + (move * (left / move.sum()) if move.sum() > 0 else 0)
+            best = cost
+        step = following - best
+        left = max(total - best.sum(), 0)
+        raw = best + (step * (left / step.sum()) if step.sum() > 0 else 0)
         return integerize(raw.reshape(heads), total, seq_len, reserved)

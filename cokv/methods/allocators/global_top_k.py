@@ -1,9 +1,9 @@
-"""The best-scored tokens of the whole model stay: every head gets as many slots as it holds of them.
+"""The best-scored tokens of the whole model stay: every head gets as many slots as it has of them.
 
 KVzip's "pair level", arXiv 2505.23416; released in snu-mllab/KVzip, attention/score.py (_threshold). Scores of
-different heads and layers are compared as they are, so it suits scorers whose numbers mean the same everywhere.
-Differs: the released threshold drops every token that ties with the first one below the line; here ties are broken to
-the lower layer, head and position, and the total is exact.
+different heads and layers are compared directly, so it suits scorers with the same scale in every head.
+Differs: the released threshold drops every token that ties with the first one below it; here ties go to the lower
+layer, head and position, and the total is exact.
 """
 
 from __future__ import annotations
@@ -22,13 +22,10 @@ from cokv.types import Budgets, HeadScores
 
 @dataclass(frozen=True)
 class GlobalTopK:
-    """Slots by where the best-scored tokens of the whole model lie."""
+    """Splits the total by where the best-scored tokens of the whole model lie."""
 
     looks_at: ClassVar[LooksAt] = "all_scores"
-
-    @property
-    def exact(self) -> bool:
-        return True
+    exact: ClassVar[bool] = True
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None = None

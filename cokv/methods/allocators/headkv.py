@@ -6,16 +6,15 @@ the scores, p = s / sum(s), B the mean budget beyond the window and n heads:
 
     budget = window + B - B / beta + p * (B / beta) * n
 
-so that beta = 1 gives everything to the scores, and a large beta nothing. The scores are those of the R (retrieval) or
-the R2 (retrieval-reasoning) profile: the rule is the same. beta = 1.005 is the first value of the authors' scripts,
-which try {1.005, 1.01, 1.1, 1.2, 1.5, 2, 5, 10}; their `temp` exponent is 1 in all of them and left out here.
+so that beta = 1 allocates everything by score, and a large beta almost nothing. The scores are those of the R
+(retrieval) or the R2 (retrieval-reasoning) profile: the rule is the same. beta = 1.005 is the first value of the
+authors' scripts, which try {1.005, 1.01, 1.1, 1.2, 1.5, 2, 5, 10}; their `temp` exponent is always 1 and left out here.
 
-Scores of 0 everywhere tell no head from another: all share equally. (The released code divides by zero there; without
-exact that is an error.)
+If all scores are 0, the heads share equally. (The released code divides by zero there; without exact that is an error.)
 
-Differs: the released code divides by beta without remainder, rounds each head alone, and loses what passes the
+Differs: the released code divides by beta with floor division, rounds each head alone, and loses the slots above the
 prompt's length; with exact (the default) the division is real-valued and `integerize` keeps the total. Without exact,
-heads are floored as in the KV-head form; HeadKV's own cache per query head rounds to the nearest whole.
+heads are floored as in the KV-head form; HeadKV's cache per query head rounds to the nearest whole number.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from cokv.types import Budgets, CokvError, HeadScores
 
 @dataclass(frozen=True)
 class HeadKV:
-    """Slots beyond the window by retrieval score.
+    """Splits the slots beyond the window by retrieval score.
 
     beta: 1 / beta of the slots beyond the window follow the scores, 1 or more. exact: False rounds as released.
     """

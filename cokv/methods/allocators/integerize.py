@@ -1,15 +1,15 @@
 """Real-valued shares to whole KV slots: the only place that rounds.
 
 `integerize` keeps the budget contract: the sum is min(total, heads * cap) exactly, every head has at least floor_each
-and at most cap slots. What is shared out is the part above floor_each, the part every head must keep:
+and at most cap slots. The slots above floor_each are distributed:
 
-1. Each head claims raw - floor_each (never less than 0). Claims are scaled to what is there to give.
-2. A head whose scaled claim passes cap is given cap, and the rest is shared among the others in proportion, until
-   none passes. If nobody is left who claims anything, the heads without a claim share the rest equally.
+1. Each head claims max(raw - floor_each, 0). Claims are scaled to the number of slots above floor_each.
+2. A head whose scaled claim exceeds its cap gets cap, and the others share the rest in proportion, until none exceeds
+   it. If all heads with a claim are full, the heads without a claim share the rest equally.
 3. Floors, then one slot each by largest remainder; ties go to the larger raw share, then to the lower index.
 
 So whole shares that already fit come back unchanged, a larger raw share never gets fewer slots, and the order of the
-heads matters for exact ties only (sums are taken with math.fsum).
+heads matters only for exact ties (sums use math.fsum).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""LU-KV: each head's share of its tokens is looked up in curves made offline, one line per percent of the whole cache.
+"""LU-KV: each head's share of its tokens comes from offline curves, with one row per percent of the whole cache.
 
-arXiv 2602.08585; released in NVIDIA/kvpress, presses/lukv_press.py. The curves hold, for 1, 2, ... 99 percent of the
-cache, the share of its tokens each KV head keeps (see marginal.py for how they are made). The profile is an object with
+arXiv 2602.08585; released in NVIDIA/kvpress, presses/lukv_press.py. For 1, 2, ... 99 percent of the cache, the curves
+hold the share of its tokens that each KV head keeps (marginal.py computes them). The profile is an object with
 `values` [99, num_layers, num_kv_heads] and `budgets(total, seq_len, reserved)`, such as
 cokv.profiles.lukv_file.RatioCurves.
 
-Differs: the released code takes the nearest percent, rounds each layer alone and gives every head one slot at least;
-here the share lies on the straight line between two percents and `integerize` keeps the total over all layers.
+Differs: the released code uses the nearest percent, rounds each layer alone and gives every head at least one slot;
+here shares are interpolated linearly between two percents and `integerize` keeps the total over all layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cokv.types import Budgets, CokvError, FloatArray
 
 @runtime_checkable
 class Curves(Protocol):
-    """Kept shares by global share, and the budgets they give."""
+    """Each head's kept share by the global share, and the budgets that follow."""
 
     @property
     def values(self) -> FloatArray: ...
@@ -33,13 +33,10 @@ class Curves(Protocol):
 
 @dataclass(frozen=True)
 class LUKV:
-    """Slots by keep-ratio curves that were made offline."""
+    """Splits the total by offline keep-ratio curves."""
 
     looks_at: ClassVar[LooksAt] = "shape"
-
-    @property
-    def exact(self) -> bool:
-        return True
+    exact: ClassVar[bool] = True
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: Curves | None

@@ -1,4 +1,4 @@
-"""Head scores that an allocator was given as its profile, or what was given instead."""
+"""Checks the head scores that an allocator receives as its profile."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """PyramidKV: many slots in the lower layers, few in the upper ones, the same for all heads of a layer.
 
 arXiv 2406.02069; released in Zefan-Cai/KVCache-Factory, pyramidkv/pyramidkv_utils.py (PyramidKVCluster, beta = 20).
-With B the mean budget beyond the window: the top layer gets min = B // beta, the bottom layer max = 2B - min, the
-layers between lie on the straight line, so that the mean is B. If max passes the prompt, max = N - window and min =
-2B - max.
+With B the mean budget beyond the window: the top layer gets min = B // beta, the bottom layer max = 2B - min, and the
+layers between are interpolated linearly, so that the mean is B. If max exceeds the prompt, max = N - window and
+min = 2B - max.
 
-Differs: the released step is a floor division, (max - min) // (L - 1), so the line ends above min and the total is
-overspent; with exact (the default) the line is real-valued and `integerize` keeps the total. The released code also
-gives every layer B alike when the prompt is shorter than 2B tokens, a rule kept only in the form that is not exact.
+Differs: the released step is a floor division, (max - min) // (L - 1), so the line ends above min and overspends the
+total; with exact (the default) the line is real-valued and `integerize` keeps the total. The released code also gives
+every layer B when the prompt is shorter than 2B tokens; only exact = False does that.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from cokv.types import Budgets, CokvError, HeadScores
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Slots that fall from the bottom layer to the top on a straight line.
+    """Slots fall linearly from the bottom layer to the top.
 
-    beta: beyond the window the top layer has 1 / beta of the mean. exact: False rounds as released.
+    beta: beyond the window the top layer gets 1 / beta of the mean. exact: False rounds as released.
     """
 
     looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"

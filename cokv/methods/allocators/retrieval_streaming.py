@@ -1,18 +1,18 @@
 """Two classes of heads: retrieval heads keep everything, the others sinks and the newest tokens.
 
 DuoAttention, arXiv 2410.10819, released in mit-han-lab/duo-attention, duo_attn/utils.py (sparsify_attention_heads);
-RazorAttention, arXiv 2407.15891. The head scores say which heads retrieve: Duo's trained gates, or Razor's echo and
-induction. The scorer is recency with sinks (scorers/streaming.py), so a head's slots are its sinks and the rest its
-local window.
+RazorAttention, arXiv 2407.15891. The heads with the highest scores are retrieval heads; the scores are Duo's trained
+gates, or Razor's echo and induction. The scorer is recency with sinks (scorers/streaming.py), so a head's slots are its
+sinks and a local window.
 
-retrieval_share None: as many heads are retrieval heads as the total pays for, the others keep sinks and `local` newest
-tokens (Duo: the budget is the threshold's quantile, said otherwise). A share: that share of all heads are retrieval
-heads, and the total must pay for them (Razor). Either way what is left widens the local windows evenly. Where the total
-does not pay for sinks and `local` in every head, or for the share, the method says so and keeps nothing more.
+retrieval_share None: as many retrieval heads as the total can pay for, while the others keep sinks and `local` newest
+tokens (Duo; equivalent to a quantile as threshold). A share: that share of all heads are retrieval heads, and the total
+must pay for them (Razor). In both cases the remaining slots widen the local windows evenly. A total too small for sinks
+and `local` in every head, or for the share, is infeasible.
 
-Differs: both papers fix the windows and report the memory that results; here the total is given. Razor's compensation
-token, the mean of what was dropped, is no prompt position: a policy makes it (policies/compensate.py), in a slot of the
-head's own.
+Differs: both papers fix the windows and report the resulting memory; here the total is fixed. Razor's compensation
+token, the mean of the dropped tokens, is no prompt position: a policy adds it (cokv/cache/policies/compensate.py), in
+one of the head's slots.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from cokv.types import Budgets, CokvError, HeadScores, Infeasible
 
 @dataclass(frozen=True)
 class RetrievalStreaming:
-    """Whole retrieval heads, sinks and newest tokens elsewhere.
+    """Retrieval heads keep the whole prompt, all others sinks and the newest tokens.
 
-    local: newest tokens that every other head keeps at least. retrieval_share: share of all heads that are whole, 0 or
-    more and below 1; None: as many as the total pays for.
+    local: newest tokens that every other head keeps at least. retrieval_share: share of all heads that are retrieval
+    heads, 0 or more and below 1; None: as many as the total can pay for.
     """
 
     looks_at: ClassVar[LooksAt] = "shape"
+    exact: ClassVar[bool] = True
 
     local: int = 256
     retrieval_share: float | None = None
@@ -51,10 +52,6 @@ class RetrievalStreaming:
             raise CokvError(
                 f"retrieval_share is {share!r}, expected a share of the heads below 1, or None: as many as fit"
             )
-
-    @property
-    def exact(self) -> bool:
-        return True
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None
@@ -76,7 +73,7 @@ class RetrievalStreaming:
                 "smaller local"
             )
         budgets = np.full(heads, seq_len, dtype=np.int64)
-        streaming = np.sort(np.argsort(-values, kind="stable")[min(count, heads) :])  # ties retrieve by lower index
+        streaming = np.sort(np.argsort(-values, kind="stable")[min(count, heads) :])  # ties: lower index retrieves
         if streaming.size:
             left = min(total - (heads - streaming.size) * seq_len, streaming.size * seq_len)
             even = np.full((1, streaming.size), left / streaming.size)

@@ -1,4 +1,4 @@
-"""Every KV head the same number of slots (StreamingLLM, SnapKV). Knows the total only."""
+"""The same number of slots for every KV head (StreamingLLM, SnapKV)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ from cokv.types import Budgets, HeadScores
 
 @dataclass(frozen=True)
 class Uniform:
-    """The same number of slots for every head, the first ones one more where that leaves a remainder."""
+    """The same number of slots for every head; the first heads get one more if there is a remainder."""
 
     looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
-
-    @property
-    def exact(self) -> bool:
-        return True
+    exact: ClassVar[bool] = True
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None = None

@@ -1,7 +1,6 @@
-"""Does a scorer keep the contract of cokv/scorers? Each check tries it on small models and says what it found.
+"""Checks that a scorer keeps the contract of cokv/methods/scorers, on small models: `cokv check-method`.
 
-The models are real ones, so that window queries, observers and tokens come as they do in a run. What a scorer is
-*worth* is not asked here.
+The models are ordinary transformers with random weights, prefilled as in a run. How *good* a scorer is, is not checked.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ __all__ = ["CHECKS", "Check", "check_scorer"]
 
 @dataclass(frozen=True)
 class Check:
-    """One check of a scorer, and what it observed."""
+    """The outcome of one check. `message`: what was checked, or why it failed."""
 
     name: str
     passed: bool
-    said: str
+    message: str
 
 
 def check_scorer(scorer: Scorer, only: Sequence[str] | None = None) -> list[Check]:
-    """All checks, or those named, in order. A scorer that raises fails the check that made it raise."""
-    done = []
+    """Runs all checks, or those named, in order. A scorer that raises fails the check that made it raise."""
+    results = []
     for name, check in CHECKS.items():
         if only is not None and name not in only:
             continue
         try:
-            done.append(Check(name, True, check(scorer)))
-        except Broken as found:
-            done.append(Check(name, False, str(found)))
-        except Exception as error:  # any mistake of the user's code is a finding
-            done.append(Check(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
-    return done
+            results.append(Check(name, True, check(scorer)))
+        except Broken as broken:
+            results.append(Check(name, False, str(broken)))
+        except Exception as error:  # any error of the user's code is a failure
+            results.append(Check(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
+    return results

@@ -1,4 +1,4 @@
-"""The checks: each tries one promise of a scorer and says what it found, or raises Broken with what is wrong."""
+"""The checks: each tests one clause of the scorer contract; it returns a message, or raises Broken with the reason."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from cokv.types import CokvError
 
 LENGTHS = (1, 2, 7, 33)
 LONG = (2048, 4096)
-GROWTH = 3.0  # of the most bytes held, when the prompt gets twice as long: 2 is linear, 4 is quadratic
-AGREEMENT = 0.75  # share of the float32 choice that bfloat16 must find again, half of the tokens chosen
+GROWTH = 3.0  # largest allowed growth of peak memory when the prompt doubles: 2 is linear, 4 is quadratic
+AGREEMENT = 0.75  # least share of the top half of the tokens in float32 that is also in the top half in bfloat16
 
 
 class Broken(Exception):
-    """What a check found wrong."""
+    """A broken clause of the contract."""
 
 
-def _require(holds: bool, said: str) -> None:
+def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise Broken(said)
+        raise Broken(message)
 
 
 def _declared(scorer: Scorer) -> str:
@@ -60,18 +60,18 @@ def _shapes(scorer: Scorer) -> str:
 def _numbers(scorer: Scorer) -> str:
     for repeated in (False, True):
         for where, _, scores in scored(scorer, (*LENGTHS, roomy(scorer)), repeated=repeated):
-            bad = int(torch.isnan(scores).sum())
-            _require(not bad, f"{where}{' all alike' if repeated else ''}: {bad} of {scores.numel()} scores are NaN")
+            nans = int(torch.isnan(scores).sum())
+            _require(not nans, f"{where}{' all alike' if repeated else ''}: {nans} of {scores.numel()} scores are NaN")
     return "no NaN, on random tokens and on one token repeated"
 
 
 def _reserved(scorer: Scorer) -> str:
     for where, seq_len, scores in scored(scorer, (*LENGTHS, roomy(scorer))):
-        found = (scores == torch.inf).sum(-1).tolist()
+        counts = (scores == torch.inf).sum(-1).tolist()
         expected = scorer.reserved(seq_len)
         _require(
-            all(count == expected for count in found),
-            f"{where}: {found} scores of +inf per head, expected reserved({seq_len}) = {expected}",
+            all(count == expected for count in counts),
+            f"{where}: {counts} scores of +inf per head, expected reserved({seq_len}) = {expected}",
         )
     return "as many +inf in every head as reserved(seq_len) says"
 
@@ -79,10 +79,10 @@ def _reserved(scorer: Scorer) -> str:
 def _totals(scorer: Scorer) -> str:
     seq_len = roomy(scorer)
     budgets = (1, seq_len // 4, seq_len // 2, seq_len - 1)
-    met = set()
+    accepted = set()
     allocators: tuple[Allocator, ...] = (Uniform(), Ada())
     for heads, allocator in itertools.product(KV_HEADS, allocators):
-        method, made = _method(scorer, allocator), read(scorer, seq_len, heads)
+        method, prefill = _method(scorer, allocator), read(scorer, seq_len, heads)
         for budget in budgets:
             try:
                 scorer.check_budget(budget)
@@ -93,79 +93,80 @@ def _totals(scorer: Scorer) -> str:
                 kept <= budget,
                 f"check_budget({budget}) is silent, but {kept} tokens of each head must stay; raise CokvError there",
             )
-            selection = method.select(made, budget)
-            total = budget * made.shape.num_layers * made.shape.num_kv_heads
+            selection = method.select(prefill, budget)
+            total = budget * prefill.shape.num_layers * prefill.shape.num_kv_heads
             _require(
                 selection.total == total, f"{heads}, kv_budget {budget}: {selection.total} slots, expected {total}"
             )
-            met.add(budget)
-    _require(bool(met), f"check_budget refuses every kv_budget of {budgets} for {seq_len} tokens")
-    return f"exact for kv_budget {', '.join(map(str, sorted(met)))} of {seq_len} tokens, evenly and by AdaKV"
+            accepted.add(budget)
+    _require(bool(accepted), f"check_budget refuses every kv_budget of {budgets} for {seq_len} tokens")
+    return f"exact for kv_budget {', '.join(map(str, sorted(accepted)))} of {seq_len} tokens, evenly and by AdaKV"
 
 
 def _deterministic(scorer: Scorer) -> str:
-    made = read(scorer, roomy(scorer))
+    layers = read(scorer, roomy(scorer)).layers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         state = torch.get_rng_state()
-        first = [scorer.scores(layer) for layer in made.layers]
-        _require(torch.equal(state, torch.get_rng_state()), "draws from torch's global generator; own one with a seed")
+        first = [scorer.scores(layer) for layer in layers]
+        _require(
+            torch.equal(state, torch.get_rng_state()),
+            "draws from torch's global generator; use a seeded one of its own",
+        )
         torch.manual_seed(2)
-        again = [replace(scorer).scores(layer) for layer in made.layers]  # type: ignore[type-var]
+        again = [replace(scorer).scores(layer) for layer in layers]  # type: ignore[type-var]
     same = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     _require(same, "the same layer scored twice gives different scores")
     return "the same scores twice, and from an equal copy"
 
 
 def _pure(scorer: Scorer) -> str:
-    made = read(scorer, roomy(scorer))
-    for layer in made.layers:
+    for layer in read(scorer, roomy(scorer)).layers:
         tensors = {"keys": layer.keys, "values": layer.values, "window_queries": layer.window_queries}
         before = {name: tensor.clone() for name, tensor in tensors.items()}
         scorer.scores(layer)
         for name, tensor in tensors.items():
-            _require(torch.equal(before[name], tensor), f"changes the {name} it is given")
-    return "keys, values and queries are left as they are"
+            _require(torch.equal(before[name], tensor), f"changes the {name} of the layer; work on a copy")
+    return "keys, values and queries are unchanged"
 
 
 def _memory(scorer: Scorer) -> str:
     peaks = []
     for seq_len in LONG:
-        looks = tuple(_Measured(o) if hasattr(o, "observe") else o for o in getattr(scorer, "observers", ()))
-        made = read(scorer, seq_len, observers=looks)
-        peak = max((o.peak[0] for o in looks if isinstance(o, _Measured)), default=0)
-        for layer in made.layers:
-            seen = {o.inner if isinstance(o, _Measured) else o: value for o, value in layer.observed.items()}
+        observers = tuple(_PeakObserver(o) if hasattr(o, "observe") else o for o in getattr(scorer, "observers", ()))
+        prefill = read(scorer, seq_len, observers=observers)
+        peak = max((o.peak[0] for o in observers if isinstance(o, _PeakObserver)), default=0)
+        for layer in prefill.layers:
+            observed = {o.inner if isinstance(o, _PeakObserver) else o: value for o, value in layer.observed.items()}
             with live_bytes() as held:
-                scorer.scores(replace(layer, observed=seen))
+                scorer.scores(replace(layer, observed=observed))
             peak = max(peak, held.peak)
         peaks.append(peak)
-    said = " and ".join(f"{peak / 2**20:.1f} MiB at {n} tokens" for peak, n in zip(peaks, LONG, strict=True))
-    _require(peaks[1] <= GROWTH * max(peaks[0], 1), f"{said}: grows as seq_len squared; work in blocks of queries")
-    return said
+    message = " and ".join(f"{peak / 2**20:.1f} MiB at {n} tokens" for peak, n in zip(peaks, LONG, strict=True))
+    _require(peaks[1] <= GROWTH * max(peaks[0], 1), f"{message}: grows as seq_len squared; work in blocks of queries")
+    return message
 
 
 def _bfloat16(scorer: Scorer) -> str:
     seq_len, shares = roomy(scorer), []
     full, half = (read(scorer, seq_len, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    for one, other in zip(full.layers, half.layers, strict=True):
-        ours, theirs = scorer.scores(one), scorer.scores(other)
-        _require(
-            theirs.dtype == torch.float32, f"scores of a bfloat16 layer are {theirs.dtype}, expected torch.float32"
-        )
-        _require(not torch.isnan(theirs).any(), "NaN on a bfloat16 layer; compute in float32")
-        chosen = [set(h.topk(seq_len // 2).indices.tolist()) for h in ours]
-        found = [set(h.topk(seq_len // 2).indices.tolist()) for h in theirs]
-        shares += [len(a & b) / (seq_len // 2) for a, b in zip(chosen, found, strict=True)]
+    for full_layer, half_layer in zip(full.layers, half.layers, strict=True):
+        full_scores, half_scores = scorer.scores(full_layer), scorer.scores(half_layer)
+        dtype = half_scores.dtype
+        _require(dtype == torch.float32, f"scores of a bfloat16 layer are {dtype}, expected torch.float32")
+        _require(not torch.isnan(half_scores).any(), "NaN on a bfloat16 layer; compute in float32")
+        for pair in zip(full_scores, half_scores, strict=True):
+            best, best_half = (set(scores.topk(seq_len // 2).indices.tolist()) for scores in pair)
+            shares.append(len(best & best_half) / (seq_len // 2))
     share = sum(shares) / len(shares)
-    said = f"{100 * share:.0f} % of the tokens chosen in float32 are chosen again"
-    _require(share >= AGREEMENT, f"{said}, expected {100 * AGREEMENT:.0f} %; compute in float32")
-    return said
+    message = f"{100 * share:.0f} % of the best half of the tokens in float32 are also in the best half in bfloat16"
+    _require(share >= AGREEMENT, f"{message}, expected {100 * AGREEMENT:.0f} %; compute in float32")
+    return message
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """An observer, and the most bytes it ever held."""
+class _PeakObserver:
+    """Wraps an observer and records its peak bytes."""
 
     inner: Observer
 
@@ -179,9 +180,9 @@ class _Measured:
 
     def observe(self, view: LayerView) -> Observation:
         with live_bytes() as held:
-            seen = self.inner.observe(view)
+            observation = self.inner.observe(view)
         self.peak[0] = max(self.peak[0], held.peak)
-        return seen
+        return observation
 
 
 def _method(scorer: Scorer, allocator: Allocator) -> Method:

@@ -52,22 +52,22 @@ def read(
     dtype: torch.dtype = torch.float32,
     observers: Sequence[Observer] | None = None,
 ) -> Prefill:
-    """A prompt of random tokens, or of one token repeated, prefilled as the scorer needs it."""
+    """The Prefill, as the scorer needs it, of a prompt of random tokens or of one token repeated."""
     model, generator = small_model(heads, dtype), torch.Generator().manual_seed(seq_len)
     ids = torch.randint(8, model.config.vocab_size, (seq_len,), generator=generator)
     if repeated:
         ids = ids[:1].repeat(seq_len)
-    looks = getattr(scorer, "observers", ()) if observers is None else observers
-    return prefill(model, ids, max(scorer.window_size, 1), looks, tokenizer())
+    observers = getattr(scorer, "observers", ()) if observers is None else observers
+    return prefill(model, ids, max(scorer.window_size, 1), observers, tokenizer())
 
 
 def roomy(scorer: Scorer) -> int:
-    """An odd number of tokens that leaves room beside what the scorer always keeps."""
+    """An odd number of tokens, well above what the scorer always keeps."""
     return 4 * max(scorer.window_size, scorer.reserved(1 << 14)) + 45
 
 
-def scored(scorer: Scorer, seq_lens: Sequence[int], **world: Any) -> Iterator[tuple[str, int, torch.Tensor]]:
-    """(where, seq_len, scores) of every layer."""
+def scored(scorer: Scorer, seq_lens: Sequence[int], **options: Any) -> Iterator[tuple[str, int, torch.Tensor]]:
+    """(heads and length in words, seq_len, scores) of every layer; options: of `read`."""
     for seq_len in seq_lens:
-        for layer in read(scorer, seq_len, **world).layers:
-            yield f"{world.get('heads', 'GQA')}, {seq_len} tokens", seq_len, scorer.scores(layer)
+        for layer in read(scorer, seq_len, **options).layers:
+            yield f"{options.get('heads', 'GQA')}, {seq_len} tokens", seq_len, scorer.scores(layer)

@@ -1,1 +1,1 @@
-"""Rules that evict by attention while decoding, one per method."""
+"""Policies that evict by attention while decoding, one per method."""

@@ -1,17 +1,18 @@
-"""CAKE while decoding: beside the newest window, the token that the last query looks at least goes, after pooling.
+"""CAKE while decoding: drops the token outside the newest window that the last query attends to least, after pooling.
 
-CAKE, arXiv 2503.12491; its released code is read here as kept in qtris123/cakekv, cake/cake_cache.py
-(CakeDecodingKVCache_LayerWise) and cake/model/modify_llama.py. A head stays at the slots it was given; where the prompt
-is no longer than kv_budget, at kv_budget. At each step the newest `window_size` tokens stay. The others are scored by
-the attention of the new query alone, average-pooled over kernel_size neighbours, mean over the query heads that share
-the KV head; the lowest goes, of equals the last. Mean and variance over a window of queries (scorers/cake.py)
-decide about the prompt only.
+CAKE, arXiv 2503.12491; released code as preserved in qtris123/cakekv, cake/cake_cache.py
+(CakeDecodingKVCache_LayerWise) and cake/model/modify_llama.py. A head keeps its number of slots, or kv_budget slots if
+the prompt is no longer than that. At each step the newest `window_size` tokens stay. The others are scored by the
+attention of the new query alone, average-pooled over kernel_size neighbours, mean over the query heads that share the
+KV head; the lowest is dropped, of ties the last. Mean and variance over a window of queries (scorers/cake.py) rank the
+prompt only.
 
-Neighbours are those of the released cache, which lies in the order of its last ranking: by the prompt's scores at
-first, by each step's pooled scores afterwards, best first, and then the token that has just left the window. A prompt
-that was kept whole lies in its own order until the first token goes.
+Neighbours are those in the released cache, which is sorted by its last ranking: first by the prompt's scores, later by
+each step's pooled scores, best first, followed by the token that has just left the window. A prompt that was kept whole
+is in its original order until the first token is dropped.
 
-Differs: attention is in float32, not the model's dtype; slots of a layer's heads may differ by one, as the total asks.
+Differs: attention is in float32, not the model's dtype; the slots of a layer's heads may differ by one, so that the
+total is exact.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ LAST = 1 << 62
 
 @dataclass(frozen=True)
 class CakeEviction(EvictsByAttention):
-    """After the prompt CAKE's lowest pooled score goes.
+    """Drops the token with the lowest pooled attention of the last query.
 
-    limit: kv_budget, slots of a head where the prompt is no longer than that. window_size: newest tokens that stay.
+    limit: kv_budget, slots of a head if the prompt is no longer than that. window_size: newest tokens that stay.
     kernel_size: tokens pooled over, odd. gamma: weight of the variance in the prompt's ranking.
     """
 
@@ -56,7 +57,7 @@ class CakeEviction(EvictsByAttention):
 
     @property
     def num_queries(self) -> int:
-        """One more, for a prompt whose last token is run again."""
+        """The window, and one more for a prompt whose last token is run again."""
         return self.window_size + 1
 
     def limits(self, slots: torch.Tensor, seq_len: int) -> torch.Tensor:
@@ -70,7 +71,7 @@ class CakeEviction(EvictsByAttention):
         return slots
 
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
-        """Attention of the last query, and the place in the last ranking, from 1; 0 before there is one."""
+        """Attention of the last query, and the rank in the last ranking, from 1; 0 before the first."""
         heads, seq_len, _ = layer.keys.shape
         memory = torch.zeros(heads, seq_len, 2, device=layer.keys.device)
         if seq_len + layer.unread > self.slots:
@@ -84,14 +85,15 @@ class CakeEviction(EvictsByAttention):
 
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
         old = ~newest(positions, self.window_size) & (positions >= 0)
-        places, count = memory[..., 1].long(), old.sum(1, keepdim=True)
-        order = torch.where(places > 0, places, (1 << 32) + positions.long()).masked_fill(~old, LAST).argsort(dim=1)
+        ranks, count = memory[..., 1].long(), old.sum(1, keepdim=True)
+        order = torch.where(ranks > 0, ranks, (1 << 32) + positions.long()).masked_fill(~old, LAST).argsort(dim=1)
         inside = torch.arange(order.shape[1], device=order.device) < count
         attention = memory[..., 0].gather(1, order).masked_fill(~inside, 0.0)
         pooled = F.avg_pool1d(attention[:, None], self.kernel_size, stride=1, padding=self.kernel_size // 2)[:, 0]
         ranking = pooled.masked_fill(~inside, -torch.inf).sort(dim=1, descending=True, stable=True).indices
         ranked = order.gather(1, ranking)  # columns, best first
-        full = (places > 0).any(1, keepdim=True) | ((positions >= 0).sum(1, keepdim=True) > self.slots)
-        now = torch.arange(1, order.shape[1] + 1, device=order.device).expand_as(order)
-        memory[..., 1] = torch.where(full & old, torch.zeros_like(now).scatter(1, ranked, now), places).float()
+        full = (ranks > 0).any(1, keepdim=True) | ((positions >= 0).sum(1, keepdim=True) > self.slots)
+        new_ranks = torch.arange(1, order.shape[1] + 1, device=order.device).expand_as(order)
+        by_column = torch.zeros_like(new_ranks).scatter(1, ranked, new_ranks)
+        memory[..., 1] = torch.where(full & old, by_column, ranks).float()
         return ranked.gather(1, (count - 1).clamp(min=0))[:, 0]

@@ -1,16 +1,16 @@
-"""FastGen while decoding: the stored token that is lowest in the tiers goes.
+"""FastGen while decoding: drops the stored token in the lowest tier.
 
-FastGen, arXiv 2310.01801, algorithm 2 (no code was released). A head that lost tokens of the prompt keeps the slots
-that it was given. Its tokens are ranked as the prompt's were (scorers/fastgen.py), new ones among them: special
-tokens; punctuation; frequent ones, of the stored tokens those with the most attention from all queries since they were
-read, as many as frequent_share of all tokens read so far; local ones, the newest local_share of these; the others.
-Inside a tier the least attention goes first, of equals the latest; inside the local tier the oldest. So a head that
-has room for no more than its special tokens drops any other as soon as it has been read, which is that policy's rule.
-A head that kept a whole prompt longer than kv_budget has the policy of everything: it grows. Where the prompt is no
-longer than kv_budget, all heads hold kv_budget.
-Where the last prompt token is run again on the compressed cache, its query counts twice.
-Differs: in the paper a head keeps all that its policy names, and grows with the answer; here it stays at its slots, so
-that the budget holds.
+FastGen, arXiv 2310.01801, algorithm 2 (no code was released). A head that dropped tokens of the prompt keeps its number
+of slots. Prompt and answer tokens are ranked as the prompt was (scorers/fastgen.py): special tokens; punctuation;
+frequent ones, the stored tokens with the most attention from all queries since they were read, as many as
+frequent_share of all tokens read so far; local ones, the newest local_share of these; the others. Inside a tier the
+least attention is dropped first, of ties the latest; inside the local tier the oldest. So a head with slots for its
+special tokens only drops any other token as soon as it has been read, which is that policy's rule. A head that kept a
+whole prompt longer than kv_budget has the policy of keeping everything: it grows. If the prompt is no longer than
+kv_budget, every head holds up to kv_budget tokens.
+If the last prompt token is run again on the compressed cache, its query counts twice.
+Differs: in the paper a head keeps all that its policy selects, and grows with the answer; here it keeps its number of
+slots, so that the budget holds.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FastGenEviction(EvictsByAttention):
-    """After the prompt the token lowest in the tiers goes.
+    """Drops the token in the lowest tier.
 
-    limit: kv_budget, slots of a head where the prompt is no longer than that. frequent_share, local_share: of all
+    limit: kv_budget, slots of a head if the prompt is no longer than that. frequent_share, local_share: shares of all
     tokens read so far, 0..1.
     """
 
@@ -47,7 +47,7 @@ class FastGenEviction(EvictsByAttention):
 
     def __post_init__(self) -> None:
         check_limit(self.limit, 1, "the token that is kept")
-        FastGenScorer(self.frequent_share, self.local_share)  # says what is wrong with a share
+        FastGenScorer(self.frequent_share, self.local_share)  # checks the shares
 
     def limits(self, slots: torch.Tensor, seq_len: int) -> torch.Tensor:
         if seq_len <= self.slots:
@@ -55,7 +55,7 @@ class FastGenEviction(EvictsByAttention):
         return torch.where(slots == seq_len, GROWS, slots)
 
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
-        """Attention so far, and the kind."""
+        """Summed attention, and the kind of token."""
         (sums,), (kinds,) = (layer.observation(o) for o in self.observers)
         return torch.stack([sums, kinds.to(sums.dtype).expand_as(sums)], dim=-1)
 
@@ -67,16 +67,16 @@ class FastGenEviction(EvictsByAttention):
 
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
         positions = positions.long()
-        there, seen = positions >= 0, positions.amax(1, keepdim=True) + 1
-        # One number for (attention, earlier position): the bits of floats from 0 on are ordered as the floats are.
+        stored, seq_len = positions >= 0, positions.amax(1, keepdim=True) + 1
+        # One number for (attention, earlier position): the bits of non-negative floats are ordered as the floats are.
         attention = memory[..., 0].contiguous().view(torch.int32).long()
-        rank = ((attention << 32) - positions).masked_fill(~there, -(1 << 62))
-        frequent = (seen.double() * self.frequent_share).long().clamp(max=rank.shape[1])
-        edge = rank.sort(dim=1, descending=True).values.gather(1, (frequent - 1).clamp(min=0))
+        rank = ((attention << 32) - positions).masked_fill(~stored, -(1 << 62))
+        frequent = (seq_len.double() * self.frequent_share).long().clamp(max=rank.shape[1])
+        threshold = rank.sort(dim=1, descending=True).values.gather(1, (frequent - 1).clamp(min=0))
         tiers = memory[..., 1].long()
-        tiers = torch.where((rank >= edge) & (frequent > 0), tiers.clamp(min=FREQUENT), tiers)
-        newest = positions >= seen - (seen.double() * self.local_share).long()
+        tiers = torch.where((rank >= threshold) & (frequent > 0), tiers.clamp(min=FREQUENT), tiers)
+        newest = positions >= seq_len - (seq_len.double() * self.local_share).long()
         tiers = torch.where(newest, tiers.clamp(min=LOCAL), tiers)
-        lowest = tiers.masked_fill(~there, torch.iinfo(torch.int64).max).amin(1, keepdim=True)
+        lowest = tiers.masked_fill(~stored, torch.iinfo(torch.int64).max).amin(1, keepdim=True)
         inside = torch.where(tiers == LOCAL, positions, rank)
-        return inside.masked_fill((tiers != lowest) | ~there, torch.iinfo(torch.int64).max).argmin(1)
+        return inside.masked_fill((tiers != lowest) | ~stored, torch.iinfo(torch.int64).max).argmin(1)

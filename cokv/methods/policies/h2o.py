@@ -1,10 +1,10 @@
-"""H2O while decoding: the newest half of a head's slots, and the tokens with the most attention so far.
+"""H2O while decoding: keeps the newest tokens in half of a head's slots, and those with the most attention so far.
 
 H2O, arXiv 2306.14048; released in FMInference/H2O, h2o_hf/utils_real_drop/modify_llama.py (H2OKVCache_LayerWise). A
-token's score is the attention it got from all queries since it was read, prompt and answer; each step adds to it. When
-a head holds one token more than its limit, the lowest score among all but the newest goes.
-Where the last prompt token is run again on the compressed cache, its query counts twice.
-Differs: scores are means over the query heads that share a KV head, where the released code has a cache per query head.
+token's score is its attention summed over all queries since it was read, prompt and answer; each step adds to it. When
+a head holds one token more than its limit, the token with the lowest score outside the newest share is dropped.
+If the last prompt token is run again on the compressed cache, its query counts twice.
+Differs: scores are means over the query heads that share a KV head; the released code has a cache per query head.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class H2OEviction(EvictsByAttention):
-    """After the prompt the least attention so far goes, but of the newest tokens.
+    """Drops the token with the least attention so far, never one of the newest.
 
-    limit: slots of a head. recent_share: of these, those for the newest tokens, 0..1.
+    limit: slots of a head. recent_share: share of these for the newest tokens, 0..1.
     """
 
     observers: ClassVar[tuple[AttentionSum, ...]] = (AttentionSum(),)

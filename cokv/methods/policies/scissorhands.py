@@ -1,12 +1,13 @@
-"""Scissorhands while decoding: what many of the last queries passed over goes, never the newest tokens.
+"""Scissorhands while decoding: drops the token to which most of the last queries pay less than average.
 
-Scissorhands, arXiv 2305.17118, algorithm 2 (no code was released). A query that sees t stored tokens gives each 1/t on
-average; a token's counter says how many of the last `history` queries, prompt and answer, gave it less. When a head
-holds one token more than its limit, the highest counter goes; of equals the latest token; never the newest `recent`.
-Counters are summed over the query heads that share a KV head. A query leaves them when it falls out of the history, so
-what it passed over is kept: one bit per token and query, two for 2 or 3 query heads per KV head, four for up to 15.
-Differs: the paper drops half the budget whenever the cache is full; here one token goes per step, so that the budget is
-used, as for every method.
+Scissorhands, arXiv 2305.17118, algorithm 2 (no code was released). A query that sees t stored tokens pays each 1/t on
+average; a token's counter is the number of the last `history` queries, prompt and answer, that pay it less. When a head
+holds one token more than its limit, the token with the highest counter is dropped, of ties the latest, never one of the
+newest `recent`. Counters are summed over the query heads that share a KV head. A query that leaves the history is
+subtracted, so its contribution is stored: one bit per token and query, two for 2 or 3 query heads per KV head, four for
+up to 15.
+Differs: the paper drops half the budget whenever the cache is full; here one token is dropped per step, so that the
+whole budget is used, as for every method.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScissorhandsEviction(EvictsByAttention):
-    """After the prompt the token that most of the last queries passed over goes.
+    """Drops the token to which most of the last queries pay less than average.
 
-    limit: slots of a head. history: how many queries are remembered. recent: newest tokens that never go.
+    limit: slots of a head. history: how many queries are remembered. recent: newest tokens that always stay.
     """
 
     does = "drop the token that most of the last queries passed over, never the newest"
@@ -43,20 +44,20 @@ class ScissorhandsEviction(EvictsByAttention):
 
     @property
     def num_queries(self) -> int:
-        """One more, for a prompt whose last token is run again."""
+        """The history, and one more for a prompt whose last token is run again."""
         return self.history + 1
 
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
-        """Query s of the answer has place s % history; before, the prompt's last query has the last place."""
+        """Query s of the answer is stored at s % history; the prompt's queries fill the end, the last one last."""
         heads, seq_len, _ = layer.keys.shape
         window, bits = min(self.history, seq_len), _bits(layer.window_queries.shape[0] // heads)
-        places = -(-self.history * bits // 8) * 8 // bits
-        counts = torch.zeros(heads, seq_len, places, dtype=torch.uint8, device=layer.keys.device)
-        seen = torch.arange(seq_len - window + 1, seq_len + 1, device=layer.keys.device)[:, None]  # by each query
-        visible = torch.arange(seq_len, device=layer.keys.device) < seen
+        entries = -(-self.history * bits // 8) * 8 // bits
+        counts = torch.zeros(heads, seq_len, entries, dtype=torch.uint8, device=layer.keys.device)
+        num_visible = torch.arange(seq_len - window + 1, seq_len + 1, device=layer.keys.device)[:, None]  # per query
+        visible = torch.arange(seq_len, device=layer.keys.device) < num_visible
         head = 0
-        for weights in window_attention(layer, window):  # [some heads, group_size, window, seq_len]
-            below = ((weights < 1 / seen) & visible).sum(dim=1, dtype=torch.uint8)
+        for weights in window_attention(layer, window):  # [heads of a block, group_size, window, seq_len]
+            below = ((weights < 1 / num_visible) & visible).sum(dim=1, dtype=torch.uint8)
             counts[head : head + len(below), :, self.history - window : self.history] = below.transpose(1, 2)
             head += len(below)
         parts = counts.unflatten(-1, (-1, 8 // bits)).unbind(-1)
@@ -66,9 +67,9 @@ class ScissorhandsEviction(EvictsByAttention):
         average = 1 / held.sum(dim=-1)[:, :, None, None]
         below = ((weights < average) & held[:, :, None]).sum(dim=2, dtype=torch.uint8)
         bits = _bits(weights.shape[2])
-        byte, place = divmod(step % self.history, 8 // bits)
-        others = 255 - ((2**bits - 1) << place * bits)
-        memory[..., byte] = (memory[..., byte] & others) | (below << place * bits)
+        byte, entry = divmod(step % self.history, 8 // bits)
+        other_bits = 255 - ((2**bits - 1) << entry * bits)
+        memory[..., byte] = (memory[..., byte] & other_bits) | (below << entry * bits)
 
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
         bits = _bits(group_size)
@@ -79,7 +80,7 @@ class ScissorhandsEviction(EvictsByAttention):
 
 
 def _bits(group_size: int) -> int:
-    """Of a number from 0 to group_size, in a byte that it shares with others alike."""
+    """Bits per count from 0 to group_size: 1, 2, 4 or 8, so that counts fill whole bytes."""
     if group_size > 255:
         raise CokvError(
             f"Scissorhands counts at most 255 query heads per KV head and this model has {group_size}; "

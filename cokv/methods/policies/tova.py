@@ -1,8 +1,8 @@
-"""TOVA while decoding: the token that the newest query looks at least goes, in every head of a layer.
+"""TOVA while decoding: drops the token that the newest query attends to least, the same in every head of a layer.
 
 TOVA, arXiv 2401.06104; released in schwartz-lab-NLP/TOVA, src/tova_cache.py. When the heads hold one token more than
-the limit, the lowest attention of the last query goes, averaged over all query heads of the layer; the new token itself
-may go. Nothing is remembered from one step to the next. All heads of a layer must hold the same positions.
+the limit, the token with the lowest attention of the last query is dropped, averaged over all query heads of the layer;
+that may be the new token. Steps share no state. All heads of a layer must hold the same positions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TOVAEviction(EvictsByAttention):
-    """After the prompt what the newest query looks at least goes.
+    """Drops the token that the newest query attends to least.
 
     limit: slots of a head.
     """

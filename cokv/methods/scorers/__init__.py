@@ -1,15 +1,14 @@
 """Token scorers: how useful is each prompt token to each KV head?
 
-A scorer is a frozen dataclass whose fields are its hyper-parameters. It looks at one layer of a prefill and returns
+A scorer is a frozen dataclass whose fields are its hyper-parameters. It reads one layer of a prefill and returns
 float32 `[num_kv_heads, seq_len]`, higher is better, `+inf` for tokens the method always keeps (an observation window,
-sinks). It ranks tokens inside a head; how many of them each head may keep is an allocator's question, and what they
-are worth to an answer is a metric's. Two scorers with equal fields give equal scores, so a caller may share them
-between methods.
+sinks). It ranks tokens inside a head; an allocator decides how many each head keeps. Scorers with equal fields give
+equal scores, so a caller may share the scores between methods.
 
-Three things a scorer may have besides, each found by its name:
+Optional members:
 
-    reads: str                         what it looks at, in words, for the table of methods
-    observers: tuple[Observer, ...]    what the prefill must look at for it, see cokv/model/observe.py
+    reads: str                         what it reads, in words, for the table of methods
+    observers: tuple[Observer, ...]    what the prefill must compute for it, see cokv/model/observe.py
     refine(layer, scores, counts)      its scores once each head's number of slots is known, where the rule depends on
                                        it: half of them for the newest tokens, a second stage for the other half
     measure(layer)                     numbers per KV head of this prompt, for an allocator that looks at the prompt
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Scorer(Protocol):
-    """Ranks the tokens of each KV head of one layer; a frozen dataclass, equal where its fields are."""
+    """Ranks the tokens of each KV head of one layer; a frozen dataclass, so equal fields make equal scorers."""
 
     @property
     def window_size(self) -> int:
@@ -40,11 +39,11 @@ class Scorer(Protocol):
         ...
 
     def check_budget(self, kv_budget: int) -> None:
-        """Raise CokvError if a prompt longer than `kv_budget` cannot be compressed to it."""
+        """Raises CokvError if a prompt longer than `kv_budget` cannot be compressed to it."""
         ...
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
-        """float32 [num_kv_heads, seq_len]; +inf must be kept."""
+        """float32 [num_kv_heads, seq_len]; +inf for tokens that must be kept."""
         ...
 
 

@@ -1,12 +1,12 @@
-"""Accumulated attention: what all prompt queries together look at, and the newest tokens.
+"""Accumulated attention: the tokens with the most attention from all prompt queries, and the newest ones.
 
 H2O, arXiv 2306.14048; released in FMInference/H2O, h2o_hf/utils_real_drop/modify_llama.py (H2OKVCache_LayerWise).
 Score: the sum of softmax attention over all queries, mean over the query heads that share the KV head. Of a head's
 slots, recent_share (half, as in the authors' experiments) go to the newest tokens, the others to the best-scored of the
 rest.
 
-Knows the prompt only: while decoding the released code goes on summing and evicting, which is a policy's work. Sums
-are taken block by block of queries; what stays is one number per token and KV head.
+Only for the prompt; while decoding the released code continues to sum and evict, see policies/h2o.py. Queries are
+summed in blocks; the result is one number per token and KV head.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionSum:
-    """Observer: attention each token gets, summed over all queries, mean over the group: [num_kv_heads, seq_len]."""
+    """Observer: attention to each token, summed over all queries, mean over the group: [num_kv_heads, seq_len]."""
 
     def observe(self, view: LayerView) -> Observation:
         sums = torch.zeros(view.keys.shape[:2], device=view.keys.device)
@@ -41,7 +41,7 @@ class AttentionSum:
 class AccumulatedAttention(Windowless):
     """Attention summed over all prompt queries, and the newest tokens.
 
-    recent_share: of each head's slots, those for the newest tokens, 0..1.
+    recent_share: share of each head's slots for the newest tokens, 0..1.
     """
 
     reads: ClassVar[str] = "attention of all prompt queries"

@@ -1,12 +1,12 @@
 """Attention that is high or shifts: mean plus gamma times variance over the window's queries.
 
-CAKE, arXiv 2503.12491; its released code is read here as kept in qtris123/cakekv, cake/model/
-modify_llama.py. For the last w = window_size queries: softmax attention over all keys; per query head and token the
-mean over the w queries plus gamma times their variance (unbiased); the window's own columns dropped; average-pooled
-along the prompt; mean over the query heads that share the KV head. The window itself stays.
+CAKE, arXiv 2503.12491; released code as preserved in qtris123/cakekv, cake/model/modify_llama.py. For the last
+w = window_size queries: softmax attention over all keys; per query head and token the mean over the w queries plus
+gamma times their variance (unbiased); the window's own columns dropped; average-pooled along the prompt; mean over the
+query heads that share the KV head. The window itself stays.
 
-`measure` gives CAKE's allocator what it compares layers by, per KV head, over the columns before the window: the
-entropy -sum a log a of the attention (how spread it is), and the sum of the variances above (how much it shifts).
+`measure` gives CAKE's allocator two numbers per KV head, over the columns before the window: the entropy -sum a log a
+of the attention (how spread it is), and the sum of the variances above (how much it shifts).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class CakeScorer(Windowed):
     """Mean plus variance of the window's attention.
 
-    window_size: last queries that are asked, and stay. kernel_size: tokens pooled over, odd. gamma: weight of the
-    variance.
+    window_size: last prompt tokens, whose queries count and which stay. kernel_size: tokens pooled over, odd. gamma:
+    weight of the variance.
     """
 
     reads: ClassVar[str] = "attention of the last window_size prompt queries"
@@ -53,11 +53,11 @@ class CakeScorer(Windowed):
         columns = seq_len - self.reserved(seq_len)
         if columns == 0:
             return scores
-        high = [
+        raw = [
             weights.mean(dim=2) + self.gamma * weights.var(dim=2)
             for weights in (part[..., :columns] for part in window_attention(layer, self.window_size))
         ]
-        pooled = F.avg_pool1d(torch.cat(high), self.kernel_size, stride=1, padding=self.kernel_size // 2)
+        pooled = F.avg_pool1d(torch.cat(raw), self.kernel_size, stride=1, padding=self.kernel_size // 2)
         scores[:, :columns] = pooled.mean(dim=1)
         return scores
 

@@ -1,4 +1,4 @@
-"""What scorers check alike: their fields, and the budget against what they always keep; how a share is rounded."""
+"""Checks that scorers share: of their fields, and of the budget against what they always keep; rounding of shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cokv.types import CokvError, Infeasible
 
 
 def require_whole(fields: object, **least: int) -> None:
-    """Each named field is a whole number, and not below its least one."""
+    """Raises unless each named field is a whole number of at least its value in `least`."""
     for name, low in least.items():
         value = getattr(fields, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
@@ -21,7 +21,7 @@ def require_odd_kernel(kernel_size: int) -> None:
 
 
 def require_share(fields: object, of: str, *names: str) -> None:
-    """Each named field is a share, of something in words."""
+    """Raises unless each named field is a share, 0..1; of: the whole, in words, for the error."""
     for name in names:
         value = getattr(fields, name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
@@ -29,14 +29,16 @@ def require_share(fields: object, of: str, *names: str) -> None:
 
 
 def part_of(slots: int, share: float) -> int:
-    """The share of the slots, rounded down: 29 of 100 for 0.29, whose product with 100 in binary is below 29."""
+    """floor(slots * share) in decimal: 29 for 0.29 of 100, although the binary product is below 29."""
     return math.floor(round(slots * share, 9))
 
 
 def require_slot(kv_budget: int, kept: int, what: str, field: str = "") -> None:
-    """There is room beside what is always kept: `kept` tokens, in words, and the field that says how many."""
+    """Raises unless the budget exceeds the `kept` tokens that always stay; what: these in words; field: their number's
+    field.
+    """
     if kv_budget <= kept:
-        other = f", or {field} to at most {max(kv_budget - 1, 0)}" if field else ""
+        alternative = f", or {field} to at most {max(kv_budget - 1, 0)}" if field else ""
         raise Infeasible(
-            f"kv_budget {kv_budget} leaves no slot beside {what}; set kv_budget to at least {kept + 1}{other}"
+            f"kv_budget {kv_budget} leaves no slot beside {what}; set kv_budget to at least {kept + 1}{alternative}"
         )

@@ -3,8 +3,8 @@
 CriticalKV, arXiv 2502.03805, algorithm 1; released in NVIDIA/kvpress, presses/criticalkv_press.py. First the best
 first_stage of a head's slots by window attention a (see window_attention.py); then the others by
 (a + epsilon) * ||v W_O||_1, where the norm is the mean over the query heads that share the KV head.
-Differs: the released code counts the window among the first stage's slots, so that a window of half the budget leaves
-it nothing to choose; here the stages share what is beyond the window, unless window_in_first_stage is set.
+Differs: the released code counts the window among the first stage's slots, so a window of half the budget leaves that
+stage no slot; here the stages share the slots beyond the window, unless window_in_first_stage is set.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class OutputNorm:
 
 @dataclass(frozen=True)
 class Critical(WindowAttention):
-    """Window attention first, then the same times the norm of v W_O; the fields of WindowAttention besides.
+    """Window attention first, then window attention times the norm of v W_O. Fields beyond those of WindowAttention:
 
     first_stage: share of the slots that go by window attention alone, 0..1. epsilon: added to the attention before the
-    product. window_in_first_stage: whether the window takes of the first stage's slots.
+    product. window_in_first_stage: whether the window counts among the first stage's slots.
     """
 
     reads: ClassVar[str] = "attention of the last window_size prompt queries, values, the output projection"
@@ -71,9 +71,9 @@ class Critical(WindowAttention):
         (norms,) = layer.observation(OutputNorm())
         window = self.reserved(scores.shape[1])
         before = 0 if self.window_in_first_stage else window
-        first_stage = [before + part_of(slots - before, self.first_stage) for slots in counts.tolist()]
-        chosen = torch.tensor(first_stage, device=scores.device).clamp(min=window)
+        stage_slots = [before + part_of(slots - before, self.first_stage) for slots in counts.tolist()]
+        first_slots = torch.tensor(stage_slots, device=scores.device).clamp(min=window)
         order = scores.sort(dim=-1, descending=True, stable=True).indices
-        first = torch.arange(scores.shape[1], device=scores.device) < chosen[:, None]
+        first = torch.arange(scores.shape[1], device=scores.device) < first_slots[:, None]
         stays = torch.zeros_like(first).scatter_(-1, order, first)
         return ((scores + self.epsilon) * norms).masked_fill(stays, torch.inf)

@@ -1,17 +1,17 @@
-"""Expected attention: how much the queries to come would look at a token, if they are like those of the prompt.
+"""Expected attention: the attention that future queries would pay to a token, if distributed like the prompt's.
 
 ExpectedAttention, arXiv 2510.00636; released in NVIDIA/kvpress, presses/expected_attention_press.py. The prompt's
-queries before RoPE, sinks left out, have mean m and covariance S. Rotated by the average rotation R of the next
-`future` positions they are taken as a Gaussian, so that with the model's scaling c
+queries before RoPE, without those of the sinks, have mean m and covariance S. Rotated by the average rotation R of the
+next `future` positions, they are modelled as a Gaussian, so that with the model's scaling c
 
     E[exp(c q.k)] = exp(c k.Rm + c^2/2 k.RSR^T k),
 
-normalized over the tokens that are no sinks, averaged over the query heads that share the KV head, plus `epsilon`,
-times ||v||. The first num_sinks tokens, and the newest `recent` ones, always stay.
-Differs: queries before RoPE are found by turning the model's own back, so that no model needs code of its own; all in
-float32. `recent` is 0 in the released code.
-Where a model's frequencies depend on the length (longrope, dynamic), those of the next positions are of the last one,
-as released, whatever the prompt's were.
+normalized over the tokens after the sinks, averaged over the query heads that share the KV head, plus `epsilon`, times
+||v||. The first num_sinks tokens, and the newest `recent` ones, always stay.
+Differs: queries before RoPE are recovered by inverting the model's rotation, so that no model needs its own code; all
+in float32. `recent` is 0 in the released code.
+Where a model's frequencies depend on the length (longrope, dynamic), the next positions all use the frequencies of the
+last one, as released, whatever the prompt used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FutureQueries:
-    """Observer: mean [num_heads, head_dim] and covariance [num_heads, head_dim, head_dim] of queries to come."""
+    """Observer: mean [num_heads, head_dim] and covariance [num_heads, head_dim, head_dim] of future queries."""
 
     num_sinks: int
     future: int
@@ -44,7 +44,7 @@ class FutureQueries:
         positions = torch.arange(first, seq_len + self.future, device=view.queries.device)
         past, ahead = positions.split([seq_len - first, self.future])
         cos, sin = view.parts.rotary(view.layer_idx, past)
-        square = cos**2 + sin**2  # 1, or the square of what a model scales its rotation with
+        square = cos**2 + sin**2  # 1, or the square of the model's rotation scale
         plain = apply_rotary(view.queries[:, first:].float(), cos / square, -sin / square)
         mean = plain.mean(dim=1, keepdim=True)
         off = plain - mean
@@ -56,11 +56,10 @@ class FutureQueries:
 
 @dataclass(frozen=True)
 class ExpectedAttention(Windowless):
-    """Attention expected of the queries to come.
+    """Expected attention of future queries.
 
-    num_sinks, recent: first and newest tokens that always stay. future: positions ahead that are averaged over.
-    covariance: queries are spread around their mean. value_norm: times the length of the value. epsilon: added to the
-    attention before that.
+    num_sinks, recent: first and newest tokens that always stay. future: number of next positions to average over.
+    covariance: include the covariance term. value_norm: multiply by ||v||. epsilon: added to the attention before that.
     """
 
     reads: ClassVar[str] = "mean and covariance of all prompt queries"

@@ -1,12 +1,12 @@
-"""Tiers of tokens, for a method that chooses per head and prompt how many tiers it needs.
+"""FastGen's tiers of tokens; its allocator chooses per head and prompt how many tiers to keep.
 
 FastGen, arXiv 2310.01801 (no code was released). Five nested policies, cheapest first: special tokens;
 plus punctuation; plus frequent ones, the frequent_share of the prompt with the highest attention summed over all
 queries; plus local ones, the newest local_share of the prompt; everything. Tokens are ranked tier by tier, inside a
-tier by summed attention, the local tier by age: a policy is then a number of slots.
+tier by summed attention, in the local tier by age, so that a policy is a number of slots.
 
-`measure` gives what each policy costs a KV head and how much attention it retains there: the mean over all queries of
-the attention that falls on what the policy keeps. The local policy keeps, for each query, that query's own newest
+`measure` gives the slots of each policy in a KV head and the attention it retains there: the mean over all queries of
+the attention to the tokens that the policy keeps. The local policy keeps, for each query, that query's own newest
 tokens. Attention is the mean over the query heads that share the KV head.
 Differs: the paper compares attention maps by the distance of the whole map; the share of retained attention is that
 distance's complement for maps of which the rest is dropped and not renormalized.
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
     from cokv.model.observe import LayerView, Observation
 
-FREQUENT, LOCAL = 2, 1  # tiers by number, below those of token_kinds.py: what a token's score begins with
+FREQUENT, LOCAL = 2, 1  # tiers, below those of token_kinds.py: the rounded-up part of a token's score
 
 
 @dataclass(frozen=True)
 class LocalSum:
-    """Observer: attention a token gets from queries that have it among their newest local_share of the prompt, summed,
-    mean over the group: [num_kv_heads, seq_len].
+    """Observer: attention to a token, summed over the queries that have it among their newest local_share of the
+    prompt, mean over the group: [num_kv_heads, seq_len].
     """
 
     local_share: float
@@ -46,7 +46,7 @@ class LocalSum:
         width = int(self.local_share * sums.shape[1])
         for head, row, weights in causal_attention(view.queries, view.keys, view.scaling):
             rows, columns = weights.shape[1:]
-            start = max(row - width + 1, 0)  # what the block's first query has among its newest, if any
+            start = max(row - width + 1, 0)  # first local token of the block's first query
             old = torch.ones(rows, columns - start, dtype=torch.bool, device=weights.device).tril(row - width - start)
             sums[head, start:columns] += weights[..., start:].masked_fill(old, 0.0).sum(dim=1).mean(dim=0)
         return (sums,)
@@ -54,9 +54,9 @@ class LocalSum:
 
 @dataclass(frozen=True)
 class FastGenScorer:
-    """By tier: special, punctuation, frequent, local, the others.
+    """Tokens by tier: special, punctuation, frequent, local, all others.
 
-    frequent_share, local_share: of the prompt's tokens, those with the most attention and the newest, 0..1.
+    frequent_share, local_share: shares of the prompt's tokens with the most attention and of the newest, 0..1.
     """
 
     reads: ClassVar[str] = "attention of all prompt queries, the tokenizer"
@@ -79,10 +79,10 @@ class FastGenScorer:
         return 0
 
     def check_budget(self, kv_budget: int) -> None:
-        """What a prompt's special tokens need is known with the prompt: the allocator says so."""
+        """The least budget depends on the prompt's special tokens: the allocator checks it."""
 
     def tiers(self, layer: PrefillLayer) -> torch.Tensor:
-        """The cheapest tier each token is in, 4 (special) to 0: [num_kv_heads, seq_len]."""
+        """Each token's highest tier, 4 (special) to 0: [num_kv_heads, seq_len]."""
         (kinds,), (sums,) = (layer.observation(o) for o in self.observers[:2])
         seq_len = kinds.shape[0]
         tiers = kinds.expand(sums.shape).clone()
@@ -109,8 +109,8 @@ class FastGenScorer:
         slots, retained = [], []
         for lowest in (SPECIAL, PUNCTUATION, FREQUENT, LOCAL, 0):
             kept = tiers >= lowest
-            seen = torch.where(kept, sums, local if lowest <= LOCAL else torch.zeros_like(local))
+            kept_sums = torch.where(kept, sums, local if lowest <= LOCAL else torch.zeros_like(local))
             slots.append(kept.sum(-1).double())
-            retained.append(seen.double().sum(-1) / seq_len)
+            retained.append(kept_sums.double().sum(-1) / seq_len)
         both = torch.stack([torch.stack(slots, -1), torch.stack(retained, -1)], dim=1)
         return np.asarray(both.cpu().numpy(), dtype=np.float64)

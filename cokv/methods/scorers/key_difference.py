@@ -1,4 +1,4 @@
-"""Key difference: tokens whose keys point away from the mean key stay. Looks at the keys alone.
+"""Key difference: tokens whose keys point away from the mean key stay. Reads only the keys.
 
 KeyDiff, arXiv 2504.15364. Score: minus the cosine between a key and the anchor, the mean of all keys scaled to length
 one, in float32.

@@ -1,9 +1,9 @@
-"""Key norm: tokens with short keys stay. Looks at the keys alone.
+"""Key norm: tokens with short keys stay. Reads only the keys.
 
 "A simple and effective L2 norm-based strategy for KV cache compression", arXiv 2406.11430; released in
 alessiodevoto/l2compress. Score: -||k||, in float32.
-Differs: the released code leaves the first two layers whole; under one total those slots would be taken from the
-others, so every layer is compressed alike here.
+Differs: the released code leaves the first two layers whole; under one total that would cost the other layers their
+slots, so every layer is compressed equally here.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Reconstruction: what the model looks at when it is told to repeat the prompt.
+"""Reconstruction: the tokens that the model attends to while it repeats the prompt.
 
 KVzip, arXiv 2505.23416; released in snu-mllab/KVzip, attention/score.py, and in NVIDIA/kvpress,
 presses/kvzip_press.py. After the prompt, on its full cache, the model reads an instruction to repeat it and then the
-prompt itself once more, chunk by chunk. A token's score is the largest attention that any query of its chunk's passage,
-in any query head of the group, pays to it, softmax taken over the first num_sinks tokens, the chunk, and the passage
-so far. The first num_sinks tokens always stay. Costs about two more prefills.
+prompt itself again, chunk by chunk. A token's score is the largest attention that any query of its chunk's passage, in
+any query head of the group, pays to it, with a softmax over the first num_sinks tokens, the chunk, and the passage so
+far. The first num_sinks tokens always stay. Costs about two more prefills.
 
-Differs: the whole prompt is the context, chat template and question included, since a prompt comes here as one row of
-ids; the released code leaves both out of what is evicted.
+Differs: the whole prompt is the context, chat template and question included, since it arrives as one row of ids; the
+released code never evicts those two.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 FIRST = "\n\nRepeat the previous context exactly."
 LATER = "\n\nRepeat the part of the previous context exactly, starting with"
-LINK = 8  # last tokens of the chunk before, which a later passage starts with
+LINK = 8  # tokens at the end of the previous chunk, with which a later passage starts
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """Replayer: the largest attention each token gets while its chunk is repeated: [num_kv_heads, seq_len]."""
+    """Replayer: the largest attention to each token while its chunk is repeated: [num_kv_heads, seq_len]."""
 
     needs_tokenizer: ClassVar[bool] = True
 
@@ -63,7 +63,7 @@ class Repetition:
 
 @dataclass(frozen=True)
 class KVzipScorer(Windowless):
-    """The most attention a token gets while the model repeats the prompt.
+    """The largest attention to a token while the model repeats the prompt.
 
     chunk_size: tokens repeated at a time. num_sinks: first tokens that always stay.
     """

@@ -1,10 +1,10 @@
-"""Last-query attention: what the newest token looks at stays, the same tokens in every head of a layer.
+"""Last-query attention: the tokens that the newest query attends to stay, the same in every head of a layer.
 
 TOVA, arXiv 2401.06104; released in schwartz-lab-NLP/TOVA, src/tova_cache.py. Score: softmax attention of the last
 prompt query over all keys, its own included, averaged over all query heads of the layer.
 
-keep_last = True keeps the newest token whatever its weight, as some re-implementations do; the paper's rule may drop
-it. The paper's rule repeats at every decoded token; what a method does there is its policy, not this scorer's.
+keep_last = True always keeps the newest token, as some re-implementations do; the paper's rule may drop it. The paper
+repeats the rule at every decoded token, see policies/tova.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LastQuery:
         return int(self.keep_last)
 
     def check_budget(self, kv_budget: int) -> None:
-        """Any budget will do."""
+        """Any budget is valid."""
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         weights = torch.cat([part.flatten(0, 2) for part in window_attention(layer, 1)])  # [num_heads, seq_len]

@@ -1,11 +1,10 @@
-"""Below-average attention: tokens that recent queries often pass over go first.
+"""Below-average attention: tokens to which many recent queries pay less than the average are dropped first.
 
-Scissorhands, arXiv 2305.17118 (no code was released). A query that sees t tokens gives each of them 1/t on
-average. A token's counter says how many of the last `history` prompt queries gave it less. The highest counters are
-dropped; the newest `recent` tokens never are. Score: minus the counter, mean over the query heads that share the KV
-head.
-Differs: the paper drops half the budget whenever the cache is full, so what it holds lies between half and all of the
-budget; here the budget is full after the prompt, as for every method. What happens while decoding is a policy's work.
+Scissorhands, arXiv 2305.17118 (no code was released). A query that sees t tokens pays each of them 1/t on average. A
+token's counter is the number of the last `history` prompt queries that pay it less. The highest counters are dropped;
+the newest `recent` tokens never are. Score: minus the counter, mean over the query heads that share the KV head.
+Differs: the paper drops half the budget whenever the cache is full, so the cache holds between half and all of the
+budget; here the whole budget is used after the prompt, as for every method. Decoding: policies/scissorhands.py.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PassedOver:
-    """Observer: by how many of the last `history` queries a token got less than 1/t: [num_kv_heads, seq_len]."""
+class BelowAverage:
+    """Observer: how many of the last `history` queries pay a token less than 1/t: [num_kv_heads, seq_len]."""
 
     history: int
 
@@ -36,18 +35,18 @@ class PassedOver:
         first = max(seq_len - self.history, 0)
         for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
             rows, columns = weights.shape[1:]
-            seen = torch.arange(row + 1, row + rows + 1, device=weights.device)[:, None]  # tokens each query sees
-            visible = torch.arange(columns, device=weights.device) < seen
-            below = (weights < 1 / seen) & visible
+            num_visible = torch.arange(row + 1, row + rows + 1, device=weights.device)[:, None]  # of each query
+            visible = torch.arange(columns, device=weights.device) < num_visible
+            below = (weights < 1 / num_visible) & visible
             counts[head, :columns] += below.float().sum(dim=1).mean(dim=0)
         return (counts,)
 
 
 @dataclass(frozen=True)
 class ScissorhandsScorer(Windowless):
-    """Minus how many of the last queries passed a token over.
+    """Minus the number of the last queries that pay a token less than average.
 
-    history: how many queries are asked. recent: newest tokens that always stay.
+    history: how many queries count. recent: newest tokens that always stay.
     """
 
     reads: ClassVar[str] = "attention of the last `history` prompt queries"
@@ -59,8 +58,8 @@ class ScissorhandsScorer(Windowless):
         require_whole(self, history=1, recent=0)
 
     @property
-    def observers(self) -> tuple[PassedOver]:
-        return (PassedOver(self.history),)
+    def observers(self) -> tuple[BelowAverage]:
+        return (BelowAverage(self.history),)
 
     def reserved(self, seq_len: int) -> int:
         return min(self.recent, seq_len)
@@ -69,7 +68,7 @@ class ScissorhandsScorer(Windowless):
         require_slot(kv_budget, self.recent, f"the {self.recent} newest tokens", "recent")
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
-        (counts,) = layer.observation(PassedOver(self.history))
+        (counts,) = layer.observation(BelowAverage(self.history))
         scores = -counts
         scores[:, counts.shape[1] - self.reserved(counts.shape[1]) :] = torch.inf
         return scores

@@ -1,7 +1,7 @@
-"""Recency with attention sinks: the first few tokens always, then the newest.
+"""Recency with attention sinks: the first few tokens always stay, then the newest.
 
 StreamingLLM, arXiv 2309.17453; released in mit-han-lab/streaming-llm, streaming_llm/kv_cache.py (start_size 4, the
-rest recent). Looks at no attention at all: the scores depend on the prompt's length only.
+rest recent). Reads no attention: the scores depend only on the prompt's length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Streaming(Windowless):
-    """The newest tokens, whatever they say.
+    """The newest tokens, beside the sinks.
 
     num_sinks: first tokens that always stay.
     """

@@ -1,4 +1,4 @@
-"""How a scorer with an observation window, the last `window_size` prompt tokens, answers, and one without."""
+"""Base classes of scorers with an observation window, the last `window_size` prompt tokens, and without one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cokv.types import Infeasible
 
 
 class Windowed:
-    """The window itself stays, and takes no more than half of the slots, so that there is something to choose."""
+    """The window itself stays, and takes at most half of the slots, so that some are left for the rest."""
 
     window_size: int
 
@@ -32,4 +32,4 @@ class Windowless:
         return 0
 
     def check_budget(self, kv_budget: int) -> None:
-        """Any budget will do."""
+        """Any budget is valid."""

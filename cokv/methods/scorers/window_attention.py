@@ -1,18 +1,18 @@
-"""Window attention: how much the last prompt tokens look at each earlier one.
+"""Window attention: the attention of the last prompt tokens to each earlier one.
 
 For the last w = window_size prompt tokens: softmax(q k^T * scaling) over all N keys, causal inside the w x w corner;
 mean over the w queries and over the query heads that share the KV head; the window's own columns dropped; pooled
-along the prompt with an odd kernel, so that neighbours of a looked-at token are kept with it. The window itself
+along the prompt with an odd kernel, so that neighbours of an attended token are kept with it. The window itself
 scores +inf. Shared by SnapKV, PyramidKV, AdaKV and CoKV, which differ in how many tokens each head keeps.
 
 SnapKV, arXiv 2404.14469; released in FasterDecoding/SnapKV, snapkv/monkeypatch/snapkv_utils.py. The mean over the
 group before pooling is the grouped-query form of FFY0/AdaKV, adaptive_snapkv/monkeypatch/snapkv_utils.py
 (gqa_support).
 Differs: the released code multiplies in the model's dtype and rounds the probabilities to it before averaging; here
-everything is float32 unless score_dtype = "model". It sums over the window instead of averaging, which ranks tokens
-alike.
+everything is float32 unless score_dtype = "model". It sums over the window instead of averaging, which gives the same
+ranking.
 
-Knows the prompt's keys and window queries only: memory grows as window_size * seq_len, never as seq_len squared.
+Reads only the prompt's keys and window queries: memory grows as window_size * seq_len, never as seq_len squared.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ ScoreDtype = Literal["float32", "model"]
 class WindowAttention(Windowed):
     """Attention of the last queries, pooled along the prompt.
 
-    window_size: last queries that are asked, and stay. kernel_size: tokens pooled over, odd; 1 for none. score_dtype:
-    what logits and means are computed in, float32 or the model's own.
+    window_size: last prompt tokens, whose queries count and which stay. kernel_size: tokens pooled over, odd; 1 for no
+    pooling. score_dtype: dtype of logits and means, float32 or the model's.
     """
 
     reads: ClassVar[str] = "attention of the last window_size prompt queries"
@@ -49,7 +49,7 @@ class WindowAttention(Windowed):
     window_size: int = 32
     kernel_size: int = 7
     pooling: Pooling = "max"
-    reduce: Reduce = "group_mean"  # "per_query_head" has no meaning where query heads share a KV head, and says so
+    reduce: Reduce = "group_mean"  # "per_query_head" is refused where query heads share a KV head
     score_dtype: ScoreDtype = "float32"
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class WindowAttention(Windowed):
         return scores
 
     def _pool(self, scores: torch.Tensor) -> torch.Tensor:
-        """[num_kv_heads, columns] -> the same, float32; averages count the zeros beyond the ends, as released."""
+        """[num_kv_heads, columns] -> the same shape, float32; averages include the zero padding, as released."""
         if scores.shape[1] == 0 or self.kernel_size == 1:
             return scores.float()
         pool = F.max_pool1d if self.pooling == "max" else F.avg_pool1d

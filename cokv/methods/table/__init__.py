@@ -1,9 +1,9 @@
-"""The rows of the table of methods, a file per family; methods.py makes one table of them.
+"""The rows of the table of methods, one file per family; registry.py collects them.
 
-All share one budget contract, see method.py. Two presets: `normalized`, the default, spends the total exactly, so
-that methods can be compared. `official` does what the authors' released code does, rounding leaks included; its note
-says which file that is and what differs. Where a released rule cannot be written as a Selection there is no official
-preset, and the normalized note says why. `kvpress`, where there is one, is that package's variant of a method.
+All share one budget contract, see method.py. `normalized`, the default preset, spends the total exactly, so that
+methods can be compared. `official` does what the authors' released code does, rounding leaks included; its note names
+the file and the differences. A released rule that cannot be written as a Selection has no official preset, and the
+normalized note says why. `kvpress`, where there is one, is that package's variant of a method.
 """
 
 from cokv.methods.table.evicting import EVICTING

@@ -1,4 +1,4 @@
-"""Methods with a rule while decoding too: what the answer adds is paid for by what leaves."""
+"""Methods that also evict while decoding: each new token replaces an old one."""
 
 from __future__ import annotations
 

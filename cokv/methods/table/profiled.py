@@ -1,4 +1,4 @@
-"""Methods that know the heads: budgets from what was computed offline, per model or per task."""
+"""Methods with head profiles: budgets from values computed offline, per model or per task."""
 
 from __future__ import annotations
 

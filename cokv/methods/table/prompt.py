@@ -1,4 +1,4 @@
-"""Methods that choose once, by the prompt's attention, keys or reconstruction; the answer grows on what they kept."""
+"""Methods that select once, by the prompt's attention, keys or reconstruction; every answer token is kept."""
 
 from __future__ import annotations
 

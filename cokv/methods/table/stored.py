@@ -1,4 +1,4 @@
-"""Methods that store tokens in another way: elsewhere, in fewer bits, or with keys of fewer channels."""
+"""Methods that change how tokens are stored: in CPU memory, in fewer bits, or with fewer key channels."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from cokv.methods.scorers import blocks
 from cokv.methods.scorers.accumulated_attention import AccumulatedAttention, AttentionSum
 from cokv.methods.scorers.causal import causal_attention
 from cokv.methods.scorers.fastgen import LocalSum
-from cokv.methods.scorers.scissorhands import PassedOver, ScissorhandsScorer
+from cokv.methods.scorers.scissorhands import BelowAverage, ScissorhandsScorer
 from cokv.types import Budgets, CokvError
 
 
@@ -45,7 +45,7 @@ def test_counters_say_who_was_passed_over(make_world, heads, kind, seq_len, hist
     assert off[sure].max(initial=0) < 1e-5
 
 
-@pytest.mark.parametrize("observer", [AttentionSum(), PassedOver(history=17), LocalSum(0.3), LocalSum(0.0)], ids=str)
+@pytest.mark.parametrize("observer", [AttentionSum(), BelowAverage(history=17), LocalSum(0.3), LocalSum(0.0)], ids=str)
 @pytest.mark.parametrize("chunk", [1, 200, 1000])
 def test_the_size_of_the_blocks_changes_nothing(make_world, monkeypatch, observer, chunk):
     view = make_world(4, 2, 40).view()
@@ -143,7 +143,7 @@ def test_memory_stays_linear_in_the_prompt(fresh_model):
     """At 16k tokens one head's attention matrix is 1 GiB of float32; what a look costs is far below."""
     model = fresh_model(num_hidden_layers=1, max_position_embeddings=16384)
     ids = torch.randint(1, 97, (16384,), generator=torch.Generator().manual_seed(0))
-    observers = [AttentionSum(), PassedOver(history=400)]
+    observers = [AttentionSum(), BelowAverage(history=400)]
 
     def peak(observers):
         with probes.measure("cpu") as probe:
