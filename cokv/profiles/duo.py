@@ -204,7 +204,7 @@ def _gated(model: PreTrainedModel, gates: torch.Tensor, shape: Shape, training: 
         return (gate * full + (1 - gate) * near).transpose(1, 2).contiguous(), None
 
     before = model.config._attn_implementation
-    register_attention(NAME, attend)
+    register_attention(NAME, attend, "sdpa")
     try:
         model.set_attn_implementation(NAME)
         yield

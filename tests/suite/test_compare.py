@@ -37,7 +37,7 @@ def text(random) -> str:
 
 
 def test_every_method_answers_or_says_why(random, text):
-    made = compare(random, text, chosen("all", PARAMS), 24, 4)
+    made = compare(random, text, chosen("all", PARAMS), KVBudget.parse(24), 4)
     assert [row.method.name for row in made.methods] == [name for name in METHODS if name != "full"]
     shape = (random.shape.num_layers, random.shape.num_kv_heads)
     assert made.full.selection == Selection.full(*shape, made.seq_len)
@@ -58,7 +58,7 @@ def test_a_profile_is_given_to_the_methods_that_take_it(random, text, tmp_path):
     scores.save(tmp_path / "scores.safetensors")
     methods = chosen("cokv,headkv_r", ["window_size=8", "kernel_size=3", "alpha=1"])
     for given, feasible in ((f"{tmp_path}/scores.safetensors", 2), (f"cokv={tmp_path}/scores.safetensors", 1)):
-        made = compare(random, text, methods, 24, 4, profiles_of(methods, random, [given]))
+        made = compare(random, text, methods, KVBudget.parse(24), 4, profiles_of(methods, random, [given]))
         assert sum(not row.infeasible for row in made.methods) == feasible
         row = made.methods[0]
         assert not row.infeasible and row.selection.counts.argmax() == scores.values.argmax()
@@ -67,7 +67,7 @@ def test_a_profile_is_given_to_the_methods_that_take_it(random, text, tmp_path):
 
 
 def test_the_whole_budget_is_the_full_cache(random, text):
-    made = compare(random, text, chosen("snapkv,knorm", PARAMS), 4096, 4)
+    made = compare(random, text, chosen("snapkv,knorm", PARAMS), KVBudget.parse(4096), 4)
     assert all(made.same(row) and strip(row.selection) == BLOCKS[-1] * 48 for row in made.methods)
 
 
@@ -152,7 +152,7 @@ def test_where_nothing_that_was_asked_for_ran_it_fails(random_model, text, tmp_p
 
 
 def test_the_full_cache_counts_where_it_is_named(random, text):
-    made = compare(random, text, chosen("full,cokv", PARAMS), 24, 2)
+    made = compare(random, text, chosen("full,cokv", PARAMS), KVBudget.parse(24), 2)
     made.check_any_ran("full,cokv")
     for names in ("all", "cokv"):
         with pytest.raises(SuiteError, match="cokv: needs"):

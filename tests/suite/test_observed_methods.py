@@ -3,7 +3,7 @@
 import pytest
 
 from suite.experiment import run_experiment
-from suite.run import samples
+from suite.run import answers
 from suite.spec import read_experiment
 
 NAMES = ["full", "h2o", "scissorhands", "tova", "knorm", "keydiff", "expectedattention", "fastgen"]
@@ -26,8 +26,8 @@ profiles = {{prompts = 1, passkey_length = 384, steps = 2}}
         encoding="utf-8",
     )
     prefills = []
-    original = samples.prefill
-    monkeypatch.setattr(samples, "prefill", lambda *args, **kw: prefills.append(1) or original(*args, **kw))
+    original = answers.prefill
+    monkeypatch.setattr(answers, "prefill", lambda *args, **kw: prefills.append(1) or original(*args, **kw))
     folder = run_experiment(read_experiment(file), tmp_path / "runs")
     assert len(prefills) == 2, "one prefill per sample"
     return folder.lines("predictions.jsonl")

@@ -52,7 +52,8 @@ def attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if not layer.attends():
         result = _implementation(base, module)(module, query, key, value, attention_mask, **given)
-        layer.observe(*as_computed(query), attention_mask, scaling)
+        (query,) = as_computed(query)
+        layer.observe(query, attention_mask, scaling)
         return result
     if given.get("dropout") or given.get("output_attentions"):
         raise offer.handshake.refusal(

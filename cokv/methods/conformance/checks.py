@@ -189,14 +189,8 @@ def _method(scorer: Scorer, allocator: Allocator) -> Method:
     return Method(
         name=name,
         title=name,
-        preset="normalized",
         scorer=scorer,
         allocator=allocator,
-        policy="grow",
-        profile="",
-        profile_kinds=(),
-        paper="-",
-        note="",
     )
 
 
