@@ -14,7 +14,7 @@ from cokv.model.loading import load_model
 from suite.errors import USER_ERRORS, SuiteError
 from suite.profiles.stored import SHAPLEY_FILE, of_run
 
-SHIPPED = Path(__file__).parents[1] / "cokv" / "embedded" / "profiles"
+SHIPPED = Path(__file__).parents[2] / "cokv" / "embedded" / "profiles"
 PER_MODEL = ("headkv_r", "headkv_r2", "lukv-normalized", "duoattention-normalized", "razorattention")
 
 

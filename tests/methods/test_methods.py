@@ -9,16 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cokv.cache.policies.growth import EvictOldest, Grow
+from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import PrefillLayer
 from cokv.methods.allocators.marginal import keep_ratios
-from cokv.methods.registry import METHODS, POLICIES, describe_methods, get_method
+from cokv.methods.method import NORMALIZED
+from cokv.methods.policies.tova import TOVAEviction
+from cokv.methods.registry import METHODS, describe_methods, get_method
 from cokv.methods.scorers.last_query import LastQuery
 from cokv.methods.scorers.window_attention import WindowAttention
 from cokv.model.observe import LayerView, ModelParts, Replayer
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores
 
-PAIRS = [(name, preset) for name, entry in METHODS.items() for preset in entry.presets]
+PAIRS = [(name, preset) for name, method in METHODS.items() for preset in (NORMALIZED, *method.presets)]
 HEADS = [(4, 4), (4, 2), (4, 1)]  # MHA, GQA, MQA
 
 
@@ -92,7 +96,7 @@ FITS = {"kernel_size": 3, "alpha": 1, "local": 3, "recent": 3, "num_sinks": 2, "
 def small(name, preset="normalized", window=8):
     """The method with settings that fit a toy prompt."""
     fits = {**FITS, "window_size": window, "num_sinks": 4 if name == "streamingllm" else 2}
-    known = METHODS[name].parameters(preset)
+    known = METHODS[name].with_preset(preset).parameters
     return get_method(name, preset, **{key: value for key, value in fits.items() if key in known})
 
 
@@ -269,7 +273,7 @@ def test_other_settings_are_other_scores():
 # Errors
 
 
-@pytest.mark.parametrize("bad", [0, -3, 2.5, True, None, "64"])
+@pytest.mark.parametrize("bad", [0, -3, 2.5, True, None, "0.2", "120%"])
 def test_a_budget_is_a_positive_whole_number(bad):
     with pytest.raises(CokvError, match=r"snapkv: kv_budget is .* expected a positive whole number"):
         small("snapkv").select(prefill(), bad)
@@ -368,9 +372,9 @@ def test_kvpress_keeps_the_newest_token_where_tovas_paper_may_not():
     assert not get_method("tova").select(made, 20).mask()[..., -1].any()
     theirs = get_method("tova", "kvpress")
     assert theirs.select(made, 20).mask()[..., -1].all()
-    assert (theirs.policy, get_method("tova").policy) == ("grow", "evict_tova"), "a press acts on the prompt alone"
+    assert (theirs.policy, get_method("tova").policy) == (Grow(), TOVAEviction()), "a press acts on the prompt alone"
     shown = {row["preset"]: (row["policy"], row["needs"]) for row in describe_methods() if row["name"] == "tova"}
-    assert shown["kvpress"] == ("grow", LastQuery.reads) and shown["normalized"][0] == "evict_tova"
+    assert shown["kvpress"] == ("Grow", LastQuery.reads) and shown["normalized"][0] == "TOVAEviction"
 
 
 def test_kvpress_counts_the_window_into_criticals_first_stage():
@@ -400,17 +404,15 @@ def test_a_profile_of_another_kind_is_refused():
             small(name).select(prefill(), 20, scores)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_layer_alone_gives_the_same_selection_or_a_refusal(name):
-    made, method, scores = prefill(), small(name), profile_for(name)
-    shape = SimpleNamespace(num_layers=3, num_kv_heads=2, full_layers=(0, 1, 2))
-    if method.observers or name in ("cake", "kvzip"):
-        with pytest.raises(CokvError, match=f"{name}: must see the whole prefill"):
-            method.layer_select(shape, 20, scores)
-        return
-    whole, select = method.select(made, 20, scores), method.layer_select(shape, 20, scores)
-    for index, layer in enumerate(made.layers):
-        assert [kept.tolist() for kept in select(layer)] == [whole.head(index, h).tolist() for h in range(2)]
+@pytest.mark.parametrize(("name", "preset"), PAIRS)
+def test_a_layer_alone_gives_the_same_selection_where_it_can(name, preset):
+    made, method, scores = prefill(num_kv_heads=4), small(name, preset), profile_for(name, num_kv_heads=4)
+    assert method.layer_local == (METHODS[name].name not in ("fastgen", "cake", "kvzip"))
+    if method.layer_local:
+        whole = method.select(made, 20, scores)
+        for place, layer in enumerate(made.layers):
+            alone = method.select_layer(layer, place, 3, 20, scores)
+            assert [kept.tolist() for kept in alone] == [whole.head(place, h).tolist() for h in range(4)]
 
 
 # The table
@@ -431,7 +433,7 @@ def test_the_table_has_the_methods():
     with pytest.raises(TypeError):
         METHODS["mine"] = METHODS["full"]
     with pytest.raises(FrozenInstanceError):
-        METHODS["full"].policy = "grow"
+        METHODS["full"].policy = Grow()
 
 
 def test_every_row_is_complete():
@@ -439,35 +441,31 @@ def test_every_row_is_complete():
     assert [(row["name"], row["preset"]) for row in rows] == PAIRS
     for row in rows:
         assert all(isinstance(value, str) and value for key, value in row.items() if key != "parameters"), row
-        assert row["policy"] in POLICIES
         assert row["paper"].startswith(("https://arxiv.org/abs/", "https://openreview.net/")) or row["name"] == "full"
-    assert {name for name, entry in METHODS.items() if entry.needs_profile} == PROFILED
-    assert all(METHODS[name].profile in METHODS[name].needs() for name in PROFILED)
-    assert {name for name, entry in METHODS.items() if entry.policy == "evict_oldest"} == {"streamingllm"}
+    assert {name for name, method in METHODS.items() if method.needs_profile} == PROFILED
+    assert all(METHODS[name].profile in METHODS[name].needs for name in PROFILED)
+    assert {name for name, method in METHODS.items() if type(method.policy) is EvictOldest} == {"streamingllm"}
 
 
-def test_a_method_that_evicts_while_decoding_names_a_policy_of_its_own():
-    assert tuple(name for name, entry in METHODS.items() if entry.policy.startswith("evict_")) == (
-        *EVICTING,
-        "duoattention",
-    )
-    assert len({METHODS[name].policy for name in EVICTING}) == len(EVICTING)
+def test_a_method_that_evicts_while_decoding_has_a_policy_of_its_own():
+    evicting = [name for name, m in METHODS.items() if isinstance(m.policy, EvictOldest | EvictsByAttention)]
+    assert evicting == [*EVICTING, "duoattention"]
+    assert len({type(METHODS[name].policy) for name in evicting}) == len(evicting)
 
 
-def test_every_scorer_says_what_it_looks_at():
-    for name, entry in METHODS.items():
-        for preset, chosen in entry.presets.items():
-            needs = entry.needs(preset)
-            if chosen.scorer is not None and (chosen.scorer.window_size or get_method(name, preset).observers):
-                assert "attention" in needs or "queries" in needs, (name, needs)
+def test_every_method_says_what_it_looks_at():
+    for name, preset in PAIRS:
+        method = get_method(name, preset)
+        if method.scorer is not None and (method.scorer.window_size or method.observers):
+            assert "attention" in method.needs or "queries" in method.needs, (name, method.needs)
 
 
 @pytest.mark.parametrize(("name", "preset"), PAIRS)
 def test_every_listed_parameter_is_taken_and_recorded(name, preset):
-    known = METHODS[name].parameters(preset)
-    method = get_method(name, preset, **known)
+    known = get_method(name, preset).parameters
+    method, policy = get_method(name, preset, **known), type(get_method(name, preset).policy).__name__
     assert method == get_method(name, preset)
-    assert method.spec() == {"method": name, "preset": preset, "policy": method.policy, "parameters": known}
+    assert method.spec() == {"method": name, "preset": preset, "policy": policy, "parameters": known}
     assert hash(method) == hash(get_method(name, preset))
 
 
