@@ -216,7 +216,7 @@ def _text_part(model: PreTrainedModel) -> torch.nn.Module:
 
 def _configs(model: PreTrainedModel, text: torch.nn.Module) -> list[Any]:
     """Those that name an attention implementation in the text part: mostly one object."""
-    candidates = [model.config.get_text_config(decoder=True)]
+    candidates: list[Any] = [model.config.get_text_config(decoder=True)]
     candidates += [module.config for module in text.modules() if hasattr(module, "config")]
     return list({id(config): config for config in candidates if hasattr(config, "_attn_implementation")}.values())
 
@@ -253,7 +253,7 @@ def _before_forward(
     if ids is None and args and isinstance(args[0], torch.Tensor) and not args[0].is_floating_point():
         ids = args[0]
     already = 0 if ids is None else cache.already_read(ids)
-    if not already:
+    if ids is None or not already:
         cache.forward_begins(type(module).__name__, ids)
         return None
     ids = ids[:, already:]

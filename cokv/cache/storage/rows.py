@@ -45,8 +45,10 @@ class Rows(Protocol):
         """Row i becomes old row rows[i]. With `copies` a row may be taken twice; without, storage stays in place."""
         ...
 
-    can_crop: bool
-    """Whether the newest tokens that were read after the prompt can be dropped again."""
+    @property
+    def can_crop(self) -> bool:
+        """Whether the newest tokens that were read after the prompt can be dropped again."""
+        ...
 
     def crop(self, count: int) -> None:
         """Drops the newest `count` tokens of every head."""
