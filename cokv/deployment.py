@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import attach
+from cokv.cache.attention.interface import attach, ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.policies.base import Policy
@@ -58,10 +58,11 @@ def compress(
         profile = load_profile(profile)
     if tokenizer is None and any(getattr(observer, "needs_tokenizer", False) for observer in chosen.observers):
         raise CokvError(f"{chosen.name}: needs to know what tokens say; give tokenizer=")
-    attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
-    shape = model_shape(model.config)
+    with ragged_attention(model):  # refuses a model that it cannot serve, and leaves one to which the method says no
+        shape = model_shape(model.config)
+        chosen.check(kv_budget, shape.num_layers, shape.num_kv_heads, profile)
+        attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
     budget = KVBudget.parse(kv_budget) if chosen.takes_budget else None
-    chosen.check(budget, shape.num_layers, shape.num_kv_heads, profile)
     return CompressedCache(model, MethodCompression(chosen, budget, profile, shape), tokenizer)
 
 
@@ -197,7 +198,7 @@ class CompressedCache(RaggedCache):
 
     def _tokens_read(self, layer: RaggedLayer) -> int:
         """Tokens times KV heads, padding left out: what a full cache would hold of this layer."""
-        if not layer.is_initialized:
+        if not layer.seen:
             return 0
         rows = len(layer.rows) if layer.rows is not None else layer.keys.shape[0]
         padding = int(layer.starts.sum()) if layer.rows is not None else 0

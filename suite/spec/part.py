@@ -10,7 +10,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from cokv.types import KVBudget
 
 Count = Annotated[int, Field(ge=1, lt=1 << 31)]
-Budget = Annotated[int | str, AfterValidator(lambda value: KVBudget.parse(value).nominal)]  # 256, or "20%"
+
+
+def _budget(value: int | str) -> int | str:
+    budget = KVBudget.parse(value)
+    if budget.slots is not None and budget.slots >= 1 << 31:
+        raise ValueError(f"got {value} KV slots per head, expected fewer than {1 << 31}")
+    return budget.nominal
+
+
+Budget = Annotated[int | str, AfterValidator(_budget)]  # 256, or "20%"
 
 
 class Part(BaseModel):

@@ -1,4 +1,4 @@
-"""`layer_select`, the deployment path: what it refuses before a prompt is read, and what while one is."""
+"""What a method refuses before a prompt is read, layer by layer and of a whole prefill alike, and what while one is."""
 
 from __future__ import annotations
 
@@ -10,48 +10,55 @@ import numpy as np
 import pytest
 import torch
 
-from cokv.cache.attention.interface import ragged_attention
-from cokv.cache.cache import RaggedCache
 from cokv.cache.prefill import prefill
-from cokv.methods.registry import get_method
-from cokv.model.shape import model_shape
+from cokv.deployment import compress
+from cokv.methods.registry import METHODS, get_method
 from cokv.profiles.lukv_file import RatioCurves
-from cokv.types import CokvError, HeadScores
+from cokv.types import CokvError, HeadScores, Infeasible
 
 SETTINGS = {"window_size": 8, "kernel_size": 3}
 SHAPLEY = HeadScores(np.arange(6.0).reshape(3, 2), {"kind": "sliced Shapley value"})
 CURVES = RatioCurves(np.linspace(0.01, 0.99, 99)[:, None, None].repeat(3, 1).repeat(2, 2))
+SHAPE = (3, 2)  # num_layers, num_kv_heads
 
 
-@pytest.fixture
-def shape(make_model: Callable[..., Any]) -> Any:
-    return model_shape(make_model().config)
-
-
-def both(method: Any, made: Any, shape: Any, kv_budget: Any, profile: Any = None) -> list[str]:
-    """What `select` and `layer_select` say against the same arguments."""
+def both(method: Any, made: Any, kv_budget: Any, profile: Any = None) -> list[tuple[type, str]]:
+    """What `select` and `check` say against the same arguments."""
     said = []
-    paths = (lambda: method.select(made, kv_budget, profile), lambda: method.layer_select(shape, kv_budget, profile))
+    paths = (lambda: method.select(made, kv_budget, profile), lambda: method.check(kv_budget, *SHAPE, profile))
     for call in paths:
         with pytest.raises(CokvError) as caught:
             call()
-        said.append(str(caught.value))
+        said.append((type(caught.value), str(caught.value)))
     return said
 
 
-@pytest.mark.parametrize("bad", [0, -3, 16.5, 64.0, True, None, "64"])
-def test_a_budget_is_a_positive_whole_number_on_either_path(make_model, prompt, shape, bad):
+@pytest.mark.parametrize("bad", [0, -3, 16.5, 64.0, True, None, "64 slots", "0%", 0.2])
+def test_a_budget_is_a_positive_whole_number_or_a_share_on_either_path(make_model, prompt, bad):
     made = prefill(make_model(), prompt(120), 8)
-    whole, layer = both(get_method("snapkv", **SETTINGS), made, shape, bad)
-    assert layer == whole and layer.startswith(f"snapkv: kv_budget is {bad!r}, expected a positive whole number")
-    assert get_method("full").layer_select(shape, bad)(made.layers[0])[1].tolist() == list(range(120))
+    whole, early = both(get_method("snapkv", **SETTINGS), made, bad)
+    assert early == whole and early[1].startswith(f"snapkv: kv_budget is {bad!r}, expected a positive whole number")
+    assert early[0] is CokvError, "no budget at all is not one that cannot be met"
+    get_method("full").check(bad, *SHAPE)
+    assert get_method("full").select_layer(made.layers[0], 0, 3, bad)[1].tolist() == list(range(120))
 
 
 @pytest.mark.parametrize("kv_budget", [1, 15])
-def test_a_budget_that_no_longer_prompt_fits_is_refused_before_one_is_read(make_model, prompt, shape, kv_budget):
+def test_a_budget_that_no_longer_prompt_fits_is_refused_before_one_is_read(make_model, prompt, kv_budget):
     made = prefill(make_model(), prompt(120), 8)
-    whole, layer = both(get_method("snapkv", **SETTINGS), made, shape, kv_budget)
-    assert layer == whole and "is below 16, twice the window of 8" in layer
+    whole, early = both(get_method("snapkv", **SETTINGS), made, kv_budget)
+    assert early == whole and early[0] is Infeasible and "is below 16, twice the window of 8" in early[1]
+
+
+@pytest.mark.parametrize("share", ["1%", "12.5%", "100%"])
+def test_a_share_can_only_be_judged_with_the_prompt(make_model, prompt, share):
+    method, made = get_method("snapkv", **SETTINGS), prefill(make_model(), prompt(120), 8)
+    method.check(share, *SHAPE)
+    if share == "100%":
+        assert method.select(made, share).mask().all()
+        return
+    with pytest.raises(Infeasible, match=r"snapkv: kv_budget \d+ is below 16"):
+        method.select(made, share)
 
 
 @pytest.mark.parametrize(
@@ -70,36 +77,47 @@ def test_a_budget_that_no_longer_prompt_fits_is_refused_before_one_is_read(make_
         ("lukv", None, "lukv: needs keep-ratio curves and got none"),
     ],
 )
-def test_a_profile_that_select_refuses_is_refused_before_a_prompt_is_read(
-    make_model, prompt, shape, name, profile, words
-):
+def test_a_profile_that_select_refuses_is_refused_before_a_prompt_is_read(make_model, prompt, name, profile, words):
     fits = {"local": 8, "retrieval_share": 0.1} if name == "razorattention" else SETTINGS
     made = prefill(make_model(), prompt(120), 8)
-    whole, layer = both(get_method(name, **fits), made, shape, 40, profile)
-    assert layer == whole
+    whole, early = both(get_method(name, **fits), made, 40, profile)
+    assert early == whole
     with pytest.raises(CokvError, match=words):
-        raise CokvError(layer)
+        raise CokvError(early[1])
 
 
-def test_what_the_allocator_cannot_meet_is_refused_before_a_prompt_is_read(shape):
+def test_what_the_allocator_cannot_meet_is_refused_before_a_prompt_is_read():
     scores = HeadScores(np.ones((3, 2)))
-    with pytest.raises(CokvError, match=r"duoattention: 64 sinks and 256 newest .*kv_budget to at least 320"):
-        get_method("duoattention").layer_select(shape, 319, scores)
-    get_method("duoattention").layer_select(shape, 320, scores)
+    with pytest.raises(Infeasible, match=r"duoattention: 64 sinks and 256 newest .*kv_budget to at least 320"):
+        get_method("duoattention").check(319, *SHAPE, scores)
+    get_method("duoattention").check(320, *SHAPE, scores)
     with pytest.raises(CokvError, match="cokv: alpha is 20, but the model has 6 KV heads"):
-        get_method("cokv", "official").layer_select(shape, 64, scores)
-    with pytest.raises(CokvError, match="razorattention: 6 whole heads"):
-        get_method("razorattention", retrieval_share=0.99).layer_select(shape, 40, scores)
+        get_method("cokv", "official").check(64, *SHAPE, scores)
+    with pytest.raises(Infeasible, match="razorattention: 6 whole heads"):
+        get_method("razorattention", retrieval_share=0.99).check(40, *SHAPE, scores)
 
 
-@pytest.mark.parametrize("name", ["snapkv", "adakv", "cokv", "knorm"])
-def test_nan_is_refused_inside_generate_as_it_is_on_a_prefill(make_model, fresh_model, prompt, shape, name):
-    fits = {} if name == "knorm" else SETTINGS
-    method, model = get_method(name, **fits), fresh_model()
+@pytest.mark.parametrize(
+    ("name", "kv_budget", "words"),
+    [
+        ("arkvale", 127, "arkvale: 127 slots per head in pages of 32; expected at least 128"),
+        ("scissorhands", 10, "scissorhands: "),
+        ("streamingllm", 4, "streamingllm: kv_budget 4 leaves no slot"),
+        ("h2o", 1, "h2o: "),
+    ],
+)
+def test_what_the_policy_cannot_meet_is_refused_before_a_prompt_is_read(name, kv_budget, words):
+    with pytest.raises(Infeasible, match=words):
+        get_method(name).check(kv_budget, *SHAPE)
+    get_method(name).check(kv_budget + 1, *SHAPE)
+
+
+@pytest.mark.parametrize("name", ["snapkv", "adakv", "cokv", "knorm", "cake"])
+def test_nan_is_refused_inside_generate_as_it_is_on_a_prefill(fresh_model, prompt, name):
+    method, model = get_method(name, **({} if name == "knorm" else SETTINGS)), fresh_model()
     model.model.layers[1].self_attn.k_proj.weight.fill_(torch.nan)
-    select = method.layer_select(shape, 40, SHAPLEY)
-    with ragged_attention(model), pytest.raises(CokvError, match=f"{name}: token scores of layer 1 hold NaN"):
-        cache = RaggedCache(model.config, select, window=8)
+    cache = compress(model, method, 40, SHAPLEY if method.needs_profile else None)
+    with pytest.raises(CokvError, match=f"{name}: token scores of layer 1 hold NaN"):
         model.generate(prompt(60)[None], max_new_tokens=2, do_sample=False, past_key_values=cache)
 
 
@@ -109,36 +127,46 @@ def test_nan_in_a_second_stage_is_refused_too(make_model, prompt):
     (observer,) = method.observers
     (norms,) = made.layers[2].observed[observer]
     norms[0, 5] = torch.nan
-    with pytest.raises(CokvError, match="criticalkv: token scores of layer 2 hold NaN"):
-        method.select(made, 40)
+    for select in (lambda: method.select(made, 40), lambda: method.select_layer(made.layers[2], 2, 3, 40)):
+        with pytest.raises(CokvError, match="criticalkv: token scores of layer 2 hold NaN"):
+            select()
 
 
-def test_too_few_window_queries_name_the_method(make_model, prompt, shape):
+def test_too_few_window_queries_name_the_method(make_model, prompt):
     made = prefill(make_model(), prompt(120), 4)
     with pytest.raises(CokvError, match="snapkv: the prefill holds 4 window queries"):
-        get_method("snapkv", **SETTINGS).layer_select(shape, 40)(made.layers[0])
+        get_method("snapkv", **SETTINGS).select_layer(made.layers[0], 0, 3, 40)
 
 
-def test_a_layer_of_another_model_is_refused(make_model, prompt, shape):
-    select = get_method("snapkv", **SETTINGS).layer_select(shape, 40)
-    with pytest.raises(CokvError, match=r"layer 0 has 4 KV heads, but .* for 2 in layers 0, 1, 2"):
-        select(prefill(make_model(heads="mha"), prompt(120), 8).layers[0])
-    with pytest.raises(CokvError, match="snapkv: layer 3 has 2 KV heads"):
-        select(prefill(make_model(num_hidden_layers=4), prompt(120), 8).layers[3])
+def test_a_cache_made_for_another_model_is_refused(make_model, prompt):
+    """Its layers, heads or channels are others: nothing is then compressed."""
+    cache = compress(make_model(), "knorm", 40)
+    other = make_model(heads="mha")
+    compress(other, "knorm", 40)
+    with pytest.raises(CokvError, match="keys of 4 heads with 16 channels, expected 2 with 16"):
+        other.generate(prompt(60)[None], max_new_tokens=2, do_sample=False, past_key_values=cache)
 
 
-def test_a_prompt_no_longer_than_the_budget_is_kept_whole(make_model, prompt, shape):
+def test_a_prompt_no_longer_than_the_budget_is_kept_whole(make_model, prompt):
     layer = prefill(make_model(), prompt(40), 8).layers[0]
-    for kept in get_method("cokv", **SETTINGS).layer_select(shape, 40, SHAPLEY)(layer):
-        assert kept.tolist() == list(range(40))
+    for kv_budget in (40, "100%"):
+        for kept in get_method("cokv", **SETTINGS).select_layer(layer, 0, 3, kv_budget, SHAPLEY):
+            assert kept.tolist() == list(range(40))
 
 
+@pytest.mark.parametrize("kv_budget", [np.int64(40), "34%"])
 @pytest.mark.parametrize(("name", "profile"), [("lukv", CURVES), ("cokv", SHAPLEY), ("adakv", None)])
-def test_a_layer_alone_keeps_what_select_keeps(make_model, prompt, shape, name, profile):
+def test_a_layer_alone_keeps_what_select_keeps(make_model, prompt, name, profile, kv_budget):
     made, method = prefill(make_model(), prompt(120), 8), get_method(name, **SETTINGS)
-    whole, select = method.select(made, np.int64(40), profile), method.layer_select(shape, np.int64(40), profile)
+    whole = method.select(made, kv_budget, profile)
+    assert whole.total == 6 * 40
     for index, layer in enumerate(made.layers):
-        assert [kept.tolist() for kept in select(layer)] == [whole.head(index, h).tolist() for h in range(2)]
+        alone = method.select_layer(layer, index, 3, kv_budget, profile)
+        assert [kept.tolist() for kept in alone] == [whole.head(index, h).tolist() for h in range(2)]
+
+
+def test_methods_that_share_slots_between_layers_by_what_they_read_need_them_all():
+    assert {name for name, method in METHODS.items() if not method.layer_local} == {"cake", "fastgen", "kvzip"}
 
 
 # Scored and measured once

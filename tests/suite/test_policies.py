@@ -2,24 +2,24 @@
 
 import pytest
 import torch
-from cokv.methods.policies.by_name import BY_NAME, policy_named
 
 from cokv.cache.cache import RaggedCache
-from cokv.cache.policies.growth import EvictOldest, EvictOldestWhereEvicted
+from cokv.cache.policies.growth import EvictOldest, EvictOldestWhereEvicted, Grow
 from cokv.cache.policies.prune_channels import PruneChannels
 from cokv.cache.policies.quantize import Quantize
 from cokv.cache.policies.recall import Recall
 from cokv.cache.prefill import prefill
 from cokv.decode.decode import Stop
+from cokv.methods.method import prefill_requirements
 from cokv.methods.policies.cake import CakeEviction
 from cokv.methods.policies.fastgen import FastGenEviction
 from cokv.methods.policies.h2o import H2OEviction
 from cokv.methods.policies.scissorhands import ScissorhandsEviction
 from cokv.methods.policies.tova import TOVAEviction
-from cokv.methods.registry import get_method
+from cokv.methods.registry import METHODS, get_method
 from cokv.model.loading import load_model
-from cokv.types import CokvError, HeadScores
-from suite.run.cells import Cell, prefill_requirements, takes_budget
+from cokv.types import CokvError, HeadScores, KVBudget
+from suite.run.cells import GridCell
 from suite.run.measure import _generate
 from suite.run.samples import run_sample
 from suite.tasks.prompt import Prompt
@@ -38,12 +38,12 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
     full = get_method("full")
     methods = [get_method(name) for name in ROWS]
     kivi, arkvale = get_method("kivi2"), get_method("arkvale")
-    think = Cell(get_method("think"), None)
-    composed = [Cell(get_method(name), 128) for name in ("snapkv_think", "snapkv_kivi4")]
-    grid = [Cell(full, None), Cell(kivi, None), think, *composed]
-    assert prefill_requirements([think]) == (33, [])
-    grid += [Cell(method, budget) for method in (*methods, arkvale) for budget in (8, 128)]
-    assert prefill_requirements(grid)[0] == 401
+    think = GridCell(get_method("think"), None)
+    composed = [GridCell(get_method(name), KVBudget(128)) for name in ("snapkv_think", "snapkv_kivi4")]
+    grid = [GridCell(full, None), GridCell(kivi, None), think, *composed]
+    assert prefill_requirements([think.method]) == (33, [])
+    grid += [GridCell(method, KVBudget(budget)) for method in (*methods, arkvale) for budget in (8, 128)]
+    assert prefill_requirements(cell.method for cell in grid)[0] == 401
     records = {(r["method"], r["kv_budget"]): r for r in run_sample(loaded, sample(), grid, None)}
     token = 2 * 8 * 4
     whole = records["full", None]
@@ -72,55 +72,59 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
 
 
 def test_rules_that_must_know_the_tokens_are_told_them_while_timed(random_model) -> None:
-    loaded, cell = load_model(str(random_model)), Cell(get_method("fastgen"), 64)
-    made = prefill(loaded.model, sample().context_ids, *prefill_requirements([cell]), loaded.tokenizer)
-    selection = cell.method.select(made, 64)
+    loaded, method = load_model(str(random_model)), get_method("fastgen")
+    made = prefill(loaded.model, sample().context_ids, *prefill_requirements([method]), loaded.tokenizer)
+    selection = method.select(made, 64)
     assert selection.total == 4 * 64 and selection.counts.max() < TOKENS, "no head should grow here"
-    cache = RaggedCache.of(made, [selection] * 2, [cell.policy(loaded.shape)] * 2)
+    policy = method.bound_policy(64, TOKENS, loaded.shape.num_layers, loaded.shape.num_kv_heads)
+    cache = RaggedCache.of(made, [selection] * 2, [policy] * 2)
     _generate(loaded, cache, int(made.first_logits.argmax()), TOKENS, 2, 9)
     assert cache.stored_tokens == 2 * selection.total
 
 
-def test_names_make_policies_from_the_methods_parameters() -> None:
-    assert policy_named("evict_oldest", 64, {"num_sinks": 2}) == EvictOldest(64, 2)
-    assert policy_named("evict_streaming", None, {"num_sinks": 4, "local": 16}) == EvictOldestWhereEvicted(None, 4)
-    assert policy_named("evict_h2o", 64, {"recent_share": 0.25}) == H2OEviction(64, 0.25)
-    assert policy_named("evict_scissorhands", 64, {"history": 9, "recent": 2}) == ScissorhandsEviction(64, 9, 2)
-    assert policy_named("evict_tova", 64, {}) == TOVAEviction(64)
-    assert policy_named("evict_fastgen", 64, {"frequent_share": 0.2, "local_share": 0.1}) == FastGenEviction(
-        64, 0.2, 0.1
-    )
-    cake = {"window_size": 8, "kernel_size": 3, "gamma": 9.0, "tau1": 1.0, "tau2": 1.0}
-    assert policy_named("evict_cake", 64, cake) == CakeEviction(64, 8, 3, 9.0)
-    assert policy_named("recall", 64, {"page": 8}) == Recall(64, 8)
-    assert policy_named("quantize", None, {"bits": 4, "group": 16}) == Quantize(4, 16, 128)
-    assert policy_named("prune_channels", None, {}) == PruneChannels(0.4, 32, 32)
-    told = {"pruned": 0.5, "window_size": 8, "kernel_size": 7}
-    assert policy_named("prune_channels", 64, told) == PruneChannels(0.5, 8, 32)
+def bound(name: str, kv_budget: int | None = 64, profile: HeadScores | None = None, **params):
+    return get_method(name, **params).bound_policy(kv_budget, TOKENS, 2, 2, profile)
+
+
+def test_policies_follow_the_methods_parameters_and_the_budget() -> None:
+    assert bound("snapkv") == bound("full", None) == Grow()
+    assert bound("streamingllm", num_sinks=2) == EvictOldest(64, 2)
+    assert bound("duoattention", num_sinks=4, local=16) == EvictOldestWhereEvicted(None, 4)
+    assert bound("h2o", recent_share=0.25) == H2OEviction(64, 0.25)
+    assert bound("scissorhands", history=9, recent=2) == ScissorhandsEviction(64, 9, 2)
+    assert bound("tova") == TOVAEviction(64)
+    assert bound("fastgen", frequent_share=0.2, local_share=0.1) == FastGenEviction(64, 0.2, 0.1)
+    assert bound("cake", window_size=8, kernel_size=3, gamma=9.0) == CakeEviction(64, 8, 3, 9.0)
+    assert bound("arkvale", page=8) == Recall(64, 8)
+    assert bound("kivi4", None, group=16) == Quantize(4, 16, 128)
+    assert bound("think", None) == PruneChannels(0.4, 32, 32)
+    assert bound("snapkv_think", pruned=0.5, window_size=8, kernel_size=7) == PruneChannels(0.5, 8, 32)
     scores = HeadScores(torch.tensor([[1.0, 4.0], [3.0, 2.0]]).double().numpy())
-    assert policy_named("quantize", None, {"bits": 3, "split": "scores"}, scores=scores) == Quantize(((2, 4), (4, 2)))
-    drawn = policy_named("quantize", None, {"bits": 3, "split": "random", "seed": 1}, heads=(2, 2))
+    assert bound("kivi_by_score", None, scores) == Quantize(((2, 4), (4, 2)))
+    drawn = bound("kivi_at_random", None, seed=1)
     assert isinstance(drawn, Quantize) and sorted(b for layer in drawn.bits for b in layer) == [2, 2, 4, 4]
+    assert bound("kivi_at_random", None, seed=1) == drawn
+
+
+def test_a_share_is_bound_to_the_prompt() -> None:
+    assert bound("tova", "20%") == bound("tova", KVBudget.parse("20%")) == TOVAEviction(40)
 
 
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("evict", {}, "unknown policy 'evict'; expected one of grow, evict_oldest"),
-        ("evict_tova", {}, "set kv_budget"),
-        ("quantize", {"split": "by_hand"}, "expected one of even, scores, random"),
-        ("quantize", {"split": "scores"}, "got none"),
-        ("quantize", {"split": "random"}, "num_layers"),
+        ("tova", {}, "tova: .*set kv_budget"),
+        ("kivi2", {"split": "by_hand"}, "kivi2: .*expected one of even, scores, random"),
+        ("kivi_by_score", {}, "kivi_by_score: .*got none"),
+        ("kivi2", {"bits": 3}, "kivi2: .*expected 2, 4, 8, or 16"),
     ],
 )
 def test_what_is_missing_is_said(name, parameters, message) -> None:
     with pytest.raises(CokvError, match=message):
-        policy_named(name, None, parameters)
+        bound(name, None, **parameters)
 
 
 def test_budgets_are_for_methods_that_take_them() -> None:
-    assert not takes_budget(get_method("full")) and not takes_budget(get_method("kivi2"))
-    assert not takes_budget(get_method("think")) and takes_budget(get_method("snapkv_think"))
-    assert takes_budget(get_method("snapkv_kivi4"))
-    assert takes_budget(get_method("arkvale")) and takes_budget(get_method("snapkv"))
-    assert all(named.does for named in BY_NAME.values())
+    without = {name for name, method in METHODS.items() if not method.takes_budget}
+    assert without == {"full", "think", "kivi2", "kivi4", "kivi8", "kivi_by_score", "kivi_at_random"}
+    assert all(method.policy.does for method in METHODS.values() if not isinstance(method.policy, Grow))

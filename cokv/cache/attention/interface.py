@@ -262,7 +262,7 @@ def _before_forward(
     if ids is None and args and isinstance(args[0], torch.Tensor) and not args[0].is_floating_point():
         ids = args[0]
     already = 0 if ids is None else cache.already_read(ids)
-    if not already:
+    if ids is None or not already:
         cache.forward_begins(type(module).__name__, ids)
         return None
     assert ids is not None
