@@ -89,7 +89,7 @@ class MethodCompression:
     @property
     def further_passes(self) -> bool:
         """Whether the method reads the prompt again, which no forward pass of the prompt alone can do."""
-        return any(isinstance(observer, Replayer) for observer in self.method.observers)
+        return self.method.reads_prompt_again
 
     def positions(self, layers: Sequence[PrefillLayer], place: int | None) -> list[list[torch.Tensor]]:
         if place is not None:

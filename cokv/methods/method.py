@@ -22,11 +22,12 @@ from cokv.methods.allocators import Allocator
 from cokv.methods.score_cache import ScoreCache, ranking, score_layer, score_prefill
 from cokv.methods.scorers import Refines, Scorer
 from cokv.methods.words import unknown
+from cokv.model.observe import Replayer
 from cokv.types import JSON, Budgets, CokvError, Infeasible, KVBudget, Selection
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import Prefill, PrefillLayer
-    from cokv.model.observe import Observer, Replayer
+    from cokv.model.observe import Observer
 
 NORMALIZED = "normalized"
 SET_BY_PRESET = frozenset({"exact"})  # what makes a preset a preset is not a parameter
@@ -115,6 +116,11 @@ class Method:
     def observers(self) -> tuple[Observer | Replayer, ...]:
         """What the prefill must observe besides: `prefill(..., observers=method.observers)`."""
         return (*getattr(self.scorer, "observers", ()), *self.policy.observers)
+
+    @property
+    def reads_prompt_again(self) -> bool:
+        """Whether it reads the prompt a second time, which `model.generate` does not do: `cache.prefill` does."""
+        return any(isinstance(observer, Replayer) for observer in self.observers)
 
     @property
     def needs(self) -> str:
