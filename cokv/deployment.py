@@ -60,7 +60,7 @@ def compress(
         raise CokvError(f"{chosen.name}: needs to know what tokens say; give tokenizer=")
     with ragged_attention(model):  # refuses a model that it cannot serve, and leaves one to which the method says no
         shape = model_shape(model.config)
-        chosen.check(kv_budget, shape.num_layers, shape.num_kv_heads, profile)
+        chosen.check(kv_budget, shape.num_layers, shape.num_kv_heads, profile, shape.group_size)
         attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
     budget = KVBudget.parse(kv_budget) if chosen.takes_budget else None
     return CompressedCache(model, MethodCompression(chosen, budget, profile, shape), tokenizer)
@@ -90,7 +90,7 @@ class MethodCompression:
     @property
     def further_passes(self) -> bool:
         """Whether the method reads the prompt again, which no forward pass of the prompt alone can do."""
-        return any(isinstance(observer, Replayer) for observer in self.method.observers)
+        return self.method.reads_prompt_again
 
     def positions(self, layers: Sequence[PrefillLayer], place: int | None) -> list[list[torch.Tensor]]:
         if place is not None:
@@ -198,7 +198,7 @@ class CompressedCache(RaggedCache):
 
     def _tokens_read(self, layer: RaggedLayer) -> int:
         """Tokens times KV heads, padding left out: what a full cache would hold of this layer."""
-        if not layer.seen:
+        if not layer.tokens_seen:
             return 0
         rows = len(layer.rows) if layer.rows is not None else layer.keys.shape[0]
         padding = int(layer.starts.sum()) if layer.rows is not None else 0

@@ -194,9 +194,9 @@ def _kvpress(path: Path, dataset: str | None) -> list[Prediction]:
     if raw is None:
         raise LongBenchError(f"{path}: larger than {FILE_LIMIT} bytes, expected kvpress's predictions.csv")
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")  # spreadsheets save UTF-8 with a byte order mark
     except UnicodeDecodeError as error:
-        raise LongBenchError(f"{path}: not UTF-8 at byte {error.start}; expected kvpress's predictions.csv") from None
+        raise LongBenchError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8, as kvpress does") from None
     header, rows = _csv_rows(text, path)
     if "predicted_answer" not in header or not ({"answers", "answer"} & set(header)):
         raise LongBenchError(

@@ -163,7 +163,7 @@ def _parse(data: bytes, path: Path) -> dict[str, Any]:
 def _text_v2(data: bytes, path: Path) -> str:
     """Line ends as Python's text mode reads them, which is how the official code opens the file."""
     try:
-        text = data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise LongBenchError(f"{path}: not UTF-8 at byte {error.start}; fetch the official file again") from None
     check_v2_template(text, str(path))

@@ -9,14 +9,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from reports.errors import ReportError
-from reports.style import PAGE_WIDTH, STYLE
+from reports.style import PAGE_WIDTH, figure_settings
 
 Row = Mapping[str, Any]
 PANELS = (
@@ -47,7 +46,7 @@ def estimator_figure(rows: Sequence[Row]) -> Figure:
     if not games:
         raise ReportError("no rows of estimators, expected those of benchmarks/estimators.py or exact_game.py")
     panels = [panel for panel in PANELS if any(panel[0] in row for row in shown)]  # of large games no error is known
-    with mpl.rc_context(STYLE):
+    with figure_settings():
         figure = Figure(figsize=(PAGE_WIDTH, 1.9 * len(games) + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(games), len(panels), squeeze=False)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports.side_tables import CUTS, head_scores, removal_rows
-from reports.style import ERROR_BAR, PAGE_WIDTH, STYLE, legend, panels
+from reports.style import ERROR_BAR, PAGE_WIDTH, figure_settings, legend, panels
 
 Row = Mapping[str, Any]
 ACROSS = 9  # tasks whose names fit side by side
@@ -32,7 +31,7 @@ def heads_figure(stability: Row) -> Figure | None:
         return None
     layers, heads = head_scores(stability["tasks"][tasks[0]]).shape
     annotate = heads <= 8
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
+    with figure_settings(grid=False):
         figure, axes = panels(len(tasks), 0.35 + (0.25 if layers <= 16 else 0.13) * layers, "KV head", "Layer")
         for axis, task in zip(axes, tasks, strict=True):
             values = head_scores(stability["tasks"][task])
@@ -70,7 +69,7 @@ def removal_figure(stability: Row) -> Figure | None:
     by_task: dict[str, list[Row]] = {}
     for task, row in rows:
         by_task.setdefault(task, []).append(row)
-    with mpl.rc_context(STYLE):
+    with figure_settings():
         if all(len({row["heads"] for row in points}) == 1 for points in by_task.values()):
             return _removal_bars(by_task, stability)
         figure, axes = panels(len(by_task), 1.6, f"Heads removed (of {stability['num_players']})", "Score (%)")

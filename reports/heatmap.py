@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.style import PAGE_WIDTH, STYLE
+from reports.style import PAGE_WIDTH, figure_settings
 
 Matrix: TypeAlias = npt.NDArray[np.float64]
-PLAIN: dict[Any, Any] = {**STYLE, "axes.grid": False}
 
 
 def heads_figure(panels: Mapping[str, Matrix], unit: str) -> Figure:
@@ -26,7 +24,7 @@ def heads_figure(panels: Mapping[str, Matrix], unit: str) -> Figure:
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
     height = max(0.9 + 0.075 * max(values.shape[0] for values in panels.values()), 1.4)
-    with mpl.rc_context(PLAIN):
+    with figure_settings(grid=False):
         figure = Figure(figsize=(min(PAGE_WIDTH, 0.6 + 1.75 * columns), height * rows), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
@@ -62,7 +60,7 @@ def matrix_figure(
     low, high = span or ((float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0))
     side = 0.42 if max(values.shape) <= 10 else 0.3
     longest = max((len(name) for name in [*rows, *columns]), default=1)
-    with mpl.rc_context(PLAIN):
+    with figure_settings(grid=False):
         margin = 0.7 + 0.055 * min(longest, 40)
         size = (side * len(columns) + margin + 0.5, side * len(rows) + margin)
         figure = Figure(figsize=(max(size[0], 2.4), max(size[1], 1.6)), layout="constrained")

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from reports.kv_budget import Budget, budget_words, slots_of
-from reports.style import PAGE_WIDTH, STYLE
+from reports.style import PAGE_WIDTH, figure_settings
 
 ANSWER = 60  # characters of an answer in a title
 LOW = 0.12  # inches of a panel in which every token is kept
@@ -67,7 +67,7 @@ def kept_figure(
     budget = {"kv_budget": kv_budget, "kv_slots": kv_slots}
     slots = slots_of(budget)
     assert slots is not None, "a share of the prompt needs its slots"
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
+    with figure_settings(grid=False):
         inches = sum(heights) + 0.32 * len(panels) + 0.75 + 0.12 * len(below)
         figure = Figure(figsize=(PAGE_WIDTH, inches), layout="constrained")
         FigureCanvasAgg(figure)

@@ -24,24 +24,22 @@ def check_longbench(value: Row, source: str) -> None:
     rows, entries = value.get("rows"), value.get("categories", [])
     needed = ("category", "method", "preset", "kv_budget", "mean")
     if not isinstance(entries, list) or not all(isinstance(e, Mapping) and set(needed) <= set(e) for e in entries):
-        raise ReportError(f"{source}: categories need {', '.join(needed)}; delete it and done.json")
+        raise ReportError(f"{source}: categories need {', '.join(needed)}")
     if not isinstance(rows, list):
-        raise ReportError(f"{source}: expected a list 'rows', got {type(rows).__name__}; delete it and done.json")
+        raise ReportError(f"{source}: expected a list 'rows', got {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
         place = f"{source}: row {number}"
         if not isinstance(row, Mapping) or not all(isinstance(row.get(name), str) for name in ("task", "method")):
-            raise ReportError(f"{place}: expected a task and a method, got {row!r:.80}; delete it and done.json")
+            raise ReportError(f"{place}: expected a task and a method, got {row!r:.80}")
         if not is_budget(row.get("kv_budget")):
             budget = repr(row["kv_budget"])
-            raise ReportError(f"{place}: kv_budget is {budget}, expected {EXPECTED}; delete it and done.json")
+            raise ReportError(f"{place}: kv_budget is {budget}, expected {EXPECTED}")
         unknown = [name for name in (*row.get("groups", {}), *row.get("empty", {})) if name not in GROUPS]
         if unknown:
-            raise ReportError(
-                f"{place}: group {unknown[0]!r}, expected among {', '.join(GROUPS)}; delete it and done.json"
-            )
+            raise ReportError(f"{place}: group {unknown[0]!r}, expected among {', '.join(GROUPS)}")
         for name, score in {"score": row.get("score", 0), **row.get("groups", {})}.items():
             if not is_number(score) or not 0 <= score <= 100:
-                raise ReportError(f"{place}: {name} is {score!r}, expected a percentage; delete it and done.json")
+                raise ReportError(f"{place}: {name} is {score!r}, expected a percentage")
 
 
 def longbench_table(value: Row, labels: Labels) -> Table | None:

@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reports.head_plots import CUT_STYLE
-from reports.style import PAGE_WIDTH, STYLE
+from reports.style import PAGE_WIDTH, figure_settings
 
 Record = Mapping[str, Any]
 
@@ -23,7 +22,7 @@ def masking_figure(record: Record) -> Figure:
     curves = record["curves"]
     columns = min(len(curves), 4)
     rows = math.ceil(len(curves) / columns)
-    with mpl.rc_context(STYLE):
+    with figure_settings():
         width = min(PAGE_WIDTH, 1.0 + 2.0 * columns)
         figure = Figure(figsize=(width, 1.7 * rows + 0.35), layout="constrained")
         FigureCanvasAgg(figure)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,7 +13,7 @@ from reports.kv_budget import Budget, budget_order, budget_text
 from reports.labels import Labels, is_full
 from reports.overview import ranked
 from reports.records import Variant, variant_of
-from reports.style import ERROR_BAR, PAGE_WIDTH, STYLE
+from reports.style import ERROR_BAR, PAGE_WIDTH, figure_settings
 
 Row = Mapping[str, Any]
 SHADES = ("#9ecae1", "#4292c6", "#08306b", "#41ab5d", "#00441b")  # of budgets, small to large
@@ -29,7 +28,7 @@ def overview_figure(metrics: Row, labels: Labels) -> Figure | None:
         return None
     budgets = sorted({r["kv_budget"] for r in rows if r["kv_budget"] is not None}, key=budget_order)
     names = sorted({r["benchmark"] for r in rows})
-    with mpl.rc_context(STYLE):
+    with figure_settings():
         figure = Figure(figsize=(PAGE_WIDTH, 0.165 * len(variants) + 0.9), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]

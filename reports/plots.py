@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +18,7 @@ from reports.kv_budget import Budget, budget_text, slot_positions
 from reports.labels import Labels, is_full
 from reports.overview import ranked
 from reports.records import Variant, variant_of
-from reports.style import ERROR_BAR, STYLE, legend, panels
+from reports.style import ERROR_BAR, figure_settings, legend, panels
 
 Row = Mapping[str, Any]
 MOST = 8  # methods with a colour of their own
@@ -39,7 +38,7 @@ def score_figure(metrics: Row, labels: Labels, benchmark: str) -> Figure | None:
         return None  # no budget, or no method could meet one
     shown_variants = shown(metrics, labels)
     drawn = Labels((row for row in metrics["cells"] if variant_of(row) in shown_variants), labels.titles)
-    with mpl.rc_context(STYLE):
+    with figure_settings():
         figure, axes = panels(len(parts), 1.6, "KV slots per head", "Score (%)")
         handles: dict[str, Any] = {}
         for axis, (title, rows) in zip(axes, parts, strict=True):

@@ -1,4 +1,8 @@
-"""A run folder as plain data, checked whole before anything is drawn; an error names the file in one line."""
+"""A run folder as plain data, checked whole before anything is drawn.
+
+An error is one line that names the file and says what to do. A run counts as finished while all of FINISHED are there:
+where one is deleted, `cokv reproduce` makes it again from what is left.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,15 @@ from reports.longbench import check_longbench
 from reports.records import check_record, digest
 from reports.shapes import check_measurements, check_stability
 
-REMEDY = "run the same command again to complete it"
+FINISHED = ("done.json", "metrics.json", "predictions.jsonl")
+REPRODUCE = "run `cokv reproduce` again with this run's experiment"
+ROW = {"benchmark", "kv_budget", "method", "preset", "query_aware", "first_token"}  # in every row of metrics.json
+MADE_BY = {"masking.json": "`cokv heads masking`", "transfer.json": "`cokv heads transfer`"}  # all others: reproduce
+
+
+def missing_files(run_dir: Path) -> list[str]:
+    """Which of FINISHED a run folder does not hold: none of a finished run."""
+    return [name for name in FINISHED if not (run_dir / name).exists()]
 
 
 @dataclass(frozen=True)
@@ -61,15 +73,19 @@ def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
     path = Path(run_dir)
     if not path.is_dir():
         raise ReportError(f"no run folder at {str(path)!r}; expected a folder such as runs/<name>-<hash>")
-    finished = (path / "done.json").is_file()
+    missing = missing_files(path)
+    finished = not missing
     if not (path / "spec.json").is_file():
-        raise ReportError(f"{str(path)!r} is not a run folder: it holds no spec.json")
+        raise ReportError(
+            f"{str(path)!r} is not a run folder: it holds no spec.json; name another, or move the folder away, then "
+            f"{REPRODUCE}"
+        )
     if not finished and not allow_unfinished:
-        raise ReportError(f"run {path.name!r} is not finished: it holds no done.json; {REMEDY}")
+        raise ReportError(f"run {path.name!r} is not finished: it holds no {', '.join(missing)}; {REPRODUCE}")
     spec = _read_object(path / "spec.json")
     records = _read_records(path / "predictions.jsonl", torn_ok=not finished)
     if not records:
-        raise ReportError(f"run {path.name!r} holds no predictions yet; {REMEDY}")
+        raise ReportError(f"run {path.name!r} holds no predictions yet; {_remedy(path)}")
     metrics: Mapping[str, Any]
     if finished:
         metrics = _read_object(path / "metrics.json")
@@ -102,7 +118,7 @@ def _read_stages(path: Path) -> list[dict[str, Any]]:
             stages.append(
                 {"stage": str(entry["stage"]), "seconds": float(entry["seconds"]), "workers": entry["workers"]}
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ReportError(
                 f"{path.parent.name}/{path.name} line {number}: no stage with its seconds ({error}); delete the line"
             ) from None
@@ -110,33 +126,36 @@ def _read_stages(path: Path) -> list[dict[str, Any]]:
 
 
 def _check_metrics(metrics: Mapping[str, Any], records: list[dict[str, Any]], path: Path) -> None:
+    problem = ""
     if metrics.get("schema") != SCHEMA:
-        raise ReportError(
-            f"run {path.name!r}: metrics.json has schema {metrics.get('schema')!r}, expected {SCHEMA}; "
-            f"delete it and done.json, then {REMEDY}"
-        )
-    if metrics.get("records_digest") != digest(records):
-        raise ReportError(
-            f"run {path.name!r}: metrics.json was not made from the predictions.jsonl beside it; "
-            f"delete metrics.json and done.json, then {REMEDY}"
-        )
-    for name in ("cells", "averages", "memory", "differences", "differences_all_tasks"):
-        if not isinstance(metrics.get(name), list):
-            raise ReportError(
-                f"run {path.name!r}: metrics.json holds no list {name!r}; delete it and done.json, then {REMEDY}"
-            )
+        problem = f"has schema {metrics.get('schema')!r}, expected {SCHEMA}"
+    elif metrics.get("records_digest") != digest(records):
+        problem = "was not made from the predictions.jsonl beside it"
+    else:
+        for name in ("cells", "averages", "memory", "differences", "differences_all_tasks"):
+            rows = metrics.get(name)
+            if not isinstance(rows, list) or not all(isinstance(row, Mapping) and row.keys() >= ROW for row in rows):
+                problem = f"holds no list {name!r} of objects with {', '.join(sorted(ROW))}"
+    if problem:
+        raise ReportError(f"run {path.name!r}: metrics.json {problem}; delete metrics.json, then {REPRODUCE}")
 
 
 def _read_records(path: Path, torn_ok: bool) -> list[dict[str, Any]]:
     lines = _read_bytes(path).split(b"\n")
     tail = lines.pop()
     if tail and not torn_ok:
-        raise ReportError(f"{path.parent.name}/{path.name}: the last line is torn (it has no line end); {REMEDY}")
+        raise ReportError(
+            f"{path.parent.name}/{path.name}: the last line is torn (it has no line end); {_remedy(path.parent)}"
+        )
     records = []
     for number, line in enumerate(lines, start=1):
         place = f"{path.parent.name}/{path.name} line {number}"
-        record = _parse(line, place, "remove the line")
-        check_record(record, place)
+        remedy = _remedy(path.parent, "remove the line")
+        record = _parse(line, place, remedy)
+        try:
+            check_record(record, place)
+        except ReportError as error:
+            raise ReportError(f"{error}; {remedy}") from None
         records.append(record)
     return records
 
@@ -145,25 +164,51 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ReportError(f"run {path.parent.name!r} holds no {path.name}; {REMEDY}") from None
+        raise ReportError(f"run {path.parent.name!r} holds no {path.name}; {REPRODUCE}") from None
     except OSError as error:
-        raise ReportError(f"{path.parent.name}/{path.name}: cannot be read ({error.strerror})") from None
+        raise ReportError(
+            f"{path.parent.name}/{path.name}: cannot be read ({error.strerror}); move it away, or allow reading it, "
+            f"then {REPRODUCE}"
+        ) from None
 
 
-def _parse(data: bytes, source: str, advice: str) -> Any:
+def _remedy(run_dir: Path, action: str = "") -> str:
+    """What to do about a damaged file. A run with done.json would be left as it is, so that has to go too."""
+    steps = [action] * bool(action) + ["delete done.json"] * (run_dir / "done.json").is_file()
+    return ", ".join(steps) + (", then " if steps else "") + REPRODUCE
+
+
+def _remedy_for(path: Path) -> str:
+    """What to do about a damaged JSON file of a run."""
+    if path.name == "spec.json":  # a folder without one is not recognized as a run
+        return f"move the folder away, then {REPRODUCE}"
+    if path.name == "metrics.json":
+        return f"delete metrics.json, then {REPRODUCE}"
+    if path.name in MADE_BY:
+        return f"delete {path.name}, then run {MADE_BY[path.name]} again"
+    return _remedy(path.parent, f"delete {path.name}")
+
+
+def _parse(data: bytes, source: str, remedy: str) -> Any:
     try:
         return json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ReportError(f"{source}: not UTF-8 text (byte {error.start}); {advice}, then {REMEDY}") from None
+        problem = f"not UTF-8 text (byte {error.start})"
     except json.JSONDecodeError as error:
         position = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
-        raise ReportError(f"{source}: not JSON ({error.msg} at {position}); {advice}, then {REMEDY}") from None
+        problem = f"not JSON ({error.msg} at {position})"
+    except RecursionError:
+        problem = "not JSON of a run (nested too deeply)"
+    except ValueError as error:  # an integer of thousands of digits
+        problem = f"not JSON of a run ({error})"
+    raise ReportError(f"{source}: {problem}; {remedy}")
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    value = _parse(_read_bytes(path), f"{path.parent.name}/{path.name}", "delete it")
+    source = f"{path.parent.name}/{path.name}"
+    value = _parse(_read_bytes(path), source, _remedy_for(path))
     if not isinstance(value, dict):
-        raise ReportError(f"{path.parent.name}/{path.name}: expected a JSON object, got {type(value).__name__}")
+        raise ReportError(f"{source}: expected a JSON object, got {type(value).__name__}; {_remedy_for(path)}")
     return value
 
 
@@ -171,5 +216,8 @@ def _read_optional(path: Path, check: Callable[[Mapping[str, Any], str], None]) 
     if not path.exists():
         return None
     value = _read_object(path)
-    check(value, f"{path.parent.name}/{path.name}")
+    try:
+        check(value, f"{path.parent.name}/{path.name}")
+    except ReportError as error:
+        raise ReportError(f"{error}; {_remedy_for(path)}") from None
     return value

@@ -1,13 +1,15 @@
-"""How figures look and are kept: settings, a grid of panels, a legend, and PNG, PDF and SVG files.
+"""How figures look and are saved: settings, a grid of panels, a legend, and PNG, PDF and SVG files.
 
-Readable at the width of a page (7 inches). Draws on its own figures with its own settings: matplotlib's global state
-and back end are left as they are.
+Readable at the width of a page (7 inches). The settings are matplotlib's defaults and STYLE, whatever a user's
+matplotlibrc says; matplotlib's global state and back end are left as they are.
 """
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,15 +41,30 @@ STYLE: dict[Any, Any] = {
 ERROR_BAR: dict[str, Any] = {"elinewidth": 0.7, "markeredgewidth": 0}
 
 
+@contextmanager
+def figure_settings(grid: bool = True) -> Iterator[None]:
+    """Inside, matplotlib draws with its own defaults and STYLE; afterwards its settings are as before."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**STYLE, "axes.grid": grid})
+        yield
+
+
 def save(figure: Figure, folder: Path, stem: str, vector: Literal["pdf", "svg"] = "pdf") -> list[Path]:
-    """PNG and a vector format, without dates, so that the same numbers give the same files. Makes the folder."""
+    """PNG and a vector format, without dates, so that the same numbers give the same files. Makes the folder.
+
+    Both are drawn in memory first: a disk that is full is an OSError of the write, never one inside a renderer.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{stem}.png", folder / f"{stem}.{vector}"]
-    with mpl.rc_context(STYLE):
+    png, vector_file = io.BytesIO(), io.BytesIO()
+    with figure_settings():
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, not again for each file
-        figure.savefig(paths[0], dpi=200, metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"CreationDate" if vector == "pdf" else "Date": None})
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(vector_file, format=vector, metadata={"CreationDate" if vector == "pdf" else "Date": None})
+    paths = [folder / f"{stem}.png", folder / f"{stem}.{vector}"]
+    for path, drawn in zip(paths, (png, vector_file), strict=True):
+        path.write_bytes(drawn.getvalue())
     return paths
 
 

@@ -117,6 +117,11 @@ class RaggedLayer(Layer):
         if kinds is not None and list(kinds.shape) != new:
             raise CokvError(f"the model reads tokens {new}, but its input_ids have shape {list(kinds.shape)}")
         assert self.rows is not None
+        if len(self.rows) != queries.shape[0]:
+            raise CokvError(
+                f"the cache holds {len(self.rows)} rows and the model reads {queries.shape[0]}; for beams or several "
+                "answers to a prompt that has been read, call cache.batch_repeat_interleave(n) first"
+            )
         self.rows.tell(kinds)
         if queries.dtype != self.dtype:  # only the prompt was read under autocast, or only what follows
             queries, keys, values = (x.to(self.dtype) for x in (queries, keys, values))

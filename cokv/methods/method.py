@@ -22,11 +22,12 @@ from cokv.methods.allocators import Allocator
 from cokv.methods.score_cache import ScoreCache, ranking, score_layer, score_prefill
 from cokv.methods.scorers import Refines, Scorer
 from cokv.methods.words import unknown
+from cokv.model.observe import Replayer
 from cokv.types import JSON, Budgets, CokvError, Infeasible, KVBudget, Selection
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import Prefill, PrefillLayer
-    from cokv.model.observe import Observer, Replayer
+    from cokv.model.observe import Observer
 
 NORMALIZED = "normalized"
 SET_BY_PRESET = frozenset({"exact"})  # fields that a preset decides: no parameters
@@ -117,6 +118,11 @@ class Method:
         return (*getattr(self.scorer, "observers", ()), *self.policy.observers)
 
     @property
+    def reads_prompt_again(self) -> bool:
+        """Whether it reads the prompt a second time, which `model.generate` does not do: `cache.prefill` does."""
+        return any(isinstance(observer, Replayer) for observer in self.observers)
+
+    @property
     def needs(self) -> str:
         """What it reads, needs and does, in words."""
         reads = getattr(self.scorer, "reads", "")
@@ -194,12 +200,18 @@ class Method:
             slots = KVBudget.parse(kv_budget).of(seq_len) if has_budget else None
             return self.policy.bind(slots, (num_layers, num_kv_heads), profile)
 
-    def check(self, kv_budget: Any, num_layers: int, num_kv_heads: int, profile: Any = None) -> None:
-        """Refuses, before a prompt is read, a budget or profile with which no prompt could be compressed.
+    def check(
+        self, kv_budget: Any, num_layers: int, num_kv_heads: int, profile: Any = None, group_size: int | None = None
+    ) -> None:
+        """Refuses, before a prompt is read, a budget, profile or model with which no prompt could be compressed.
 
-        A budget that is a share of the prompt can only be checked once the prompt is known.
+        A budget that is a share of the prompt can only be checked once the prompt is known. group_size: query heads per
+        KV head, where a scorer's rule has no meaning for some.
         """
         with self._errors_with_name():
+            check_group = getattr(self.scorer, "check_group", None)
+            if check_group is not None and group_size is not None:
+                check_group(group_size)
             self._check_profile(profile, num_layers, num_kv_heads)
             slots = KVBudget.parse(kv_budget).slots if self.takes_budget else None
             if self.takes_budget and slots is None:

@@ -59,7 +59,7 @@ def read_tensors(
                 )
             tensors = {name: file.get_tensor(name) for name in names}
         return tensors, {key: json.loads(metadata[key]) for key in keys}
-    except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CokvError(
             f"{where}: not a readable cokv.{kind} file ({_one_line(error)}); it is damaged, make it again"
         ) from None

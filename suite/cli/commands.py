@@ -1,8 +1,13 @@
-"""What all commands share: a user's error is one line on stderr and exit code 2, and one experiment is the default."""
+"""What all commands share: a user's error is one line on stderr and exit code 2, and one experiment is the default.
+
+What a terminal, a pipe or an old code page cannot encode is printed as "?": no result is lost to a character.
+"""
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -21,29 +26,43 @@ ExperimentFile = Annotated[
 
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns every user's error of any room into one line and exit code 2."""
+    """The command with every user's error, of any room, as one line on stderr and exit code 2."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            result = command(*args, **kwargs)
+            sys.stdout.flush()  # a full disk behind it is reported here, not while Python ends
+            return result
         except USER_ERRORS as error:
             print(f"cokv: {' '.join(str(error).split())}", file=sys.stderr)
             raise typer.Exit(2) from None
         except BrokenPipeError:
             raise  # the reader, such as `head`, has had enough
         except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            print(
-                f"cokv: {error.strerror or error}{where}; what was written is kept, the same command goes on",
-                file=sys.stderr,
-            )
+            file = f": {error.filename}" if error.filename else ""
+            print(f"cokv: {error.strerror or error}{file}; {_remedy(error)}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            print("cokv: stopped; the same command goes on where it was", file=sys.stderr)
+            print("cokv: stopped; run the same command again to go on from here", file=sys.stderr)
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def _remedy(error: OSError) -> str:
+    """What a user can do about an error of the operating system. Finished work is in its files in any case."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space, then run the same command again: it goes on from what is written"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "allow access to it, or name another place; then run the same command again"
+    return "correct that, then run the same command again: it goes on from what is written"
+
+
+def replace_unencodable_output() -> None:
+    """From now on, standard output prints "?" for a character that its encoding does not have."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def kv_budget_of(option: str) -> Any:
@@ -57,7 +76,7 @@ def kv_budget_of(option: str) -> Any:
 
 
 def experiment_of(path: Path | None, limit: int | None = None) -> Any:
-    """The experiment in this file, or one that ships: the embedded one without a name."""
+    """The experiment in this file, or the shipped one of that name; without a name, the embedded one."""
     from suite.spec import read_experiment
 
     name = DEFAULT if path is None else str(path)
@@ -67,7 +86,7 @@ def experiment_of(path: Path | None, limit: int | None = None) -> Any:
 
 
 def shipped_experiments() -> dict[str, Path]:
-    """Experiment files by name: of the folder this is run in, of the checkout, or of the installed package."""
+    """Experiment files by name: of the working directory first, then of the checkout, then of the installed package."""
     installed = [file.locate() for file in metadata.files("cokv") or () if file.parent.name == EXPERIMENTS.name]
     folders = [Path(__file__).parents[2] / EXPERIMENTS, EXPERIMENTS]
     paths = [*map(Path, map(str, installed)), *(file for folder in folders for file in sorted(folder.glob("*.toml")))]

@@ -60,8 +60,10 @@ def compare(
     stored = shipped(loaded) if run is None else of_run(run, task, loaded)
     profiles = profiles_of(picked, loaded, profile or [], stored)
     comparison = compared(loaded, text, picked, budget, max_new_tokens, profiles)
+    reason = comparison.why_none_ran(methods)
+    paths = write(comparison, out) if out is not None and not reason else []  # before anything can fail to be printed
     show(comparison)
-    comparison.check_any_ran(methods)
-    if out is not None:
-        for path in write(comparison, out):
-            print(path)
+    if reason:
+        raise SuiteError(reason)
+    for path in paths:
+        print(path)

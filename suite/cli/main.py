@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from longbench.tasks import Task as LongBenchTask
 from suite.cli.check_method import check_method
-from suite.cli.commands import ExperimentFile, experiment_of, reported
+from suite.cli.commands import ExperimentFile, experiment_of, replace_unencodable_output, reported
 from suite.cli.compare import compare
 from suite.cli.heads import app as heads_app
 from suite.cli.lm_eval import PASSED_ON, lm_eval
@@ -70,10 +70,16 @@ def reproduce(
         _print_plan(plan(spec, loaded, size(pool)), str(folder.path), folder.done)
         return
     folder = run_experiment(spec, runs, pool)
-    if not (folder.path / "report" / "report.md").exists():
+    if not _report_is_current(folder.path):
         write_report(folder.path)
     terminal_table(folder.path)
     print(folder.path / "report")
+
+
+def _report_is_current(run: Path) -> bool:
+    """Whether a finished run has a report that is not older than the run's end, as one of an unfinished run is."""
+    page = run / "report" / "report.md"
+    return page.is_file() and page.stat().st_mtime_ns >= (run / "done.json").stat().st_mtime_ns
 
 
 def _print_plan(stages: Any, path: str, done: bool) -> None:
@@ -116,13 +122,19 @@ def _newest(runs: Path, unfinished: bool) -> Path:
 
 @app.command()
 @reported
-def methods(long: Annotated[bool, typer.Option("--long", help="Also parameters, code and notes.")] = False) -> None:
-    """List the methods: what each needs, its presets, its paper."""
+def methods(
+    long: Annotated[
+        bool, typer.Option("--long", help="Also scorer, allocator, policy, parameters, paper, code and notes.")
+    ] = False,
+) -> None:
+    """List the methods: what each needs, its presets, and whether `cokv.compress` runs it in `model.generate`.
+
+    "after cache.prefill" under "deploys": the method reads the prompt twice, so call cache.prefill(input_ids) first.
+    """
     from cokv.methods.registry import describe_methods
 
-    columns = ["name", "preset", "scorer", "allocator", "policy", "needs", "paper"] + (
-        ["parameters", "code", "note"] if long else []
-    )
+    columns = ["name", "title", "preset", "needs", "deploys"]
+    columns += ["scorer", "allocator", "policy", "parameters", "paper", "code", "note"] if long else []
     _table(describe_methods(), columns)
 
 
@@ -234,6 +246,7 @@ def _table(rows: list[dict[str, str]], columns: list[str]) -> None:
 
 
 def main() -> None:
+    replace_unencodable_output()
     app()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from longbench import predictions as longbench_predictions
 from longbench.predictions import Prediction
 from longbench.rescoring import score_predictions
 from reports import load_run
+from reports.rundir import REPRODUCE, Run
 from ruler import predictions as ruler_predictions
 from ruler.predictions import Answer
 from ruler.scoring import score as ruler_score
@@ -29,19 +31,25 @@ def rescore_run(run: Path) -> dict[str, Any]:
         if record["score"] is None:
             continue
         judged += 1
-        again = _score(record, dict(loaded.spec))
+        again = _score(record, loaded)
         if again != record["score"]:
             identity = {k: record[k] for k in ("task", "sample_id", "method", "kv_budget")}
             changed.append({**identity, "stored": record["score"], "now": again})
     return {"run": str(run), "judged": judged, "same": judged - len(changed), "changed": changed}
 
 
-def _score(record: dict[str, Any], spec: dict[str, Any]) -> float:
+def _score(record: dict[str, Any], run: Run) -> float:
+    for name, kind in (("prediction", str), ("references", list)):
+        if not isinstance(record.get(name), kind):
+            raise SuiteError(
+                f"{run.path.name}/predictions.jsonl: sample {record['sample_id']!r} of {record['task']} has a score "
+                f"and no {name!r}, so it cannot be judged again; name a run that `cokv reproduce` wrote"
+            )
     if record["benchmark"] == "ruler":
-        preset = spec["experiment"]["ruler"]["preset"]
+        preset = _setting(run, "ruler", "preset")
         return ruler_score(get_task(record["task"], preset).metric, record["prediction"], record["references"])
     if record["benchmark"] == "longbench":
-        return 100 * judge(record, spec["experiment"]["longbench"]["protocol"])
+        return 100 * judge(record, _setting(run, "longbench", "protocol"))
     if record["benchmark"] == "longbench_mini":
         from longbench.metrics import sample_score
 
@@ -49,6 +57,19 @@ def _score(record: dict[str, Any], spec: dict[str, Any]) -> float:
     raise SuiteError(
         f"records of benchmark {record['benchmark']!r} cannot be judged; expected ruler, longbench or longbench_mini"
     )
+
+
+def _setting(run: Run, benchmark: str, name: str) -> str:
+    """A benchmark's setting in the run's spec."""
+    experiment = run.spec.get("experiment")
+    section = experiment.get(benchmark) if isinstance(experiment, Mapping) else None
+    setting = section.get(name) if isinstance(section, Mapping) else None
+    if not isinstance(setting, str):
+        raise SuiteError(
+            f"{run.path.name}/spec.json: has no experiment.{benchmark}.{name}, which says how answers are judged; "
+            f"move the folder away, then {REPRODUCE}"
+        )
+    return setting
 
 
 def score_file(path: Path, form: str | None, dataset: str | None) -> dict[str, dict[str, Any]]:

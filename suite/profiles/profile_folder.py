@@ -101,7 +101,7 @@ def _spec(run: Path) -> dict[str, JSON]:
         raise SuiteError(
             f"{run} is no run folder: it has no spec.json; expected one that `cokv reproduce` wrote"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SuiteError(f"{run / 'spec.json'} is damaged ({error}); name another run") from None
     return spec if isinstance(spec, dict) else {}
 

@@ -151,7 +151,7 @@ def read_stored(stem: Path) -> Profile | str | None:
     if reason_file.exists():
         try:
             return str(json.loads(reason_file.read_text(encoding="utf-8"))["unavailable"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise SuiteError(f"{reason_file} is damaged ({error}); delete that file and run again") from None
     if not file.exists():
         return None

@@ -23,6 +23,7 @@ from suite.errors import SuiteError
 from suite.profiles.profile_folder import SourcedProfile
 from suite.run.answers import Request, answer
 from suite.tasks.prompt import text_of
+from suite.text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,16 @@ class Comparison:
         """Whether a method's answer equals the full cache's."""
         return not row.infeasible and row.answer == self.full.answer
 
-    def check_any_ran(self, names: str) -> None:
-        """Raises SuiteError if none of the methods in `names` could run.
+    def why_none_ran(self, names: str) -> str:
+        """Why none of the methods in `names` could run; "" where one did.
 
-        The full cache, which always runs, counts only if `names` lists it.
+        The full cache, which always runs, counts where `names` lists it; `all` means the other methods.
         """
         failed = [row for row in self.methods if row.infeasible]
         if not failed or len(failed) < len(self.methods) or (names != "all" and "full" in _listed(names)):
-            return
+            return ""
         several = f"none of the {len(failed)} methods could run; " if len(failed) > 1 else ""
-        raise SuiteError(several + "; ".join(f"{row.method.name}: {row.infeasible}" for row in failed[:3]))
+        return several + "; ".join(f"{row.method.name}: {row.infeasible}" for row in failed[:3])
 
     def as_json(self) -> dict[str, Any]:
         def row_json(row: Compared) -> dict[str, Any]:
@@ -93,13 +94,11 @@ class Comparison:
 def read_prompt(path: Path) -> str:
     """A file's text, without the one newline that editors put at its end."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise SuiteError(f"no prompt file {path}; check the path") from None
     except IsADirectoryError:
         raise SuiteError(f"{path} is a folder; name a text file") from None
-    except UnicodeDecodeError:
-        raise SuiteError(f"{path} is no UTF-8 text; give a text file") from None
     text = text.removesuffix("\n")
     if not text.strip():
         raise SuiteError(f"prompt file {path} is empty; put the prompt into it")
@@ -130,7 +129,7 @@ def _parameter(text: str) -> tuple[str, Any]:
         raise SuiteError(f"parameter {text!r}, expected name=value such as window_size=8")
     try:
         return name, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return name, value
 
 

@@ -1,8 +1,9 @@
 """A run folder: `spec.json` first, one flushed line per sample, `done.json` last.
 
-The same command finds the same folder and goes on. The folder's name ends in a hash over everything that can change an
+The same command goes on in the same folder. The folder's name ends in a hash over everything that can change an
 answer: the experiment, the model's bytes, task and wording versions, and the library versions that matter. A torn last
-line, as a kill leaves it, is dropped and redone; any other damage is said, never repaired.
+line, as a kill leaves it, is dropped and computed again; any other damage is an error that names the file and what to
+do, never repaired.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from cokv.game.identity import canonical
+from reports.rundir import missing_files
 from suite.errors import SuiteError
 
 SCHEMA = 1
-ABOUT = "about"  # in spec.json: where things lay and how they are called, which changes no answer
+ABOUT = "about"  # the part of spec.json that changes no answer: names, titles, where the model was loaded from
 STAGES = "stages.jsonl"
 LEFT_BY_A_KILL = {".spec.json.part"}  # between making the folder and its first file
 
 
 class RunFolder:
-    """One run's files. Opening it checks that it belongs to `identity`; `about` is only written down for readers."""
+    """One run's files. Opening it checks that it belongs to `identity`; `about` is stored for readers only."""
 
     def __init__(self, root: Path, name: str, identity: dict[str, Any], about: dict[str, Any] | None = None) -> None:
         self.hash = hashlib.sha256(canonical({"schema": SCHEMA, **identity}).encode()).hexdigest()[:8]
@@ -35,24 +37,22 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        return (self.path / "done.json").is_file()
+        """Whether nothing is left to do. A file that was deleted from a finished run is made again."""
+        return not missing_files(self.path)
 
     def open(self) -> None:
-        """Makes the folder, or checks the spec of the one that is there."""
+        """Makes the folder, or checks the spec of the one that exists."""
         spec = {"schema": SCHEMA, "hash": self.hash, **self.identity}
         file = self.path / "spec.json"
         if file.exists():
-            try:
-                stored = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise SuiteError(f"{file} is damaged ({error}); move the folder away and run again") from None
-            said = stored.pop(ABOUT, None) if isinstance(stored, dict) else None
-            if not isinstance(said, dict | None) or canonical(stored) != canonical(spec):
+            stored = _load(file, "move the folder away and run again")
+            about = stored.pop(ABOUT, None) if isinstance(stored, dict) else None
+            if not isinstance(about, dict | None) or canonical(stored) != canonical(spec):
                 raise SuiteError(f"{file} was written for another experiment; move the folder away and run again")
             return
         if self.path.is_dir() and any(f.name not in LEFT_BY_A_KILL for f in self.path.iterdir()):
             raise SuiteError(
-                f"{self.path} holds files but no spec.json, so it is no run of this suite; move it away and run again"
+                f"{self.path} holds files but no spec.json, so it is no run folder; move the folder away and run again"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -73,17 +73,12 @@ class RunFolder:
         os.replace(part, self.path / name)
 
     def read(self, name: str) -> Any | None:
-        """A JSON file of the run, or None when it is not there yet."""
+        """A JSON file of the run, or None where it has not been written yet."""
         file = self.path / name
-        if not file.exists():
-            return None
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SuiteError(f"{file} is damaged ({error}); delete that file and run again") from None
+        return _load(file, "delete that file and run again") if file.exists() else None
 
-    def lines(self, name: str, needed: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        """The whole lines of a JSON-lines file, each with the `needed` keys. A torn last line is cut off the file."""
+    def lines(self, name: str, required: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """The whole lines of a JSON-lines file, each with the `required` keys. A torn last line is cut off the file."""
         file = self.path / name
         if not file.exists():
             return []
@@ -92,17 +87,17 @@ class RunFolder:
         if whole < len(data):
             with file.open("r+b") as handle:
                 handle.truncate(whole)
-        found = []
+        records = []
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise SuiteError(f"{file} line {number} is damaged ({error}); delete that line and run again") from None
-            if not isinstance(record, dict) or not record.keys() >= set(needed):
-                keys = f" with {', '.join(needed)}" if needed else ""
+            if not isinstance(record, dict) or not record.keys() >= set(required):
+                keys = f" with {', '.join(required)}" if required else ""
                 raise SuiteError(f"{file} line {number} is no record{keys}; delete that line and run again")
-            found.append(record)
-        return found
+            records.append(record)
+        return records
 
     def rewrite(self, name: str, records: list[dict[str, Any]]) -> None:
         """Replaces a JSON-lines file, whole or not at all."""
@@ -124,7 +119,7 @@ class RunFolder:
 
     @contextmanager
     def stage(self, name: str, workers: int) -> Iterator[None]:
-        """Notes the seconds of one stage; a killed one is not noted, its next try is."""
+        """Records the seconds of one stage once it has ended; a stage that is killed leaves no record."""
         start = time.monotonic()
         yield
         with self.appender(STAGES) as append:
@@ -132,12 +127,28 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time: a second one is told so. The lock goes with the process, however it ends."""
+        """One process at a time: a second one is refused. The lock ends with the process, however that ends."""
         import fcntl
 
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise SuiteError(f"{self.path} is being written by another process; wait for it, or stop it") from None
+            except OSError as error:
+                raise SuiteError(
+                    f"{self.path} cannot be locked ({error.strerror}); name a folder on another disk with --runs"
+                ) from None
             yield
+
+
+def _load(file: Path, remedy: str) -> Any:
+    """A JSON file's content, or an error with the remedy."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise SuiteError(f"{file} is damaged ({error}); {remedy}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")  # and is never written into a run folder

@@ -14,18 +14,21 @@ from suite.spec.experiment import Experiment
 from suite.spec.game import GameSpec
 from suite.spec.methods import check_defaults, with_defaults
 from suite.spec.part import nearest
+from suite.text_files import read_text
 
 
 def read_experiment(path: Path, limit: int | None = None) -> Experiment:
     """Reads and checks an experiment file. `limit` bounds the samples per task and seed, and is hashed with them."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(read_text(path))
     except FileNotFoundError:
         raise SuiteError(f"no experiment file {path}; see the experiments/ folder, or check the path") from None
     except IsADirectoryError:
         raise SuiteError(f"{path} is a folder; name an experiment file, such as experiments/embedded.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise SuiteError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise SuiteError(f"{path} is nested too deeply; see experiments/embedded.toml for the keys there are") from None
     defaults = raw.pop("method_defaults", {})
     if isinstance(raw.get("methods"), list):
         check_defaults(path, defaults)

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from full_disk import full_disk
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
@@ -131,3 +132,24 @@ def test_drawing_leaves_matplotlib_as_it_was(records: list[dict[str, Any]], tmp_
     assert figure is not None
     style.save(figure, tmp_path, "scores")
     assert dict(mpl.rcParams) == before
+
+
+def test_a_users_matplotlibrc_changes_no_figure(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    theirs = {"text.usetex": True, "font.size": 30, "savefig.transparent": True, "axes.prop_cycle": "cycler(color='r')"}
+
+    def files(folder: str) -> list[bytes]:
+        figure = score_figure(aggregate(records))
+        assert figure is not None
+        return [path.read_bytes() for path in style.save(figure, tmp_path / folder, "scores")]
+
+    expected = files("plain")
+    with mpl.rc_context(theirs):  # text.usetex fails where there is no LaTeX, as on most machines
+        assert files("with_matplotlibrc") == expected
+
+
+def test_a_full_disk_while_a_figure_is_saved_is_an_os_error(records: list[dict[str, Any]], tmp_path: Path) -> None:
+    figure = score_figure(aggregate(records))
+    assert figure is not None
+    with full_disk("*.pdf"), pytest.raises(OSError, match="No space left"):
+        style.save(figure, tmp_path, "scores")
+    assert (tmp_path / "scores.png").is_file()

@@ -146,7 +146,7 @@ def test_a_screen_that_knows_only_ascii_is_no_crash(bare_run: Path) -> None:
 def test_an_unfinished_run_is_refused_and_can_be_asked_for(bare_run: Path) -> None:
     run_dir = bare_run
     (run_dir / "done.json").unlink()
-    with pytest.raises(ReportError, match=r"not finished.*run the same command again"):
+    with pytest.raises(ReportError, match=r"not finished: it holds no done\.json; run `cokv reproduce` again"):
         write_report(run_dir)
     (run_dir / "metrics.json").unlink()
     with (run_dir / "predictions.jsonl").open("a") as file:
@@ -191,6 +191,14 @@ def _folder(path: Path) -> None:
     path.mkdir()
 
 
+def _nest(path: Path) -> None:
+    path.write_text("[" * 100_000)
+
+
+def _long_number(path: Path) -> None:
+    path.write_text('{"schema": ' + "1" * 10_000 + "}")
+
+
 def _old_schema(path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 0}))
 
@@ -205,6 +213,8 @@ BROKEN: list[tuple[str, Callable[[Path], None], str]] = [
     ("predictions.jsonl", _list, "line 1: expected one JSON object"),
     ("predictions.jsonl", _folder, "cannot be read"),
     ("metrics.json", _tear, "metrics.json: not JSON"),
+    ("metrics.json", _nest, "nested too deeply"),
+    ("metrics.json", _long_number, "not JSON of a run"),
     ("metrics.json", _remove, "holds no metrics.json"),
     ("metrics.json", _old_schema, "schema 0, expected 1"),
     ("spec.json", _remove, "not a run folder"),

@@ -1,31 +1,15 @@
 """The command line: what users type works, and every mistake is one line on stderr with exit code 2."""
 
-import errno
 import json
 import re
 import sqlite3
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import call, refused
+from full_disk import full_disk
 
-from suite.cli.main import app
-from suite.run.folder import RunFolder
 from suite.run.plan import in_words
-
-runner = CliRunner()
-
-
-def call(*arguments: object):
-    return runner.invoke(app, [str(a) for a in arguments])
-
-
-def refused(result) -> str:
-    assert result.exit_code == 2, result.output
-    *progress, said = result.stderr.strip().splitlines()
-    assert said.startswith("cokv: ") and "Traceback" not in result.output
-    assert not any(line.startswith("cokv: ") or "left" not in line for line in progress), result.stderr
-    return said
 
 
 def test_reproduce_ends_with_the_reports_path_and_again_is_a_no_op(experiment_file, tmp_path):
@@ -52,15 +36,15 @@ def test_dry_run_writes_nothing(experiment_file, tmp_path):
 
 def test_a_short_plan_counts_seconds(experiment_file, tmp_path):
     result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs", "--dry-run")
-    said = next(line for line in result.stdout.splitlines() if line.startswith("about"))
-    assert re.fullmatch(r"about \d+ seconds? at most on this machine", said) and " 0 " not in said
+    estimate = next(line for line in result.stdout.splitlines() if line.startswith("about"))
+    assert re.fullmatch(r"about \d+ seconds? at most on this machine", estimate) and " 0 " not in estimate
     assert [in_words(s) for s in (0.01, 1.6, 119, 150, 7100, 9000)] == [
         "1 second", "2 seconds", "119 seconds", "2 minutes", "118 minutes", "2.5 hours",
     ]  # fmt: skip
 
 
 def test_methods_and_tasks_are_listed():
-    assert "2502.17501" in call("methods").stdout
+    assert "CoKV" in call("methods").stdout and "2502.17501" in call("methods", "--long").stdout
     assert "niah_multikey_1" in call("tasks").stdout
 
 
@@ -75,13 +59,13 @@ def test_a_missing_experiment_is_refused(tmp_path):
 
 def test_a_prompt_longer_than_the_model_is_refused(experiment_file, tmp_path):
     experiment_file.write_text(experiment_file.read_text().replace("length = 160", "length = 1200"))
-    said = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
-    assert "1024 positions" in said
+    message = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
+    assert "1024 positions" in message
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("prompt_tokens = 64", "prompt_tokens = 1022", "1024 positions"),
         ("slice_sizes = [2]", "slice_sizes = [5]", "4 players"),
@@ -90,25 +74,22 @@ def test_a_prompt_longer_than_the_model_is_refused(experiment_file, tmp_path):
         ("[model]", '[model]\nrevision = "abc"', "leave `revision` out"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused_before_any_work(experiment_file, tmp_path, old, new, said):
+def test_what_does_not_fit_the_model_is_refused_before_any_work(experiment_file, tmp_path, old, new, message):
     experiment_file.write_text(experiment_file.read_text().replace(old, new))
-    assert said in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
+    assert message in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(experiment_file, tmp_path, monkeypatch):
-    with monkeypatch.context() as broken:
-        whole = RunFolder.write
-
-        def full_at_metrics(self, name, value):
-            if name == "metrics.json":
-                raise OSError(errno.ENOSPC, "No space left on device", str(self.path / name))
-            whole(self, name, value)
-
-        broken.setattr(RunFolder, "write", full_at_metrics)
-        said = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
-        assert "No space left" in said and "metrics.json" in said
-    assert call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs").exit_code == 0
+@pytest.mark.parametrize("pattern", [".metrics.json.part", "*.md", "*.png", "*.pdf"])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(experiment_file, tmp_path, pattern):
+    command = ("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
+    with full_disk(pattern):
+        assert "No space left on device; free some space" in refused(call(*command))
+    (folder,) = (tmp_path / "runs").iterdir()
+    predictions = (folder / "predictions.jsonl").read_bytes()
+    assert call(*command).exit_code == 0
+    assert (folder / "predictions.jsonl").read_bytes() == predictions
+    assert (folder / "report" / "report.md").is_file() and not [*folder.glob(".report-*"), *folder.glob("*.part")]
 
 
 def test_a_ledger_of_another_game_is_named(experiment_file, tmp_path):
@@ -117,26 +98,25 @@ def test_a_ledger_of_another_game_is_named(experiment_file, tmp_path):
     (folder / "done.json").unlink()
     with sqlite3.connect(folder / "game.sqlite") as connection:
         connection.execute("UPDATE game SET identity = replace(identity, '\"window_size\":8', '\"window_size\":4')")
-    said = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
-    assert "game.sqlite" in said and "window_size is 4" in said
+    message = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
+    assert "game.sqlite" in message and "window_size is 4" in message
     (folder / "game.sqlite").write_bytes(b"nothing of the kind" * 99)
     assert "game.sqlite" in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
 
 
-@pytest.mark.parametrize("name", ["predictions.jsonl"])
-def test_a_line_that_is_no_record_is_named(experiment_file, tmp_path, name):
+def test_a_line_that_is_no_record_is_named(experiment_file, tmp_path):
     assert call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs").exit_code == 0
     (folder,) = (tmp_path / "runs").iterdir()
     (folder / "done.json").unlink()
-    file = folder / name
+    file = folder / "predictions.jsonl"
     file.write_text(file.read_text() + '{"other": 1}\n')
     before = file.read_bytes()
-    said = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
-    assert f"{name} line" in said and file.read_bytes() == before
+    message = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
+    assert "predictions.jsonl line" in message and file.read_bytes() == before
 
 
 def test_runs_that_is_a_file_is_refused(experiment_file, tmp_path):
-    (tmp_path / "runs").write_text("mine")
+    (tmp_path / "runs").write_text("a file of the user's")
     assert "--runs" in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
 
 
@@ -165,17 +145,20 @@ def test_a_budget_below_the_window_is_infeasible_not_given_more(experiment_file,
     assert "No row for SnapKV" in (folder / "report" / "decode.md").read_text()
 
 
-def test_a_model_that_is_not_there_is_refused(experiment_file, tmp_path, random_model):
+def test_a_model_that_does_not_exist_is_refused(experiment_file, tmp_path, random_model):
     experiment_file.write_text(experiment_file.read_text().replace(str(random_model), "no/such-model"))
     assert "revision" in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path))
 
 
-@pytest.mark.parametrize("name", ["spec.json", "stability.json", "metrics.json"])
-def test_a_corrupted_run_folder_is_refused(experiment_file, tmp_path, name):
-    assert call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs").exit_code == 0
+def test_the_report_of_an_unfinished_run_is_replaced_when_the_run_ends(experiment_file, tmp_path):
+    command = ("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
+    assert call(*command).exit_code == 0
     (folder,) = (tmp_path / "runs").iterdir()
-    (folder / name).write_text('{"half":')
-    assert name in refused(call("report", folder))
+    (folder / "done.json").unlink()
+    assert call("report", folder, "--unfinished").exit_code == 0
+    assert "not finished" in (folder / "report" / "report.md").read_text()
+    assert call(*command).exit_code == 0
+    assert "not finished" not in (folder / "report" / "report.md").read_text()
 
 
 def test_reporting_what_is_no_run_is_refused(tmp_path):

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import call, refused
 
 from longbench.sources import load_dataset
-from suite.cli.main import app
 from suite.cli.rescore import FORMATS
 
 DATA = os.environ.get("COKV_TEST_DATA")
@@ -19,15 +18,13 @@ official_files = pytest.mark.skipif(DATA is None, reason="COKV_TEST_DATA is not 
 
 
 def evaluated(*arguments: object) -> dict[str, Any]:
-    result = CliRunner().invoke(app, ["eval", *map(str, arguments)])
+    result = call("eval", *arguments)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
-def refused(*arguments: object) -> str:
-    result = CliRunner().invoke(app, ["eval", *map(str, arguments)])
-    assert result.exit_code == 2 and len(result.stderr.strip().splitlines()) == 1, result.output
-    return result.stderr
+def refusal(*arguments: object) -> str:
+    return refused(call("eval", *arguments))
 
 
 def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -162,17 +159,17 @@ def test_version_2_results_get_the_official_columns(tmp_path):
 
 
 def test_what_no_metric_here_can_judge_is_refused(tmp_path):
-    assert "no file" in refused("--predictions", tmp_path / "none.jsonl")
+    assert "no file" in refusal("--predictions", tmp_path / "none.jsonl")
     log = [{"doc_id": 0, "doc": {"answer": "a"}, "target": "a", "filtered_resps": ["a"]}]
-    assert "hellaswag" in refused("--predictions", lines(tmp_path / "samples_hellaswag_2026-01-31T10-20.jsonl", log))
-    assert "expected one of" in refused("--predictions", tmp_path / "none.jsonl", "--form", "helm")
-    assert "gold answers" in refused("--predictions", lines(tmp_path / "vt.jsonl", [{"pred": "", "outputs": []}]))
+    assert "hellaswag" in refusal("--predictions", lines(tmp_path / "samples_hellaswag_2026-01-31T10-20.jsonl", log))
+    assert "expected one of" in refusal("--predictions", tmp_path / "none.jsonl", "--form", "helm")
+    assert "gold answers" in refusal("--predictions", lines(tmp_path / "vt.jsonl", [{"pred": "", "outputs": []}]))
 
 
 @pytest.mark.parametrize("form", ["longbench", "longbench-v2", "ruler", "lm-eval", None])
 def test_a_file_without_predictions_is_refused(tmp_path, form):
     empty = lines(tmp_path / "qasper.jsonl", [])
-    message = refused("--predictions", empty, *(() if form is None else ("--form", form, "--dataset", "vt")))
+    message = refusal("--predictions", empty, *(() if form is None else ("--form", form, "--dataset", "vt")))
     assert str(empty) in message and ("no prediction" in message or "is empty" in message)
 
 
@@ -180,13 +177,13 @@ def test_a_file_without_predictions_is_refused(tmp_path, form):
 def test_the_header_of_a_table_is_read_before_its_rows(tmp_path, count):
     rows = [{"pred": "a, b", "answers": ["a"], "all_classes": None, "length": 9 * i} for i in range(count)]
     path = lines(tmp_path / "qasper.jsonl", rows)
-    assert "expected predicted_answer" in refused("--predictions", path, "--form", "kvpress")
+    assert "expected predicted_answer" in refusal("--predictions", path, "--form", "kvpress")
     only_header = tmp_path / "predictions.csv"
     only_header.write_text("task,predicted_answer,answers\n")
-    assert "no prediction" in refused("--predictions", only_header)
+    assert "no prediction" in refusal("--predictions", only_header)
 
 
 def test_a_wrong_path_lists_every_format(tmp_path):
     for path, what in ((tmp_path / "none.jsonl", "no file"), (tmp_path, "a folder")):
-        message = refused("--predictions", path)
+        message = refusal("--predictions", path)
         assert what in message and all(form in message for form in FORMATS)

@@ -1,5 +1,6 @@
-"""Run folders: same identity same folder, torn lines are redone, other damage is said."""
+"""Run folders: one identity has one folder, torn lines are computed again, other damage is an error that names it."""
 
+import errno
 import json
 
 import pytest
@@ -12,16 +13,16 @@ IDENTITY = {"experiment": {"seed": 0}, "model": {"digest": "abc"}}
 
 @pytest.fixture
 def folder(tmp_path):
-    made = RunFolder(tmp_path, "run", IDENTITY)
-    made.open()
-    return made
+    new = RunFolder(tmp_path, "run", IDENTITY)
+    new.open()
+    return new
 
 
 def test_the_name_depends_on_everything_in_the_identity(tmp_path):
     names = {RunFolder(tmp_path, "run", {**IDENTITY, "x": x}).path.name for x in (0, 1, "1", None)}
     assert len(names) == 4
-    turned = dict(reversed(IDENTITY.items()))
-    assert RunFolder(tmp_path, "run", turned).path == RunFolder(tmp_path, "run", IDENTITY).path
+    other_order = dict(reversed(IDENTITY.items()))
+    assert RunFolder(tmp_path, "run", other_order).path == RunFolder(tmp_path, "run", IDENTITY).path
 
 
 def test_records_come_back_as_written(folder):
@@ -58,29 +59,39 @@ def test_another_experiment_in_the_folder_is_refused(folder, tmp_path):
         RunFolder(tmp_path, "run", IDENTITY).open()
 
 
-def test_a_half_written_spec_is_refused(folder, tmp_path):
-    (folder.path / "spec.json").write_text('{"schema": 1, ')
+@pytest.mark.parametrize("content", ['{"schema": 1, ', "[" * 100_000, '{"schema": NaN}', "\xff", ""])
+def test_a_damaged_spec_is_refused(folder, tmp_path, content):
+    (folder.path / "spec.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(SuiteError, match="damaged"):
         RunFolder(tmp_path, "run", IDENTITY).open()
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    made = RunFolder(tmp_path, "run", IDENTITY)
-    made.path.mkdir()
-    (made.path / "thesis.txt").write_text("mine")
+    folder = RunFolder(tmp_path, "run", IDENTITY)
+    folder.path.mkdir()
+    (folder.path / "thesis.txt").write_text("chapter 1")
     with pytest.raises(SuiteError, match=r"no spec\.json"):
-        made.open()
-    assert (made.path / "thesis.txt").read_text() == "mine"
+        folder.open()
+    assert (folder.path / "thesis.txt").read_text() == "chapter 1"
 
 
 def test_a_kill_before_the_first_file_is_no_foreign_folder(tmp_path):
-    made = RunFolder(tmp_path, "run", IDENTITY)
-    made.path.mkdir()
-    (made.path / ".spec.json.part").write_text('{"sche')
-    made.open()
-    assert json.loads((made.path / "spec.json").read_text())["hash"] == made.hash
+    folder = RunFolder(tmp_path, "run", IDENTITY)
+    folder.path.mkdir()
+    (folder.path / ".spec.json.part").write_text('{"sche')
+    folder.open()
+    assert json.loads((folder.path / "spec.json").read_text())["hash"] == folder.hash
 
 
 def test_two_processes_do_not_write_one_run(folder, tmp_path):
     with folder.lock(), pytest.raises(SuiteError, match="another process"), RunFolder(tmp_path, "run", IDENTITY).lock():
+        pass
+
+
+def test_a_file_system_without_locks_is_no_other_process(folder, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(SuiteError, match=r"cannot be locked \(Operation not supported\); .*--runs"), folder.lock():
         pass

@@ -62,12 +62,7 @@ class WindowAttention(Windowed):
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         num_kv_heads, seq_len = layer.keys.shape[:2]
         window = self.reserved(seq_len)
-        group_size = layer.window_queries.shape[0] // num_kv_heads
-        if self.reduce == "per_query_head" and group_size > 1:
-            raise CokvError(
-                f"reduce='per_query_head' picks tokens for each query head alone, but {group_size} query heads share "
-                "a KV head in this model and a selection keeps tokens per KV head; use reduce='group_mean'"
-            )
+        self.check_group(layer.window_queries.shape[0] // num_kv_heads)
         dtype = torch.float32 if self.score_dtype == "float32" else layer.keys.dtype
         means = [
             weights[..., : seq_len - window].mean(dim=2).mean(dim=1)
@@ -76,6 +71,14 @@ class WindowAttention(Windowed):
         scores = torch.full((num_kv_heads, seq_len), torch.inf, dtype=torch.float32, device=layer.keys.device)
         scores[:, : seq_len - window] = self._pool(torch.cat(means))
         return scores
+
+    def check_group(self, group_size: int) -> None:
+        """Refuses a model whose KV heads each serve `group_size` query heads, where the rule has no meaning on it."""
+        if self.reduce == "per_query_head" and group_size > 1:
+            raise CokvError(
+                f"reduce='per_query_head' picks tokens for each query head alone, but {group_size} query heads share "
+                "a KV head in this model and a selection keeps tokens per KV head; use reduce='group_mean'"
+            )
 
     def _pool(self, scores: torch.Tensor) -> torch.Tensor:
         """[num_kv_heads, columns] -> the same shape, float32; averages include the zero padding, as released."""
