@@ -72,8 +72,8 @@ def _trie_work(table: RowTable) -> tuple[int, float]:
         heads = np.arange(which.shape[1])
         label = (parents[:, None] * len(heads) + heads) * len(table.sizes) + which
         patterns = np.unique(label) % len(table.sizes)  # of each distinct (node, head, pattern)
-        few = len(np.unique(which)) <= MAX_PRODUCTS
-        logits += float(table.sizes[patterns].sum()) if few else float(len(patterns) * table.patterns.shape[1])
+        by_pattern = len(np.unique(which)) <= MAX_PRODUCTS  # else one masked product over the whole prompt
+        logits += float(table.sizes[patterns].sum()) if by_pattern else float(len(patterns) * table.patterns.shape[1])
     return nodes, logits
 
 

@@ -38,7 +38,7 @@ def kvpress_version() -> str:
         return f"kvpress {version('kvpress')}"
     except PackageNotFoundError:
         raise CokvError(
-            "kvpress is not installed; install it with `pip install cokv[kvpress]`, in an environment of its own: "
+            "kvpress is not installed; install it with `pip install cokv[kvpress]`, in a separate environment: "
             "it needs an older transformers"
         ) from None
 

@@ -168,9 +168,9 @@ class Method:
             return self._keep(prefill.layers, scored.scores, budgets)
 
     def select_layer(
-        self, layer: PrefillLayer, place: int, num_layers: int, kv_budget: Any, profile: Any = None
+        self, layer: PrefillLayer, index: int, num_layers: int, kv_budget: Any, profile: Any = None
     ) -> list[torch.Tensor]:
-        """The same selection for the `place`-th full-attention layer alone: positions of each KV head, ascending.
+        """The same selection for full-attention layer number `index` alone: positions of each KV head, ascending.
 
         For `layer_local` methods, which can compress a layer as soon as it has read the prompt.
         """
@@ -187,7 +187,7 @@ class Method:
             by_shape = self.allocator.looks_at == "shape"
             scores = score_layer(self.scorer, layer)
             budgets = self._budgets([scores] * (num_layers if by_shape else 1), slots, profile)
-            row = place if by_shape else 0
+            row = index if by_shape else 0
             kept = self._keep([layer], [scores], Budgets(budgets.values[row : row + 1]))
         return [kept.head(0, h) for h in range(heads)]
 
@@ -250,7 +250,8 @@ class Method:
             raise CokvError(f"needs {self.profile} and got none; compute them on this model or load a file")
         kind = getattr(profile, "provenance", {}).get("kind")
         if isinstance(kind, str) and not kind.startswith(self.profile_kinds):
-            raise CokvError(f"needs {self.profile} and got a profile of kind {kind!r}; give it one of its own")
+            expected = " or ".join(map(repr, self.profile_kinds))
+            raise CokvError(f"needs {self.profile} and got a profile of kind {kind!r}; expected kind {expected}")
         if isinstance(profile, ChecksShape):
             profile.require_shape(num_layers, num_kv_heads)
 

@@ -56,5 +56,5 @@ def with_defaults(method: Any, defaults: dict[str, Any]) -> Any:
     try:
         known = get_method(name).parameters
     except CokvError:
-        return method  # likewise
+        return method  # validation refuses it too
     return {**method, "params": {**{k: v for k, v in defaults.items() if k in known}, **params}}

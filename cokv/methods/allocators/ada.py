@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from cokv.methods.allocators.integerize import integerize, round_as_released
-from cokv.types import Budgets, CokvError, FloatArray, HeadScores, IntArray
+from cokv.methods.scorers.checks import require_number
+from cokv.types import Budgets, FloatArray, HeadScores, IntArray
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,8 @@ class Ada:
     exact: bool = True
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.floor_alpha, bool)
-            or not isinstance(self.floor_alpha, (int, float))
-            or not 0 <= self.floor_alpha <= 1
-        ):
-            raise CokvError(
-                f"floor_alpha is {self.floor_alpha!r}, expected a share between 0 (all adaptive) and 1 (uniform)"
-            )
+        expected = "a share between 0 (all adaptive) and 1 (uniform)"
+        require_number(self, "floor_alpha", expected, lambda share: 0 <= share <= 1)
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None = None

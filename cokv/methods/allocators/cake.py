@@ -21,7 +21,8 @@ import torch
 
 from cokv.methods.allocators import LooksAt
 from cokv.methods.allocators.integerize import integerize
-from cokv.types import Budgets, CokvError, FloatArray
+from cokv.methods.scorers.checks import require_number
+from cokv.types import Budgets, FloatArray
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ class CakeAllocator:
 
     def __post_init__(self) -> None:
         for name in ("tau1", "tau2"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise CokvError(f"{name} is {value!r}, expected a number above 0")
+            require_number(self, name, "a number above 0", lambda tau: tau > 0)
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: FloatArray

@@ -32,6 +32,7 @@ import torch
 
 from cokv.methods.allocators.integerize import integerize, round_as_released
 from cokv.methods.allocators.profile import head_scores
+from cokv.methods.scorers.checks import require_number
 from cokv.types import Budgets, CokvError, FloatArray, HeadScores
 
 Normalization = Literal["shift", "min_max"]
@@ -57,14 +58,8 @@ class CoKV:
             isinstance(self.alpha, bool) or not isinstance(self.alpha, int) or self.alpha < 1
         ):
             raise CokvError(f"alpha is {self.alpha!r}, expected a positive number of heads, or None to use alpha_share")
-        if (
-            isinstance(self.alpha_share, bool)
-            or not isinstance(self.alpha_share, (int, float))
-            or not 0 <= self.alpha_share < 1
-        ):
-            raise CokvError(
-                f"alpha_share is {self.alpha_share!r}, expected a share of the heads, 0 or more and below 1"
-            )
+        expected = "a share of the heads, 0 or more and below 1"
+        require_number(self, "alpha_share", expected, lambda share: 0 <= share < 1)
         if self.normalization not in get_args(Normalization):
             raise CokvError(
                 f"normalization is {self.normalization!r}, expected one of {', '.join(get_args(Normalization))}"

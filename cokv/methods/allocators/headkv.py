@@ -28,6 +28,7 @@ import torch
 
 from cokv.methods.allocators.integerize import integerize, round_as_released
 from cokv.methods.allocators.profile import head_scores
+from cokv.methods.scorers.checks import require_number
 from cokv.types import Budgets, CokvError, HeadScores
 
 
@@ -44,8 +45,7 @@ class HeadKV:
     exact: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.beta, bool) or not isinstance(self.beta, (int, float)) or not 1 <= self.beta < np.inf:
-            raise CokvError(f"beta is {self.beta!r}, expected 1 (all by score) or more (more evenly)")
+        require_number(self, "beta", "1 (all by score) or more (more evenly)", lambda beta: 1 <= beta < np.inf)
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None

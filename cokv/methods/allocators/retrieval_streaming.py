@@ -27,6 +27,7 @@ import torch
 from cokv.methods.allocators import LooksAt
 from cokv.methods.allocators.integerize import integerize
 from cokv.methods.allocators.profile import head_scores
+from cokv.methods.scorers.checks import require_number
 from cokv.types import Budgets, CokvError, HeadScores, Infeasible
 
 
@@ -47,11 +48,9 @@ class RetrievalStreaming:
     def __post_init__(self) -> None:
         if isinstance(self.local, bool) or not isinstance(self.local, int) or self.local < 1:
             raise CokvError(f"local is {self.local!r}, expected a positive whole number of newest tokens")
-        share = self.retrieval_share
-        if share is not None and (isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1):
-            raise CokvError(
-                f"retrieval_share is {share!r}, expected a share of the heads below 1, or None: as many as fit"
-            )
+        if self.retrieval_share is not None:
+            expected = "a share of the heads below 1, or None: as many as fit"
+            require_number(self, "retrieval_share", expected, lambda share: 0 <= share < 1)
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None

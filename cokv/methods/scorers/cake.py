@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 
 from cokv.methods.scorers.causal import window_attention
-from cokv.methods.scorers.checks import require_odd_kernel, require_whole
+from cokv.methods.scorers.checks import require_number, require_odd_kernel, require_whole
 from cokv.methods.scorers.window import Windowed
-from cokv.types import CokvError, FloatArray
+from cokv.types import FloatArray
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
@@ -44,8 +44,7 @@ class CakeScorer(Windowed):
     def __post_init__(self) -> None:
         require_whole(self, window_size=2, kernel_size=1)
         require_odd_kernel(self.kernel_size)
-        if isinstance(self.gamma, bool) or not isinstance(self.gamma, (int, float)) or not self.gamma >= 0:
-            raise CokvError(f"gamma is {self.gamma!r}, expected a number, 0 or more")
+        require_number(self, "gamma", "a number, 0 or more", lambda gamma: gamma >= 0)
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         num_kv_heads, seq_len = layer.keys.shape[:2]

@@ -1,8 +1,9 @@
-"""Checks that scorers share: of their fields, and of the budget against what they always keep; rounding of shares."""
+"""Checks that scorers and allocators share: of their fields, and of the budget against what always stays; rounding."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from cokv.types import CokvError, Infeasible
 
@@ -20,12 +21,17 @@ def require_odd_kernel(kernel_size: int) -> None:
         raise CokvError(f"kernel_size is {kernel_size}, expected an odd number (same padding has a centre)")
 
 
+def require_number(fields: object, name: str, expected: str, valid: Callable[[float], bool]) -> None:
+    """Raises unless the named field is a `valid` number; expected: the valid numbers in words, for the error."""
+    value = getattr(fields, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not valid(value):
+        raise CokvError(f"{name} is {value!r}, expected {expected}")
+
+
 def require_share(fields: object, of: str, *names: str) -> None:
     """Raises unless each named field is a share, 0..1; of: the whole, in words, for the error."""
     for name in names:
-        value = getattr(fields, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise CokvError(f"{name} is {value!r}, expected a share of {of} between 0 and 1")
+        require_number(fields, name, f"a share of {of} between 0 and 1", lambda share: 0 <= share <= 1)
 
 
 def part_of(slots: int, share: float) -> int:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.methods.scorers.blocks import at_once
-from cokv.methods.scorers.checks import part_of
+from cokv.methods.scorers.checks import part_of, require_number
 from cokv.methods.scorers.window_attention import WindowAttention
-from cokv.types import CokvError
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
@@ -58,10 +57,8 @@ class Critical(WindowAttention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, most in (("first_stage", 1.0), ("epsilon", float("inf"))):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-                raise CokvError(f"{name} is {value!r}, expected a number between 0 and {most}")
+        require_number(self, "first_stage", "a number between 0 and 1", lambda share: 0 <= share <= 1)
+        require_number(self, "epsilon", "a number, 0 or more", lambda epsilon: epsilon >= 0)
 
     @property
     def observers(self) -> tuple[OutputNorm]:

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.methods.scorers.checks import require_slot, require_whole
+from cokv.methods.scorers.checks import require_number, require_slot, require_whole
 from cokv.methods.scorers.window import Windowless
 from cokv.model.observe import apply_rotary
-from cokv.types import CokvError
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
@@ -73,8 +72,7 @@ class ExpectedAttention(Windowless):
 
     def __post_init__(self) -> None:
         require_whole(self, num_sinks=0, future=1, recent=0)
-        if isinstance(self.epsilon, bool) or not isinstance(self.epsilon, (int, float)) or not self.epsilon >= 0:
-            raise CokvError(f"epsilon is {self.epsilon!r}, expected a number, 0 or more")
+        require_number(self, "epsilon", "a number, 0 or more", lambda epsilon: epsilon >= 0)
 
     @property
     def observers(self) -> tuple[FutureQueries]:
