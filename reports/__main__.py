@@ -22,6 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error.strerror or error}; correct that, then run the same command again", file=sys.stderr)
+        return 2
     print(folder)
     return 0
 

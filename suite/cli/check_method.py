@@ -1,4 +1,4 @@
-"""`cokv check-method module:Class`: does a scorer of one's own keep the contract? Exit code 1 where it does not."""
+"""`cokv check-method module:Class`: does a user's scorer keep the contract? Exit code 1 where it does not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from suite.cli.commands import reported
 @reported
 def check_method(
     name: Annotated[str, typer.Argument(help="package.module:Class of a scorer, or the name of a method.")],
-    preset: Annotated[str, typer.Option(help="Of a method of the table.")] = "normalized",
+    preset: Annotated[str, typer.Option(help="Preset, where the name is a method's.")] = "normalized",
 ) -> None:
     """Try a scorer on small models: shapes, numbers, totals, determinism, memory, bfloat16."""
     from cokv.methods.conformance import check_scorer
@@ -25,7 +25,7 @@ def check_method(
     scorer = get_method(name, preset).scorer
     if scorer is None:
         raise SuiteError(f"method {name} has no scorer: it keeps everything, so there is nothing to check")
-    table = Table("check", "", "found")
+    table = Table("check", "", "result")
     checks = check_scorer(scorer)
     for check in checks:
         mark = "[green]pass[/green]" if check.passed else "[red]FAIL[/red]"

@@ -25,16 +25,20 @@ def compare(
         list[str] | None,
         typer.Option(help="FILE for every method that it is for, or METHOD=FILE; also published files."),
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="A run folder of this model: profiles not named are its.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="A run folder of this model, for profiles beside --profile."),
+    ] = None,
     task: Annotated[
-        str | None, typer.Option(help="Whose head scores of the run to use; their mean over its tasks without it.")
+        str | None,
+        typer.Option(help="Use --run's head scores of this task; without it, their mean over tasks."),
     ] = None,
     param: Annotated[
         list[str] | None, typer.Option(help="name=value for every method that has it, such as window_size=8.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for compare.json, selections, and the picture.")] = None,
 ) -> None:
-    """Which tokens of one prompt each method keeps, and what it answers then.
+    """Which tokens of one prompt each method keeps, and what the model then answers.
 
     Methods that need a profile of the model take it from --profile, from --run, or, on the embedded model, from those
     that are shipped with it.
@@ -45,21 +49,21 @@ def compare(
     from suite.cli.compare_show import check_folder, show, write
     from suite.profiles.method_profiles import profiles_of
     from suite.profiles.profile_folder import of_run, shipped
-    from suite.run.compare import compare as compared
+    from suite.run.compare import compare as compare_methods
     from suite.run.compare import methods_by_names, read_prompt
 
     disable_progress_bar()
     budget = kv_budget_of(kv_budget)
     text = read_prompt(prompt_file)
-    picked = methods_by_names(methods, param or [])
+    compared_methods = methods_by_names(methods, param or [])
     if task is not None and run is None:
         raise SuiteError(f"--task {task} says whose head scores of a run to use; name the run with --run")
     if out is not None:
         check_folder(out)
     loaded = load_model(model, revision, device, dtype)
     stored = shipped(loaded) if run is None else of_run(run, task, loaded)
-    profiles = profiles_of(picked, loaded, profile or [], stored)
-    comparison = compared(loaded, text, picked, budget, max_new_tokens, profiles)
+    profiles = profiles_of(compared_methods, loaded, profile or [], stored)
+    comparison = compare_methods(loaded, text, compared_methods, budget, max_new_tokens, profiles)
     reason = comparison.why_none_ran(methods)
     paths = write(comparison, out) if out is not None and not reason else []  # before anything can fail to be printed
     show(comparison)

@@ -76,12 +76,12 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
 
 def _origins(comparison: Comparison) -> dict[str, list[str]]:
-    """The methods that used a profile, by where theirs comes from."""
-    found: dict[str, list[str]] = {}
+    """The methods that used a profile, by where it comes from."""
+    names: dict[str, list[str]] = {}
     for row in comparison.methods:
         if row.profile:
-            found.setdefault(row.profile, []).append(row.method.name)
-    return found
+            names.setdefault(row.profile, []).append(row.method.name)
+    return names
 
 
 def _title(comparison: Comparison) -> str:
@@ -90,26 +90,27 @@ def _title(comparison: Comparison) -> str:
 
 
 def stored_as(method: Method) -> str:
-    """How a method stores what it keeps, where that is not as it is: in few bits, in other memory, with fewer channels.
+    """How a method stores the tokens it keeps, where it changes them: fewer bits, other memory, fewer channels.
 
-    "" for all others.
+    "" for a method that stores them unchanged.
     """
-    said = method.parameters
+    parameters = method.parameters
     if isinstance(method.policy, Quantize):
         by = {"scores": ", more where heads score best", "random": ", more in heads drawn at random"}
-        return f"in {said['bits']:g} bits{' on average' * (said['split'] != 'even')}{by.get(str(said['split']), '')}"
+        split = str(parameters["split"])
+        return f"in {parameters['bits']:g} bits{' on average' * (split != 'even')}{by.get(split, '')}"
     if isinstance(method.policy, PruneChannels):
-        return f"keys without {said['pruned']:.0%} of their channels"
+        return f"keys without {parameters['pruned']:.0%} of their channels"
     if isinstance(method.policy, Recall):
-        return f"in pages of {said['page']} in CPU memory, the best brought back at each step"
+        return f"in pages of {parameters['page']} in CPU memory, the best brought back at each step"
     return ""
 
 
 def check_folder(folder: Path) -> None:
-    """Raises where files could not be written into this folder: something else is in its place."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise SuiteError(f"--out {folder}: {there} is a file; name a folder, new or not")
+    """Raises where files could not be written into this folder, because it or a parent of it is a file."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise SuiteError(f"--out {folder}: {existing} is a file; name a folder, new or not")
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """`cokv heads masking|transfer`: head-masking curves and the transfer matrix of an experiment.
 
-Both work in the experiment's run folder, on the head scores it holds (or a file given by --scores), and add their
+Both work in the experiment's run folder, on the head scores it holds (or those of the file --scores), and add their
 record to it: masking.json, transfer.json. `cokv report` shows them.
 """
 
@@ -16,7 +16,7 @@ from suite.errors import SuiteError
 
 app = typer.Typer(help="Curves of masked heads, and scores carried to other tasks.", no_args_is_help=True)
 
-ACROSS = 8  # tasks of a matrix that is printed whole
+MOST_PRINTED_TASKS = 8  # of a transfer matrix on the screen; of more only the averages are printed
 
 Runs = Annotated[Path, typer.Option(help="Where run folders are kept.")]
 Tasks = Annotated[list[str] | None, typer.Option(help="A task of the experiment; may be repeated; all without it.")]
@@ -36,7 +36,7 @@ def masking(
     draws: Annotated[int, typer.Option(help="Random orders.")] = 3,
     preset: Annotated[str, typer.Option(help="normalized, or official (the top k means k + 1 heads).")] = "normalized",
     seed: Annotated[int, typer.Option(help="Of the random orders.")] = 0,
-    scores: Annotated[Path | None, typer.Option(help="Head scores to rank by, instead of the run's.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="A file of head scores to rank by, instead of the run's.")] = None,
 ) -> None:
     """The score when the top, bottom or random k heads are cut, for every k."""
     from reports.head_experiments import masking_table
@@ -44,16 +44,16 @@ def masking(
     from suite.heads.masking import MaskingSpec
 
     numbers = None if counts is None else _numbers(counts)
-    spec = MaskingSpec(numbers, draws, preset, seed)  # type: ignore[arg-type]  # it says which presets there are
-    found, loaded, folder, tasks = _asked(experiment, runs, limit, task, samples)
-    spec.counts_of(loaded.shape.num_layers * loaded.shape.num_kv_heads)
+    masking_spec = MaskingSpec(numbers, draws, preset, seed)  # type: ignore[arg-type]  # which checks the preset
+    spec, loaded, folder, tasks = _opened(experiment, runs, limit, task, samples)
+    masking_spec.counts_of(loaded.shape.num_layers * loaded.shape.num_kv_heads)
     ranked = None if scores is None else (scores.stem, _head_scores(scores, loaded))
     for name in tasks if ranked is None else ():
-        head_records.scores_of(folder, name, loaded)  # or says what is missing, before anything is written
+        head_records.scores_of(folder, name, loaded)  # raises for missing scores before anything is written
     folder.open()
     with folder.lock():
-        made = [head_records.masking(found, loaded, folder, name, spec, samples, ranked) for name in tasks]
-    _print([masking_table({"curves": made})])
+        curves = [head_records.masking(spec, loaded, folder, name, masking_spec, samples, ranked) for name in tasks]
+    _print([masking_table({"curves": curves})])
     print(folder.path / head_records.MASKING)
 
 
@@ -73,23 +73,23 @@ def transfer(
     from reports.head_experiments import averages_table, transfer_table
     from suite.heads import masking_and_transfer as head_records
 
-    found, loaded, folder, tasks = _asked(experiment, runs, limit, task, samples)
-    budget = found.kv_budgets[0] if kv_budget is None else kv_budget_of(kv_budget).nominal
-    settings = head_records.transfer_settings(found, loaded, folder, budget, tasks)
+    spec, loaded, folder, tasks = _opened(experiment, runs, limit, task, samples)
+    budget = spec.kv_budgets[0] if kv_budget is None else kv_budget_of(kv_budget).nominal
+    settings = head_records.transfer_settings(spec, loaded, folder, budget, tasks)
     folder.open()
     with folder.lock():
-        made = head_records.transfer(found, loaded, folder, settings, samples)
+        record = head_records.transfer(spec, loaded, folder, settings, samples)
     _print(
-        [transfer_table(made)] * (len(tasks) <= ACROSS or not made["averages"])
-        + [averages_table(made)] * bool(made["averages"])
+        [transfer_table(record)] * (len(tasks) <= MOST_PRINTED_TASKS or not record["averages"])
+        + [averages_table(record)] * bool(record["averages"])
     )
     print(folder.path / head_records.TRANSFER)
 
 
-def _asked(
+def _opened(
     file: Path | None, runs: Path, limit: int | None, tasks: list[str] | None, samples: int | None
 ) -> tuple[Any, Any, Any, tuple[str, ...]]:
-    """The experiment, its model, its run folder (nothing is written yet), and the tasks asked for."""
+    """The experiment, its model, its run folder (nothing is written yet), and the tasks to run."""
     from transformers.utils.logging import disable_progress_bar
 
     from suite.experiment import open_run

@@ -1,6 +1,6 @@
 """`cokv lm-eval ...`: lm-eval's own command line, with the back end `cokv` registered.
 
-lm-eval up to 0.4.13 knows no models from outside; later ones find this one by its entry point, in `lm_eval` itself.
+lm-eval up to 0.4.13 loads no models of other packages; later versions find this one by its entry point.
 """
 
 from __future__ import annotations

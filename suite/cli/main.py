@@ -51,7 +51,7 @@ def reproduce(
         int | None, typer.Option(help="Processes, each with its own model; by default one, of the embedded model more.")
     ] = None,
     ray: Annotated[str | None, typer.Option(help="'auto', or the address of a Ray cluster.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and about how long.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run, and how long.")] = False,
 ) -> None:
     """Run an experiment, or go on with it, and write its report. A finished run is only reported."""
     from transformers.utils.logging import disable_progress_bar
@@ -100,7 +100,7 @@ def report(
     run: Annotated[Path | None, typer.Argument(help="A run folder; the newest finished one when left out.")] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Report what is there of a run that has not ended.")
+        bool, typer.Option("--unfinished", help="Report the records so far of a run that has not ended.")
     ] = False,
 ) -> None:
     """Write a run's report again: tables, plots, and the table on the screen."""
@@ -113,11 +113,11 @@ def report(
 
 
 def _newest(runs: Path, unfinished: bool) -> Path:
-    wanted = "spec.json" if unfinished else "done.json"
-    found = sorted(runs.glob(f"*/{wanted}"), key=lambda file: file.stat().st_mtime)
-    if not found:
+    name = "spec.json" if unfinished else "done.json"
+    files = sorted(runs.glob(f"*/{name}"), key=lambda file: file.stat().st_mtime)
+    if not files:
         raise SuiteError(f"no run to report under {runs}; run `cokv reproduce` first, or name a run folder")
-    return found[-1].parent
+    return files[-1].parent
 
 
 @app.command()
@@ -140,7 +140,7 @@ def methods(
 
 @app.command()
 @reported
-def tasks(benchmark: Annotated[Benchmark | None, typer.Option(help="Only this one's.")] = None) -> None:
+def tasks(benchmark: Annotated[Benchmark | None, typer.Option(help="Only the tasks of this one.")] = None) -> None:
     """List the tasks: benchmark, metric, answer length, parameters."""
     from longbench.mini.generate import wording
     from longbench.tasks import TASKS as LONGBENCH
@@ -178,8 +178,8 @@ def tasks(benchmark: Annotated[Benchmark | None, typer.Option(help="Only this on
         }
         for task in LONGBENCH.values()
     ]
-    chosen = [row for row in rows if benchmark is None or row["benchmark"].split()[0] == benchmark]
-    _table(chosen, list(rows[0]))
+    listed = [row for row in rows if benchmark is None or row["benchmark"].split()[0] == benchmark]
+    _table(listed, list(rows[0]))
 
 
 def _about(task: LongBenchTask) -> str:
@@ -224,7 +224,7 @@ def evaluate(
     ],
     form: Annotated[
         str | None,
-        typer.Option(help="longbench, longbench-v2, ruler, kvpress or lm-eval; told by content."),
+        typer.Option(help="longbench, longbench-v2, ruler, kvpress or lm-eval; detected without it."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="The data set or task, when the file does not say.")] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`cokv profile ...`: head profiles computed, shown, merged, and made again from their ledger."""
+"""`cokv profile ...`: head profiles: compute, show, merge and compare them, or aggregate them from their ledger."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ssv(
     max_minutes: Annotated[float | None, typer.Option(help="Stop after this long; the same command goes on.")] = None,
     max_evaluations: Annotated[int | None, typer.Option(help="Stop after this many coalitions.")] = None,
 ) -> None:
-    """Sliced Shapley values of every KV head on one task. A killed run goes on; a longer one adds to what is there."""
+    """Sliced Shapley values of every KV head on one task. A killed run goes on; a longer one adds to its ledger."""
     from transformers.utils.logging import disable_progress_bar
 
     from cokv.game.stopping import StopRules
@@ -64,9 +64,9 @@ def ssv(
     )
     pool = pool_for(spec.model, 1 if workers is None and ray is None else workers, ray)
     rules = StopRules(mae=mae, reliability=reliability, evaluations=max_evaluations, minutes=max_minutes)
-    made = profile_ssv(spec, task, runs, pool, rules)
-    render(profile_table(made.scores, f"{task}: {made.scores.provenance['kind']}"))
-    print(made.folder)
+    profile = profile_ssv(spec, task, runs, pool, rules)
+    render(profile_table(profile.scores, f"{task}: {profile.scores.provenance['kind']}"))
+    print(profile.folder)
 
 
 @app.command()
@@ -77,17 +77,16 @@ def show(
     shape: Shape = None,
 ) -> None:
     """A profile's scores with their intervals, and what they rest on."""
-    from suite.cli.profile_show import render
-    from suite.cli.profile_show import show as shown
+    from suite.cli.profile_show import render, tables_of
     from suite.profiles.published_tables import shape_of
 
-    render(shown(file, game, shape_of(shape)))
+    render(tables_of(file, game, shape_of(shape)))
 
 
 @app.command()
 @reported
 def merge(
-    out: Annotated[Path, typer.Argument(help="The ledger to add to; made if it is not there.")],
+    out: Annotated[Path, typer.Argument(help="The ledger to add to; a new file if it does not exist.")],
     files: Annotated[list[Path], typer.Argument(help="Ledgers, of other machines or seeds.")],
     tolerance: Annotated[float, typer.Option(help="How far two utilities of one coalition may differ.")] = 0.0,
 ) -> None:
@@ -117,17 +116,17 @@ def aggregate(
 ) -> None:
     """Scores from a ledger, without a model."""
     from cokv.game.ledger import Ledger
-    from suite.cli.profile_show import profile_table, render, the_game
+    from suite.cli.profile_show import game_of, profile_table, render
     from suite.heads.ledger_scores import from_record
     from suite.heads.score_provenance import head_scores
 
-    with Ledger(ledger, create=False) as opened:
-        chosen = the_game(opened, game)
-        found = from_record(chosen, estimator, aggregation, _sizes(slice_sizes))
-        scores = head_scores(chosen, found, content=chosen.digest)
+    with Ledger(ledger, create=False) as source:
+        record = game_of(source, game)
+        estimates = from_record(record, estimator, aggregation, _sizes(slice_sizes))
+        scores = head_scores(record, estimates, content=record.digest)
     if out is not None:
         scores.save(out)
-    render(profile_table(scores, f"{chosen.name}: {scores.provenance['kind']}"))
+    render(profile_table(scores, f"{record.name}: {scores.provenance['kind']}"))
 
 
 @app.command()
@@ -150,12 +149,12 @@ def compare(
     for file in files:
         if not file.exists():
             raise SuiteError(f"{file}: no such file; expected a published profile, or a folder of them")
-    setting = SummarySettings(kv_budget, window_size, prompt_tokens, alpha, beta, shape_of(shape))
-    show_profiles(files, setting, out)
+    settings = SummarySettings(kv_budget, window_size, prompt_tokens, alpha, beta, shape_of(shape))
+    show_profiles(files, settings, out)
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:
     try:
         return None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise SuiteError(f"slice sizes are {text!r}, expected whole numbers with commas between, such as 4,8") from None
+        raise SuiteError(f"--slice-sizes is {text!r}, expected whole numbers with commas, such as 4,8") from None

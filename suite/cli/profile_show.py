@@ -31,8 +31,8 @@ EXPECTED = f"a ledger, or a profile ending in {', '.join(SUFFIXES)}"
 COMPARE = "cokv profile compare"
 
 
-def show(path: Path, game: str | None = None, shape: tuple[int, int] | None = None) -> RenderableType:
-    """A profile's table, or a ledger's games and the scores of the one that is named, or alone.
+def tables_of(path: Path, game: str | None = None, shape: tuple[int, int] | None = None) -> RenderableType:
+    """A profile's table, or a ledger's games and the scores of the game that is named, or that is the only one.
 
     shape: (num_layers, num_kv_heads) of the model, for published files that do not say it.
     """
@@ -49,16 +49,16 @@ def show(path: Path, game: str | None = None, shape: tuple[int, int] | None = No
         games = ledger.games()
         parts: list[RenderableType] = [ledger_table(games)]
         if game is not None or len(games) == 1:
-            chosen = the_game(ledger, game)
+            record = game_of(ledger, game)
             try:
-                parts.append(profile_table(head_scores(chosen, from_record(chosen)), chosen.name))
+                parts.append(profile_table(head_scores(record, from_record(record)), record.name))
             except (CokvError, SuiteError) as error:
                 parts.append(Text(f"no scores yet: {error}"))
         return Group(*parts)
 
 
 def _profile(path: Path, shape: tuple[int, int] | None) -> RenderableType:
-    """One of our own profiles, whatever its name, or a published one, by what its name ends in."""
+    """A profile that cokv wrote, whatever its name, or a published one, by its suffix."""
     if path.suffix not in SUFFIXES:
         try:
             return profile_table(HeadScores.load(path), path.stem)
@@ -75,7 +75,7 @@ def _profile(path: Path, shape: tuple[int, int] | None) -> RenderableType:
     return profile_table(profile, f"{path.stem}{drawn}")
 
 
-def the_game(ledger: Ledger, name: str | None) -> RecordedGame:
+def game_of(ledger: Ledger, name: str | None) -> RecordedGame:
     """The game of that name, or the only one."""
     games = {game.name: game for game in ledger.games()}
     if name is None and len(games) == 1:
@@ -89,8 +89,8 @@ def the_game(ledger: Ledger, name: str | None) -> RecordedGame:
 def ledger_table(games: list[RecordedGame]) -> Table:
     table = Table("game", "hash", "content", "players", "prompts", "coalitions", "planned", "missing", title="ledger")
     for game in games:
-        wanted = planned(game)
-        rows = distinct(np.concatenate([plan.coalitions for plan in wanted]))[0] if wanted else None
+        plans = planned(game)
+        rows = distinct(np.concatenate([plan.coalitions for plan in plans]))[0] if plans else None
         counts = ["", ""] if rows is None else [str(len(rows)), str(int((~game.known(rows)).sum()))]
         about = (game.hash, game.digest, str(game.num_players), str(game.num_prompts), str(len(game)))
         table.add_row(game.name, *about, *counts)
@@ -98,7 +98,7 @@ def ledger_table(games: list[RecordedGame]) -> Table:
 
 
 def profile_table(scores: HeadScores, title: str) -> RenderableType:
-    """A row per layer, a column per KV head; the interval under each score where it is known and there is room."""
+    """A row per layer, a column per KV head; under each score its interval, where it is known and fits."""
     intervals = intervals_of(scores) if scores.num_kv_heads <= WIDEST else None
     table = Table("layer", *(f"head {head}" for head in range(scores.num_kv_heads)), title=title, pad_edge=False)
     low, high = float(scores.values.min()), float(scores.values.max())
@@ -123,9 +123,9 @@ def _heat(value: float, low: float, high: float) -> str:
 
 
 def _facts(provenance: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The provenance, what the table shows left out."""
-    shown = {"interval", "standard_error", "runs", "level"}
-    facts = [(name, value) for name, value in provenance.items() if name not in shown and name != "game"]
+    """The provenance without what the table shows."""
+    in_table = {"interval", "standard_error", "runs", "level"}
+    facts = [(name, value) for name, value in provenance.items() if name not in in_table and name != "game"]
     game = provenance.get("game")
     if isinstance(game, dict):
         facts += [(f"game.{name}", value) for name, value in game.items()]
@@ -146,7 +146,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
 
 
-def render(what: RenderableType) -> None:
-    """On a terminal as it is, elsewhere wide enough for a file or a pipe."""
+def render(table: RenderableType) -> None:
+    """Prints as wide as a terminal is, and wide enough for a file or a pipe elsewhere."""
     console = Console()
-    (console if console.is_terminal else Console(width=400)).print(what)
+    (console if console.is_terminal else Console(width=400)).print(table)

@@ -73,7 +73,7 @@ def _setting(run: Run, benchmark: str, name: str) -> str:
 
 
 def score_file(path: Path, form: str | None, dataset: str | None) -> dict[str, dict[str, Any]]:
-    """Official numbers of what another tool wrote; `form` is one of FORMATS, told by name and content when None.
+    """Official numbers of what another tool wrote; `form` is one of FORMATS, detected by name and content when None.
 
     LongBench's pred/*.jsonl, version 2's results/*.jsonl, RULER's pred/*.jsonl; kvpress's predictions.csv and an
     lm-eval sample log of either benchmark. One entry per task, and per length where a file holds several. A file in
@@ -86,26 +86,26 @@ def score_file(path: Path, form: str | None, dataset: str | None) -> dict[str, d
         raise SuiteError(
             f"{path} is {'a folder' if path.is_dir() else 'no file'}; give a file of predictions, {expected}"
         )
-    if form == "ruler" or (form is None and _is_rulers(path)):
+    if form == "ruler" or (form is None and _is_ruler_file(path)):
         return _ruler_rows(ruler_predictions.read_answers(path, dataset))
-    found = longbench_predictions.read_predictions(path, form=form, dataset=dataset)
-    if not found:
+    predictions = longbench_predictions.read_predictions(path, form=form, dataset=dataset)
+    if not predictions:
         raise SuiteError(f"{path} holds no prediction, so there is nothing to score; {expected}")
-    answers = [_answer(item) for item in found]
-    rest = [item for item, answer in zip(found, answers, strict=True) if answer is None]
+    answers = [_answer(item) for item in predictions]
+    rest = [item for item, answer in zip(predictions, answers, strict=True) if answer is None]
     scores = score_predictions(rest, second=True)
     rows = {task: {"benchmark": "longbench", **score.to_record()} for task, score in scores.items()}
     return rows | _ruler_rows([answer for answer in answers if answer is not None])
 
 
-def _is_rulers(path: Path) -> bool:
+def _is_ruler_file(path: Path) -> bool:
     if path.suffix == ".csv" or path.name.startswith("samples_"):
         return False
     return ruler_predictions.is_official_file(longbench_predictions.first_record(path))
 
 
 def _answer(item: Prediction) -> Answer | None:
-    """A prediction of a RULER task as that room's own; None for any other task."""
+    """A prediction of a RULER task as ruler's Answer; None for any other task."""
     name = ruler_predictions.official_name(item.task)
     return None if name is None else Answer(name, item.length, item.prediction, item.references)
 

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-EVERY = 20.0  # seconds between plain lines
+LINE_INTERVAL = 20.0  # seconds between plain lines
 
 
 class Reporter:
     """One stage's progress: `advance` after each piece of work."""
 
     def __init__(self, title: str, total: int, done: int, bar: Progress | None) -> None:
-        self.title, self.total, self.done, self.before = title, total, done, done
-        self.bar, self.start, self.last = bar, time.monotonic(), time.monotonic()
+        self.title, self.total, self.done, self.done_at_start = title, total, done, done
+        self.bar, self.start, self.last_line = bar, time.monotonic(), time.monotonic()
         self.task = bar.add_task(title, total=total, completed=done) if bar else None
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -27,14 +27,14 @@ class Reporter:
             self.bar.update(self.task, advance=count, description=f"{self.title} {note}".strip())
             return
         now = time.monotonic()
-        if now - self.last >= EVERY or self.done == self.total:
-            left = (now - self.start) / max(self.done - self.before, 1) * (self.total - self.done)
+        if now - self.last_line >= LINE_INTERVAL or self.done == self.total:
+            left = (now - self.start) / max(self.done - self.done_at_start, 1) * (self.total - self.done)
             print(
                 f"{self.title}: {self.done}/{self.total} {note}, about {left:.0f} s left".replace(" ,", ","),
                 file=sys.stderr,
                 flush=True,
             )
-            self.last = now
+            self.last_line = now
 
 
 @contextmanager

@@ -135,7 +135,12 @@ def test_drawing_leaves_matplotlib_as_it_was(records: list[dict[str, Any]], tmp_
 
 
 def test_a_users_matplotlibrc_changes_no_figure(records: list[dict[str, Any]], tmp_path: Path) -> None:
-    theirs = {"text.usetex": True, "font.size": 30, "savefig.transparent": True, "axes.prop_cycle": "cycler(color='r')"}
+    matplotlibrc = {
+        "text.usetex": True,
+        "font.size": 30,
+        "savefig.transparent": True,
+        "axes.prop_cycle": "cycler(color='r')",
+    }
 
     def files(folder: str) -> list[bytes]:
         figure = score_figure(aggregate(records))
@@ -143,7 +148,7 @@ def test_a_users_matplotlibrc_changes_no_figure(records: list[dict[str, Any]], t
         return [path.read_bytes() for path in style.save(figure, tmp_path / folder, "scores")]
 
     expected = files("plain")
-    with mpl.rc_context(theirs):  # text.usetex fails where there is no LaTeX, as on most machines
+    with mpl.rc_context(matplotlibrc):  # text.usetex fails where there is no LaTeX, as on most machines
         assert files("with_matplotlibrc") == expected
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import full_disk
 from rich.console import Console
 
 from reports import ReportError, aggregate, load_run, terminal_table, write_report
@@ -154,6 +155,16 @@ def test_an_unfinished_run_is_refused_and_can_be_asked_for(bare_run: Path) -> No
     folder = write_report(run_dir, allow_unfinished=True)
     assert "This run is not finished" in (folder / "report.md").read_text()
     assert "This run is not finished" in screen(run_dir, allow_unfinished=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_report(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run_dir / "report").mkdir()
+    (run_dir / "report" / "report.md").write_text("the last one")
+    with full_disk("*.pdf"):
+        assert main([str(run_dir)]) == 2
+    assert capsys.readouterr().err.startswith("error: No space left on device; ")
+    assert (run_dir / "report" / "report.md").read_text() == "the last one"
+    assert main([str(run_dir)]) == 0
 
 
 def _tear(path: Path) -> None:
