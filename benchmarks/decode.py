@@ -23,7 +23,7 @@ from game_worlds import SHAPES
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cokv import probes
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.prefill import Prefill, prefill
 from cokv.methods.method import prefill_requirements

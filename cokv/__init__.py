@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cokv.cache.attention.interface import attach, detach
+    from cokv.cache.attention.attachment import attach, detach
     from cokv.deployment import CacheMemory, CompressedCache, compress
     from cokv.methods.method import Method
     from cokv.methods.registry import METHODS, get_method
@@ -38,9 +38,9 @@ _HOMES = {
     "Infeasible": "cokv.types",
     "METHODS": "cokv.methods.registry",
     "Method": "cokv.methods.method",
-    "attach": "cokv.cache.attention.interface",
+    "attach": "cokv.cache.attention.attachment",
     "compress": "cokv.deployment",
-    "detach": "cokv.cache.attention.interface",
+    "detach": "cokv.cache.attention.attachment",
     "get_method": "cokv.methods.registry",
     "load_model": "cokv.model.loading",
     "load_profile": "cokv.profiles.load",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import attach, ragged_attention
+from cokv.cache.attention.attachment import attach, ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.policies.base import Policy

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 import cokv
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.policies.compensate import Compensate
 from cokv.cache.policies.growth import EvictOldestWhereEvicted, Grow

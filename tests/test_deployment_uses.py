@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 import cokv
-from cokv.cache.attention.interface import PREFIX, base_implementation, ragged_attention
+from cokv.cache.attention.attachment import PREFIX, base_implementation, ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.prefill import prefill
 from cokv.types import CokvError

@@ -31,7 +31,7 @@ from cokv.types import CokvError, Selection
 
 
 class RaggedCache(AnsweringCache):
-    """Pass it as `past_key_values` to a model that is attached (cokv.cache.attention.interface).
+    """Pass it as `past_key_values` to a model that is attached (cokv.cache.attention.attachment).
 
     `compression` chooses what stays once the prompt has been attended, and what happens after that; without it the
     cache keeps everything. The prompt is the first forward pass: what comes later, a second turn or a second chunk, is

@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.handshake import in_autocast_dtype
-from cokv.cache.attention.interface import ragged_attention
 from cokv.cache.compat import AnsweringCache, Layer
 from cokv.model.observe import ModelParts, Observation, Passage, Replayer
 from cokv.types import CokvError

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.prefill import Prefill, check_prompt
 from cokv.cache.storage.ragged import Attend
 from cokv.decode.batches import AnyWay, Row, batches

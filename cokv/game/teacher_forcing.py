@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.prefill import Prefill, check_prompt
 from cokv.decode.batches import AnyWay, Row, batches
 from cokv.decode.decode import Stop, without_stops

@@ -31,7 +31,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 from tqdm import tqdm
 
 import cokv
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.prefill import Prefill
 from cokv.decode.batches import Row
 from cokv.decode.session import DecodeSession, FirstToken, start_session

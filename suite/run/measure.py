@@ -16,7 +16,7 @@ import torch
 from transformers import DynamicCache
 
 from cokv import probes
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import Grow

@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
+from greedy_steps import generated, greedy, step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.compression import SelectEachLayer
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import EvictOldest, Grow
-from cokv.cache.prefill import Prefill, PrefillLayer, prefill
+from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.types import CokvError, Selection
 
 MakeModel = Callable[..., PreTrainedModel]
 Prompt = Callable[..., torch.Tensor]
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "qwen3-hybrid"]
-NEW = 64
-
-
-def step(model: PreTrainedModel, cache: Cache, ids: torch.Tensor, position: int) -> torch.Tensor:
-    """Logits [rows, t, vocab_size] of ids [rows, t], which start at `position`."""
-    positions = torch.arange(position, position + ids.shape[1]).expand(ids.shape[0], -1)
-    with ragged_attention(model), torch.no_grad():
-        logits: torch.Tensor = model(input_ids=ids, past_key_values=cache, position_ids=positions).logits
-    return logits
-
-
-def generated(model: PreTrainedModel, ids: torch.Tensor, new: int = NEW, **settings: Any) -> torch.Tensor:
-    return model.generate(ids[None], max_new_tokens=new, do_sample=False, **settings)[0, len(ids) :]
-
-
-def greedy(model: PreTrainedModel, made: Prefill, cache: RaggedCache, new: int = NEW) -> torch.Tensor:
-    tokens = [made.first_logits.argmax()]
-    for i in range(new - 1):
-        tokens.append(step(model, cache, tokens[-1].view(1, 1), made.seq_len + i)[0, -1].argmax())
-    return torch.stack(tokens)
 
 
 def ragged_layer(lengths: list[int], policies: list[Policy], slack: int, heads: int = 1) -> RaggedLayer:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from greedy_steps import generated
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.masks import check_plain
 from cokv.cache.cache import RaggedCache
 from cokv.cache.prefill import prefill
@@ -20,12 +21,6 @@ from cokv.types import CokvError, Selection
 
 MakeModel = Callable[..., PreTrainedModel]
 Prompt = Callable[..., torch.Tensor]
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "qwen3-hybrid"]
-NEW = 64
-
-
-def generated(model: PreTrainedModel, ids: torch.Tensor, new: int = NEW, **settings: Any) -> torch.Tensor:
-    return model.generate(ids[None], max_new_tokens=new, do_sample=False, **settings)[0, len(ids) :]
 
 
 def two_turns(model: PreTrainedModel, cache: Cache, seen: torch.Tensor, first: int, float_masks: bool) -> torch.Tensor:

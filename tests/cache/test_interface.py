@@ -12,7 +12,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.models.llama import modeling_llama
 
-from cokv.cache.attention.interface import PREFIX, attach, attention, base_implementation, detach, ragged_attention
+from cokv.cache.attention.attachment import PREFIX, attach, base_implementation, detach, ragged_attention
+from cokv.cache.attention.interface import attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.compression import SelectEachLayer
 from cokv.cache.prefill import prefill

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.policies.compensate import Compensate
 from cokv.cache.policies.growth import EvictOldest, EvictOldestWhereEvicted, Grow

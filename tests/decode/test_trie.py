@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.prefill import Prefill, prefill
 from cokv.decode.batches import Row, choose_way
 from cokv.decode.decode import Decoded, Stop, decode

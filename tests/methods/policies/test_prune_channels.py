@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets, reference
-from cokv.cache.attention.interface import ragged_attention
+from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.policies.growth import EvictOldestWhereEvicted, Grow
 from cokv.cache.policies.prune_channels import PruneChannels
