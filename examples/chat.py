@@ -22,15 +22,15 @@ def main() -> None:
     for key in ("lantern", "basket"):
         question = f"\nWhat is the secret number of {key}? The secret number of {key} is"
         ids = tokenizer(question, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        asked = torch.cat([conversation, ids], dim=1)
+        turn = torch.cat([conversation, ids], dim=1)
         conversation = model.generate(
-            input_ids=asked,
-            attention_mask=torch.ones_like(asked),
+            input_ids=turn,
+            attention_mask=torch.ones_like(turn),
             past_key_values=cache,
             max_new_tokens=8,
             do_sample=False,
         )
-        print(f"{key}:{tokenizer.decode(conversation[0, asked.shape[1] :], skip_special_tokens=True)}")
+        print(f"{key}:{tokenizer.decode(conversation[0, turn.shape[1] :], skip_special_tokens=True)}")
     print(f"after both answers: {cache.memory()}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_sums import AttentionSums
 from transformers import PreTrainedModel
 
 from cokv.cache.attention.attachment import ragged_attention
@@ -44,17 +45,11 @@ def worst(badness: dict[int, float], spared: set[int]) -> int:
     return max((j for j in badness if j not in spared), key=lambda j: (badness[j], j))
 
 
-class H2OSets:
+class H2OSets(AttentionSums):
     def __init__(self, history: list[np.ndarray], kept: list[set[int]]) -> None:
         self.scores = [dict.fromkeys(range(SEQ_LEN + STEPS), 0.0) for _ in kept]
         for weights in history:
             self.add(weights)
-
-    def add(self, weights: np.ndarray) -> None:
-        group = len(weights) // len(self.scores)
-        for head, row in enumerate(weights):
-            for j, weight in enumerate(row):
-                self.scores[head // group][j] += weight / group
 
     def step(self, weights: np.ndarray, held: list[set[int]], position: int) -> list[set[int]]:
         self.add(weights)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attention_sums import AttentionSums
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
@@ -50,18 +51,12 @@ def sizes(kept: list[set[int]], seq_len: int, limit: int, grows: bool) -> list[f
     return [np.inf if grows and len(head) == seq_len else len(head) for head in kept]
 
 
-class FastGenSets:
+class FastGenSets(AttentionSums):
     def __init__(self, history: list[np.ndarray], kept: list[set[int]], limit: int, ids: list[int]) -> None:
         self.limits, self.ids = sizes(kept, len(history), limit, grows=True), ids
         self.scores = [[0.0] * len(ids) for _ in kept]
         for weights in history:
             self.add(weights)
-
-    def add(self, weights: np.ndarray) -> None:
-        group = len(weights) // len(self.scores)
-        for head, row in enumerate(weights):
-            for j, weight in enumerate(row):
-                self.scores[head // group][j] += weight / group
 
     def step(self, weights: np.ndarray, held: list[set[int]], position: int) -> list[set[int]]:
         self.add(weights)
