@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cokv.cache.policies.prune_channels import PruneChannels
 from cokv.cache.policies.quantize import Quantize
 from cokv.cache.policies.recall import Recall
@@ -9,8 +11,8 @@ from cokv.methods.allocators.uniform import Uniform
 from cokv.methods.method import Method
 from cokv.methods.scorers.window_attention import WindowAttention
 
-KIVI = {"paper": "https://arxiv.org/abs/2402.02750", "code": "https://github.com/jy-yuan/KIVI"}
-THINK = {"paper": "https://arxiv.org/abs/2407.21018", "code": "https://github.com/SalesforceAIResearch/ThinK"}
+KIVI = partial(Method, paper="https://arxiv.org/abs/2402.02750", code="https://github.com/jy-yuan/KIVI")
+THINK = partial(Method, paper="https://arxiv.org/abs/2407.21018", code="https://github.com/SalesforceAIResearch/ThinK")
 
 STORED: tuple[Method, ...] = (
     Method(
@@ -35,63 +37,55 @@ STORED: tuple[Method, ...] = (
             "at each step; the budget is at least four pages"
         ),
     ),
-    Method(
+    KIVI(
         "kivi2",
         "KIVI 2 bit",
-        **KIVI,
         policy=Quantize(),
         note="every token in 2 bits, the newest in full precision",
     ),
-    Method(
+    KIVI(
         "kivi4",
         "KIVI 4 bit",
-        **KIVI,
         policy=Quantize(bits=4),
         note="every token in 4 bits, the newest in full precision",
     ),
-    Method(
+    KIVI(
         "kivi8",
         "KIVI 8 bit",
-        **KIVI,
         policy=Quantize(bits=8),
         note="every token in 8 bits, the newest in full precision",
     ),
-    Method(
+    KIVI(
         "kivi_by_score",
         "KIVI by score",
-        **KIVI,
         policy=Quantize(bits=3, split="scores"),
         profile="sliced Shapley values",
         profile_kinds=("sliced Shapley value", "HeadKV"),
         note="the best-scored half of the heads in 4 bits, the others in 2",
     ),
-    Method(
+    KIVI(
         "kivi_at_random",
         "KIVI at random",
-        **KIVI,
         policy=Quantize(bits=3, split="random"),
         note="half of the heads, drawn at random, in 4 bits, the others in 2",
     ),
-    Method(
+    KIVI(
         "snapkv_kivi4",
         "SnapKV with KIVI 4 bit",
-        **KIVI,
         scorer=WindowAttention(),
         allocator=Uniform(),
         policy=Quantize(bits=4, residual=32),
         note="the tokens that snapkv keeps, in 4 bits; the newest, as many as its window, in full precision",
     ),
-    Method(
+    THINK(
         "think",
         "ThinK",
-        **THINK,
         policy=PruneChannels(),
         note="every token; keys lose the `pruned` share of their channels in all but the newest tokens",
     ),
-    Method(
+    THINK(
         "snapkv_think",
         "SnapKV with ThinK",
-        **THINK,
         scorer=WindowAttention(),
         allocator=Uniform(),
         policy=PruneChannels(),
