@@ -46,6 +46,10 @@ def compress(
     the method needs of the model, an object, a file, or the name of a shipped one ("embedded/cokv"). tokenizer: for
     methods that must know what tokens say. params: the method's hyper-parameters.
 
+    The prompt is the model's first forward pass; what is read later, a further turn or the next piece of a prompt that
+    is read in pieces, is read on the compressed cache. Methods that keep every token (full, KIVI, ThinK) take any
+    kv_budget, and none.
+
     Raises CokvError, before any prompt is read, for a model or a method that could not keep its promise here, and
     Infeasible for a budget that the method cannot meet.
     """

@@ -104,6 +104,7 @@ def measure_decode(
                 "preset": key[1],
                 "runtime": key[2],
                 "kv_budget": budgets.get(key[:2]),
+                "kv_slots": None if budgets.get(key[:2]) is None else budget.of(spec.prompt_tokens),
                 "batch": spec.batch,
                 "prompt_tokens": spec.prompt_tokens,
                 "generated_tokens": spec.new_tokens,
