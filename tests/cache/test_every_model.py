@@ -25,7 +25,7 @@ PROMPT, NEW, BUDGET, WINDOW = 60, 12, 24, 8
 MODELS = tiny_models()
 pytestmark = pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.20"),
-    reason="what may be refused, and how models are built small, is of 5.23",
+    reason="models are built small, and refused, as of 5.23",
 )
 
 PLAIN = {
