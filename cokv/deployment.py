@@ -194,11 +194,12 @@ class CompressedCache(RaggedCache):
         layers = self.ragged_layers
         read = sum(self._tokens_read(layer) for layer in layers)
         token = 2 * self.compression.shape.head_dim * (layers[0].dtype.itemsize if layers[0].is_initialized else 0)
-        usage = sum(self.held(), MemoryUsage(0, 0, 0, 0)) if not self._prompt_unread else None
-        storage = self.storage_bytes
-        if usage is None:  # dense still: nothing has been compressed
-            return CacheMemory(read, self.stored_tokens, read * token, storage, storage - self.stored_tokens * token, 0)
-        return CacheMemory(read, usage.slots, read * token, usage.bytes, storage - usage.bytes, usage.host_bytes)
+        if self._prompt_unread:  # dense still, or empty: nothing has been compressed
+            usage = MemoryUsage(self.stored_tokens, self.stored_tokens * token)
+        else:
+            usage = sum(self.held(), MemoryUsage(0, 0))
+        slack = self.storage_bytes - usage.bytes
+        return CacheMemory(read, usage.slots, read * token, usage.bytes, slack, usage.host_bytes)
 
     def _tokens_read(self, layer: RaggedLayer) -> int:
         """Tokens times KV heads, padding left out: what a full cache would hold of this layer."""
