@@ -124,9 +124,9 @@ class Method:
 
     @property
     def needs(self) -> str:
-        """What it reads, needs and does, in words."""
+        """What it reads of the prompt, and the profile it takes, in words."""
         reads = getattr(self.scorer, "reads", "")
-        return ", ".join(part for part in (reads, self.profile, self.policy.does) if part) or "nothing"
+        return ", ".join(part for part in (reads, self.profile) if part) or "nothing"
 
     @property
     def exact(self) -> bool:

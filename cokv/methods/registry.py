@@ -43,6 +43,7 @@ def describe_methods() -> list[dict[str, str]]:
             "allocator": type(method.allocator).__name__ if method.allocator else "none",
             "policy": type(method.policy).__name__,
             "needs": method.needs,
+            "while decoding": method.policy.does or "append each new token",
             "deploys": "after cache.prefill" if method.reads_prompt_again else "yes",
             "parameters": ", ".join(f"{key}={value}" for key, value in method.parameters.items()),
             "paper": method.paper,

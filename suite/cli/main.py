@@ -127,13 +127,13 @@ def methods(
         bool, typer.Option("--long", help="Also scorer, allocator, policy, parameters, paper, code and notes.")
     ] = False,
 ) -> None:
-    """List the methods: what each needs, its presets, and whether `cokv.compress` runs it in `model.generate`.
+    """List the methods: what each needs and does while decoding, its presets, and whether `cokv.compress` runs it in `model.generate`.
 
     "after cache.prefill" under "deploys": the method reads the prompt twice, so call cache.prefill(input_ids) first.
     """
     from cokv.methods.registry import describe_methods
 
-    columns = ["name", "title", "preset", "needs", "deploys"]
+    columns = ["name", "title", "preset", "needs", "while decoding", "deploys"]
     columns += ["scorer", "allocator", "policy", "parameters", "paper", "code", "note"] if long else []
     _table(describe_methods(), columns)
 

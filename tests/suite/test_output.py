@@ -79,14 +79,14 @@ def test_the_table_of_methods_says_which_deploy_in_generate():
     rows = rows_of()
     for (name, preset), row in rows.items():
         twice = any(isinstance(observer, Replayer) for observer in get_method(name, preset).observers)
-        assert row[4] == ("after cache.prefill" if twice else "yes"), name
+        assert row[5] == ("after cache.prefill" if twice else "yes"), name
     assert {name for name, _ in rows} == set(METHODS)
-    assert {name for (name, _), row in rows.items() if row[4] != "yes"} == {"kvzip"}
+    assert {name for (name, _), row in rows.items() if row[5] != "yes"} == {"kvzip"}
 
 
 def test_the_long_table_of_methods_has_parts_parameters_and_notes():
     header = next(line for line in call("methods", "--long").stdout.splitlines() if "┃ name" in line)
     names = [name.strip() for name in header.strip("┃").split("┃")]
-    assert names[:5] == ["name", "title", "preset", "needs", "deploys"]
+    assert names[:6] == ["name", "title", "preset", "needs", "while decoding", "deploys"]
     assert {"scorer", "allocator", "policy", "parameters", "note"} <= set(names)
     assert "num_sinks=4" in call("methods", "--long").stdout and "num_sinks=4" not in call("methods").stdout
