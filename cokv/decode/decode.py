@@ -109,7 +109,7 @@ def _greedy(session: DecodeSession, logits: torch.Tensor, nodes: Nodes, rows: in
         if not unfinished or number == stop.max_new_tokens:
             break
         if len(unfinished) < len(active):
-            session.keep_rows(unfinished)
+            session.drop_finished(unfinished)
             last, active = last[unfinished], [active[i] for i in unfinished]
         logits, nodes = session.read(last[:, None])
         logits = logits[:, -1]

@@ -66,7 +66,7 @@ class DecodeSession:
         self.position += ids.shape[1]
         return logits, None if trie is None else trie.nodes()
 
-    def keep_rows(self, unfinished: list[int]) -> None:
+    def drop_finished(self, unfinished: list[int]) -> None:
         """Drops all other rows from the batch. unfinished: indices among the active rows."""
         self.record_slack()
         self.active = [self.active[i] for i in unfinished]
