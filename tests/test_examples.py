@@ -18,11 +18,21 @@ def run(name: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_first_screen_of_the_readme_runs_as_it_is_pasted(capsys: pytest.CaptureFixture[str]) -> None:
-    block = (ROOT / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
-    exec(compile(block, "README.md", "exec"), {})
+def test_the_readme_runs_as_it_is_pasted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first two blocks in one interpreter, with the scorer of a later one in the file that it names."""
+    first, second, scorer = [
+        block.partition("```")[0]
+        for block in (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1:4]
+    ]
+    (tmp_path / "mymethods.py").write_text(scorer, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names: dict[str, object] = {}
+    exec(compile(first, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "1787679" in printed and "KV slots" in printed, printed
+    exec(compile(second, "README.md", "exec"), names)
 
 
 def test_one_prompt_three_caches() -> None:

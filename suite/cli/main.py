@@ -127,7 +127,7 @@ def methods(
         bool, typer.Option("--long", help="Also scorer, allocator, policy, parameters, paper, code and notes.")
     ] = False,
 ) -> None:
-    """List the methods: what each needs and does while decoding, its presets, and whether `cokv.compress` runs it in `model.generate`.
+    """List the methods: presets, what each needs and does while decoding, whether `cokv.compress` deploys it.
 
     "after cache.prefill" under "deploys": the method reads the prompt twice, so call cache.prefill(input_ids) first.
     """
