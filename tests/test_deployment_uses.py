@@ -195,6 +195,29 @@ def test_autocast_answers_as_a_dynamic_cache_does(make_model: MakeModel, prompt:
     assert expected != generate(model, ids), "bfloat16 that changes nothing tests nothing"
 
 
+@pytest.mark.parametrize("name", ["snapkv", "criticalkv", "cake"])
+def test_a_copy_of_an_unread_cache_is_for_the_same_model(
+    make_model: MakeModel, prompt: Prompt, compressed: Any, name: str
+) -> None:
+    model, ids = make_model(), prompt(SEQ_LEN)
+    cache = compressed(model, name)
+    copied = copy.deepcopy(cache)
+    expected = generate(model, ids, cache)
+    assert generate(model, ids, copied) == expected
+    assert generate(model, ids, compressed(model, name)) == expected, "copies share nothing"
+
+
+def test_an_unread_cache_that_was_pickled_says_that_it_has_lost_its_model(
+    make_model: MakeModel, prompt: Prompt, compressed: Any
+) -> None:
+    model, ids = make_model(), prompt(SEQ_LEN)
+    with pytest.raises(CokvError, match="criticalkv: needs the model, which this cache has lost"):
+        generate(model, ids, pickled(compressed(model, "criticalkv")))
+    assert generate(model, ids, pickled(compressed(model, "snapkv"))) == generate(
+        model, ids, compressed(model, "snapkv")
+    )
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_prompt_in_inference_mode_and_steps_without(
     make_model: MakeModel, prompt: Prompt, compressed: Any, name: str

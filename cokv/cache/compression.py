@@ -6,6 +6,7 @@ dense. Where the choice needs all layers, they stay dense until the last one has
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ class SelectEachLayer:
 
 
 class PromptReader:
-    """One per cache that compresses itself, until the prompt has been read. Model and ids are those of the reader."""
+    """What a cache that compresses itself knows until its prompt has been read, and what it does then."""
 
     def __init__(self, compression: Compression, model: Any = None, tokenizer: Any = None) -> None:
         self.compression, self.tokenizer = compression, tokenizer
@@ -154,6 +155,12 @@ class PromptReader:
             checked.append([selection.head(0, head) for head in range(heads)])
             policies.append(self.compression.policy(seq_len).at_layer(place, len(layers)))
         layer.fill(views, checked, policies, layer.starts)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PromptReader:
+        """For the same model, which is not copied."""
+        twin = PromptReader(self.compression, self._model() if self._model else None, self.tokenizer)
+        twin.waiting = copy.deepcopy(self.waiting, memo)
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the model: a cache that has read its prompt needs none."""

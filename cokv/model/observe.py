@@ -60,7 +60,7 @@ class ModelParts:
         return self.inputs[layer_idx]
 
     def _rotary_modules(self) -> list[Any]:
-        named = self.model.named_modules()
+        named = self._required_model().named_modules()
         return list({id(m): m for name, m in named if name.rpartition(".")[2] == "rotary_emb"}.values())
 
     def output_weight(self, layer_idx: int, num_heads: int, head_dim: int) -> torch.Tensor:
@@ -129,8 +129,13 @@ class ModelParts:
             raise CokvError("needs the model's tokenizer and got none; give tokenizer=")
         return self.tokenizer
 
+    def _required_model(self) -> Any:
+        if self.model is None:
+            raise CokvError("needs the model, which this cache has lost (it was unpickled); call cokv.compress again")
+        return self.model
+
     def _attention(self, layer_idx: int) -> Any:
-        modules = self.model.modules()
+        modules = self._required_model().modules()
         attention = [m for m in modules if getattr(m, "layer_idx", None) == layer_idx and hasattr(m, "o_proj")]
         if len(attention) != 1:
             raise CokvError(
