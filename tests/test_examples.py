@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import pipeline
+
+import cokv
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,3 +52,14 @@ def test_a_second_question_is_answered_on_the_compressed_text() -> None:
     assert "39." in text or "40." in text, text
     assert first.startswith("lantern: 1787679") and second.startswith("basket: 9592991"), (first, second)
     assert "KV slots" in after
+
+
+def test_a_pipeline_takes_the_cache() -> None:
+    loaded = cokv.load_model()
+    key = "The secret number of lantern is"
+    text = f"{key} 1787679. {'The road was long. ' * 150}\nWhat is the secret number of lantern? {key}"
+    cache = cokv.compress(loaded.model, "snapkv", kv_budget="20%", window_size=8)
+    generate = pipeline("text-generation", model=loaded.model, tokenizer=loaded.tokenizer)
+    (answer,) = generate(text, past_key_values=cache, max_new_tokens=8, do_sample=False, return_full_text=False)
+    assert answer["generated_text"].startswith(" 1787679")
+    assert 0 < cache.memory().tokens_held < cache.memory().tokens_read / 4
