@@ -82,13 +82,13 @@ def build(family: str = "llama", heads: str = "gqa", seed: int = 0, **changes: A
 @pytest.fixture(scope="session")
 def make_model() -> MakeModel:
     """Models by family ("llama", "qwen3-hybrid", ...) and heads ("mha", "gqa", "mqa"), made once."""
-    made: dict[Any, PreTrainedModel] = {}
+    models: dict[Any, PreTrainedModel] = {}
 
     def get(family: str = "llama", heads: str = "gqa", **changes: Any) -> PreTrainedModel:
         key = (family, heads, repr(sorted(changes.items())))
-        if key not in made:
-            made[key] = build(family, heads, **changes)
-        return made[key]
+        if key not in models:
+            models[key] = build(family, heads, **changes)
+        return models[key]
 
     return get
 

@@ -28,8 +28,8 @@ def generated(model: PreTrainedModel, ids: torch.Tensor, new: int = NEW, **setti
     return model.generate(ids[None], max_new_tokens=new, do_sample=False, **settings)[0, len(ids) :]
 
 
-def greedy(model: PreTrainedModel, made: Prefill, cache: RaggedCache, new: int = NEW) -> torch.Tensor:
-    tokens = [made.first_logits.argmax()]
+def greedy(model: PreTrainedModel, prefilled: Prefill, cache: RaggedCache, new: int = NEW) -> torch.Tensor:
+    tokens = [prefilled.first_logits.argmax()]
     for i in range(new - 1):
-        tokens.append(step(model, cache, tokens[-1].view(1, 1), made.seq_len + i)[0, -1].argmax())
+        tokens.append(step(model, cache, tokens[-1].view(1, 1), prefilled.seq_len + i)[0, -1].argmax())
     return torch.stack(tokens)

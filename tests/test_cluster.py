@@ -34,14 +34,14 @@ def blocks(count: int):
 
 
 def gathered(pool, worker, count: int) -> dict[int, bytes]:
-    made = list(pool.map_blocks(worker, blocks(count)))
-    assert sorted(index for index, _ in made) == list(range(count)), "every block once"
-    return {index: utilities.tobytes() for index, (_, utilities) in made}
+    gathered_results = list(pool.map_blocks(worker, blocks(count)))
+    assert sorted(index for index, _ in gathered_results) == list(range(count)), "every block once"
+    return {index: utilities.tobytes() for index, (_, utilities) in gathered_results}
 
 
 def begun(toys, log: Path) -> dict[int, int]:
-    found = [int(number) for number in toys.calls(log)]
-    return {number: found.count(number) for number in found}
+    numbers = [int(number) for number in toys.calls(log)]
+    return {number: numbers.count(number) for number in numbers}
 
 
 def test_processes_give_what_one_process_gives_and_a_death_costs_its_block_only(toys, tmp_path):
@@ -120,10 +120,10 @@ def test_what_is_no_address_is_refused(monkeypatch, address):
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [(b"\0\0\x06\x04\0\0\0\0\0", ""), (b"HTTP/1.1 400 Bad Request", "something else"), (b"", "something else")],
 )
-def test_what_is_no_cluster_is_said_at_once(monkeypatch, scheme, answer, said):
+def test_what_is_no_cluster_is_said_at_once(monkeypatch, scheme, answer, message):
     """The first answer is how a gRPC server begins, the others are of a web server and of one that hangs up."""
     monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
     monkeypatch.setitem(sys.modules, "ray.exceptions", types.ModuleType("ray.exceptions"))
@@ -138,7 +138,7 @@ def test_what_is_no_cluster_is_said_at_once(monkeypatch, scheme, answer, said):
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        with pytest.raises(CokvError, match=said) if said else nullcontext():
+        with pytest.raises(CokvError, match=message) if message else nullcontext():
             OnRay(address)
         thread.join(10)
     with pytest.raises(CokvError, match=rf"^no Ray cluster at '{address}' .*refused.*'auto'$"):
@@ -172,14 +172,14 @@ def two_nodes(monkeypatch):
 @pytest.mark.slow
 def test_on_ray_a_killed_workers_block_is_done_elsewhere(toys, tmp_path, two_nodes):
     alone = gathered(InProcess(), toys.Toy(tmp_path / "alone"), 12)
-    log, found, killed = tmp_path / "ray", {}, 0
+    log, numbers, killed = tmp_path / "ray", {}, 0
     for index, (_, utilities) in OnRay(two_nodes).map_blocks(toys.Toy(log, 0.1), blocks(12)):
-        found[index] = utilities.tobytes()
-        if len(found) in (3, 7):  # whoever began last is at work
+        numbers[index] = utilities.tobytes()
+        if len(numbers) in (3, 7):  # whoever began last is at work
             os.kill(int(log.read_text().splitlines()[-1].split()[0]), signal.SIGKILL)
             killed += 1
             time.sleep(0.1)
-    assert killed == 2 and found == alone
+    assert killed == 2 and numbers == alone
     counts = begun(toys, log)
     assert set(counts) == set(range(12)) and sum(counts.values()) <= 12 + killed
     refused = toys.Toy(tmp_path / "refused", fate={1: "refuses"})

@@ -69,7 +69,7 @@ class World:
     """A model, a prompt that it has read, and every method on it."""
 
     model: PreTrainedModel
-    made: Prefill
+    prefilled: Prefill
     cases: dict[tuple[str, str], Case]
 
 
@@ -85,22 +85,22 @@ def worlds(make_model: MakeModel, prompt: Prompt, small_method: Any, profile_of:
             model = make_model(family, heads)
             pairs = [case[1:] for case in EVERY if case[0] == heads] if family == "llama" else FEW
             methods = [small_method(*pair) for pair in pairs]
-            made = prefill(model, prompt(SEQ_LEN, seed=4), *prefill_requirements(methods), words)
-            shape = (made.shape.num_layers, made.shape.num_kv_heads)
+            prefilled = prefill(model, prompt(SEQ_LEN, seed=4), *prefill_requirements(methods), words)
+            shape = (prefilled.shape.num_layers, prefilled.shape.num_kv_heads)
             profiles = [profile_of(method, *shape) for method in methods]
             rows = [
                 Row(
-                    method.select(made, slots_per_head(method), profile),
+                    method.select(prefilled, slots_per_head(method), profile),
                     method.bound_policy(slots_per_head(method), SEQ_LEN, *shape, profile),
                 )
                 for method, profile in zip(methods, profiles, strict=True)
             ]
             # A sliding layer has already dropped what the last token saw, so that it cannot be read again.
-            firsts = ("prefill",) if made.sliding else ("prefill", "compressed")
-            answers = {first: answered(model, made, rows, first) for first in firsts}
+            firsts = ("prefill",) if prefilled.sliding else ("prefill", "compressed")
+            answers = {first: answered(model, prefilled, rows, first) for first in firsts}
             built[family, heads] = World(
                 model,
-                made,
+                prefilled,
                 {
                     pair: Case(methods[i], profiles[i], rows[i], {first: answers[first][i] for first in firsts})
                     for i, pair in enumerate(pairs)
@@ -111,12 +111,14 @@ def worlds(make_model: MakeModel, prompt: Prompt, small_method: Any, profile_of:
     return world
 
 
-def answered(model: PreTrainedModel, made: Prefill, rows: list[Row], first: Any) -> list[Decoded]:
+def answered(model: PreTrainedModel, prefilled: Prefill, rows: list[Row], first: Any) -> list[Decoded]:
     alone = [i for i, row in enumerate(rows) if isinstance(row.policy, EvictsByAttention)]
     others = [i for i in range(len(rows)) if i not in alone]
     answers: dict[int, Decoded] = {}
     for batch in (others, *([i] for i in alone)):
-        answers |= zip(batch, decode(model, made, [rows[i] for i in batch], Stop(NEW), first_token=first), strict=True)
+        answers |= zip(
+            batch, decode(model, prefilled, [rows[i] for i in batch], Stop(NEW), first_token=first), strict=True
+        )
     return [answers[i] for i in range(len(rows))]
 
 
@@ -150,15 +152,15 @@ def test_generate_answers_as_decode_does_and_holds_what_it_holds(
     worlds: Any, words: Any, heads: str, name: str, preset: str
 ) -> None:
     world = worlds("llama", heads)
-    case, made = world.cases[name, preset], world.made
+    case, prefilled = world.cases[name, preset], world.prefilled
     expected = case.answers["prefill"]
     assert len(set(expected.tokens)) > 12, "a model that repeats itself tests nothing"
     cache = compressed(world, case, words)
     if cache.compression.further_passes:
         return  # see below
-    assert generate(world.model, made.input_ids, cache) == expected.tokens
+    assert generate(world.model, prefilled.input_ids, cache) == expected.tokens
 
-    reference = RaggedCache.of(made, [case.row.selection], [case.row.policy])
+    reference = RaggedCache.of(prefilled, [case.row.selection], [case.row.policy])
     with ragged_attention(world.model), torch.no_grad():
         world.model(torch.tensor([expected.tokens[:-1]]), past_key_values=reference)
     (held,), (counted,) = cache.held(), reference.held()
@@ -168,8 +170,8 @@ def test_generate_answers_as_decode_does_and_holds_what_it_holds(
     assert (memory.held_bytes, memory.host_bytes) == (held.bytes, held.host_bytes)
     assert memory.held_bytes + memory.slack_bytes == cache.storage_bytes
     assert memory.slack_bytes >= 0
-    assert memory.tokens_read == (SEQ_LEN + NEW - 1) * made.shape.num_layers * made.shape.num_kv_heads
-    assert memory.full_bytes == memory.tokens_read * made.token_bytes
+    assert memory.tokens_read == (SEQ_LEN + NEW - 1) * prefilled.shape.num_layers * prefilled.shape.num_kv_heads
+    assert memory.full_bytes == memory.tokens_read * prefilled.token_bytes
 
 
 @pytest.mark.parametrize(("name", "preset"), FEW)
@@ -178,7 +180,7 @@ def test_other_models_too(worlds: Any, words: Any, family: str, name: str, prese
     world = worlds(family, "gqa")
     case = world.cases[name, preset]
     cache = compressed(world, case, words)
-    assert generate(world.model, world.made.input_ids, cache) == case.answers["prefill"].tokens
+    assert generate(world.model, world.prefilled.input_ids, cache) == case.answers["prefill"].tokens
     assert cache.stored_tokens == slots(case, NEW - 1)
 
 
@@ -188,7 +190,7 @@ def test_a_prompt_read_first_is_decoded_from_the_compressed_cache(
 ) -> None:
     """Its last token is read again, so that `model.generate` finds something to read."""
     world = worlds("llama", heads)
-    case, ids = world.cases[name, preset], world.made.input_ids
+    case, ids = world.cases[name, preset], world.prefilled.input_ids
     cache = compressed(world, case, words)
     cache.prefill(ids)
     assert cache.get_seq_length() == SEQ_LEN - 1
@@ -200,7 +202,7 @@ def test_a_method_that_reads_the_prompt_again_refuses_before_it_is_read(
     worlds: Any, words: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = worlds("llama", "gqa")
-    case, ids = world.cases["kvzip", NORMALIZED], world.made.input_ids
+    case, ids = world.cases["kvzip", NORMALIZED], world.prefilled.input_ids
     cache = compressed(world, case, words)
     layers_run: list[Any] = []
     hook = world.model.model.layers[0].register_forward_pre_hook(lambda *args: layers_run.append(args))
@@ -221,7 +223,7 @@ def held_after(worlds: Any, words: Any, name: str) -> tuple[World, Case, cokv.Ca
     world = worlds("llama", "gqa")
     case = world.cases[name, NORMALIZED]
     cache = compressed(world, case, words)
-    generate(world.model, world.made.input_ids, cache)
+    generate(world.model, world.prefilled.input_ids, cache)
     return world, case, cache.memory()
 
 
@@ -233,13 +235,13 @@ def test_packed_tokens_take_the_bytes_of_their_codes(worlds: Any, words: Any, na
     tokens = memory.tokens_held // 6
     bits = [bits for place in range(3) for bits in policy.at_layer(place, 3).of_heads(2)]
     assert memory.held_bytes == sum(policy.head_bytes(tokens, width, 16, 4) for width in bits)
-    assert memory.held_bytes < 0.75 * memory.tokens_held * world.made.token_bytes
+    assert memory.held_bytes < 0.75 * memory.tokens_held * world.prefilled.token_bytes
 
 
 @pytest.mark.parametrize("name", ["think", "snapkv_think"])
 def test_pruned_channels_are_gone(worlds: Any, words: Any, name: str) -> None:
     world, case, memory = held_after(worlds, words, name)
-    policy, token = case.row.policy, world.made.token_bytes
+    policy, token = case.row.policy, world.prefilled.token_bytes
     assert isinstance(policy, PruneChannels)
     assert isinstance(case.row.selection, Selection)
     of_prompt = case.row.selection.total // 6
@@ -250,9 +252,11 @@ def test_pruned_channels_are_gone(worlds: Any, words: Any, name: str) -> None:
 def test_pages_lie_in_cpu_memory(worlds: Any, words: Any) -> None:
     world, _, memory = held_after(worlds, words, "arkvale")
     complete = (SEQ_LEN + NEW - 1) // 8
-    assert memory.host_bytes >= 6 * complete * 8 * world.made.token_bytes
+    assert memory.host_bytes >= 6 * complete * 8 * world.prefilled.token_bytes
     assert memory.tokens_held == 6 * 40
-    assert memory.held_bytes >= 6 * 40 * world.made.token_bytes + 6 * complete * world.made.token_bytes, "digests"
+    assert memory.held_bytes >= 6 * 40 * world.prefilled.token_bytes + 6 * complete * world.prefilled.token_bytes, (
+        "digests"
+    )
 
 
 # ---- shares of the prompt

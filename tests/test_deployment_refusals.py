@@ -29,8 +29,8 @@ def refusal(call: Callable[[], Any], kind: type[CokvError] = CokvError) -> str:
     return str(caught.value)
 
 
-def generate(model: PreTrainedModel, ids: torch.Tensor, cache: Any, new: int = 4, **given: Any) -> list[int]:
-    settings: dict[str, Any] = {"attention_mask": torch.ones_like(ids)[None], "do_sample": False, **given}
+def generate(model: PreTrainedModel, ids: torch.Tensor, cache: Any, new: int = 4, **arguments: Any) -> list[int]:
+    settings: dict[str, Any] = {"attention_mask": torch.ones_like(ids)[None], "do_sample": False, **arguments}
     return model.generate(ids[None], past_key_values=cache, max_new_tokens=new, **settings)[0, len(ids) :].tolist()
 
 
@@ -38,7 +38,7 @@ def generate(model: PreTrainedModel, ids: torch.Tensor, cache: Any, new: int = 4
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "words"),
+    ("name", "arguments", "words"),
     [
         ("snapkv", {"kv_budget": 40}, "snapkv: kv_budget 40 is below 64, twice the window of 32"),
         ("snapkv", {"kv_budget": 15, "window_size": 8}, "snapkv: kv_budget 15 is below 16"),
@@ -55,16 +55,16 @@ def generate(model: PreTrainedModel, ids: torch.Tensor, cache: Any, new: int = 4
     ],
 )
 def test_a_budget_that_cannot_be_met_is_infeasible(
-    fresh_model: MakeModel, name: str, given: dict[str, Any], words: str | None
+    fresh_model: MakeModel, name: str, arguments: dict[str, Any], words: str | None
 ) -> None:
     model = fresh_model()
     kind = CokvError if words is None else Infeasible  # 0 is no budget at all
-    message = refusal(lambda: cokv.compress(model, name, **given), kind)
+    message = refusal(lambda: cokv.compress(model, name, **arguments), kind)
     assert (words or "tova: kv_budget is 0, expected a positive whole number") in message
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "words"),
+    ("name", "arguments", "words"),
     [
         ("snapkv", {}, "snapkv: needs kv_budget"),
         *(
@@ -97,11 +97,11 @@ def test_a_budget_that_cannot_be_met_is_infeasible(
     ids=str,
 )
 def test_what_is_missing_or_wrong_is_said_before_anything_is_read(
-    fresh_model: MakeModel, monkeypatch: pytest.MonkeyPatch, name: str, given: dict[str, Any], words: str
+    fresh_model: MakeModel, monkeypatch: pytest.MonkeyPatch, name: str, arguments: dict[str, Any], words: str
 ) -> None:
     model = fresh_model()
     monkeypatch.setattr(type(model.model), "forward", lambda *args, **kwargs: pytest.fail("the model was run"))
-    assert words in refusal(lambda: cokv.compress(model, name, **given))
+    assert words in refusal(lambda: cokv.compress(model, name, **arguments))
 
 
 @pytest.mark.parametrize("name", ["snapkv", "cokv", "fastgen", "arkvale"])

@@ -36,14 +36,16 @@ def compressed(small_method: Any, profile_of: Any, words: Any) -> Callable[..., 
     return make
 
 
-def generate(model: PreTrainedModel, ids: torch.Tensor, cache: Any = None, new: int = NEW, **given: Any) -> list[int]:
+def generate(
+    model: PreTrainedModel, ids: torch.Tensor, cache: Any = None, new: int = NEW, **arguments: Any
+) -> list[int]:
     """With a mask: else transformers takes token 0, which models here do write, for padding."""
     mask = torch.ones_like(ids)[None]
-    settings: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": new, "do_sample": False, **given}
+    settings: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": new, "do_sample": False, **arguments}
     return model.generate(ids[None], past_key_values=cache, **settings)[0, len(ids) :].tolist()
 
 
-def said(call: Callable[[], Any]) -> str:
+def refusal(call: Callable[[], Any]) -> str:
     """The one line that a call is refused with."""
     with pytest.raises(CokvError) as caught:
         call()
@@ -113,7 +115,7 @@ def test_detach_restores_and_a_cache_says_so(fresh_model: MakeModel, prompt: Pro
     cokv.detach(model)
     assert model.config._attn_implementation == "sdpa"
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert "never attends the keys that its cache returned" in said(lambda: generate(model, ids, cache))
+    assert "never attends the keys that its cache returned" in refusal(lambda: generate(model, ids, cache))
     cache.reset()
     cokv.attach(model)
     assert generate(model, ids, cache) == generate(model, ids, compressed(model, "snapkv"))
@@ -143,7 +145,7 @@ def test_an_implementation_set_later_is_followed_or_refused(
     cache = compressed(model, name)
     expected = generate(model, ids, compressed(model, name))
     model.set_attn_implementation("eager")
-    assert "never attends the keys that its cache returned" in said(lambda: generate(model, ids, cache))
+    assert "never attends the keys that its cache returned" in refusal(lambda: generate(model, ids, cache))
     assert generate(model, ids, compressed(model, name)) == expected, "compress attaches anew"
 
 
@@ -161,11 +163,11 @@ def test_a_copy_of_a_filled_cache_goes_on_with_the_same_tokens(
 ) -> None:
     model, ids = make_model(), prompt(SEQ_LEN)
     cache = compressed(model, name)
-    told = torch.cat([ids, torch.tensor(generate(model, ids, cache, 8))])
+    token_ids = torch.cat([ids, torch.tensor(generate(model, ids, cache, 8))])
     twin = copied(cache)
     assert twin.held() == cache.held() and twin.memory() == cache.memory()
-    rest = generate(model, told, cache, 12)
-    assert generate(model, told, twin, 12) == rest
+    rest = generate(model, token_ids, cache, 12)
+    assert generate(model, token_ids, twin, 12) == rest
     assert twin.held() == cache.held()
 
 
@@ -270,9 +272,9 @@ def test_a_second_turn_is_read_on_the_compressed_cache(
     chat = torch.cat([ids, torch.tensor(first), question])
     second = generate(model, chat, cache, 12)
 
-    made = prefill(model, ids, method.window_size or 1, method.observers, words)
+    prefilled = prefill(model, ids, method.window_size or 1, method.observers, words)
     budget = 40 if method.takes_budget else None
-    filled = RaggedCache.of(made, [method.select(made, budget)], [method.bound_policy(budget, SEQ_LEN, 3, 2)])
+    filled = RaggedCache.of(prefilled, [method.select(prefilled, budget)], [method.bound_policy(budget, SEQ_LEN, 3, 2)])
     with ragged_attention(model), torch.no_grad():
         logits = model(chat[None, SEQ_LEN:], past_key_values=filled).logits
         tokens = [int(logits[0, -1].argmax())]
@@ -305,7 +307,7 @@ def test_prompt_lookup_is_refused_where_tokens_cannot_be_given_back(
     model, ids = make_model(), prompt(15).repeat(6)
     cache = compressed(model, name)
     cache.prefill(ids)
-    assert "cannot give back what it dropped" in said(
+    assert "cannot give back what it dropped" in refusal(
         lambda: generate(model, ids, cache, 30, prompt_lookup_num_tokens=3)
     )
 
@@ -314,7 +316,7 @@ def test_prompt_lookup_without_reading_the_prompt_first_is_refused(
     make_model: MakeModel, prompt: Prompt, compressed: Any
 ) -> None:
     model, ids = make_model(), prompt(15).repeat(6)
-    message = said(lambda: generate(model, ids, compressed(model, "snapkv"), 30, prompt_lookup_num_tokens=3))
+    message = refusal(lambda: generate(model, ids, compressed(model, "snapkv"), 30, prompt_lookup_num_tokens=3))
     assert "cache.prefill(input_ids)" in message
 
 
@@ -334,6 +336,6 @@ def test_crop_takes_back_exactly_what_was_read(make_model: MakeModel, prompt: Pr
         model(prompt(12, seed=9)[None], past_key_values=cache)
         cache.crop(-12)
         assert torch.equal(model(more, past_key_values=cache).logits, expected)
-    assert "reach into the prompt of 90 tokens" in said(lambda: cache.crop(-13))
-    assert "97 tokens reach into the prompt" in said(lambda: cache.crop(5)), "a length to keep"
+    assert "reach into the prompt of 90 tokens" in refusal(lambda: cache.crop(-13))
+    assert "97 tokens reach into the prompt" in refusal(lambda: cache.crop(5)), "a length to keep"
     assert cache.get_seq_length() == SEQ_LEN + 12, "all layers or none"

@@ -41,18 +41,18 @@ def imports(name: str, path: Path, typing: bool = True) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     skipped = set() if typing else {id(inner) for guard in guards for inner in ast.walk(guard)}
-    found: set[str] = set()
+    imported: set[str] = set()
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
             base = above[: len(above) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
-    return found
+            imported |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return imported
 
 
 IMPORTS = {name: imports(name, path) for name, path in modules()}

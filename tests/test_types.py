@@ -62,9 +62,9 @@ def test_saved_budgets_come_back(tmp_path):
 
 
 def test_what_was_checked_cannot_be_changed_behind_its_back():
-    mine = np.ones((1, 2))
-    scores = HeadScores(mine)
-    mine[0, 0] = np.nan
+    own_array = np.ones((1, 2))
+    scores = HeadScores(own_array)
+    own_array[0, 0] = np.nan
     assert scores.values.tolist() == [[1, 1]]
     with pytest.raises(ValueError):
         scores.values[0, 0] = 5
@@ -81,15 +81,15 @@ def test_head_scores_have_one_row_per_layer(values):
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "said"),
+    ("kind", "value", "reason"),
     [
         (HeadScores, "a", "type <U1, expected float64"),
         (HeadScores, 1j, "type complex128, expected float64"),
         (Budgets, 1.5, "type float64, expected int64"),
     ],
 )
-def test_scores_are_real_numbers_and_budgets_whole_ones(kind, value, said):
-    assert said in one_line(lambda: kind(np.array([[value]])))
+def test_scores_are_real_numbers_and_budgets_whole_ones(kind, value, reason):
+    assert reason in one_line(lambda: kind(np.array([[value]])))
 
 
 def test_head_scores_of_another_model_name_both_shapes():
@@ -98,10 +98,11 @@ def test_head_scores_of_another_model_name_both_shapes():
 
 
 @pytest.mark.parametrize(
-    ("provenance", "said"), [({"x": object()}, "is not JSON"), ({"x": float("nan")}, "is not JSON"), ([1], "is a list")]
+    ("provenance", "reason"),
+    [({"x": object()}, "is not JSON"), ({"x": float("nan")}, "is not JSON"), ([1], "is a list")],
 )
-def test_provenance_must_be_json(provenance, said):
-    assert said in one_line(lambda: HeadScores(np.zeros((1, 1)), provenance))
+def test_provenance_must_be_json(provenance, reason):
+    assert reason in one_line(lambda: HeadScores(np.zeros((1, 1)), provenance))
 
 
 def test_negative_budgets_are_refused():
@@ -109,7 +110,7 @@ def test_negative_budgets_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("positions", "counts", "seq_len", "said"),
+    ("positions", "counts", "seq_len", "reason"),
     [
         ([0, 1], [[3]], 4, "[2] positions, expected [3]"),
         ([1, 0], [[2]], 4, "1, 0 in one head, expected ascending"),
@@ -121,8 +122,8 @@ def test_negative_budgets_are_refused():
         ([0, 1, 2], [[3, 0]], 2, "counts lie in 0..3, expected 0..2"),
     ],
 )
-def test_a_selection_that_cannot_be_is_refused(positions, counts, seq_len, said):
-    assert said in one_line(lambda: Selection(torch.tensor(positions), np.array(counts), seq_len))
+def test_a_selection_that_cannot_be_is_refused(positions, counts, seq_len, reason):
+    assert reason in one_line(lambda: Selection(torch.tensor(positions), np.array(counts), seq_len))
 
 
 def test_order_starts_anew_at_each_head_even_after_empty_ones():
@@ -131,7 +132,7 @@ def test_order_starts_anew_at_each_head_even_after_empty_ones():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "reason"),
     [
         (lambda: Selection(torch.tensor([0.0]), np.array([[1]]), 2), "torch.float32 on cpu, expected an int64"),
         (lambda: Selection(torch.tensor([0], dtype=torch.int32), np.array([[1]]), 2), "torch.int32 on cpu"),
@@ -140,8 +141,8 @@ def test_order_starts_anew_at_each_head_even_after_empty_ones():
         (lambda: Selection.from_heads([[torch.tensor([0])], []], 2), "layers list [0, 1] heads"),
     ],
 )
-def test_positions_are_whole_numbers_on_the_cpu_alike_in_every_layer(make, said):
-    assert said in one_line(make)
+def test_positions_are_whole_numbers_on_the_cpu_alike_in_every_layer(make, reason):
+    assert reason in one_line(make)
 
 
 def test_a_head_that_is_not_there_is_named():
@@ -158,17 +159,17 @@ def test_a_missing_or_damaged_or_foreign_file_is_one_line_that_names_it(tmp_path
     assert str(path) in one_line(lambda: kind.load(path))
     path.write_bytes(b"")
     assert "it is damaged" in one_line(lambda: kind.load(path))
-    made = {
+    objects = {
         HeadScores: HeadScores(np.zeros((2, 3))),
         Budgets: Budgets(np.zeros((2, 3), dtype=int)),
         Selection: Selection.full(2, 3, 50),
     }
-    made[kind].save(path)
+    objects[kind].save(path)
     whole = path.read_bytes()
     for cut in (4, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:cut])
         assert str(path) in one_line(lambda: kind.load(path))
-    made[Budgets if kind is not Budgets else HeadScores].save(path)
+    objects[Budgets if kind is not Budgets else HeadScores].save(path)
     assert "expected cokv." in one_line(lambda: kind.load(path))
 
 

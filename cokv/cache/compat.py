@@ -1,4 +1,4 @@
-"""The one place that knows transformers' less public sides, and how they changed from 5.2 (oldest supported) to 5.23.
+"""The one place that knows transformers' less public sides, and how they changed from 5.2 (oldest supported) to 5.24.
 
 5.2 passes `cache_position` where later versions pass the number of new tokens, and calls the capacity
 `get_max_cache_shape`. Neither version can take an attention function back, and masks are only made for names in the
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicSlidingWindowLayer
 from transformers.masking_utils import AttentionMaskInterface
@@ -90,6 +92,13 @@ def sliding_layer(window: int) -> DynamicSlidingWindowLayer:
 
 
 ATTENTION_FUNCTIONS = ALL_ATTENTION_FUNCTIONS
+CACHE_NAMES = ("past_key_values", "cache")  # what models call their cache: before 5.24, and since
+_CACHE_NAME = CACHE_NAMES[Version(transformers.__version__) >= Version("5.24.dev0")]
+
+
+def cache_argument(cache: Any) -> dict[str, Any]:
+    """The keyword argument that gives a model its cache; the older name warns where the newer one is known."""
+    return {_CACHE_NAME: cache}
 
 
 def register_attention(name: str, attention: Callable[..., Any], base: str = "sdpa") -> None:

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.handshake import in_autocast_dtype
-from cokv.cache.compat import AnsweringCache, Layer, sliding_layer
+from cokv.cache.compat import AnsweringCache, Layer, cache_argument, sliding_layer
 from cokv.cache.replay import replay
 from cokv.model.observe import LayerView, ModelParts, Observation, Observer, Replayer
 from cokv.model.shape import Shape, model_shape
@@ -170,7 +170,7 @@ def prefill(
     ]
     cache = _Recording(layers, shape.num_heads, parts)
     with ragged_attention(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in watching)):
-        logits = model(input_ids=ids[None], past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        logits = model(input_ids=ids[None], **cache_argument(cache), use_cache=True, logits_to_keep=1).logits
     parts.inputs.clear()
     sliding = {i: layers[i] for i in range(len(layers)) if i not in full}
     for i in shape.full_layers:

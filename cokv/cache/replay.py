@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.handshake import in_autocast_dtype
-from cokv.cache.compat import AnsweringCache, Layer
+from cokv.cache.compat import AnsweringCache, Layer, cache_argument
 from cokv.model.observe import ModelParts, Observation, Passage, Replayer
 from cokv.types import CokvError
 
@@ -72,7 +72,7 @@ def replay(
             model(
                 input_ids=ids,
                 position_ids=positions,
-                past_key_values=AnsweringCache([passage_layers[i] for i in sorted(passage_layers)], 0),
+                **cache_argument(AnsweringCache([passage_layers[i] for i in sorted(passage_layers)], 0)),
                 use_cache=True,
                 logits_to_keep=1,
             )

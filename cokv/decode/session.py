@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
 from cokv.cache.cache import RaggedCache
+from cokv.cache.compat import cache_argument
 from cokv.cache.prefill import Prefill
 from cokv.cache.storage.plain import PlainRows
 from cokv.cache.storage.ragged import Attend
@@ -58,7 +59,7 @@ class DecodeSession:
         positions = torch.arange(self.position, self.position + ids.shape[1], device=device)[None]
         logits: torch.Tensor = self.model(
             input_ids=ids.to(device),
-            past_key_values=self.cache,
+            **cache_argument(self.cache),
             position_ids=positions,
             use_cache=True,
             logits_to_keep=0 if every else 1,

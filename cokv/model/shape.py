@@ -51,6 +51,9 @@ def model_shape(config: Any) -> Shape:
     for name, what in REFUSED.items():
         if _optional(config, name):
             raise CokvError(f"it has {what} ({name} is {_optional(config, name)!r}), which is not supported")
+    for name in LOOPS:
+        if (_optional(config, name) or 1) > 1:
+            raise CokvError(f"it runs layers more than once ({name} is {_optional(config, name)}), not supported")
     window = _optional(config, "sliding_window")
     types = _optional(config, "layer_types")
     if types is None:
@@ -81,6 +84,7 @@ REFUSED = {
     "num_kv_shared_layers": "layers that use the keys and values of others",
     "cross_attention_layers": "cross-attention layers",
 }
+LOOPS = ("n_recurrent_loops", "loop_num_passes")  # how often: each time with keys and values of its own
 
 
 def _optional(config: Any, name: str) -> Any:

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from cokv import probes
 from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.cache import RaggedCache
+from cokv.cache.compat import cache_argument
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import check_prompt, prefill
@@ -137,7 +138,7 @@ def _generate(loaded: LoadedModel, cache: Any, token: int, position: int, batch:
         for step in range(count):
             positions = torch.full((batch, 1), position + step, device=loaded.device)
             logits = loaded.model(
-                input_ids=last, past_key_values=cache, position_ids=positions, use_cache=True, logits_to_keep=1
+                input_ids=last, **cache_argument(cache), position_ids=positions, use_cache=True, logits_to_keep=1
             ).logits
             last = logits[:, -1].argmax(-1, keepdim=True)
 
@@ -146,7 +147,7 @@ def _dynamic(loaded: LoadedModel, read: Any, batch: int) -> DynamicCache:
     """transformers' DynamicCache, filled with the same prompt."""
     cache = DynamicCache(config=loaded.model.config)
     ids = read.input_ids.to(loaded.device).expand(batch, -1)
-    loaded.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    loaded.model(input_ids=ids, **cache_argument(cache), use_cache=True, logits_to_keep=1)
     return cache
 
 

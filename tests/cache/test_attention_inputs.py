@@ -16,9 +16,9 @@ class Recomputes:
     needs_inputs: bool = True
 
     def observe(self, view):
-        given = view.parts.attention_inputs(view.layer_idx)
+        call_inputs = view.parts.attention_inputs(view.layer_idx)
         assert list(view.parts.inputs) == [view.layer_idx], "the inputs of another layer are still held"
-        values = given.module.v_proj(given.hidden_states)[0]
+        values = call_inputs.module.v_proj(call_inputs.hidden_states)[0]
         return (values.view(values.shape[0], *view.values.shape[::2]).transpose(0, 1).norm(dim=-1),)
 
 
@@ -52,6 +52,6 @@ def test_hooks_are_gone_after_a_failure(fresh_model, prompt):
 
 
 def test_an_observer_that_does_not_say_so_is_told(make_model, prompt):
-    made = prefill(make_model("llama"), prompt(20), observers=[Recomputes(needs_inputs=False)])
+    prefilled = prefill(make_model("llama"), prompt(20), observers=[Recomputes(needs_inputs=False)])
     with pytest.raises(CokvError, match="needs_inputs = True"):
-        made.layers[0].observation(Recomputes(needs_inputs=False))
+        prefilled.layers[0].observation(Recomputes(needs_inputs=False))

@@ -35,20 +35,20 @@ def test_full_budget_is_the_models_own_generate(make_model: MakeModel, prompt: P
     model, ids = make_model(family, heads), prompt(40)
     expected = generated(model, ids)
     assert expected.unique().numel() > 12, "a model that repeats itself tests nothing"
-    made = prefill(model, ids)
-    full = Selection.full(made.shape.num_layers, made.shape.num_kv_heads, 40)
-    assert greedy(model, made, RaggedCache.of(made, [full])).tolist() == expected.tolist()
+    prefilled = prefill(model, ids)
+    full = Selection.full(prefilled.shape.num_layers, prefilled.shape.num_kv_heads, 40)
+    assert greedy(model, prefilled, RaggedCache.of(prefilled, [full])).tolist() == expected.tolist()
     with ragged_attention(model):
         assert generated(model, ids, past_key_values=RaggedCache(model.config)).tolist() == expected.tolist()
 
 
 def test_generate_goes_on_from_a_filled_cache(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids = make_model(), prompt(40)
-    made = prefill(model, ids)
-    cache = RaggedCache.of(made, [Selection.full(3, 2, 40)])
-    told = torch.cat([ids, made.first_logits.argmax().view(1)])
+    prefilled = prefill(model, ids)
+    cache = RaggedCache.of(prefilled, [Selection.full(3, 2, 40)])
+    prompt_and_first = torch.cat([ids, prefilled.first_logits.argmax().view(1)])
     with ragged_attention(model):
-        rest = generated(model, told, NEW - 1, past_key_values=cache)
+        rest = generated(model, prompt_and_first, NEW - 1, past_key_values=cache)
     assert rest.tolist() == generated(model, ids).tolist()[1:]
 
 
@@ -56,10 +56,10 @@ def test_generate_goes_on_from_a_filled_cache(make_model: MakeModel, prompt: Pro
 @pytest.mark.parametrize("family", ["llama", "qwen3-hybrid"])
 def test_short_prompts_too(make_model: MakeModel, prompt: Prompt, family: str, length: int) -> None:
     model, ids = make_model(family), prompt(length)
-    made = prefill(model, ids)
-    cache = RaggedCache.of(made, [Selection.full(made.shape.num_layers, 2, length)])
+    prefilled = prefill(model, ids)
+    cache = RaggedCache.of(prefilled, [Selection.full(prefilled.shape.num_layers, 2, length)])
     expected = generated(model, ids, 24).tolist()
-    assert greedy(model, made, cache, 24).tolist() == expected
+    assert greedy(model, prefilled, cache, 24).tolist() == expected
     with ragged_attention(model):
         assert generated(model, ids, 24, past_key_values=RaggedCache(model.config)).tolist() == expected
 
@@ -80,11 +80,11 @@ def test_uneven_budgets_are_dense_attention_with_the_same_tokens_masked(
     backend: str,
 ) -> None:
     model, ids, after = make_model(family, heads), prompt(60), prompt(20, seed=1)
-    made = prefill(model, ids)
-    masks = [uneven_mask(made.shape.num_layers, made.shape.num_kv_heads, 60, seed) for seed in range(5)]
+    prefilled = prefill(model, ids)
+    masks = [uneven_mask(prefilled.shape.num_layers, prefilled.shape.num_kv_heads, 60, seed) for seed in range(5)]
     assert all((mask.sum(-1) == 0).any() for mask in masks)
     attend = {"attend": reference.attend} if backend == "reference" else {}
-    cache = RaggedCache.of(made, [Selection.from_mask(mask) for mask in masks], **attend)
+    cache = RaggedCache.of(prefilled, [Selection.from_mask(mask) for mask in masks], **attend)
     got = [step(model, cache, token.expand(5, 1), 60 + i)[:, 0] for i, token in enumerate(after)]
     for row, mask in enumerate(masks):
         expected = dense_reference(model, ids, after, mask)
@@ -102,10 +102,12 @@ def test_several_tokens_at_once_are_the_same_as_one_by_one(
     way: str,
 ) -> None:
     model, ids, after = make_model(family), prompt(60), prompt(50, seed=1)
-    made = prefill(model, ids)
-    mask = uneven_mask(made.shape.num_layers, made.shape.num_kv_heads, 60)
+    prefilled = prefill(model, ids)
+    mask = uneven_mask(prefilled.shape.num_layers, prefilled.shape.num_kv_heads, 60)
     selections = [Selection.from_mask(mask)]
-    cache = RaggedCache.of(made, selections, slack=3) if way == "ragged" else SharedCache(made, selections, 50)
+    cache = (
+        RaggedCache.of(prefilled, selections, slack=3) if way == "ragged" else SharedCache(prefilled, selections, 50)
+    )
     got = [step(model, cache, after[None, a:b], 60 + a)[0] for a, b in [(0, 40), (40, 41), (41, 50)]]
     torch.testing.assert_close(torch.cat(got), dense_reference(model, ids, after, mask), rtol=0, atol=1e-5)
 
@@ -137,18 +139,18 @@ def test_generate_compresses_by_itself_and_left_padding_changes_nothing(
     prompts = [prompt(n, seed) for seed, n in enumerate(lengths)]
     mask = uneven_mask(model.config.num_hidden_layers, 2, 50)
     ids = torch.stack([torch.cat([torch.zeros(50 - len(p), dtype=torch.long), p]) for p in prompts])
-    seen = torch.stack([torch.arange(50) >= 50 - n for n in lengths]).long()
+    padding_mask = torch.stack([torch.arange(50) >= 50 - n for n in lengths]).long()
     cache = RaggedCache(model.config, SelectEachLayer(by_mask(mask)))
     settings = {"max_new_tokens": 20, "do_sample": False}
     with ragged_attention(model):
-        batch = model.generate(ids, attention_mask=seen, past_key_values=cache, **settings)[:, 50:]
+        batch = model.generate(ids, attention_mask=padding_mask, past_key_values=cache, **settings)[:, 50:]
     kept = 0
     for row, one in enumerate(prompts):
-        made = prefill(model, one)
-        selection = Selection.from_mask(mask[list(made.shape.full_layers), :, : len(one)])
-        alone = greedy(model, made, RaggedCache.of(made, [selection]), 20)
+        prefilled = prefill(model, one)
+        selection = Selection.from_mask(mask[list(prefilled.shape.full_layers), :, : len(one)])
+        alone = greedy(model, prefilled, RaggedCache.of(prefilled, [selection]), 20)
         assert batch[row].tolist() == alone.tolist()
-        kept += selection.total + 19 * made.shape.num_layers * 2
+        kept += selection.total + 19 * prefilled.shape.num_layers * 2
     assert cache.stored_tokens == kept
     assert any(generated(model, p, 20).tolist() != b.tolist() for p, b in zip(prompts, batch, strict=True))
 
@@ -188,10 +190,10 @@ def test_wrong_positions_are_refused(make_model: MakeModel, positions: list[torc
 
 
 def test_a_selection_for_another_prompt_is_refused(make_model: MakeModel, prompt: Prompt) -> None:
-    made = prefill(make_model(), prompt(9))
+    prefilled = prefill(make_model(), prompt(9))
     for selection in (Selection.full(3, 2, 8), Selection.full(2, 2, 9)):
         with pytest.raises(CokvError, match="select on this prefill"):
-            RaggedCache.of(made, [selection])
+            RaggedCache.of(prefilled, [selection])
 
 
 @pytest.mark.gpu

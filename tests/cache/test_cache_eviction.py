@@ -75,8 +75,8 @@ def test_the_oldest_token_that_is_no_sink_goes(
 
 
 def test_a_prompt_shorter_than_the_limit_fills_it_first(make_model: MakeModel, prompt: Prompt) -> None:
-    model, made = make_model(), prefill(make_model(), prompt(10))
-    cache = RaggedCache.of(made, [Selection.full(3, 2, 10)], [EvictOldest(16, 4)])
+    model, prefilled = make_model(), prefill(make_model(), prompt(10))
+    cache = RaggedCache.of(prefilled, [Selection.full(3, 2, 10)], [EvictOldest(16, 4)])
     for i in range(30):
         step(model, cache, torch.tensor([[i + 1]]), 10 + i)
         assert cache.stored_tokens == 6 * min(11 + i, 16)
@@ -87,35 +87,38 @@ def test_an_evicting_row_attends_its_limit_and_no_more(
     make_model: MakeModel, prompt: Prompt, uneven_mask: Callable[..., torch.Tensor]
 ) -> None:
     """Read as one chunk or token by token, with other rows beside it or alone: the same logits."""
-    model, made, after = make_model(), prefill(make_model(), prompt(30)), prompt(25, seed=1)
+    model, prefilled, after = make_model(), prefill(make_model(), prompt(30)), prompt(25, seed=1)
     mask = (torch.arange(30) < 4) | (torch.arange(30) >= 22)
     selection = Selection.from_mask(mask.expand(3, 2, 30))
-    alone = RaggedCache.of(made, [selection], [EvictOldest(12, 4)])
+    alone = RaggedCache.of(prefilled, [selection], [EvictOldest(12, 4)])
     one_by_one = torch.cat([step(model, alone, t.view(1, 1), 30 + i)[0] for i, t in enumerate(after)])
-    beside = RaggedCache.of(made, [Selection.full(3, 2, 30), selection], [Grow(), EvictOldest(12, 4)])
+    beside = RaggedCache.of(prefilled, [Selection.full(3, 2, 30), selection], [Grow(), EvictOldest(12, 4)])
     chunk = step(model, beside, after.expand(2, -1), 30)
     torch.testing.assert_close(chunk[1], one_by_one, rtol=0, atol=1e-5)
     assert alone.stored_tokens == 6 * 12 and beside.stored_tokens == 6 * (12 + 30 + 25)
     torch.testing.assert_close(
-        chunk[0], step(model, RaggedCache.of(made, [Selection.full(3, 2, 30)]), after[None], 30)[0], rtol=0, atol=1e-5
+        chunk[0],
+        step(model, RaggedCache.of(prefilled, [Selection.full(3, 2, 30)]), after[None], 30)[0],
+        rtol=0,
+        atol=1e-5,
     )
 
 
 def test_eviction_inside_generate_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids = make_model(), prompt(30)
-    made, ends = prefill(model, ids), (torch.arange(30) < 4) | (torch.arange(30) >= 22)
-    filled = RaggedCache.of(made, [Selection.from_mask(ends.expand(3, 2, 30))], [EvictOldest(12)])
+    prefilled, ends = prefill(model, ids), (torch.arange(30) < 4) | (torch.arange(30) >= 22)
+    filled = RaggedCache.of(prefilled, [Selection.from_mask(ends.expand(3, 2, 30))], [EvictOldest(12)])
     select = SelectEachLayer(lambda layer: [ends.nonzero()[:, 0]] * 2, 1, EvictOldest(12))
     cache = RaggedCache(model.config, select)
     with ragged_attention(model):
         got = generated(model, ids, 24, past_key_values=cache)
-    assert got.tolist() == greedy(model, made, filled, 24).tolist()
+    assert got.tolist() == greedy(model, prefilled, filled, 24).tolist()
     assert cache.stored_tokens == filled.stored_tokens == 6 * 12
 
 
 def test_eviction_settings_that_cannot_hold_are_refused(make_model: MakeModel, prompt: Prompt) -> None:
-    made = prefill(make_model(), prompt(10))
+    prefilled = prefill(make_model(), prompt(10))
     with pytest.raises(CokvError, match="eviction limit"):
-        RaggedCache.of(made, [Selection.full(3, 2, 10)], [EvictOldest(8)])
+        RaggedCache.of(prefilled, [Selection.full(3, 2, 10)], [EvictOldest(8)])
     with pytest.raises(CokvError, match="sinks < limit"):
         EvictOldest(4, 4)

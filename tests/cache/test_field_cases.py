@@ -133,8 +133,8 @@ def test_cropping_a_cache_takes_it_back_or_is_refused(llama: PreTrainedModel, me
         assert [layer.get_seq_length() for layer in cache.layers] == lengths
         return
     assert [layer.get_seq_length() for layer in cache.layers] == [length - 2 for length in lengths]
-    seen = torch.cat([ids(60), torch.tensor([tokens[:-2]])], 1)
-    assert generate(llama, seen, 2, past_key_values=cache) == tokens[-2:]
+    prompt_and_answer = torch.cat([ids(60), torch.tensor([tokens[:-2]])], 1)
+    assert generate(llama, prompt_and_answer, 2, past_key_values=cache) == tokens[-2:]
 
 
 # ---- keys that change between the cache and attention: nothing was compressed, and the full cache's answer given

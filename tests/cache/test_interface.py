@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, LlamaForCausalLM, LlamaModel, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.models.llama import modeling_llama
 
@@ -54,11 +54,11 @@ def test_everything_is_as_before(model: PreTrainedModel, implementation: str) ->
         masks = AttentionMaskInterface()
         assert masks[PREFIX + implementation] is masks[implementation]
         assert base_implementation(model) == implementation
-        made = prefill(model, IDS[0])
+        prefilled = prefill(model, IDS[0])
     assert traces(model) == before
     assert base_implementation(model) == implementation
     assert torch.equal(model(IDS).logits, logits)
-    assert made.layers
+    assert prefilled.layers
 
 
 def test_attached_for_good_until_detached(model: PreTrainedModel) -> None:
@@ -202,3 +202,30 @@ def test_an_update_is_answered_once_with_what_it_returned(way: str, model: PreTr
     with pytest.raises(CokvError, match=words[way]) as caught:
         wrong[way]()
     assert "\n" not in str(caught.value)
+
+
+class NewerLlamaModel(LlamaModel):
+    """Calls its cache as models do since transformers 5.24."""
+
+    def forward(self, input_ids: Any = None, cache: Any = None, **kwargs: Any) -> Any:
+        return super().forward(input_ids=input_ids, past_key_values=cache, **kwargs)
+
+
+class NewerLlama(LlamaForCausalLM):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model = NewerLlamaModel(config)
+
+    def forward(self, input_ids: Any = None, cache: Any = None, **kwargs: Any) -> Any:
+        return self.lm_head(self.model(input_ids=input_ids, cache=cache, **kwargs).last_hidden_state)
+
+
+def test_the_newer_name_of_the_cache_argument(model: PreTrainedModel) -> None:
+    newer = NewerLlama(model.config).eval()
+    newer.load_state_dict(model.state_dict())
+    cache, dense = RaggedCache(newer.config, SelectEachLayer()), DynamicCache(config=model.config)
+    with ragged_attention(newer), torch.no_grad():
+        for ids in (IDS[:, :-2], IDS[:, -2:-1], IDS[:, -1:]):
+            torch.testing.assert_close(newer(ids, cache=cache), model(ids, past_key_values=dense).logits)
+    assert cache.handshake.owner == "NewerLlamaModel", "the hooks know the cache by this name too"
+    assert cache.ragged_layers[0].rows is not None

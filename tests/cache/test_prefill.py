@@ -25,14 +25,14 @@ def test_logits_keys_and_values_are_the_models_own(
     make_model: MakeModel, prompt: Prompt, family: str, heads: str
 ) -> None:
     model, ids = make_model(family, heads), prompt(50)
-    made, cache = prefill(model, ids, window=8), DynamicCache(config=model.config)
+    prefilled, cache = prefill(model, ids, window=8), DynamicCache(config=model.config)
     expected = model(ids[None], past_key_values=cache).logits[0, -1]
-    torch.testing.assert_close(made.first_logits, expected, rtol=0, atol=1e-5)
-    assert [layer.layer_idx for layer in made.layers] == list(model_shape(model.config).full_layers)
-    for layer in made.layers:
+    torch.testing.assert_close(prefilled.first_logits, expected, rtol=0, atol=1e-5)
+    assert [layer.layer_idx for layer in prefilled.layers] == list(model_shape(model.config).full_layers)
+    for layer in prefilled.layers:
         torch.testing.assert_close(layer.keys, cache.layers[layer.layer_idx].keys[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(layer.values, cache.layers[layer.layer_idx].values[0], rtol=0, atol=1e-5)
-    assert made.seq_len == 50 and torch.equal(made.input_ids, ids)
+    assert prefilled.seq_len == 50 and torch.equal(prefilled.input_ids, ids)
 
 
 @pytest.mark.parametrize("heads", ["mha", "gqa", "mqa"])
@@ -41,16 +41,16 @@ def test_window_queries_and_keys_give_the_attention_of_the_model(
     make_model: MakeModel, prompt: Prompt, family: str, heads: str
 ) -> None:
     model, ids, window = make_model(family, heads), prompt(40), 6
-    made = prefill(model, ids, window)
+    prefilled = prefill(model, ids, window)
     model.set_attn_implementation("eager")
     try:
         attentions = model(ids[None], output_attentions=True).attentions
     finally:
         model.set_attn_implementation("sdpa")
     causal = torch.ones(40, 40, dtype=torch.bool).tril()[-window:]
-    for layer in made.layers:
+    for layer in prefilled.layers:
         assert layer.window_queries.shape == (4, window, 16)
-        keys = layer.keys.repeat_interleave(made.shape.group_size, 0)
+        keys = layer.keys.repeat_interleave(prefilled.shape.group_size, 0)
         logits = (layer.window_queries @ keys.transpose(1, 2) * layer.scaling).masked_fill(~causal, -torch.inf)
         torch.testing.assert_close(logits.softmax(-1), attentions[layer.layer_idx][0, :, -window:], rtol=0, atol=1e-6)
 
@@ -59,14 +59,14 @@ def test_window_queries_and_keys_give_the_attention_of_the_model(
 def test_the_window_is_never_longer_than_the_prompt(
     make_model: MakeModel, prompt: Prompt, window: int, held: int
 ) -> None:
-    made = prefill(make_model(), prompt(12), window)
-    assert {layer.window_queries.shape[1] for layer in made.layers} == {held}
+    prefilled = prefill(make_model(), prompt(12), window)
+    assert {layer.window_queries.shape[1] for layer in prefilled.layers} == {held}
 
 
 def test_bytes_are_those_of_the_tensors(make_model: MakeModel, prompt: Prompt) -> None:
-    made = prefill(make_model(), prompt(30))
-    assert made.full_bytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in made.layers)
-    assert made.token_bytes == 2 * 16 * 4
+    prefilled = prefill(make_model(), prompt(30))
+    assert prefilled.full_bytes == sum(layer.keys.nbytes + layer.values.nbytes for layer in prefilled.layers)
+    assert prefilled.token_bytes == 2 * 16 * 4
 
 
 def test_a_prompt_longer_than_the_context_is_refused(make_model: MakeModel, prompt: Prompt) -> None:
@@ -85,11 +85,11 @@ def test_a_prompt_is_one_row_of_ids(make_model: MakeModel, shape: tuple[int, ...
 
 def test_sliding_layers_are_outside_the_budget_and_noted(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model("qwen3-hybrid")
-    made = prefill(model, prompt(50))
-    assert made.shape.full_layers == (0, 2) and made.shape.num_layers == 2
-    assert made.shape.notes == ("2 sliding-window layers of 16 tokens keep their own cache, outside the budget",)
-    assert made.full_bytes == 2 * 2 * 50 * made.token_bytes
-    assert sorted(made.sliding) == [1, 3] and made.sliding[1].keys.shape[2] == 15
+    prefilled = prefill(model, prompt(50))
+    assert prefilled.shape.full_layers == (0, 2) and prefilled.shape.num_layers == 2
+    assert prefilled.shape.notes == ("2 sliding-window layers of 16 tokens keep their own cache, outside the budget",)
+    assert prefilled.full_bytes == 2 * 2 * 50 * prefilled.token_bytes
+    assert sorted(prefilled.sliding) == [1, 3] and prefilled.sliding[1].keys.shape[2] == 15
     assert model_shape(make_model().config).notes == ()
 
 
@@ -100,9 +100,9 @@ def test_a_model_of_sliding_layers_only_has_nothing_to_budget(make_model: MakeMo
 
 def test_prefill_in_bfloat16_is_close(make_model: MakeModel, fresh_model: MakeModel, prompt: Prompt) -> None:
     exact, model = prefill(make_model(), prompt(50)), fresh_model().to(torch.bfloat16)
-    made = prefill(model, prompt(50))
-    assert {layer.keys.dtype for layer in made.layers} == {torch.bfloat16} and made.token_bytes == 2 * 16 * 2
-    for layer, other in zip(made.layers, exact.layers, strict=True):
+    prefilled = prefill(model, prompt(50))
+    assert {layer.keys.dtype for layer in prefilled.layers} == {torch.bfloat16} and prefilled.token_bytes == 2 * 16 * 2
+    for layer, other in zip(prefilled.layers, exact.layers, strict=True):
         assert torch.nn.functional.cosine_similarity(layer.keys.float(), other.keys, dim=-1).min() > 0.99
 
 
@@ -110,9 +110,9 @@ def test_prefill_in_bfloat16_is_close(make_model: MakeModel, fresh_model: MakeMo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_prefill_on_cuda_is_close(make_model: MakeModel, fresh_model: MakeModel, prompt: Prompt) -> None:
     exact = prefill(make_model(), prompt(50))
-    made = prefill(fresh_model().cuda(), prompt(50))
-    torch.testing.assert_close(made.first_logits.cpu(), exact.first_logits, rtol=0, atol=1e-3)
-    for layer, other in zip(made.layers, exact.layers, strict=True):
+    prefilled = prefill(fresh_model().cuda(), prompt(50))
+    torch.testing.assert_close(prefilled.first_logits.cpu(), exact.first_logits, rtol=0, atol=1e-3)
+    for layer, other in zip(prefilled.layers, exact.layers, strict=True):
         torch.testing.assert_close(layer.keys.cpu(), other.keys, rtol=0, atol=1e-3)
 
 
@@ -148,28 +148,28 @@ def test_observers_see_all_queries_of_every_layer_once(
         for layer in model.model.layers
     ]
     observer = Outputs(([],))
-    made = prefill(model, ids, 4, [observer, Outputs(([],))])
+    prefilled = prefill(model, ids, 4, [observer, Outputs(([],))])
     for hook in hooks:
         hook.remove()
-    assert observer.looks[0] == list(made.shape.full_layers), "equal observers look once"
-    for layer in made.layers:
-        (seen,) = layer.observation(observer)
-        torch.testing.assert_close(seen.transpose(0, 1).flatten(1), outputs[layer.layer_idx], rtol=1e-4, atol=1e-5)
+    assert observer.looks[0] == list(prefilled.shape.full_layers), "equal observers look once"
+    for layer in prefilled.layers:
+        (of_layer,) = layer.observation(observer)
+        torch.testing.assert_close(of_layer.transpose(0, 1).flatten(1), outputs[layer.layer_idx], rtol=1e-4, atol=1e-5)
         assert layer.window_queries.shape[1] == 4
 
 
 def test_looking_changes_nothing_else(make_model: MakeModel, prompt: Prompt) -> None:
-    plain, made = (prefill(make_model(), prompt(40), 4, o) for o in ([], [Outputs(), Refuses()]))
-    assert torch.equal(plain.first_logits, made.first_logits)
-    for layer, other in zip(plain.layers, made.layers, strict=True):
+    plain, prefilled = (prefill(make_model(), prompt(40), 4, o) for o in ([], [Outputs(), Refuses()]))
+    assert torch.equal(plain.first_logits, prefilled.first_logits)
+    for layer, other in zip(plain.layers, prefilled.layers, strict=True):
         assert torch.equal(layer.keys, other.keys) and torch.equal(layer.window_queries, other.window_queries)
         assert not layer.observed
 
 
 def test_an_observer_that_cannot_look_says_why_only_when_asked(make_model: MakeModel, prompt: Prompt) -> None:
-    made = prefill(make_model(), prompt(20), 4, [Refuses(), Outputs()])
-    assert made.layers[0].observation(Outputs())[0].shape == (4, 20, 16)
+    prefilled = prefill(make_model(), prompt(20), 4, [Refuses(), Outputs()])
+    assert prefilled.layers[0].observation(Outputs())[0].shape == (4, 20, 16)
     with pytest.raises(CokvError, match="cannot look at this"):
-        made.layers[0].observation(Refuses())
+        prefilled.layers[0].observation(Refuses())
     with pytest.raises(CokvError, match="needs Outputs, which this prefill did not look for"):
         prefill(make_model(), prompt(20)).layers[0].observation(Outputs())

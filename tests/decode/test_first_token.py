@@ -56,27 +56,27 @@ class Tokenizer:
 
 def methods(kv_budget: int) -> list[Method]:
     own = BUDGETS[kv_budget]
-    made = []
+    listed = []
     for name in METHODS:
         known = METHODS[name].parameters
-        made.append(get_method(name, **{key: value for key, value in own.items() if key in known}))
-    return made
+        listed.append(get_method(name, **{key: value for key, value in own.items() if key in known}))
+    return listed
 
 
-def profile_for(name: str, made: Prefill) -> Any:
-    shape = (made.shape.num_layers, made.shape.num_kv_heads)
+def profile_for(name: str, prefilled: Prefill) -> Any:
+    shape = (prefilled.shape.num_layers, prefilled.shape.num_kv_heads)
     rng = np.random.default_rng(0)
     curves = keep_ratios(rng.exponential(size=(*shape, 50)))
     return RatioCurves(curves) if name == "lukv" else HeadScores(rng.random(shape))
 
 
-def rows_of(made: Prefill, chosen: list[Method], kv_budget: int) -> list[Row]:
-    heads = (made.shape.num_layers, made.shape.num_kv_heads)
+def rows_of(prefilled: Prefill, chosen: list[Method], kv_budget: int) -> list[Row]:
+    heads = (prefilled.shape.num_layers, prefilled.shape.num_kv_heads)
     rows = []
     for method in chosen:
-        profile = profile_for(method.name, made)
-        policy = method.bound_policy(kv_budget, made.seq_len, *heads, profile)
-        rows.append(Row(method.select(made, kv_budget, profile), policy))
+        profile = profile_for(method.name, prefilled)
+        policy = method.bound_policy(kv_budget, prefilled.seq_len, *heads, profile)
+        rows.append(Row(method.select(prefilled, kv_budget, profile), policy))
     return rows
 
 
@@ -105,12 +105,12 @@ def test_every_method_holds_exactly_the_total(
     model, ids = make_model("llama", heads), prompt(SEQ_LEN)
     chosen = methods(kv_budget)
     observers = {o: None for method in chosen for o in method.observers}
-    made = prefill(model, ids, SEQ_LEN, observers, Tokenizer())
-    rows = rows_of(made, chosen, kv_budget)
-    total = kv_budget * made.shape.num_layers * made.shape.num_kv_heads
+    prefilled = prefill(model, ids, SEQ_LEN, observers, Tokenizer())
+    rows = rows_of(prefilled, chosen, kv_budget)
+    total = kv_budget * prefilled.shape.num_layers * prefilled.shape.num_kv_heads
     suffix = prompt(STEPS, seed=1) if arrives == "suffix" else None
     read = 0 if suffix is None else STEPS
-    begun = start_session(model, made, rows, "ragged", STEPS, suffix, "compressed")
+    begun = start_session(model, prefilled, rows, "ragged", STEPS, suffix, "compressed")
     with ragged_attention(model), torch.no_grad(), begun as (reader, _, _):
         before = [held.slots for held in reader.held]
         steps = [(read, slots_now(reader))]
@@ -118,7 +118,7 @@ def test_every_method_holds_exactly_the_total(
             reader.read(token.expand(len(rows), 1))
             read += 1
             steps.append((read, slots_now(reader)))
-    decoded = decode(model, made, rows, Stop(STEPS), suffix=suffix, first_token="compressed")
+    decoded = decode(model, prefilled, rows, Stop(STEPS), suffix=suffix, first_token="compressed")
     assert len(chosen) == len(METHODS) > 20
     for place, (method, row) in enumerate(zip(chosen, rows, strict=True)):
         if isinstance(method.policy, Recall):
@@ -192,12 +192,12 @@ def test_streaming_heads_answer_as_if_the_last_token_were_the_first_new_one(
 
 def test_a_compensation_token_stands_for_all_that_is_gone(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids = make_model(), prompt(40)
-    made, ends = prefill(model, ids), torch.cat([torch.arange(2), torch.arange(33, 40)])
+    prefilled, ends = prefill(model, ids), torch.cat([torch.arange(2), torch.arange(33, 40)])
     row = Row(Selection.from_heads([[ends, torch.arange(40)]] * 3, 40), Compensate(2))
     with (
         ragged_attention(model),
         torch.no_grad(),
-        start_session(model, made, [row], "ragged", 9, None, "compressed") as (reader, _, _),
+        start_session(model, prefilled, [row], "ragged", 9, None, "compressed") as (reader, _, _),
     ):
         assert isinstance(reader.cache, RaggedCache)
         for new, token in enumerate([None, *prompt(9, seed=2)]):

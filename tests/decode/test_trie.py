@@ -28,11 +28,11 @@ SEQ_LEN, WINDOW = 60, 4
 WAYS: tuple[Any, ...] = ("ragged", "shared", "trie")
 
 
-def coalitions(made: Prefill, count: int, seed: int = 0, heads: int | None = None) -> list[Row]:
+def coalitions(prefilled: Prefill, count: int, seed: int = 0, heads: int | None = None) -> list[Row]:
     """Rows whose heads keep the prompt or its last tokens, one of them twice, in no order."""
-    patterns = torch.zeros(2, made.seq_len, dtype=torch.bool)
+    patterns = torch.zeros(2, prefilled.seq_len, dtype=torch.bool)
     patterns[0, -WINDOW:] = patterns[1] = True
-    shape = made.shape.num_layers, heads or made.shape.num_kv_heads
+    shape = prefilled.shape.num_layers, heads or prefilled.shape.num_kv_heads
     drawn = np.random.default_rng(seed).integers(0, 2, (count - 1, *shape))
     return [Row(HeadMask(patterns, which)) for which in (*drawn, drawn[0])]
 
@@ -45,25 +45,25 @@ def tokens(decoded: list[Decoded]) -> list[list[int]]:
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "qwen3-hybrid"])
 def test_every_way_gives_the_same_tokens(make_model: MakeModel, prompt: Prompt, family: str, heads: str) -> None:
     model = make_model(family, heads)
-    made = prefill(model, prompt(SEQ_LEN))
-    rows = coalitions(made, 14)
-    ragged, shared, trie = (tokens(decode(model, made, rows, Stop(24), way=way)) for way in WAYS)
+    prefilled = prefill(model, prompt(SEQ_LEN))
+    rows = coalitions(prefilled, 14)
+    ragged, shared, trie = (tokens(decode(model, prefilled, rows, Stop(24), way=way)) for way in WAYS)
     assert ragged == shared == trie
-    assert trie == [tokens(decode(model, made, [row], Stop(24), way="trie"))[0] for row in rows]
+    assert trie == [tokens(decode(model, prefilled, [row], Stop(24), way="trie"))[0] for row in rows]
     assert trie[0] == trie[-1] and len({tuple(row) for row in trie}) >= 4
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3-hybrid"])
 def test_rows_that_end_leave_the_trie(make_model: MakeModel, prompt: Prompt, family: str) -> None:
     model = make_model(family)
-    made = prefill(model, prompt(SEQ_LEN))
-    rows = coalitions(made, 30)
-    long = tokens(decode(model, made, rows, Stop(24), way="shared"))
+    prefilled = prefill(model, prompt(SEQ_LEN))
+    rows = coalitions(prefilled, 30)
+    long = tokens(decode(model, prefilled, rows, Stop(24), way="shared"))
     stop = Stop(24, tuple({answer[5] for answer in long[:4]}))
-    assert len({len(row) for row in tokens(decode(model, made, rows, stop, way="shared"))}) > 3
+    assert len({len(row) for row in tokens(decode(model, prefilled, rows, stop, way="shared"))}) > 3
     for limit in (1, 100_000, 1 << 30):
-        trie = tokens(decode(model, made, rows, stop, way="trie", max_bytes=limit))
-        assert trie == tokens(decode(model, made, rows, stop, way="shared"))
+        trie = tokens(decode(model, prefilled, rows, stop, way="trie", max_bytes=limit))
+        assert trie == tokens(decode(model, prefilled, rows, stop, way="shared"))
 
 
 @pytest.mark.parametrize("way", ["shared", "trie"])
@@ -73,9 +73,9 @@ def test_query_heads_are_masked_one_by_one(
 ) -> None:
     """Against a model with as many KV heads as query heads, whose K and V are copies: the same function."""
     model = make_model(family)
-    made = prefill(model, prompt(SEQ_LEN))
-    rows = coalitions(made, 6, heads=4)
-    answers = tokens(decode(model, made, rows, Stop(12), way=way))
+    prefilled = prefill(model, prompt(SEQ_LEN))
+    rows = coalitions(prefilled, 6, heads=4)
+    answers = tokens(decode(model, prefilled, rows, Stop(12), way=way))
     assert len({tuple(answer) for answer in answers}) > 2
     wide = _with_all_heads(model)
     for row, answer in zip(rows, answers, strict=True):
@@ -98,18 +98,20 @@ def _with_all_heads(model: PreTrainedModel) -> PreTrainedModel:
 
 def test_a_kv_head_is_stored_when_any_query_head_keeps_it(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model()
-    made = prefill(model, prompt(SEQ_LEN))
+    prefilled = prefill(model, prompt(SEQ_LEN))
     patterns = torch.zeros(2, SEQ_LEN, dtype=torch.bool)
     patterns[0, -WINDOW:] = patterns[1] = True
     which = np.zeros((3, 4), dtype=np.int64)
     which[1, 2] = 1  # a query head of layer 1's KV head 1
     row = Row(HeadMask(patterns, which))
-    assert decode(model, made, [row], Stop(2), way="trie")[0].kept_tokens == SEQ_LEN + 5 * WINDOW
+    assert decode(model, prefilled, [row], Stop(2), way="trie")[0].kept_tokens == SEQ_LEN + 5 * WINDOW
     with pytest.raises(CokvError, match="which only the shared ways can decode"):
-        decode(model, made, [row], Stop(2), way="ragged")
+        decode(model, prefilled, [row], Stop(2), way="ragged")
     which[1, 3] = 1
     whole = Row(HeadMask(patterns, which))
-    assert tokens(decode(model, made, [whole], Stop(9))) == tokens(decode(model, made, [whole], Stop(9), way="trie"))
+    assert tokens(decode(model, prefilled, [whole], Stop(9))) == tokens(
+        decode(model, prefilled, [whole], Stop(9), way="trie")
+    )
 
 
 def test_slots_of_a_choice_are_those_its_mask_keeps() -> None:
@@ -124,40 +126,40 @@ def test_slots_of_a_choice_are_those_its_mask_keeps() -> None:
 
 def test_rows_of_all_kinds_in_one_batch(make_model: MakeModel, prompt: Prompt, uneven_mask: Draw) -> None:
     model = make_model()
-    made = prefill(model, prompt(SEQ_LEN))
+    prefilled = prefill(model, prompt(SEQ_LEN))
     own = [Row(Selection.from_mask(uneven_mask(3, 2, SEQ_LEN, seed))) for seed in range(4)]
-    rows = [own[0], *coalitions(made, 4), *own[1:], *coalitions(made, 4, seed=1)]
-    assert len(RowTable.of(made, [row.selection for row in rows]).patterns) > MAX_PRODUCTS
-    ragged, shared, trie = (tokens(decode(model, made, rows, Stop(16), way=way)) for way in WAYS)
+    rows = [own[0], *coalitions(prefilled, 4), *own[1:], *coalitions(prefilled, 4, seed=1)]
+    assert len(RowTable.of(prefilled, [row.selection for row in rows]).patterns) > MAX_PRODUCTS
+    ragged, shared, trie = (tokens(decode(model, prefilled, rows, Stop(16), way=way)) for way in WAYS)
     assert ragged == shared == trie
-    fine = [*rows, *coalitions(made, 3, heads=4)]
-    assert tokens(decode(model, made, fine, Stop(16), way="trie"))[: len(rows)] == ragged
+    fine = [*rows, *coalitions(prefilled, 3, heads=4)]
+    assert tokens(decode(model, prefilled, fine, Stop(16), way="trie"))[: len(rows)] == ragged
 
 
 def test_a_step_runs_on_nodes(make_model: MakeModel, prompt: Prompt) -> None:
     """One row at the bottom, the distinct masks of layer 0 above it, and so on; equal rows stay one."""
     model = make_model()
-    made = prefill(model, prompt(SEQ_LEN))
-    rows = coalitions(made, 200)
+    prefilled = prefill(model, prompt(SEQ_LEN))
+    rows = coalitions(prefilled, 200)
     which = np.stack([row.selection.which for row in rows if isinstance(row.selection, HeadMask)])
     expected = [1] + [len(np.unique(which[:, : layer + 1].reshape(200, -1), axis=0)) for layer in range(3)]
-    seen: list[int] = []
-    watch = [m.mlp.register_forward_hook(lambda m, a, out: seen.append(len(out))) for m in model.model.layers]
+    node_counts: list[int] = []
+    watch = [m.mlp.register_forward_hook(lambda m, a, out: node_counts.append(len(out))) for m in model.model.layers]
     try:
-        with ragged_attention(model), start_session(model, made, rows, "trie", 4) as (reader, first, nodes):
+        with ragged_attention(model), start_session(model, prefilled, rows, "trie", 4) as (reader, first, nodes):
             assert len(first) == 1 and set(nodes.tolist()) == {0}
             logits, nodes = reader.read(first.argmax(-1).expand(200)[:, None])
     finally:
         for hook in watch:
             hook.remove()
-    assert seen == expected[1:] and seen[:2] == [4, 16] and len(logits) == seen[2] < 200
-    assert len(set(nodes.tolist())) == seen[2]
+    assert node_counts == expected[1:] and node_counts[:2] == [4, 16] and len(logits) == node_counts[2] < 200
+    assert len(set(nodes.tolist())) == node_counts[2]
 
 
 def test_hooks_are_removed_also_after_an_exception(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model()
-    made = prefill(model, prompt(SEQ_LEN))
-    cache = TrieCache(made, RowTable.of(made, [row.selection for row in coalitions(made, 3)]), 2)
+    prefilled = prefill(model, prompt(SEQ_LEN))
+    cache = TrieCache(prefilled, RowTable.of(prefilled, [row.selection for row in coalitions(prefilled, 3)]), 2)
     with pytest.raises(RuntimeError, match="inside"), expanding(model, cache):
         assert all(layer._forward_pre_hooks for layer in model.model.layers)
         raise RuntimeError("inside")
@@ -194,16 +196,16 @@ def test_each_distinct_product_is_formed_once(columns: int) -> None:
     parents = np.sort(rng.integers(0, 6, 30))
     which = rng.integers(0, 4, (30, 2, columns))
     bucket = np.array([0, 1, 1, 2])
-    found = products(parents, which, 6, bucket)
-    assert found.entry.shape == which.shape and len(found.queries) == 2 * sum(found.widths)
-    starts = 2 * (np.cumsum(found.widths) - found.widths)
-    for (node, head, column), place in np.ndenumerate(found.entry):
-        assert found.pattern[place] == which[node, head, column]
-        assert found.queries[place] == (head * 6 + parents[node]) * columns + column
+    formed = products(parents, which, 6, bucket)
+    assert formed.entry.shape == which.shape and len(formed.queries) == 2 * sum(formed.widths)
+    starts = 2 * (np.cumsum(formed.widths) - formed.widths)
+    for (node, head, column), place in np.ndenumerate(formed.entry):
+        assert formed.pattern[place] == which[node, head, column]
+        assert formed.queries[place] == (head * 6 + parents[node]) * columns + column
         b = bucket[which[node, head, column]]
-        assert (place - starts[b]) // found.widths[b] == head, "in its bucket, among its head's"
+        assert (place - starts[b]) // formed.widths[b] == head, "in its bucket, among its head's"
     wanted = {(h, parents[n], c, which[n, h, c]) for n, h, c in np.ndindex(which.shape)}
-    assert len(np.unique(found.entry)) == len(wanted)
+    assert len(np.unique(formed.entry)) == len(wanted)
 
 
 def test_representatives_are_in_their_nodes() -> None:
@@ -212,10 +214,10 @@ def test_representatives_are_in_their_nodes() -> None:
 
 
 def test_equal_sets_of_positions_are_one_pattern(make_model: MakeModel, prompt: Prompt) -> None:
-    made = prefill(make_model(), prompt(SEQ_LEN))
-    rows = coalitions(made, 5)
+    prefilled = prefill(make_model(), prompt(SEQ_LEN))
+    rows = coalitions(prefilled, 5)
     selections = [row.selection.selection(2) for row in rows if isinstance(row.selection, HeadMask)]
-    table = RowTable.of(made, [*selections, *(row.selection for row in rows)])
+    table = RowTable.of(prefilled, [*selections, *(row.selection for row in rows)])
     assert len(table.patterns) == 2
     assert np.array_equal(table.which[:5], table.which[5:])
     assert torch.equal(table.mask()[0], selections[0].mask())
@@ -227,26 +229,26 @@ def test_equal_sets_of_positions_are_one_pattern(make_model: MakeModel, prompt: 
 
 def test_rows_for_another_model_are_refused(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model()
-    made = prefill(model, prompt(SEQ_LEN))
+    prefilled = prefill(model, prompt(SEQ_LEN))
     patterns = torch.ones(1, SEQ_LEN, dtype=torch.bool)
     for shape in ((2, 2), (3, 3)):
         row = Row(HeadMask(patterns, np.zeros(shape, dtype=np.int64)))
         for way in ("shared", "trie", "auto"):
             with pytest.raises(CokvError, match="select on this prefill"):
-                decode(model, made, [row], Stop(2), way=way)
+                decode(model, prefilled, [row], Stop(2), way=way)
 
 
 def test_a_model_whose_layers_are_not_found_is_decoded_without_the_trie(
     fresh_model: MakeModel, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = fresh_model()
-    made = prefill(model, prompt(SEQ_LEN))
-    rows = coalitions(made, 5)
-    expected = tokens(decode(model, made, rows, Stop(6), way="trie"))
-    assert choose_way(model, made, rows) == "trie"
+    prefilled = prefill(model, prompt(SEQ_LEN))
+    rows = coalitions(prefilled, 5)
+    expected = tokens(decode(model, prefilled, rows, Stop(6), way="trie"))
+    assert choose_way(model, prefilled, rows) == "trie"
     monkeypatch.setattr(model, "get_decoder", lambda: model.lm_head)
-    assert choose_way(model, made, rows) == "shared"
-    assert tokens(decode(model, made, rows, Stop(6), way="auto")) == expected
+    assert choose_way(model, prefilled, rows) == "shared"
+    assert tokens(decode(model, prefilled, rows, Stop(6), way="auto")) == expected
     with pytest.raises(CokvError, match="decode with way='shared'"):
-        decode(model, made, rows, Stop(6), way="trie")
+        decode(model, prefilled, rows, Stop(6), way="trie")
     assert model.config._attn_implementation != "cokv"

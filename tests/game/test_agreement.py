@@ -31,40 +31,40 @@ def additive(worth: FloatArray, noise: float = 0.0) -> Callable[[BoolArray], Flo
 
 def test_utilities_that_rank_alike_correlate_fully() -> None:
     games = {"a": additive(WORTH), "b": additive(10 * WORTH + 5), "reversed": additive(-WORTH)}
-    found = agreement(games, ESTIMATOR, 12, seed=0)
-    assert found.spearman == {("a", "b"): 1.0, ("a", "reversed"): -1.0, ("b", "reversed"): -1.0}
-    assert found.top_shared == {("a", "b"): 1.0, ("a", "reversed"): 0.0, ("b", "reversed"): 0.0}
-    assert all(value is not None and value > 0.7 for value in found.reliability.values())
-    told = json.loads(json.dumps(found.to_json()))
-    assert told["pairs"][0] == {"utilities": ["a", "b"], "spearman": 1.0, "top_quarter_shared": 1.0}
+    report = agreement(games, ESTIMATOR, 12, seed=0)
+    assert report.spearman == {("a", "b"): 1.0, ("a", "reversed"): -1.0, ("b", "reversed"): -1.0}
+    assert report.top_shared == {("a", "b"): 1.0, ("a", "reversed"): 0.0, ("b", "reversed"): 0.0}
+    assert all(value is not None and value > 0.7 for value in report.reliability.values())
+    as_json = json.loads(json.dumps(report.to_json()))
+    assert as_json["pairs"][0] == {"utilities": ["a", "b"], "spearman": 1.0, "top_quarter_shared": 1.0}
 
 
 def test_noise_lowers_reliability_and_correlation() -> None:
-    found = agreement({"clean": additive(WORTH), "noisy": additive(WORTH, noise=60.0)}, ESTIMATOR, 12, seed=0)
-    clean, noisy = found.reliability["clean"], found.reliability["noisy"]
+    report = agreement({"clean": additive(WORTH), "noisy": additive(WORTH, noise=60.0)}, ESTIMATOR, 12, seed=0)
+    clean, noisy = report.reliability["clean"], report.reliability["noisy"]
     assert clean is not None and noisy is not None and noisy < clean
-    correlation = found.spearman["clean", "noisy"]
+    correlation = report.spearman["clean", "noisy"]
     assert correlation is not None and correlation < 0.95
 
 
 def test_every_coalition_is_played_once_in_each_game() -> None:
-    seen: list[int] = []
+    evaluated: list[int] = []
 
     def game(coalitions: BoolArray) -> FloatArray:
         assert len(np.unique(coalitions, axis=0)) == len(coalitions)
-        seen.append(len(coalitions))
+        evaluated.append(len(coalitions))
         return coalitions @ WORTH
 
-    found = agreement({"a": game, "b": game}, ESTIMATOR, 12, seed=3)
-    assert seen == [found.num_coalitions] * 2
+    report = agreement({"a": game, "b": game}, ESTIMATOR, 12, seed=3)
+    assert evaluated == [report.num_coalitions] * 2
     plan = ESTIMATOR.plan(12, 3)
     same = agreement_of({"a": plan.coalitions @ WORTH, "b": plan.coalitions @ WORTH}, ESTIMATOR, plan, seed=3)
-    assert np.array_equal(same.scores["a"], found.scores["a"])
+    assert np.array_equal(same.scores["a"], report.scores["a"])
 
 
 def test_a_constant_utility_has_no_ranking() -> None:
-    found = agreement({"a": additive(WORTH), "flat": additive(0 * WORTH)}, ESTIMATOR, 12, seed=0)
-    assert found.spearman["a", "flat"] is None and found.reliability["flat"] is None
+    report = agreement({"a": additive(WORTH), "flat": additive(0 * WORTH)}, ESTIMATOR, 12, seed=0)
+    assert report.spearman["a", "flat"] is None and report.reliability["flat"] is None
     with pytest.raises(CokvError, match="expected two or more"):
         agreement({"a": additive(WORTH)}, ESTIMATOR, 12, seed=0)
 
@@ -77,9 +77,9 @@ def test_a_real_games_utilities_and_first_tokens(make_model: MakeModel, prompt: 
     )
     game = HeadGame(model, [judged], window_size=4)
     estimator = SlicedShapley((2, 3), 15)
-    found = utility_agreement(game, estimator, seed=0)
-    assert list(found.scores) == ["metric", "exact_match", "probability", "log_likelihood"]
-    assert len(found.spearman) == 6
+    report = utility_agreement(game, estimator, seed=0)
+    assert list(report.scores) == ["metric", "exact_match", "probability", "log_likelihood"]
+    assert len(report.spearman) == 6
     effect = first_token_effect(game, estimator, seed=0)
     plan = estimator.plan(6, 0)
     assert np.array_equal(effect.scores["prefill"], estimator.aggregate(plan, game(plan.coalitions)).values)

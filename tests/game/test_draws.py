@@ -58,14 +58,14 @@ def test_designs_are_unbiased(draws, count, aggregation, seed):
 
 
 def test_balanced_complementary_contributions_are_unbiased():
-    five, found = interactions(5, seed=3), []
+    five, estimates = interactions(5, seed=3), []
     estimator = ComplementaryContributions(5, "balanced")
     plan = estimator.plan(5, seed=0)
     for order in itertools.permutations(range(5)):
         drawn = relabelled(plan, list(order))
-        found.append(estimator.aggregate(drawn, five(drawn.coalitions)).values)
-    np.testing.assert_allclose(np.mean(found, axis=0), exact_shapley(five, 5), atol=1e-12)
-    assert np.ptp(found, axis=0).min() > 1e-3, "everything was drawn"
+        estimates.append(estimator.aggregate(drawn, five(drawn.coalitions)).values)
+    np.testing.assert_allclose(np.mean(estimates, axis=0), exact_shapley(five, 5), atol=1e-12)
+    assert np.ptp(estimates, axis=0).min() > 1e-3, "everything was drawn"
 
 
 def test_two_folds_are_unbiased():
@@ -78,14 +78,14 @@ def test_two_folds_are_unbiased():
 def test_a_fit_to_the_same_draws_would_be_biased():
     """That the law above can fail: with b from all draws, the mean over relabellings is another."""
     estimator = AdjustedSlicedShapley(SIZES, 4)
-    plan, found = estimator.plan(N, 0), []
+    plan, estimates = estimator.plan(N, 0), []
     for both in itertools.product(ORDERS, ORDERS):
         drawn = relabelled(plan, *both)
         utilities = game(drawn.coalitions)
         worth = fit_members(drawn.coalitions[0::2], utilities[0::2] - utilities[1::2])
         rest = utilities - np.where(drawn.coalitions, 0.5, -0.5) @ worth
-        found.append(SlicedShapley(SIZES, 1).aggregate(drawn, rest).values + mean_of_sum(worth, SIZES))
-    assert np.abs(np.mean(found, axis=0) - exact_sliced_shapley(game, N, SIZES)).max() > 1e-4
+        estimates.append(SlicedShapley(SIZES, 1).aggregate(drawn, rest).values + mean_of_sum(worth, SIZES))
+    assert np.abs(np.mean(estimates, axis=0) - exact_sliced_shapley(game, N, SIZES)).max() > 1e-4
 
 
 def two_stages(estimator, plan, order):
@@ -170,8 +170,8 @@ def test_folds_are_drawn_in_turn(draws):
 
 
 def spread(estimator, toy, runs=16):
-    found = [estimator.estimate(toy, toy.num_players, seed) for seed in range(runs)]
-    return np.std([run.values for run in found], axis=0, ddof=1).mean(), found[0].evaluations
+    estimates = [estimator.estimate(toy, toy.num_players, seed) for seed in range(runs)]
+    return np.std([run.values for run in estimates], axis=0, ddof=1).mean(), estimates[0].evaluations
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -242,14 +242,14 @@ def test_allocations_sum_to_the_total_within_their_bounds(total, spread, least, 
 
 
 def test_utilities_known_from_the_pilot_are_not_asked_again():
-    asked = []
+    evaluated = []
 
     def counted(coalitions):
-        asked.extend(row.tobytes() for row in coalitions)
+        evaluated.extend(row.tobytes() for row in coalitions)
         return game(coalitions)
 
     AdaptiveSlicedShapley((1, 2), 5, 3).estimate(counted, N, seed=0)
-    assert len(asked) == len(set(asked))
+    assert len(evaluated) == len(set(evaluated))
 
 
 # ---- stability of draws that lean on each other

@@ -151,14 +151,14 @@ def test_the_order_of_evaluation_does_not_matter(estimator):
 
 @pytest.mark.parametrize("estimator", SAMPLERS, ids=name)
 def test_no_coalition_is_evaluated_twice(estimator):
-    seen = []
+    evaluated = []
 
     def game(coalitions):
-        seen.extend(row.tobytes() for row in coalitions)
+        evaluated.extend(row.tobytes() for row in coalitions)
         return EIGHT(coalitions)
 
     estimate = estimator.estimate(game, 8, seed=4)
-    assert len(seen) == len(set(seen)) == estimate.evaluations
+    assert len(evaluated) == len(set(evaluated)) == estimate.evaluations
 
 
 @pytest.mark.parametrize("estimator", SAMPLERS, ids=name)

@@ -137,9 +137,11 @@ def test_on_other_games_few_sizes_give_another_value():
 
 
 def test_every_coalition_is_evaluated_once():
-    seen = []
-    all_utilities(lambda coalitions: (seen.append(coalitions.copy()), np.zeros(len(coalitions)))[1], 6, batch_size=10)
-    rows = np.concatenate(seen)
+    evaluated = []
+    all_utilities(
+        lambda coalitions: (evaluated.append(coalitions.copy()), np.zeros(len(coalitions)))[1], 6, batch_size=10
+    )
+    rows = np.concatenate(evaluated)
     assert len(rows) == 64 and len(np.unique(rows, axis=0)) == 64
     np.testing.assert_array_equal(rows, all_coalitions(6))
 

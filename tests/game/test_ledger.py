@@ -49,9 +49,9 @@ def refusal(action) -> str:
     """The one line that a refused action says."""
     with pytest.raises(CokvError) as caught:
         action()
-    said = str(caught.value)
-    assert said and "\n" not in said
-    return said
+    message = str(caught.value)
+    assert message and "\n" not in message
+    return message
 
 
 @given(arrays.arrays(bool, arrays.array_shapes(min_dims=1, max_dims=1, min_side=1, max_side=70)))
@@ -66,8 +66,8 @@ def test_utilities_come_back_to_the_last_bit(tmp_path):
         ledger.game("task", IDENTITY, N, PROMPTS).record(coalitions[:3], odd)
     with Ledger(tmp_path / "a.sqlite", create=False) as ledger:
         (game,) = ledger.games()
-        found = game.utilities(coalitions)
-        assert found[:3].tobytes() == odd.tobytes() and np.isnan(found[3]).all()
+        read_back = game.utilities(coalitions)
+        assert read_back[:3].tobytes() == odd.tobytes() and np.isnan(read_back[3]).all()
         assert game.known(coalitions).tolist() == [True, True, True, False]
         assert {pack(row) for row in game.coalitions()} == {pack(row) for row in coalitions[:3]}
         assert len(game) == 3
@@ -84,8 +84,8 @@ def test_the_digest_says_what_is_known_not_how_it_came(tmp_path):
 def test_another_game_under_the_name_is_refused_and_what_differs_is_named(tmp_path):
     path = written(tmp_path / "a.sqlite", some(4))
     other = {**IDENTITY, "model": {"digest": "abd"}}
-    said = refusal(lambda: written(path, some(4), other))
-    assert "another game" in said and "model.digest" in said and '"abc"' in said and '"abd"' in said
+    message = refusal(lambda: written(path, some(4), other))
+    assert "another game" in message and "model.digest" in message and '"abc"' in message and '"abd"' in message
     assert content(written(path, some(4), other, "second")).keys() == {"task", "second"}
 
 
@@ -105,8 +105,8 @@ def test_a_recorded_coalition_is_never_replaced(tmp_path):
     with Ledger(path) as ledger:
         game = ledger.games()[0]
         game.record(coalitions, worth(coalitions))
-        said = refusal(lambda: game.record(coalitions[3:4], worth(coalitions[3:4]) + 1))
-        assert bits(pack(coalitions[3]), N) in said
+        message = refusal(lambda: game.record(coalitions[3:4], worth(coalitions[3:4]) + 1))
+        assert bits(pack(coalitions[3]), N) in message
     assert content(path) == before
 
 
@@ -129,29 +129,29 @@ def test_merging_is_the_union_in_any_order(tmp_path):
 
 
 def test_merging_refuses_another_game_and_changes_nothing(tmp_path):
-    mine = written(tmp_path / "mine.sqlite", some(4))
+    first_ledger = written(tmp_path / "mine.sqlite", some(4))
     good = written(tmp_path / "good.sqlite", some(8))
     other = written(tmp_path / "other.sqlite", some(4), {**IDENTITY, "prompts": ["p0", "p7"]})
-    before = content(mine)
-    with Ledger(mine) as ledger:
-        said = refusal(lambda: ledger.merge([good, other]))
-    assert "prompts.1" in said and "other.sqlite" in said
-    assert content(mine) == before
+    before = content(first_ledger)
+    with Ledger(first_ledger) as ledger:
+        message = refusal(lambda: ledger.merge([good, other]))
+    assert "prompts.1" in message and "other.sqlite" in message
+    assert content(first_ledger) == before
 
 
 def test_merging_refuses_two_utilities_of_one_coalition(tmp_path):
     coalitions = some(4)
-    mine = written(tmp_path / "mine.sqlite", coalitions)
+    first_ledger = written(tmp_path / "mine.sqlite", coalitions)
     with Ledger(tmp_path / "other.sqlite") as ledger:
         near = worth(coalitions)
         near[2, 1] += 1e-7
         ledger.game("task", IDENTITY, N, PROMPTS).record(coalitions, near)
-    before = content(mine)
-    with Ledger(mine) as ledger:
-        said = refusal(lambda: ledger.merge([tmp_path / "other.sqlite"]))
-        assert bits(pack(coalitions[2]), N) in said and "prompt 1" in said and "other.sqlite" in said
+    before = content(first_ledger)
+    with Ledger(first_ledger) as ledger:
+        message = refusal(lambda: ledger.merge([tmp_path / "other.sqlite"]))
+        assert bits(pack(coalitions[2]), N) in message and "prompt 1" in message and "other.sqlite" in message
         assert ledger.merge([tmp_path / "other.sqlite"], tolerance=1e-6).known == 4
-    assert content(mine) == before
+    assert content(first_ledger) == before
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,11 @@ def test_the_least_recently_used_goes_first(make_model: MakeModel, prompt: Promp
 
 
 def test_bytes_are_those_of_the_tensors(make_model: MakeModel, prompt: Prompt) -> None:
-    made = prefill(make_model(), prompt(40), window=4)
+    prefilled = prefill(make_model(), prompt(40), window=4)
     queries = 3 * 4 * 4 * 16 * 4  # layers, heads, window, head_dim, float32
-    assert prefill_bytes(made) == made.full_bytes + queries + 97 * 4 + 40 * 8
-    assert on_device(made, torch.device("cpu")) is made
-    away = on_device(made, torch.device("meta"))
+    assert prefill_bytes(prefilled) == prefilled.full_bytes + queries + 97 * 4 + 40 * 8
+    assert on_device(prefilled, torch.device("cpu")) is prefilled
+    away = on_device(prefilled, torch.device("meta"))
     assert away.layers[2].keys.device.type == away.first_logits.device.type == "meta"
 
 

@@ -96,7 +96,7 @@ def test_only_complete_draws_count():
 def test_rules_wait_until_both_halves_know_every_player_at_every_size():
     estimator = SlicedShapley((2, 6), 20)
     plans = halves(estimator)
-    rules, seen, asked = StopRules(reliability=1e-9), [], 0
+    rules, coverage, calls = StopRules(reliability=1e-9), [], 0
     for count in range(0, 160, 4):
         values = evaluated(plans, count)
         state = live_state(estimator, plans, values, 1.0)
@@ -104,14 +104,14 @@ def test_rules_wait_until_both_halves_know_every_player_at_every_size():
             np.all([p.coalitions[np.isfinite(v) & (p.coalitions.sum(axis=1) == size)].any(axis=0) for size in (2, 6)])
             for p, v in zip(plans, values, strict=True)
         )
-        seen.append(covered)
+        coverage.append(covered)
         assert (state.missing == 0) == covered
         assert ("mae" in state.to_json()) == (state.mae is not None)
         assert state.mae is not None or not covered
         if state.reliability is not None and state.reliability > 0 and not covered:
-            asked += 1
+            calls += 1
             assert rules.verdict(state) is None
-    assert seen == sorted(seen) and not seen[0] and seen[-1] and asked
+    assert coverage == sorted(coverage) and not coverage[0] and coverage[-1] and calls
 
 
 def test_nothing_evaluated_is_a_state_too():
@@ -174,8 +174,8 @@ def test_reliability_rises_as_draws_come_in():
     estimator = SlicedShapley((2, 4), 60)
     plans = halves(estimator, 12)
     game = interactions(12, seed=5)
-    found = [live_state(estimator, plans, evaluated(plans, k, game), 1.0).reliability for k in (160, 240, 480)]
-    assert found[0] < found[1] < found[2] > 0.8
+    reliabilities = [live_state(estimator, plans, evaluated(plans, k, game), 1.0).reliability for k in (160, 240, 480)]
+    assert reliabilities[0] < reliabilities[1] < reliabilities[2] > 0.8
 
 
 @pytest.mark.parametrize(

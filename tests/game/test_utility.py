@@ -91,11 +91,11 @@ def test_the_way_of_decoding_changes_no_utility(game: HeadGame, utility: Any, fi
     coalitions = random_coalitions(game, 6)
     ways: tuple[Any, ...] = ("auto", "trie", "shared", "ragged")
     chosen = replace(game, utility=utility, first_token=first_token)
-    found = [replace(chosen, way=way).per_prompt(coalitions) for way in ways]
-    for other in found[1:]:
-        assert other == pytest.approx(found[0], abs=1e-4)
+    by_way = [replace(chosen, way=way).per_prompt(coalitions) for way in ways]
+    for other in by_way[1:]:
+        assert other == pytest.approx(by_way[0], abs=1e-4)
     if utility in ("metric", "exact_match"):
-        assert all(np.array_equal(other, found[0]) for other in found)
+        assert all(np.array_equal(other, by_way[0]) for other in by_way)
 
 
 @pytest.mark.parametrize("utility", ["exact_match", "probability", "log_likelihood"])
@@ -186,12 +186,12 @@ def test_a_kv_head_is_all_its_query_heads(game: HeadGame) -> None:
     group = fine.num_players // game.num_players
     assert np.array_equal(fine.per_prompt(drawn.repeat(group, axis=1)), game.per_prompt(drawn))
     single = np.eye(12, dtype=bool)
-    found = replace(fine, utility="probability").per_prompt(single)
+    by_way = replace(fine, utility="probability").per_prompt(single)
     ways: tuple[Any, ...] = ("shared", "trie")
     for way in ways:
         again = replace(fine, utility="probability", way=way).per_prompt(single)
-        assert again == pytest.approx(found, abs=1e-5)
-    assert len(np.unique(found[:, 0].round(6))) > 6, "query heads of one group should differ"
+        assert again == pytest.approx(by_way, abs=1e-5)
+    assert len(np.unique(by_way[:, 0].round(6))) > 6, "query heads of one group should differ"
 
 
 @pytest.mark.parametrize("way", ["ragged", "shared", "trie"])
@@ -219,13 +219,13 @@ def test_the_last_token_run_again_sees_the_masked_cache(
 @pytest.mark.parametrize("way", ["ragged", "shared", "trie"])
 def test_the_last_token_run_again_is_held_by_every_head(make_model: MakeModel, prompt: Prompt, way: Any) -> None:
     model = make_model()
-    made = prefill(model, prompt(40))
+    prefilled = prefill(model, prompt(40))
     mask = torch.zeros(3, 2, 40, dtype=torch.bool)
     mask[..., :5] = True
     mask[0, 0, -3:] = True
-    (answer,) = decode(model, made, [Row(Selection.from_mask(mask))], Stop(3), way=way, first_token="compressed")
+    (answer,) = decode(model, prefilled, [Row(Selection.from_mask(mask))], Stop(3), way=way, first_token="compressed")
     assert answer.kept_tokens == int(mask.sum()), "once, and in place of another where it had been dropped"
-    assert answer.kept_bytes == answer.kept_tokens * made.token_bytes
+    assert answer.kept_bytes == answer.kept_tokens * prefilled.token_bytes
 
 
 def test_a_full_cache_gives_the_same_first_token_either_way(game: HeadGame) -> None:
@@ -237,14 +237,14 @@ def test_prompts_too_short_or_sliding_are_refused_a_rerun(make_model: MakeModel,
     hybrid = make_model("qwen3-hybrid")
     again: Any = {"first_token": "compressed"}
     for length in (10, 15):
-        made = prefill(hybrid, prompt(length))
+        prefilled = prefill(hybrid, prompt(length))
         row = Row(Selection.full(2, 2, length))
-        expected = decode(hybrid, made, [row], Stop(5))[0].tokens
+        expected = decode(hybrid, prefilled, [row], Stop(5))[0].tokens
         for way in ("ragged", "shared", "trie"):
-            assert decode(hybrid, made, [row], Stop(5), way=way, **again)[0].tokens == expected
-    made = prefill(hybrid, prompt(40))
+            assert decode(hybrid, prefilled, [row], Stop(5), way=way, **again)[0].tokens == expected
+    prefilled = prefill(hybrid, prompt(40))
     with pytest.raises(CokvError, match="give that token as `suffix`"):
-        decode(hybrid, made, [Row(Selection.full(2, 2, 40))], Stop(5), **again)
+        decode(hybrid, prefilled, [Row(Selection.full(2, 2, 40))], Stop(5), **again)
     with pytest.raises(CokvError, match="expected two or more"):
         decode(make_model(), prefill(make_model(), prompt(1)), [Row(Selection.full(3, 2, 1))], Stop(5), **again)
 
@@ -259,25 +259,25 @@ def test_bfloat16_plays(fresh_model: MakeModel, prompt: Prompt) -> None:
 
 
 def test_players_are_layer_major(make_model: MakeModel, prompt: Prompt) -> None:
-    made = prefill(make_model(), prompt(20))
+    prefilled = prefill(make_model(), prompt(20))
     for player in range(6):
         members = np.zeros(6, dtype=bool)
         members[player] = True
-        counts = coalition_selection(members, made, 8).counts
+        counts = coalition_selection(members, prefilled, 8).counts
         assert counts[player // 2, player % 2] == 20 and counts.sum() == 20 + 5 * 8
 
 
 @pytest.mark.parametrize(("window_size", "kept"), [(0, 0), (1, 1), (20, 20), (99, 20)])
 def test_any_window_fits_any_prompt(make_model: MakeModel, prompt: Prompt, window_size: int, kept: int) -> None:
-    made = prefill(make_model(), prompt(20))
-    assert (coalition_selection(np.zeros(6, dtype=bool), made, window_size).counts == kept).all()
+    prefilled = prefill(make_model(), prompt(20))
+    assert (coalition_selection(np.zeros(6, dtype=bool), prefilled, window_size).counts == kept).all()
 
 
 def test_a_coalition_of_other_players_is_refused(make_model: MakeModel, prompt: Prompt) -> None:
-    made = prefill(make_model(), prompt(20))
+    prefilled = prefill(make_model(), prompt(20))
     for shape in ((5,), (3, 2)):
         with pytest.raises(CokvError, match=r"3 layers x 2 KV heads"):
-            coalition_selection(np.zeros(shape, dtype=bool), made, 8)
+            coalition_selection(np.zeros(shape, dtype=bool), prefilled, 8)
     with pytest.raises(CokvError, match="at least one validation prompt"):
         HeadGame(make_model(), [])
 
@@ -286,7 +286,7 @@ def test_a_coalition_of_other_players_is_refused(make_model: MakeModel, prompt: 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_game_on_cuda_is_the_game_on_the_cpu(fresh_model: MakeModel, prompt: Prompt) -> None:
     utilities: tuple[Any, ...] = ("metric", "exact_match", "probability", "log_likelihood")
-    found = []
+    by_way = []
     for device in ("cpu", "cuda"):
         model = fresh_model().to(device)
         one = GamePrompt(prefill(model, prompt(40)), Stop(6), agreement([1, 2, 3, 4]), (5, 6, 7))
@@ -294,6 +294,6 @@ def test_a_game_on_cuda_is_the_game_on_the_cpu(fresh_model: MakeModel, prompt: P
         for utility in utilities:
             game = HeadGame(model, [one], 4, utility=utility, first_token="compressed")
             played.append(game.per_prompt(random_coalitions(game, 9)))
-        found.append(played)
-    for here, there in zip(*found, strict=True):
+        by_way.append(played)
+    for here, there in zip(*by_way, strict=True):
         assert there == pytest.approx(here, abs=1e-3)

@@ -69,10 +69,10 @@ def test_a_whole_game_is_the_game(ledger):
 
 
 def test_a_stopped_game_goes_on_where_it_was(ledger):
-    asked = []
+    evaluated = []
 
     def counted(coalitions):
-        asked.extend(row.tobytes() for row in coalitions)
+        evaluated.extend(row.tobytes() for row in coalitions)
         return two_prompts(coalitions)
 
     recorded = ledger.game("toy", {}, N, 2)
@@ -82,7 +82,7 @@ def test_a_stopped_game_goes_on_where_it_was(ledger):
         WholeGame.of(recorded)
     again = ledger.game("toy", {}, N, 2)
     assert evaluate_whole(counted, again, 10) == 64
-    assert len(asked) == len(set(asked)) == 64
+    assert len(evaluated) == len(set(evaluated)) == 64
 
 
 def test_a_block_known_in_part_is_evaluated_whole_and_its_record_kept(ledger):
@@ -118,7 +118,7 @@ def test_an_empty_block_is_refused(ledger):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A random model of 2 x 2 KV heads with the embedded tokenizer."""
-    made = tmp_path_factory.mktemp("model")
+    model_folder = tmp_path_factory.mktemp("model")
     config = LlamaConfig(
         vocab_size=1024,
         hidden_size=32,
@@ -132,11 +132,11 @@ def folder(tmp_path_factory):
     )
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(made)
+    LlamaForCausalLM(config).save_pretrained(model_folder)
     torch.random.set_rng_state(state)
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(ROOT / "cokv" / "embedded" / "weights" / file, made)
-    return made
+        shutil.copy(ROOT / "cokv" / "embedded" / "weights" / file, model_folder)
+    return model_folder
 
 
 def test_a_real_game_is_evaluated_in_parts_and_reported(folder, tmp_path, monkeypatch, capsys):
@@ -170,21 +170,21 @@ def test_the_report_of_the_planted_game_says_what_is_planted(tmp_path, monkeypat
         f"report --out {tmp_path} --json {tmp_path / 'planted.json'} --figures {tmp_path} --seeds 3".split()
     )
     assert json.loads((tmp_path / "planted.json").read_text()) == record
-    (found,) = record["games"]
-    np.testing.assert_allclose(found["scores"]["shapley"], exact_shapley(everything(), 8), atol=1e-12)
-    assert found["utility_of_all"] == 0.75 and found["utility_of_none"] == 0
-    assert found["heads"] == {
+    (result,) = record["games"]
+    np.testing.assert_allclose(result["scores"]["shapley"], exact_shapley(everything(), 8), atol=1e-12)
+    assert result["utility_of_all"] == 0.75 and result["utility_of_none"] == 0
+    assert result["heads"] == {
         "worth_more_than_half_a_share": 5,
         "of_these_not_seen_by_leave_one_out": 2,
         "of_these_not_seen_alone": 2,
         "harmful": 1,
         "harmful_seen_by_leave_one_out": 1,
     }
-    agreement = found["agreement_with_shapley"]
+    agreement = result["agreement_with_shapley"]
     assert agreement["shapley"] == pytest.approx({"same_sign": 1.0, "same_order": 1.0, "spearman": 1.0})
     assert agreement["sliced"]["same_order"] == 1.0 > agreement["leave_one_out"]["same_order"]
-    assert found["mean_level"]["sliced, size 2 only"] < 0
-    single = np.array(found["prompts"]["shapley"])
+    assert result["mean_level"]["sliced, size 2 only"] < 0
+    single = np.array(result["prompts"]["shapley"])
     one = exact_shapley(lambda s: everything_by_question(s)[:, 1], 8)
     np.testing.assert_allclose(single[1], one, atol=1e-12)
     assert {row["estimator"] for row in record["rows"]} >= {"SSV", "SSV, adjusted", "leave one out"}
@@ -227,11 +227,13 @@ def test_evaluations_needed_are_interpolated_and_absent_where_never_met(monkeypa
         {"game": "g", "estimator": "quick", "evaluations": 10, "reliability_of_two": 0.97},
         {"game": "g", "estimator": "leave one out", "evaluations": 7},
     ]
-    found = curves.evaluations_needed(rows)
-    mine = {one["reliability"]: one for one in found if one["estimator"] == "e"}
-    assert mine[0.8]["evaluations"] == 200 and mine[0.9]["evaluations"] == 400 and 0.95 not in mine
-    assert all(one["at_most"] and one["evaluations"] == 20 for one in found if one["estimator"] == "quick")
-    assert "more" in curves.needed_table(found)
+    result = curves.evaluations_needed(rows)
+    of_estimator = {one["reliability"]: one for one in result if one["estimator"] == "e"}
+    assert (
+        of_estimator[0.8]["evaluations"] == 200 and of_estimator[0.9]["evaluations"] == 400 and 0.95 not in of_estimator
+    )
+    assert all(one["at_most"] and one["evaluations"] == 20 for one in result if one["estimator"] == "quick")
+    assert "more" in curves.needed_table(result)
 
 
 def test_recorded_games_are_compared_without_a_model(tmp_path, monkeypatch, capsys):

@@ -104,11 +104,11 @@ def test_the_transformer_is_its_world_coalition_by_coalition(game):
 
 
 def test_attention_cannot_tell_an_onlooker_from_a_speaker(model):
-    found = attention_on_needle(model, PROMPTS)
+    attention = attention_on_needle(model, PROMPTS)
     roles = EVERYTHING_ROLES
-    assert found[of(roles, "onlooker")] == found.max() == 0.75
-    np.testing.assert_array_equal(found[of(roles, "harmful") | of(roles, "null")], 0)
-    np.testing.assert_array_equal(found[of(roles, "complement") | of(roles, "substitute")], 0.25)
+    assert attention[of(roles, "onlooker")] == attention.max() == 0.75
+    np.testing.assert_array_equal(attention[of(roles, "harmful") | of(roles, "null")], 0)
+    np.testing.assert_array_equal(attention[of(roles, "complement") | of(roles, "substitute")], 0.25)
 
 
 def test_what_the_transformer_says(model, game):
@@ -118,12 +118,12 @@ def test_what_the_transformer_says(model, game):
             members = np.ones(8, dtype=bool)
             members[list(missing)] = False
             row = Row(coalition_selection(members, played.prefill, 8))
-            (said,) = decode(model, played.prefill, [row], played.stop)
-            assert said.tokens[0] == ASK + prompt.kind
+            (answers,) = decode(model, played.prefill, [row], played.stop)
+            assert answers.tokens[0] == ASK + prompt.kind
             if prompt.kind == 3 and 5 not in missing:
-                assert (said.tokens[1] - VALUE) // VALUES == 3, "the harmful head says its decoy"
+                assert (answers.tokens[1] - VALUE) // VALUES == 3, "the harmful head says its decoy"
             else:
-                assert said.tokens[1] == (prompt.answer if word is None else word)
+                assert answers.tokens[1] == (prompt.answer if word is None else word)
 
 
 def test_answers_are_out_of_the_window_and_differ():

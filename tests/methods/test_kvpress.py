@@ -36,8 +36,8 @@ ALIKE = {
 
 
 def select(model, ids, method, budget):
-    made = prefill(model, ids, max(method.window_size, 1), method.observers)
-    return made, method.select(made, budget)
+    prefilled = prefill(model, ids, max(method.window_size, 1), method.observers)
+    return prefilled, method.select(prefilled, budget)
 
 
 @pytest.mark.skipif(INSTALLED, reason="kvpress is installed")
@@ -67,9 +67,9 @@ def test_a_press_keeps_what_our_own_method_keeps(make_model, prompt, name, famil
 @pytest.mark.parametrize("name", ["kvpress:LeverageScorePress", "kvpress:LagKVPress", "kvpress:NonCausalAttnPress"])
 def test_presses_that_have_no_counterpart_here_run_and_decode(make_model, prompt, name):
     model, ids = make_model("llama", "gqa"), prompt(SEQ_LEN)
-    made, selection = select(model, ids, get_method(name), 40)
+    prefilled, selection = select(model, ids, get_method(name), 40)
     assert (selection.counts == 40).all()
-    (answer,) = decode(model, made, [Row(selection)], Stop(4))
+    (answer,) = decode(model, prefilled, [Row(selection)], Stop(4))
     assert answer.kept_tokens == selection.total
 
 
@@ -113,7 +113,7 @@ def test_hooks_are_gone_after_a_failure_too(fresh_model, prompt):
 @peer
 @needs_kvpress
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("kvpress:KnromPress", "is not in it; score-based presses"),
         ("kvpress:ThinKPress", "no scores of its own"),
@@ -121,8 +121,8 @@ def test_hooks_are_gone_after_a_failure_too(fresh_model, prompt):
         ("kvpress:QFilterPress", "loads something"),
     ],
 )
-def test_what_is_no_score_based_press_is_refused(name, said):
-    with pytest.raises(CokvError, match=said):
+def test_what_is_no_score_based_press_is_refused(name, message):
+    with pytest.raises(CokvError, match=message):
         get_method(name)
 
 

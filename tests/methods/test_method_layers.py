@@ -22,43 +22,43 @@ CURVES = RatioCurves(np.linspace(0.01, 0.99, 99)[:, None, None].repeat(3, 1).rep
 SHAPE = (3, 2)  # num_layers, num_kv_heads
 
 
-def both(method: Any, made: Any, kv_budget: Any, profile: Any = None) -> list[tuple[type, str]]:
+def both(method: Any, prefilled: Any, kv_budget: Any, profile: Any = None) -> list[tuple[type, str]]:
     """What `select` and `check` say against the same arguments."""
-    said = []
-    paths = (lambda: method.select(made, kv_budget, profile), lambda: method.check(kv_budget, *SHAPE, profile))
+    outcomes = []
+    paths = (lambda: method.select(prefilled, kv_budget, profile), lambda: method.check(kv_budget, *SHAPE, profile))
     for call in paths:
         with pytest.raises(CokvError) as caught:
             call()
-        said.append((type(caught.value), str(caught.value)))
-    return said
+        outcomes.append((type(caught.value), str(caught.value)))
+    return outcomes
 
 
 @pytest.mark.parametrize("bad", [0, -3, 16.5, 64.0, True, None, "64 slots", "0%", 0.2])
 def test_a_budget_is_a_positive_whole_number_or_a_share_on_either_path(make_model, prompt, bad):
-    made = prefill(make_model(), prompt(120), 8)
-    whole, early = both(get_method("snapkv", **SETTINGS), made, bad)
+    prefilled = prefill(make_model(), prompt(120), 8)
+    whole, early = both(get_method("snapkv", **SETTINGS), prefilled, bad)
     assert early == whole and early[1].startswith(f"snapkv: kv_budget is {bad!r}, expected a positive whole number")
     assert early[0] is CokvError, "no budget at all is not one that cannot be met"
     get_method("full").check(bad, *SHAPE)
-    assert get_method("full").select_layer(made.layers[0], 0, 3, bad)[1].tolist() == list(range(120))
+    assert get_method("full").select_layer(prefilled.layers[0], 0, 3, bad)[1].tolist() == list(range(120))
 
 
 @pytest.mark.parametrize("kv_budget", [1, 15])
 def test_a_budget_that_no_longer_prompt_fits_is_refused_before_one_is_read(make_model, prompt, kv_budget):
-    made = prefill(make_model(), prompt(120), 8)
-    whole, early = both(get_method("snapkv", **SETTINGS), made, kv_budget)
+    prefilled = prefill(make_model(), prompt(120), 8)
+    whole, early = both(get_method("snapkv", **SETTINGS), prefilled, kv_budget)
     assert early == whole and early[0] is Infeasible and "is below 16, twice the window of 8" in early[1]
 
 
 @pytest.mark.parametrize("share", ["1%", "12.5%", "100%"])
 def test_a_share_can_only_be_judged_with_the_prompt(make_model, prompt, share):
-    method, made = get_method("snapkv", **SETTINGS), prefill(make_model(), prompt(120), 8)
+    method, prefilled = get_method("snapkv", **SETTINGS), prefill(make_model(), prompt(120), 8)
     method.check(share, *SHAPE)
     if share == "100%":
-        assert method.select(made, share).mask().all()
+        assert method.select(prefilled, share).mask().all()
         return
     with pytest.raises(Infeasible, match=r"snapkv: kv_budget \d+ is below 16"):
-        method.select(made, share)
+        method.select(prefilled, share)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_a_share_can_only_be_judged_with_the_prompt(make_model, prompt, share):
 )
 def test_a_profile_that_select_refuses_is_refused_before_a_prompt_is_read(make_model, prompt, name, profile, words):
     fits = {"local": 8, "retrieval_share": 0.1} if name == "razorattention" else SETTINGS
-    made = prefill(make_model(), prompt(120), 8)
-    whole, early = both(get_method(name, **fits), made, 40, profile)
+    prefilled = prefill(make_model(), prompt(120), 8)
+    whole, early = both(get_method(name, **fits), prefilled, 40, profile)
     assert early == whole
     with pytest.raises(CokvError, match=words):
         raise CokvError(early[1])
@@ -123,19 +123,19 @@ def test_nan_is_refused_inside_generate_as_it_is_on_a_prefill(fresh_model, promp
 
 def test_nan_in_a_second_stage_is_refused_too(make_model, prompt):
     method = get_method("criticalkv", **SETTINGS)
-    made = prefill(make_model(), prompt(120), 8, method.observers)
+    prefilled = prefill(make_model(), prompt(120), 8, method.observers)
     (observer,) = method.observers
-    (norms,) = made.layers[2].observed[observer]
+    (norms,) = prefilled.layers[2].observed[observer]
     norms[0, 5] = torch.nan
-    for select in (lambda: method.select(made, 40), lambda: method.select_layer(made.layers[2], 2, 3, 40)):
+    for select in (lambda: method.select(prefilled, 40), lambda: method.select_layer(prefilled.layers[2], 2, 3, 40)):
         with pytest.raises(CokvError, match="criticalkv: token scores of layer 2 hold NaN"):
             select()
 
 
 def test_too_few_window_queries_name_the_method(make_model, prompt):
-    made = prefill(make_model(), prompt(120), 4)
+    prefilled = prefill(make_model(), prompt(120), 4)
     with pytest.raises(CokvError, match="snapkv: the prefill holds 4 window queries"):
-        get_method("snapkv", **SETTINGS).select_layer(made.layers[0], 0, 3, 40)
+        get_method("snapkv", **SETTINGS).select_layer(prefilled.layers[0], 0, 3, 40)
 
 
 def test_a_cache_made_for_another_model_is_refused(make_model, prompt):
@@ -157,10 +157,10 @@ def test_a_prompt_no_longer_than_the_budget_is_kept_whole(make_model, prompt):
 @pytest.mark.parametrize("kv_budget", [np.int64(40), "34%"])
 @pytest.mark.parametrize(("name", "profile"), [("lukv", CURVES), ("cokv", SHAPLEY), ("adakv", None)])
 def test_a_layer_alone_keeps_what_select_keeps(make_model, prompt, name, profile, kv_budget):
-    made, method = prefill(make_model(), prompt(120), 8), get_method(name, **SETTINGS)
-    whole = method.select(made, kv_budget, profile)
+    prefilled, method = prefill(make_model(), prompt(120), 8), get_method(name, **SETTINGS)
+    whole = method.select(prefilled, kv_budget, profile)
     assert whole.total == 6 * 40
-    for index, layer in enumerate(made.layers):
+    for index, layer in enumerate(prefilled.layers):
         alone = method.select_layer(layer, index, 3, kv_budget, profile)
         assert [kept.tolist() for kept in alone] == [whole.head(index, h).tolist() for h in range(2)]
 
@@ -178,12 +178,12 @@ def test_a_prompt_is_scored_and_measured_once_for_all_budgets(make_model, prompt
     kind, calls = type(method.scorer), {"scores": 0, "measure": 0}
     for what in calls:
         monkeypatch.setattr(kind, what, counting(getattr(kind, what), calls, what))
-    made = prefill(make_model(), prompt(200), 32, method.observers, Words())
-    alone = [method.select(made, kv_budget) for kv_budget in (64, 80, 100)]
+    prefilled = prefill(make_model(), prompt(200), 32, method.observers, Words())
+    alone = [method.select(prefilled, kv_budget) for kv_budget in (64, 80, 100)]
     assert calls == {"scores": 9, "measure": 9}, "without a cache, once per budget"
     calls.update(scores=0, measure=0)
     cache: Any = {}
-    assert [method.select(made, kv_budget, score_cache=cache) for kv_budget in (64, 80, 100)] == alone
+    assert [method.select(prefilled, kv_budget, score_cache=cache) for kv_budget in (64, 80, 100)] == alone
     assert calls == {"scores": 3, "measure": 3}
 
 
@@ -207,14 +207,16 @@ class Words:
 def test_window_attention_is_made_once_for_cakes_scores_and_once_for_its_measure(make_model, prompt, monkeypatch):
     from cokv.methods.scorers import cake as shifting_attention
 
-    seen, original = [], shifting_attention.window_attention
+    attention_calls, original = [], shifting_attention.window_attention
     monkeypatch.setattr(
-        shifting_attention, "window_attention", lambda layer, window: seen.append(1) or original(layer, window)
+        shifting_attention,
+        "window_attention",
+        lambda layer, window: attention_calls.append(1) or original(layer, window),
     )
-    made, cache = prefill(make_model(), prompt(200), 32), {}
+    prefilled, cache = prefill(make_model(), prompt(200), 32), {}
     for kv_budget in (64, 80, 100):
-        get_method("cake").select(made, kv_budget, score_cache=cache)
-    assert len(seen) == 2 * 3
+        get_method("cake").select(prefilled, kv_budget, score_cache=cache)
+    assert len(attention_calls) == 2 * 3
 
 
 def test_a_measure_is_added_to_scores_that_are_there_and_never_taken_from_another_prompt(make_model, prompt):

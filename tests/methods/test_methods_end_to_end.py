@@ -31,16 +31,16 @@ class Tokenizer:
 
 
 def methods() -> list[Any]:
-    made = []
+    listed = []
     for name, method in METHODS.items():
         for preset in (NORMALIZED, *method.presets):
             known = method.with_preset(preset).parameters
-            made.append(get_method(name, preset, **{k: v for k, v in SETTINGS.items() if k in known}))
-    return made
+            listed.append(get_method(name, preset, **{k: v for k, v in SETTINGS.items() if k in known}))
+    return listed
 
 
-def profile_for(name: str, made: Prefill) -> Any:
-    shape = (made.shape.num_layers, made.shape.num_kv_heads)
+def profile_for(name: str, prefilled: Prefill) -> Any:
+    shape = (prefilled.shape.num_layers, prefilled.shape.num_kv_heads)
     rng = np.random.default_rng(0)
     return (
         RatioCurves(keep_ratios(rng.exponential(size=(*shape, 50))))
@@ -60,13 +60,13 @@ def test_every_method_keeps_the_same_bytes(make_model: Any, prompt: Any, family:
     chosen = [
         m for m in methods() if m.exact and m.scorer is not None and ("official" not in m.preset or heads == "mha")
     ]  # SnapKV as released needs a cache per query head
-    made = observed(model, ids, chosen)
-    total = 40 * made.shape.num_layers * made.shape.num_kv_heads
-    rows = [Row(method.select(made, 40, profile_for(method.name, made))) for method in chosen]
-    answers = decode(model, made, rows, Stop(3))
+    prefilled = observed(model, ids, chosen)
+    total = 40 * prefilled.shape.num_layers * prefilled.shape.num_kv_heads
+    rows = [Row(method.select(prefilled, 40, profile_for(method.name, prefilled))) for method in chosen]
+    answers = decode(model, prefilled, rows, Stop(3))
     assert len(answers) == len(chosen) > 20
     for method, answer in zip(chosen, answers, strict=True):
-        assert answer.kept_tokens == total and answer.kept_bytes == total * made.token_bytes, method.name
+        assert answer.kept_tokens == total and answer.kept_bytes == total * prefilled.token_bytes, method.name
         assert len(answer.tokens) == 3
 
 
@@ -80,5 +80,7 @@ def test_every_method_selects_on_cuda_what_it_selects_on_a_cpu(make_model: Any, 
     for method in chosen:
         if method.name == "snapkv" and method.preset == "official":
             continue
-        masks = [method.select(made, 40, profile_for(method.name, made)).mask() for made in (here, there)]
+        masks = [
+            method.select(prefilled, 40, profile_for(method.name, prefilled)).mask() for prefilled in (here, there)
+        ]
         assert masks[0].sum() == masks[1].sum() and (masks[0] != masks[1]).float().mean() < 0.02, method.name

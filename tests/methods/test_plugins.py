@@ -23,11 +23,11 @@ def _path(monkeypatch):
 def test_it_is_a_method_like_any_other(make_model, prompt):
     method = get_method(OWN, recent=2)
     assert method.parameters == {"recent": 2} and method.paper == "of one's own"
-    made = prefill(make_model("llama", "gqa"), prompt(31))
-    selection = method.select(made, 9)
+    prefilled = prefill(make_model("llama", "gqa"), prompt(31))
+    selection = method.select(prefilled, 9)
     assert (selection.counts == 9).all()
     for layer, head in np.ndindex(selection.counts.shape):
-        norms = made.layers[layer].values[head].float().norm(dim=-1)
+        norms = prefilled.layers[layer].values[head].float().norm(dim=-1)
         expected = {29, 30} | set(norms[:29].topk(7).indices.tolist())
         assert set(selection.head(layer, head).tolist()) == expected
 
@@ -35,19 +35,19 @@ def test_it_is_a_method_like_any_other(make_model, prompt):
 def test_other_code_is_another_method(tmp_path, monkeypatch):
     """The digest of the file is part of what a run is named by."""
     source = Path(__file__).with_name("own_scorers.py").read_text(encoding="utf-8")
-    said = []
+    reason = []
     monkeypatch.chdir(tmp_path)
     for text in (source, source.replace("long values", "Long values")):
         (tmp_path / "mine.py").write_text(text, encoding="utf-8")
         sys.modules.pop("mine", None)
-        said.append(get_method("mine:ValueNorm").spec()["source"])
+        reason.append(get_method("mine:ValueNorm").spec()["source"])
         sys.path.remove(str(tmp_path))
-    assert said[0] != said[1] and all("mine.py, sha256 " in one for one in said)
+    assert reason[0] != reason[1] and all("mine.py, sha256 " in one for one in reason)
     assert "source" not in get_method("snapkv").spec()
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "reason"),
     [
         ("own_scorers:ValueNrom", "has no class ValueNrom; it has ValueNorm"),
         ("own_scorers:Thawed", "no frozen dataclass"),
@@ -58,8 +58,8 @@ def test_other_code_is_another_method(tmp_path, monkeypatch):
         ("own scorers:Thing", "expected a name of the table, or package.module:Class"),
     ],
 )
-def test_what_is_no_scorer_is_refused_with_the_reason(name, said):
-    with pytest.raises(CokvError, match=said):
+def test_what_is_no_scorer_is_refused_with_the_reason(name, reason):
+    with pytest.raises(CokvError, match=reason):
         get_method(name)
 
 
@@ -80,7 +80,7 @@ def test_a_scorer_that_keeps_the_contract_passes_every_check():
 
 
 @pytest.mark.parametrize(
-    ("name", "check", "said"),
+    ("name", "check", "reason"),
     [
         ("Double", "shape and dtype", "torch.float64"),
         ("PerQueryHead", "shape and dtype", r"shape \[4, 1\], expected \[2, 1\]"),
@@ -95,11 +95,11 @@ def test_a_scorer_that_keeps_the_contract_passes_every_check():
         ("Fraction", "declares what it needs", "whole number"),
     ],
 )
-def test_each_way_to_break_the_contract_is_found(name, check, said):
+def test_each_way_to_break_the_contract_is_found(name, check, reason):
     assert check in CHECKS
-    (found,) = check_scorer(get_method(f"own_scorers:{name}").scorer, only=[check])
-    assert not found.passed
-    assert re.search(said, found.message), found.message
+    (failures,) = check_scorer(get_method(f"own_scorers:{name}").scorer, only=[check])
+    assert not failures.passed
+    assert re.search(reason, failures.message), failures.message
 
 
 @pytest.mark.parametrize("name", ["snapkv", "h2o", "expectedattention"])

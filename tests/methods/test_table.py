@@ -46,10 +46,10 @@ def test_cokv_needs_scores_of_this_model_even_where_nothing_is_dropped(prefill, 
 
 
 def test_nan_in_a_prefill_is_an_error_that_names_the_layer(prefill, small):
-    made = prefill()
-    made.layers[1].keys[0, 3, 0] = torch.nan
+    prefilled = prefill()
+    prefilled.layers[1].keys[0, 3, 0] = torch.nan
     with pytest.raises(CokvError, match="snapkv: token scores of layer 1 hold NaN"):
-        small("snapkv").select(made, 20)
+        small("snapkv").select(prefilled, 20)
 
 
 def test_too_few_window_queries_name_the_method(prefill, small):
@@ -158,8 +158,8 @@ def test_official_snapkv_needs_a_cache_per_query_head(prefill):
 
 
 def test_official_pyramidkv_overspends(prefill):
-    made = prefill(num_layers=8, seq_len=400)
-    selection = get_method("pyramidkv", "official").select(made, 64)
+    prefilled = prefill(num_layers=8, seq_len=400)
+    selection = get_method("pyramidkv", "official").select(prefilled, 64)
     assert selection.total > 64 * 16
     line = [56 * 2 - 2 - layer * ((56 * 2 - 4) // 7) + 8 for layer in range(8)]
     assert selection.counts.tolist() == [[slots, slots] for slots in line]
@@ -168,16 +168,16 @@ def test_official_pyramidkv_overspends(prefill):
 def test_official_adakv_rounds_each_head_alone(prefill):
     totals = set()
     for seed in range(20):
-        made = prefill(num_layers=1, num_heads=7, num_kv_heads=7, seed=seed, spread=3)
-        totals.add(get_method("adakv", "official", window_size=8, kernel_size=1).select(made, 21).total)
+        prefilled = prefill(num_layers=1, num_heads=7, num_kv_heads=7, seed=seed, spread=3)
+        totals.add(get_method("adakv", "official", window_size=8, kernel_size=1).select(prefilled, 21).total)
     assert totals != {21 * 7} and all(abs(total - 21 * 7) <= 10 for total in totals), totals
 
 
 def test_official_cokv_loses_what_it_floors_and_what_the_prompt_cannot_hold(prefill, small):
-    made = prefill(seq_len=30)
+    prefilled = prefill(seq_len=30)
     scores = HeadScores(np.array([[0.0, 0.1], [0.2, 0.31], [0.4, 9.0]]))
-    official = get_method("cokv", "official", alpha=1).select(made, 20, scores)
+    official = get_method("cokv", "official", alpha=1).select(prefilled, 20, scores)
     assert official.counts[2, 1] == 30 and official.total < 20 * 6
-    assert small("cokv").select(made, 20, scores).total == 20 * 6
+    assert small("cokv").select(prefilled, 20, scores).total == 20 * 6
     with pytest.raises(CokvError, match="alpha is 20, but the model has 6 KV heads"):
-        get_method("cokv", "official").select(made, 20, scores)
+        get_method("cokv", "official").select(prefilled, 20, scores)

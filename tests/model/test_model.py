@@ -113,6 +113,16 @@ def test_cuda_is_not_replaced_by_the_cpu(folder: Path) -> None:
         load_model(str(folder), device="cuda")
 
 
+@pytest.mark.parametrize("name", ["n_recurrent_loops", "loop_num_passes"])
+def test_layers_that_run_more_than_once_are_refused(name: str) -> None:
+    config = LlamaConfig()
+    setattr(config, name, 1)
+    assert model_shape(config).num_layers == config.num_hidden_layers, "once is what every model does"
+    setattr(config, name, 2)
+    with pytest.raises(CokvError, match=f"more than once .{name} is 2"):
+        model_shape(config)
+
+
 def test_attention_of_another_kind_is_refused() -> None:
     config = LlamaConfig(num_hidden_layers=2)
     config.layer_types = ["full_attention", "chunked_attention"]

@@ -24,9 +24,9 @@ def published() -> Path:
 @pytest.fixture
 def data_files(published: Path) -> list[Path]:
     """The CoKV files of sums and counts."""
-    found = sorted((published / "cokv_scores").glob("*.npy"))
-    assert found, "COKV_TEST_DATA holds no cokv_scores/*.npy"
-    return found
+    paths = sorted((published / "cokv_scores").glob("*.npy"))
+    assert paths, "COKV_TEST_DATA holds no cokv_scores/*.npy"
+    return paths
 
 
 def _matrices(model: Any, ids: torch.Tensor) -> np.ndarray:
@@ -51,12 +51,12 @@ def _values(model: Any, ids: torch.Tensor) -> np.ndarray:
 
 def _greedy(model: Any, ids: torch.Tensor, count: int) -> list[int]:
     """`count` tokens, each from a pass over everything before it."""
-    made: list[int] = []
+    generated: list[int] = []
     for _ in range(count):
         with torch.no_grad():
-            logits = model(torch.cat([ids, torch.tensor(made, dtype=torch.int64)])[None]).logits
-        made.append(int(logits[0, -1].argmax()))
-    return made
+            logits = model(torch.cat([ids, torch.tensor(generated, dtype=torch.int64)])[None]).logits
+        generated.append(int(logits[0, -1].argmax()))
+    return generated
 
 
 @pytest.fixture

@@ -20,16 +20,16 @@ def drawn(n: int = 12, size: int = 4, samples: int = 40, seed: int = 0) -> dict[
     """Sums and counts of a random additive game, as the released code keeps them."""
     rng = np.random.default_rng(seed)
     worth = np.arange(n) / n
-    made = {key: np.zeros(n + 1) for key in ("cc_left", "cc_right", "count_left", "count_right")}
+    arrays = {key: np.zeros(n + 1) for key in ("cc_left", "cc_right", "count_left", "count_right")}
     for _ in range(samples):
         order = rng.permutation(n)
         inside, outside = order[:size], order[size:]
         contribution = worth[inside].sum() - worth[outside].sum()
-        made["cc_left"][inside] += contribution
-        made["count_left"][inside] += 1
-        made["cc_right"][outside] -= contribution
-        made["count_right"][outside] += 1
-    return {**made, "sampling_count": samples}
+        arrays["cc_left"][inside] += contribution
+        arrays["count_left"][inside] += 1
+        arrays["cc_right"][outside] -= contribution
+        arrays["count_right"][outside] += 1
+    return {**arrays, "sampling_count": samples}
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def write(tmp_path):
 
 
 def test_size_samples_and_players_come_from_the_counts(write):
-    found = read_contributions(write(size=5, samples=30))
-    assert (found.num_players, found.size, found.samples) == (12, 5, 30)
-    assert (found.task, found.stated_size) == ("toy", 4)
-    assert remarks([found]) == ["cc_toy_4.npy holds coalitions of size 5, not 4 as its name says"]
+    parsed = read_contributions(write(size=5, samples=30))
+    assert (parsed.num_players, parsed.size, parsed.samples) == (12, 5, 30)
+    assert (parsed.task, parsed.stated_size) == ("toy", 4)
+    assert remarks([parsed]) == ["cc_toy_4.npy holds coalitions of size 5, not 4 as its name says"]
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_size_samples_and_players_come_from_the_counts(write):
     ],
 )
 def test_published_names_are_understood(write, name, expected):
-    found = read_contributions(write(name))
-    assert (found.model, found.task, found.stated_size) == expected
+    parsed = read_contributions(write(name))
+    assert (parsed.model, parsed.task, parsed.stated_size) == expected
 
 
 def test_a_copy_under_another_size_is_named(write):
@@ -90,12 +90,12 @@ def test_the_paper_averages_sizes_and_uses_the_second_side_where_it_belongs(writ
 
 
 def test_the_shape_must_fit_the_players(write):
-    found = read_contributions(write(n=24, size=8))
-    scores = head_scores([found])
+    parsed = read_contributions(write(n=24, size=8))
+    scores = head_scores([parsed])
     assert scores.values.shape == (3, 8) and scores.provenance["num_kv_heads"] == "8, as in the released code"
-    assert head_scores([found], shape=(6, 4)).values.shape == (6, 4)
+    assert head_scores([parsed], shape=(6, 4)).values.shape == (6, 4)
     with pytest.raises(CokvError, match="holds 24 players, expected num_layers x num_kv_heads = 4 x 8"):
-        head_scores([found], shape=(4, 8))
+        head_scores([parsed], shape=(4, 8))
 
 
 def test_files_of_two_tasks_are_not_mixed(write):
@@ -128,9 +128,9 @@ def test_a_file_that_cannot_come_from_draws_is_refused(write, name):
 
 
 def test_a_player_never_drawn_has_no_mean(write):
-    found = read_contributions(write(samples=1))
+    parsed = read_contributions(write(samples=1))
     with pytest.raises(CokvError, match="is in none of the 1 coalitions"):
-        head_scores([found], "official", (3, 4))
+        head_scores([parsed], "official", (3, 4))
 
 
 def test_another_profile_is_refused(tmp_path):
@@ -191,7 +191,7 @@ def test_official_budgets_are_those_of_the_released_formula(groups, published, t
 
 
 def test_the_qwen_file_holds_one_size_of_512_heads(data_files):
-    (found,) = (read_contributions(path) for path in data_files if "qwen3" in path.name)
-    scores = head_scores([found], shape=(64, 8))
-    both = (found.sums + found.outside_sums) / (found.counts + found.outside_counts)
+    (parsed,) = (read_contributions(path) for path in data_files if "qwen3" in path.name)
+    scores = head_scores([parsed], shape=(64, 8))
+    both = (parsed.sums + parsed.outside_sums) / (parsed.counts + parsed.outside_counts)
     np.testing.assert_allclose(scores.values.ravel(), both, rtol=1e-14)  # 256 of 512: each side is of that size

@@ -36,11 +36,11 @@ def test_streaming_attention_is_attention_under_its_mask(num_heads, num_kv_heads
     for head in range(num_heads):
         k, v = (x[0, head * num_kv_heads // num_heads].double().numpy() for x in (keys, values))
         for row in range(271):
-            seen = [j for j in range(row + 1) if j < sinks or row - j < recent]
-            weights = np.exp(k[seen] @ queries[0, head, row].double().numpy() * 0.3)
-            expected[head, row] = weights @ v[seen] / weights.sum()
-    found = streaming_attention(queries, keys, values, 0.3, sinks, recent)
-    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+            visible = [j for j in range(row + 1) if j < sinks or row - j < recent]
+            weights = np.exp(k[visible] @ queries[0, head, row].double().numpy() * 0.3)
+            expected[head, row] = weights @ v[visible] / weights.sum()
+    result = streaming_attention(queries, keys, values, 0.3, sinks, recent)
+    np.testing.assert_allclose(result[0], expected, atol=1e-5)
 
 
 @contextmanager
@@ -52,10 +52,12 @@ def gated_in_numpy(model: Any, gates: np.ndarray, sinks: int, recent: int) -> It
     types = getattr(model.config, "layer_types", None) or ["full_attention"] * model.config.num_hidden_layers
     places = {layer: place for place, layer in enumerate(i for i, t in enumerate(types) if t == "full_attention")}
 
-    def row_of(query: np.ndarray, keys: np.ndarray, values: np.ndarray, seen: list[int], scaling: float) -> np.ndarray:
-        logits = keys[seen] @ query * scaling
+    def row_of(
+        query: np.ndarray, keys: np.ndarray, values: np.ndarray, visible: list[int], scaling: float
+    ) -> np.ndarray:
+        logits = keys[visible] @ query * scaling
         weights = np.exp(logits - logits.max())
-        return weights @ values[seen] / weights.sum()
+        return weights @ values[visible] / weights.sum()
 
     def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         q, k, v = (x[0].double().numpy() for x in (query, key, value))
@@ -100,11 +102,11 @@ def test_each_heads_gate_mixes_its_full_and_streaming_attention(make_model, prom
     gates = np.random.default_rng(0).uniform(0.1, 0.9, (shape.num_layers, shape.num_kv_heads))
     before = model.config._attn_implementation
     with torch.no_grad(), _gated(model, torch.tensor(gates), shape, Training(sinks=2, recent=5)):
-        found = _answer_states(model, AnsweredPrompt(ids, 50)).numpy()
+        result = _answer_states(model, AnsweredPrompt(ids, 50)).numpy()
     assert model.config._attn_implementation == before
     with gated_in_numpy(model, gates, sinks=2, recent=5):
         expected = last_states(model, ids, 50)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
     for other in (gates**2, gates[::-1], np.full_like(gates, gates.mean())):
         if not np.allclose(other, gates):
             with gated_in_numpy(model, other, sinks=2, recent=5):
@@ -116,19 +118,19 @@ def test_a_gate_at_its_end_is_one_of_the_two(make_model, prompt, gate):
     model, ids = make_model(), prompt(60)
     shape = model_shape(model.config)
     with torch.no_grad(), _gated(model, torch.full((3, 2), gate), shape, Training(sinks=2, recent=5)):
-        found = _answer_states(model, AnsweredPrompt(ids, 50)).numpy()
+        result = _answer_states(model, AnsweredPrompt(ids, 50)).numpy()
     full = last_states(model, ids, 50)
     if gate == 1:
-        np.testing.assert_allclose(found, full, atol=1e-4)
+        np.testing.assert_allclose(result, full, atol=1e-4)
     else:
-        assert np.abs(found - full).max() > 1e-2
+        assert np.abs(result - full).max() > 1e-2
 
 
 def test_training_is_adamw_on_the_distilled_difference_and_the_mean_gate(fresh_model, prompt):
     """Ten steps in NumPy, gradients by finite differences: mean squared difference plus weight * mean gate."""
     model, ids = fresh_model(num_hidden_layers=2), prompt(24)
     settings = Training(sinks=1, recent=4, steps=10, rate=0.1, weight=0.5)
-    found = train_gates(model, [AnsweredPrompt(ids, 18)], settings)
+    result = train_gates(model, [AnsweredPrompt(ids, 18)], settings)
     model = model.double()
     target = last_states(model, ids, 18)
 
@@ -149,9 +151,9 @@ def test_training_is_adamw_on_the_distilled_difference_and_the_mean_gate(fresh_m
         first, second = 0.9 * first + 0.1 * slopes, 0.999 * second + 0.001 * slopes**2
         mean, square = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
         gates = gates - 0.1 * share * mean / (np.sqrt(square) + 1e-8)
-    np.testing.assert_allclose(found.values, np.clip(gates, 0, 1), atol=2e-3)
-    assert np.ptp(found.values) > 0.05 and found.values.min() > 0, "gates end apart, and inside 0..1"
-    kept = found.provenance["distillation_loss"]
+    np.testing.assert_allclose(result.values, np.clip(gates, 0, 1), atol=2e-3)
+    assert np.ptp(result.values) > 0.05 and result.values.min() > 0, "gates end apart, and inside 0..1"
+    kept = result.provenance["distillation_loss"]
     np.testing.assert_allclose([kept["first"], kept["last"]], [losses[0], losses[-1]], rtol=1e-2, atol=1e-9)
 
 
@@ -163,14 +165,14 @@ def test_planted_heads_that_find_answers_stay_open():
         for p in prompts
     ]
     training = Training(sinks=1, recent=6, steps=150, weight=0.05)
-    found = train_gates(model, answered, training)
-    gates = found.values.reshape(-1)
+    result = train_gates(model, answered, training)
+    gates = result.values.reshape(-1)
     assert gates.min() >= 0 and gates.max() <= 1
     assert gates[0] > 0.5, "the carrier alone has its answers"
     assert gates[1:3].max() < 0.1, "complements are asked nothing here"
     assert gates[5:].max() < 0.1, "harmful on other questions, onlooker and null change no hidden state"
     assert gates[3] + gates[4] > 0.3, "of the substitutes at least something stays"
-    assert train_gates(model, answered, training) == found, "a seed gives one profile"
+    assert train_gates(model, answered, training) == result, "a seed gives one profile"
     assert not any(p.requires_grad for p in model.parameters())
 
 

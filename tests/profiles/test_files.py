@@ -74,12 +74,12 @@ def test_other_json_is_refused_in_one_line(tmp_path, value):
 def test_published_headkv_scores(published):
     path = published / "headkv_scores" / LLAMA
     raw = json.loads(path.read_text())
-    found = read_headkv(path, (32, 8))
+    profile = read_headkv(path, (32, 8))
     for layer, head in np.ndindex(32, 8):
         group = [np.mean(raw[f"{layer}-{4 * head + k}"]) for k in range(4)]
-        assert found.values[layer, head] == pytest.approx(np.mean(group), rel=1e-13)
+        assert profile.values[layer, head] == pytest.approx(np.mean(group), rel=1e-13)
     assert list(raw) == [f"{layer}-{head}" for layer in range(32) for head in range(32)]  # as released code assumes
-    assert found.provenance["needles"] == 74
+    assert profile.provenance["needles"] == 74
     assert read_headkv(path).values.shape == (32, 32)
 
 
@@ -89,16 +89,16 @@ def test_published_headkv_scores(published):
 def duo(tmp_path: Path, table: str, config: object = None) -> Path:
     path = tmp_path / "pattern.tsv"
     path.write_text(table)
-    made = {"sink_size": 4, "recent_size": 16} if config is None else config
-    (tmp_path / "pattern.config.json").write_text(made if isinstance(made, str) else json.dumps(made))
+    content = {"sink_size": 4, "recent_size": 16} if config is None else config
+    (tmp_path / "pattern.config.json").write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 
 def test_gates_are_clipped_and_sizes_come_from_the_config(tmp_path):
-    found = read_duo(duo(tmp_path, "0.5\t-0.1\n1.25\t1e-3\n"))
-    np.testing.assert_array_equal(found.gates, [[0.5, 0], [1, 0.001]])
-    assert (found.sink_size, found.recent_size) == (4, 16)
-    assert found.scores().provenance["recent_size"] == 16
+    profile = read_duo(duo(tmp_path, "0.5\t-0.1\n1.25\t1e-3\n"))
+    np.testing.assert_array_equal(profile.gates, [[0.5, 0], [1, 0.001]])
+    assert (profile.sink_size, profile.recent_size) == (4, 16)
+    assert profile.scores().provenance["recent_size"] == 16
 
 
 def test_the_config_may_lie_beside_the_table_under_either_name_or_be_given(tmp_path):
@@ -120,11 +120,11 @@ def test_without_ties_the_retrieval_heads_are_those_at_the_quantile(tmp_path, sp
 
 
 def test_tied_gates_go_to_the_lower_head(tmp_path):
-    found = read_duo(duo(tmp_path, "1\t1\n1\t1\n"))
-    np.testing.assert_array_equal(found.retrieval_heads(0.5), [[True, True], [False, False]])
-    assert found.retrieval_heads(0).all() and not found.retrieval_heads(1).any()
+    profile = read_duo(duo(tmp_path, "1\t1\n1\t1\n"))
+    np.testing.assert_array_equal(profile.retrieval_heads(0.5), [[True, True], [False, False]])
+    assert profile.retrieval_heads(0).all() and not profile.retrieval_heads(1).any()
     with pytest.raises(CokvError, match="expected the share of streaming heads"):
-        found.retrieval_heads(1.5)
+        profile.retrieval_heads(1.5)
 
 
 @pytest.mark.parametrize("table", ["", "\n", "a\tb", "1\t2\n3", "nan\t1", "inf\t1", "1 2", "1\t\t2", "\x00"])
@@ -145,12 +145,12 @@ def test_other_configs_are_refused(tmp_path, config):
 
 def test_published_duo_masks_are_those_of_the_released_rule(published):
     path = published / "duo_patterns" / DUO
-    found = read_duo(path, shape=(32, 8))
-    assert (found.sink_size, found.recent_size) == (128, 256)
+    profile = read_duo(path, shape=(32, 8))
+    assert (profile.sink_size, profile.recent_size) == (128, 256)
     gates = np.clip(np.loadtxt(path, delimiter="\t"), 0, 1)
-    np.testing.assert_array_equal(found.gates, gates)
+    np.testing.assert_array_equal(profile.gates, gates)
     for sparsity in (0.25, 0.5, 0.6, 0.75, 0.9):
-        ours = found.retrieval_heads(sparsity)
+        ours = profile.retrieval_heads(sparsity)
         for seed in range(5):
             noisy = gates + np.random.default_rng(seed).uniform(0, 1e-6, gates.shape)
             edge = np.quantile(noisy, sparsity)
@@ -172,15 +172,15 @@ def curves(seed: int = 0, layers: int = 3, heads: int = 2) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2"])
 def test_curves_are_read_and_looked_up(tmp_path, dtype):
-    made = curves().astype(dtype)
-    np.save(tmp_path / "curves.npy", made)
-    found = read_lukv(tmp_path / "curves.npy", (3, 2))
-    dropped = made.astype("f8")
-    np.testing.assert_array_equal(found.at(0.20), 1 - dropped[79])
-    np.testing.assert_allclose(found.at(0.205), 1 - (dropped[78] + dropped[79]) / 2, rtol=1e-6)
-    assert not found.at(0).any() and (found.at(1) == 1).all()
+    content = curves().astype(dtype)
+    np.save(tmp_path / "curves.npy", content)
+    profile = read_lukv(tmp_path / "curves.npy", (3, 2))
+    dropped = content.astype("f8")
+    np.testing.assert_array_equal(profile.at(0.20), 1 - dropped[79])
+    np.testing.assert_allclose(profile.at(0.205), 1 - (dropped[78] + dropped[79]) / 2, rtol=1e-6)
+    assert not profile.at(0).any() and (profile.at(1) == 1).all()
     with pytest.raises(CokvError, match="0 to 1"):
-        found.at(1.2)
+        profile.at(1.2)
 
 
 @pytest.mark.parametrize("compression_ratio", [0.01, 0.2, 0.5, 0.75, 0.9, 0.99])
@@ -202,17 +202,17 @@ def test_the_released_solver_s_table_is_read_as_the_slots_it_kept(tmp_path):
         kept = np.bincount(order[: 2 * length - 2 * percent] // length, minlength=2)
         table[percent - 1, 0] = 1 - kept / length
     np.save(tmp_path / "curves.npy", table)
-    found = read_lukv(tmp_path / "curves.npy").budgets(40, length).values
-    np.testing.assert_array_equal(found[0], np.bincount(order[:40] // length, minlength=2))
-    assert found[0, 0] > found[0, 1], "the head whose tokens are worth more keeps more"
+    profile = read_lukv(tmp_path / "curves.npy").budgets(40, length).values
+    np.testing.assert_array_equal(profile[0], np.bincount(order[:40] // length, minlength=2))
+    assert profile[0, 0] > profile[0, 1], "the head whose tokens are worth more keeps more"
 
 
 def test_our_own_curves_are_written_and_read(tmp_path):
-    made = RatioCurves(curves(), {"kind": "LU-KV keep-ratio curves", "prompts": 3})
-    made.save(tmp_path / "curves.safetensors")
-    found = RatioCurves.load(tmp_path / "curves.safetensors")
-    np.testing.assert_array_equal(found.values, made.values)
-    assert found.provenance == made.provenance
+    content = RatioCurves(curves(), {"kind": "LU-KV keep-ratio curves", "prompts": 3})
+    content.save(tmp_path / "curves.safetensors")
+    profile = RatioCurves.load(tmp_path / "curves.safetensors")
+    np.testing.assert_array_equal(profile.values, content.values)
+    assert profile.provenance == content.provenance
     assert isinstance(read_published(tmp_path / "curves.safetensors", (3, 2)), RatioCurves)
     HeadScores(np.ones((3, 2))).save(tmp_path / "scores.safetensors")
     assert isinstance(read_published(tmp_path / "scores.safetensors", (3, 2)), HeadScores)
@@ -222,11 +222,11 @@ def test_our_own_curves_are_written_and_read(tmp_path):
 
 @pytest.mark.parametrize("kv_budget", [8, 20, 64, 200, 1000])
 def test_budgets_from_curves_add_up_and_follow_them(kv_budget):
-    found = RatioCurves(curves())
-    budgets = found.budgets(kv_budget * 6, 1000, reserved=8)
+    profile = RatioCurves(curves())
+    budgets = profile.budgets(kv_budget * 6, 1000, reserved=8)
     assert budgets.total == kv_budget * 6
     assert budgets.values.min() >= 8 and budgets.values.max() <= 1000
-    shares = found.at(kv_budget / 1000)
+    shares = profile.at(kv_budget / 1000)
     order = np.argsort(shares, axis=None)
     assert (np.diff(budgets.values.ravel()[order]) >= 0).all()
 

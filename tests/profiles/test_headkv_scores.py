@@ -18,9 +18,11 @@ def planted():
     model, prompts = planted_model(), planted_prompts(3, seed=1)
 
     def needle(prompt) -> Needle:
-        asked = ProfilingPrompt(prompt.input_ids, Stop(2))
+        profiling_prompt = ProfilingPrompt(prompt.input_ids, Stop(2))
         right = lambda tokens: tokens[1:] == [prompt.answer]  # noqa: E731
-        return Needle(asked, prompt.needle, prompt.needle + 1, right, answer_tokens=2)  # an ask and the value
+        return Needle(
+            profiling_prompt, prompt.needle, prompt.needle + 1, right, answer_tokens=2
+        )  # an ask and the value
 
     return model, prompts, [needle(prompt) for prompt in prompts]
 
@@ -28,15 +30,15 @@ def planted():
 @pytest.mark.parametrize("kind", ["R", "R2"])
 def test_planted_heads_are_found(planted, kind):
     model, prompts, needles = planted
-    found = retrieval_scores(model, needles, kind)
-    assert found.values.shape == (LAYERS, KV_HEADS)
-    right = found.provenance["answered_right"] / len(prompts)
+    head_scores = retrieval_scores(model, needles, kind)
+    assert head_scores.values.shape == (LAYERS, KV_HEADS)
+    right = head_scores.provenance["answered_right"] / len(prompts)
     assert 0 < right < 1, "questions of the spoiled kind go wrong"
     # One of two steps emits the value; the heads of a group are alike, so their mean is their maximum.
     expected = attention_on_needle(model, prompts) / right / 2
-    np.testing.assert_allclose(found.values.reshape(-1), expected, atol=1e-6)
-    onlooker, null = found.values.reshape(-1)[6:]
-    assert onlooker == found.values.max(), "it attends every answer, whether it is of use or not"
+    np.testing.assert_allclose(head_scores.values.reshape(-1), expected, atol=1e-6)
+    onlooker, null = head_scores.values.reshape(-1)[6:]
+    assert onlooker == head_scores.values.max(), "it attends every answer, whether it is of use or not"
     assert null == 0
 
 
@@ -49,34 +51,34 @@ def test_scores_are_those_of_the_full_matrices(make_model, prompt, full_attentio
         ids = prompt(41, seed=seed)
         after = None if suffix is None else prompt(suffix, seed=seed + 9)
         read = ids if after is None else torch.cat([ids, after])
-        said = greedy_tokens(model, read, steps)
-        ids[7:10] = torch.tensor(said[:3])  # something to be found
+        spoken = greedy_tokens(model, read, steps)
+        ids[7:10] = torch.tensor(spoken[:3])  # something to be found
         read = ids if after is None else torch.cat([ids, after])
-        said = greedy_tokens(model, read, steps)
+        spoken = greedy_tokens(model, read, steps)
         right = seed != 1
         needles.append(Needle(ProfilingPrompt(ids, Stop(steps), after), 7, 10, lambda tokens, right=right: right, gold))
         if not right:
             continue
-        attention = full_attention(model, torch.cat([read, torch.tensor(said[:-1])]))
+        attention = full_attention(model, torch.cat([read, torch.tensor(spoken[:-1])]))
         r, r2 = np.zeros((3, 4)), np.zeros((3, 4))
         for layer in range(3):
             for head in range(4):
                 for step in range(steps):
                     row = attention[layer, head, len(read) - 1 + step]
                     best = int(np.argmax(row))
-                    r[layer, head] += (7 <= best < 10 and int(read[best]) == said[step]) / steps
+                    r[layer, head] += (7 <= best < 10 and int(read[best]) == spoken[step]) / steps
                     top = np.argsort(-row)[:3]
                     if step < (gold or 3):
                         r2[layer, head] += sum(row[i] for i in top if 7 <= i < 10) / (3 * (gold or 3))
         group = 4 // model.config.num_key_value_heads
-        for kind, found in (("R", r), ("R2", r2)):
-            expected[kind].append(found.reshape(3, -1, group).mean(axis=-1))
+        for kind, head_scores in (("R", r), ("R2", r2)):
+            expected[kind].append(head_scores.reshape(3, -1, group).mean(axis=-1))
     for kind in ("R", "R2"):
         mean = np.mean(expected[kind], axis=0)
         if mean.any():
-            found = retrieval_scores(model, needles, kind)
-            np.testing.assert_allclose(found.values, mean, atol=1e-6)
-            assert found.provenance["answered_right"] == 2
+            head_scores = retrieval_scores(model, needles, kind)
+            np.testing.assert_allclose(head_scores.values, mean, atol=1e-6)
+            assert head_scores.provenance["answered_right"] == 2
     assert np.mean(expected["R2"]) > 0, "the oracle must have something to agree with"
 
 

@@ -17,9 +17,9 @@ from cokv.profiles.lukv_curves import in_kept_order, lukv_curves
 from cokv.types import CokvError
 
 
-def oracle(model, full_attention, full_values, read, seq_len, said, per_layer) -> np.ndarray:
+def oracle(model, full_attention, full_values, read, seq_len, answer, per_layer) -> np.ndarray:
     """Importance [num_layers, num_kv_heads, seq_len], loop by loop."""
-    ids = torch.cat([read, torch.tensor(said[:-1])])
+    ids = torch.cat([read, torch.tensor(answer[:-1])])
     attention, values = full_attention(model, ids), full_values(model, ids)
     num_layers, num_heads = attention.shape[:2]
     num_kv_heads, head_dim = values.shape[1], values.shape[3]
@@ -103,9 +103,9 @@ def test_curves_are_those_of_the_full_matrices(
             ordered = [importance[place][j] for j in kept_first]
             importance[place] = [1e3] * 4 + ordered[4:]
         expected.append(shares_at_each_percent(importance))
-    found = lukv_curves(model, prompts, WindowAttention(window_size=4, kernel_size=3), per_layer=per_layer)
-    np.testing.assert_allclose(found.values, np.mean(expected, axis=0), atol=1e-9)
-    assert found.provenance["scorer"]["window_size"] == 4
+    result = lukv_curves(model, prompts, WindowAttention(window_size=4, kernel_size=3), per_layer=per_layer)
+    np.testing.assert_allclose(result.values, np.mean(expected, axis=0), atol=1e-9)
+    assert result.provenance["scorer"]["window_size"] == 4
 
 
 def test_the_window_is_every_heads_first_slots():
@@ -126,14 +126,14 @@ def test_a_method_takes_curves_of_its_own_scorer(make_model, prompt, preset):
     model = make_model()
     sizes = {"window_size": 4, "kernel_size": 3} if preset == "normalized" else {}
     method = get_method("lukv", preset, **sizes)
-    made = prefill(model, prompt(60), 4, method.observers)
+    prefilled = prefill(model, prompt(60), 4, method.observers)
     curves = lukv_curves(model, [ProfilingPrompt(prompt(60, seed=3), Stop(4))], method.scorer)
-    kept = method.select(made, 20, curves)
+    kept = method.select(prefilled, 20, curves)
     assert kept.total == 20 * 6 and np.ptp(kept.counts) > 0
 
 
 def test_an_answer_of_one_token_still_looks_back(make_model, prompt):
-    found = lukv_curves(make_model(), [ProfilingPrompt(prompt(30), Stop(1))], WindowAttention(window_size=4))
-    assert np.ptp(found.values[19]) > 0
+    result = lukv_curves(make_model(), [ProfilingPrompt(prompt(30), Stop(1))], WindowAttention(window_size=4))
+    assert np.ptp(result.values[19]) > 0
     with pytest.raises(CokvError, match="no profiling prompts"):
         lukv_curves(make_model(), [], ExpectedAttention())

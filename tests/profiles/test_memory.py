@@ -30,13 +30,13 @@ def test_looking_holds_a_few_numbers_per_token(fresh_model):
 
     def peak(observers):
         with probes.measure("cpu") as probe:
-            made = prefill(model, ids, 1, observers)
-        return probe.result["rss_peak_bytes"], made
+            peak_bytes = prefill(model, ids, 1, observers)
+        return probe.result["rss_peak_bytes"], peak_bytes
 
     plain, _ = peak([])
-    looking, made = peak(observers)
+    looking, peak_bytes = peak(observers)
     assert looking - plain < 4 * 16384**2 // 2, f"{(looking - plain) / 2**20:.0f} MiB beyond a plain prefill"
-    held = sum(t.untyped_storage().nbytes() for o in observers for t in made.layers[0].observation(o))
+    held = sum(t.untyped_storage().nbytes() for o in observers for t in peak_bytes.layers[0].observation(o))
     assert held == 4 * (2 * 4 + 2 * 4 + 2 * 16000), "two numbers per query head, twice; one per token and KV head"
 
 

@@ -50,9 +50,9 @@ def refused(data: bytes) -> str:
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_numbers_are_read_as_numpy_reads_them(dtype, order):
     array = np.asarray(np.arange(24).reshape(2, 3, 4), dtype=dtype, order=order)
-    found = parse_npy(saved(array))
-    assert found.dtype == array.dtype
-    np.testing.assert_array_equal(found, array)
+    parsed = parse_npy(saved(array))
+    assert parsed.dtype == array.dtype
+    np.testing.assert_array_equal(parsed, array)
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -63,25 +63,25 @@ def test_a_dictionary_is_read_at_every_protocol(protocol, dtype):
     if protocol == 5:  # contiguous arrays use a buffer there, which np.save never does
         value["a"] = value["again"] = np.asarray(shared)[:, ::2]
     body = pickle.dumps(value, protocol=protocol)
-    found = parse_npy(wrapped(body))
-    np.testing.assert_array_equal(found["a"], value["a"])
-    np.testing.assert_array_equal(found["again"], value["again"])
-    assert found["b"] == value["b"] and found[7] == 0.25 and isinstance(found[7], np.float64)
+    parsed = parse_npy(wrapped(body))
+    np.testing.assert_array_equal(parsed["a"], value["a"])
+    np.testing.assert_array_equal(parsed["again"], value["again"])
+    assert parsed["b"] == value["b"] and parsed[7] == 0.25 and isinstance(parsed[7], np.float64)
 
 
 def test_what_np_save_writes_is_read():
     value = {"cc_left": np.linspace(-1, 1, 257), "sampling_count": 10}
-    found = parse_npy(saved(value))
-    np.testing.assert_array_equal(found["cc_left"], value["cc_left"])
-    assert found["sampling_count"] == 10
+    parsed = parse_npy(saved(value))
+    np.testing.assert_array_equal(parsed["cc_left"], value["cc_left"])
+    assert parsed["sampling_count"] == 10
 
 
 def test_names_of_numpy_1_are_known():
     body = pickle.dumps({"a": np.arange(3.0), "b": np.float32(2)}, protocol=3).replace(b"numpy._core", b"numpy.core")
     assert b"numpy.core.multiarray" in body
-    found = parse_npy(wrapped(body))
-    np.testing.assert_array_equal(found["a"], np.arange(3.0))
-    assert found["b"] == 2
+    parsed = parse_npy(wrapped(body))
+    np.testing.assert_array_equal(parsed["a"], np.arange(3.0))
+    assert parsed["b"] == 2
 
 
 @given(
@@ -255,8 +255,8 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_before_they_grow(name):
-    said = refused(wrapped(b"\x80\x04" + BOMBS[name]))
-    assert said.endswith(" refused") or "refused, expected" in said or said.startswith("damaged pickle")
+    reason = refused(wrapped(b"\x80\x04" + BOMBS[name]))
+    assert reason.endswith(" refused") or "refused, expected" in reason or reason.startswith("damaged pickle")
 
 
 def test_a_far_memo_index_costs_nothing():
@@ -351,8 +351,8 @@ def test_the_file_is_named_and_its_size_is_bounded(tmp_path):
 
 def test_the_published_files_are_read(data_files: list[Path]):
     for path in data_files:
-        found = read_npy(path)
+        parsed = read_npy(path)
         theirs = np.load(path, allow_pickle=True).item()  # files we know
-        assert found.keys() == theirs.keys()
+        assert parsed.keys() == theirs.keys()
         for key, value in theirs.items():
-            np.testing.assert_array_equal(found[key], value)
+            np.testing.assert_array_equal(parsed[key], value)

@@ -39,9 +39,9 @@ def test_planted_heads_echo_and_induce():
 @pytest.mark.parametrize("start_ids", [(), (3, 5)])
 def test_scores_are_those_of_the_full_matrices(make_model, full_attention, heads, start_ids):
     model, period = make_model("llama", heads), 13
-    found = razor_scores(model, period, seed=4, start_ids=start_ids)
+    head_scores = razor_scores(model, period, seed=4, start_ids=start_ids)
     again = razor_scores(model, period, seed=4, start_ids=start_ids)
-    assert found == again, "a seed gives one profile"
+    assert head_scores == again, "a seed gives one profile"
 
     generator = torch.Generator().manual_seed(4)
     usable = [token for token in range(97) if token not in {0, *start_ids}]
@@ -59,10 +59,10 @@ def test_scores_are_those_of_the_full_matrices(make_model, full_attention, heads
             induced = np.mean([attention[layer, head, i, i - period + 1] for i in rows])
             echo[layer, group] = max(echo[layer, group], echoed)
             induction[layer, group] = max(induction[layer, group], induced)
-    np.testing.assert_allclose(found.provenance["echo"], echo, atol=1e-6)
-    np.testing.assert_allclose(found.provenance["induction"], induction, atol=1e-6)
-    expected = one_by_one(np.array(found.provenance["induction"]), np.array(found.provenance["echo"]))
-    np.testing.assert_allclose(found.values, expected, atol=1e-12)
+    np.testing.assert_allclose(head_scores.provenance["echo"], echo, atol=1e-6)
+    np.testing.assert_allclose(head_scores.provenance["induction"], induction, atol=1e-6)
+    expected = one_by_one(np.array(head_scores.provenance["induction"]), np.array(head_scores.provenance["echo"]))
+    np.testing.assert_allclose(head_scores.values, expected, atol=1e-12)
 
 
 def one_by_one(induction: np.ndarray, echo: np.ndarray) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_a_method_takes_the_profile(make_model, tmp_path):
     model = make_model()
     razor_scores(model, 16).save(tmp_path / "razor.safetensors")
     profile = HeadScores.load(tmp_path / "razor.safetensors")
-    made = prefill(model, torch.arange(1, 91), 8)
-    kept = get_method("razorattention", local=4).select(made, 40, profile).counts
+    prefilled = prefill(model, torch.arange(1, 91), 8)
+    kept = get_method("razorattention", local=4).select(prefilled, 40, profile).counts
     assert (kept == 90).sum() == 1, "one head of six is 15 percent"
     assert kept[np.unravel_index(profile.values.argmax(), kept.shape)] == 90

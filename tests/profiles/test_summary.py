@@ -42,14 +42,14 @@ def test_correlations_are_those_of_the_numbers(record, published):
 
     for task in ("hotpotqa", "qasper"):
         (profile,) = (p for p in record["profiles"] if p["name"] == task)
-        found = profile["between_sizes"]
-        assert found["names"] == ["32", "64", "96", "128"]
+        result = profile["between_sizes"]
+        assert result["names"] == ["32", "64", "96", "128"]
         for row, one in enumerate((32, 64, 96, 128)):
             for column, other in enumerate((32, 64, 96, 128)):
                 pair = means(task, one), means(task, other)
-                assert found["pearson"][row][column] == pytest.approx(np.corrcoef(*pair)[0, 1])
+                assert result["pearson"][row][column] == pytest.approx(np.corrcoef(*pair)[0, 1])
                 expected = np.corrcoef(ranks(pair[0]), ranks(pair[1]))[0, 1]
-                assert found["spearman"][row][column] == pytest.approx(expected)
+                assert result["spearman"][row][column] == pytest.approx(expected)
     between, names = record["between_profiles"], record["between_profiles"]["names"]
     values = [np.array(p["values"]) for p in record["profiles"]]
     row, column = names.index("hotpotqa"), names.index("qasper")
@@ -101,10 +101,10 @@ def test_profiles_of_other_shapes_are_not_compared(tmp_path):
     HeadScores(rng.normal(size=(4, 8))).save(tmp_path / "a.safetensors")
     HeadScores(rng.normal(size=(8, 4))).save(tmp_path / "b.safetensors")
     HeadScores(np.ones((4, 8))).save(tmp_path / "c.safetensors")
-    found = summarize([tmp_path], SummarySettings(alpha=2))
-    assert found["between_profiles"]["spearman"] == [[pytest.approx(1), None, None], [None, pytest.approx(1), None],
+    result = summarize([tmp_path], SummarySettings(alpha=2))
+    assert result["between_profiles"]["spearman"] == [[pytest.approx(1), None, None], [None, pytest.approx(1), None],
                                                      [None, None, None]]  # fmt: skip
-    assert [p["method"] for p in found["profiles"]] == ["CoKV", "CoKV", "HeadKV"]
+    assert [p["method"] for p in result["profiles"]] == ["CoKV", "CoKV", "HeadKV"]
     HeadScores(np.arange(32.0).reshape(4, 8), {"kind": "sliced Shapley value"}).save(tmp_path / "c.safetensors")
     assert summarize([tmp_path / "c.safetensors"])["profiles"][0]["method"] == "CoKV"
 

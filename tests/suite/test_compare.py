@@ -37,19 +37,19 @@ def text(random) -> str:
 
 
 def test_every_method_answers_or_says_why(random, text):
-    made = compare(random, text, methods_by_names("all", PARAMS), 24, 4)
-    assert [row.method.name for row in made.methods] == [name for name in METHODS if name != "full"]
+    comparison = compare(random, text, methods_by_names("all", PARAMS), 24, 4)
+    assert [row.method.name for row in comparison.methods] == [name for name in METHODS if name != "full"]
     shape = (random.shape.num_layers, random.shape.num_kv_heads)
-    assert made.full.selection == Selection.full(*shape, made.seq_len)
-    for row in made.methods:
+    assert comparison.full.selection == Selection.full(*shape, comparison.seq_len)
+    for row in comparison.methods:
         if row.infeasible:
-            assert row.selection is None and not made.same(row)
+            assert row.selection is None and not comparison.same(row)
             assert not row.method.needs_profile or "needs" in row.infeasible
         else:
-            each = made.seq_len if row.method.scorer is None else 24
+            each = comparison.seq_len if row.method.scorer is None else 24
             assert row.selection.total == each * shape[0] * shape[1]
-            assert made.same(row) == (row.answer == made.full.answer) and row.generated_tokens > 0
-    assert {row.method.name for row in made.methods if not row.infeasible} >= {"snapkv", "streamingllm", "knorm"}
+            assert comparison.same(row) == (row.answer == comparison.full.answer) and row.generated_tokens > 0
+    assert {row.method.name for row in comparison.methods if not row.infeasible} >= {"snapkv", "streamingllm", "knorm"}
 
 
 def test_a_profile_is_given_to_the_methods_that_take_it(random, text, tmp_path):
@@ -57,32 +57,32 @@ def test_a_profile_is_given_to_the_methods_that_take_it(random, text, tmp_path):
     scores = HeadScores(np.arange(shape[0] * shape[1], dtype=np.float64).reshape(shape))
     scores.save(tmp_path / "scores.safetensors")
     methods = methods_by_names("cokv,headkv_r", ["window_size=8", "kernel_size=3", "alpha=1"])
-    for given, feasible in ((f"{tmp_path}/scores.safetensors", 2), (f"cokv={tmp_path}/scores.safetensors", 1)):
-        made = compare(random, text, methods, 24, 4, profiles_of(methods, random, [given]))
-        assert sum(not row.infeasible for row in made.methods) == feasible
-        row = made.methods[0]
+    for profile_file, feasible in ((f"{tmp_path}/scores.safetensors", 2), (f"cokv={tmp_path}/scores.safetensors", 1)):
+        comparison = compare(random, text, methods, 24, 4, profiles_of(methods, random, [profile_file]))
+        assert sum(not row.infeasible for row in comparison.methods) == feasible
+        row = comparison.methods[0]
         assert not row.infeasible and row.selection.counts.argmax() == scores.values.argmax()
         assert row.profile == f"from {tmp_path}/scores.safetensors"
-        assert feasible == 2 or "--profile FILE" in made.methods[1].infeasible
+        assert feasible == 2 or "--profile FILE" in comparison.methods[1].infeasible
 
 
 def test_the_whole_budget_is_the_full_cache(random, text):
-    made = compare(random, text, methods_by_names("snapkv,knorm", PARAMS), 4096, 4)
-    assert all(made.same(row) and strip(row.selection) == BLOCKS[-1] * 48 for row in made.methods)
+    comparison = compare(random, text, methods_by_names("snapkv,knorm", PARAMS), 4096, 4)
+    assert all(comparison.same(row) and strip(row.selection) == BLOCKS[-1] * 48 for row in comparison.methods)
 
 
 def test_a_strip_shows_where_tokens_are_kept():
     mask = np.zeros((2, 2, 100), dtype=bool)
     mask[:, :, 50:] = True
     mask[0, 0, 3] = True
-    made = Selection.from_mask(torch.from_numpy(mask))
-    assert strip(made, 10) == "▁" + " " * 4 + "█" * 5
-    assert shares(made, 10)[0].tolist() == [0.1, 0, 0, 0, 0, 1, 1, 1, 1, 1]
-    assert shares(made, 1000).shape == (4, 100)
+    comparison = Selection.from_mask(torch.from_numpy(mask))
+    assert strip(comparison, 10) == "▁" + " " * 4 + "█" * 5
+    assert shares(comparison, 10)[0].tolist() == [0.1, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert shares(comparison, 1000).shape == (4, 100)
 
 
 @pytest.mark.parametrize(
-    ("names", "params", "said"),
+    ("names", "params", "message"),
     [
         ("snapvk", [], "did you mean snapkv"),
         ("snapkv,snapkv", [], "each once"),
@@ -91,8 +91,8 @@ def test_a_strip_shows_where_tokens_are_kept():
         ("snapkv", ["window_size"], "name=value"),
     ],
 )
-def test_a_wrong_choice_is_refused(names, params, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_choice_is_refused(names, params, message):
+    with pytest.raises(ValueError, match=message):
         methods_by_names(names, params)
 
 
@@ -119,9 +119,9 @@ def test_the_command_shows_and_writes(random_model, text, tmp_path, monkeypatch)
     assert {path.name for path in out.iterdir()} == {
         "compare.json", "snapkv.safetensors", "own_scorers_ValueNorm.safetensors", "kept.png", "kept.svg",
     }  # fmt: skip
-    said = json.loads((out / "compare.json").read_text())
+    message = json.loads((out / "compare.json").read_text())
     kept = Selection.load(out / "snapkv.safetensors")
-    assert said["methods"][1]["counts"] == kept.counts.tolist() and said["methods"][3]["infeasible"]
+    assert message["methods"][1]["counts"] == kept.counts.tolist() and message["methods"][3]["infeasible"]
 
 
 def called(text: str, tmp_path: Path, *arguments: object):
@@ -132,30 +132,30 @@ def called(text: str, tmp_path: Path, *arguments: object):
 
 def refused(result) -> str:
     assert result.exit_code == 2, result.output
-    said = result.stderr.strip().splitlines()[-1]
-    assert said.startswith("cokv: ") and "Traceback" not in result.output
-    return said
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("cokv: ") and "Traceback" not in result.output
+    return message
 
 
 @pytest.mark.parametrize(
-    ("names", "budget", "said"),
+    ("names", "budget", "message"),
     [
         ("cokv", 24, "cokv: cokv: needs sliced Shapley values; give them with --profile FILE or --run RUN"),
         ("snapkv", 8, "window"),
         ("cokv,headkv_r", 24, "none of the 2 methods could run; cokv: needs"),
     ],
 )
-def test_where_nothing_that_was_asked_for_ran_it_fails(random_model, text, tmp_path, names, budget, said):
+def test_where_nothing_that_was_asked_for_ran_it_fails(random_model, text, tmp_path, names, budget, message):
     arguments = ("--methods", names, "--kv-budget", budget, "--model", random_model, "--out", tmp_path / "out")
-    assert said in refused(called(text, tmp_path, *arguments))
+    assert message in refused(called(text, tmp_path, *arguments))
     assert not (tmp_path / "out").exists()
 
 
 def test_the_full_cache_counts_where_it_is_named(random, text):
-    made = compare(random, text, methods_by_names("full,cokv", PARAMS), 24, 2)
-    assert made.why_none_ran("full,cokv") == ""
+    comparison = compare(random, text, methods_by_names("full,cokv", PARAMS), 24, 2)
+    assert comparison.why_none_ran("full,cokv") == ""
     for names in ("all", "cokv"):
-        assert made.why_none_ran(names).startswith("cokv: needs")
+        assert comparison.why_none_ran(names).startswith("cokv: needs")
 
 
 @pytest.mark.parametrize("budget", ["0", "-5"])
@@ -165,7 +165,7 @@ def test_a_budget_of_nothing_is_refused(random_model, text, tmp_path, budget):
 
 
 @pytest.mark.parametrize(
-    ("names", "given", "said"),
+    ("names", "profile_file", "message"),
     [
         ("cokv", "nope=FILE", "nope is not compared; methods compared that need a profile: cokv$"),
         ("cokv,lukv", "headkv_r=FILE", "headkv_r is not compared; .* need a profile: cokv, lukv$"),
@@ -173,13 +173,13 @@ def test_a_budget_of_nothing_is_refused(random_model, text, tmp_path, budget):
         ("snapkv", "FILE", "no method needs one"),
     ],
 )
-def test_a_profile_that_no_method_takes_is_refused(random, tmp_path, names, given, said):
+def test_a_profile_that_no_method_takes_is_refused(random, tmp_path, names, profile_file, message):
     file = tmp_path / "a=b.safetensors"
     HeadScores(np.ones((2, 2))).save(file)
-    with pytest.raises(SuiteError, match=said):
-        profiles_of(methods_by_names(names, []), random, [given.replace("FILE", str(file))])
-    taken = profiles_of(methods_by_names("cokv", []), random, [str(file)])
-    assert taken["cokv"].origin == f"from {file}", "a path may hold an equals sign"
+    with pytest.raises(SuiteError, match=message):
+        profiles_of(methods_by_names(names, []), random, [profile_file.replace("FILE", str(file))])
+    taken_profiles = profiles_of(methods_by_names("cokv", []), random, [str(file)])
+    assert taken_profiles["cokv"].origin == f"from {file}", "a path may hold an equals sign"
     HeadScores(np.ones((2, 2)), {"kind": "HeadKV-R score"}).save(file)
     with pytest.raises(SuiteError, match=r"kind 'HeadKV-R score', .* takes: cokv .sliced Shapley values.$"):
         profiles_of(methods_by_names("cokv", []), random, [str(file)])
@@ -195,20 +195,20 @@ def run(experiment_file, tmp_path):
     for place, task in enumerate(("niah_single_1", "vt")):
         scores = HeadScores(np.eye(2) * (place + 1), {"kind": "sliced Shapley value", "task": task})
         scores.save(folder.path / "head_scores" / f"{task}.safetensors")
-    told = {"kind": "HeadKV-R score, mean over needles", "model": loaded.identity()}
-    HeadScores(np.arange(4.0).reshape(2, 2), told).save(folder.path / "profiles" / "headkv_r.safetensors")
+    stated = {"kind": "HeadKV-R score, mean over needles", "model": loaded.identity()}
+    HeadScores(np.arange(4.0).reshape(2, 2), stated).save(folder.path / "profiles" / "headkv_r.safetensors")
     (folder.path / "profiles" / "headkv_r2.json").write_text('{"unavailable": "no needle was found"}')
     return folder.path
 
 
 def test_profiles_of_a_run_are_used(run, random, tmp_path):
     methods = methods_by_names("cokv,headkv_r,headkv_r2,lukv,kivi_by_score,snapkv", [])
-    found = profiles_of(methods, random, [], of_run(run, None, random))
-    assert set(found) == {"cokv", "headkv_r", "headkv_r2", "lukv", "kivi_by_score"}
-    assert np.array_equal(found["cokv"].profile.values, np.eye(2) * 1.5), "the mean over tasks"
-    assert found["cokv"].origin == f"of the run {run.name}, mean over 2 tasks"
-    assert found["kivi_by_score"] == found["cokv"] and found["headkv_r"].origin == f"of the run {run.name}"
-    assert "no needle was found" in found["headkv_r2"] and "none of the run" in found["lukv"]
+    usable = profiles_of(methods, random, [], of_run(run, None, random))
+    assert set(usable) == {"cokv", "headkv_r", "headkv_r2", "lukv", "kivi_by_score"}
+    assert np.array_equal(usable["cokv"].profile.values, np.eye(2) * 1.5), "the mean over tasks"
+    assert usable["cokv"].origin == f"of the run {run.name}, mean over 2 tasks"
+    assert usable["kivi_by_score"] == usable["cokv"] and usable["headkv_r"].origin == f"of the run {run.name}"
+    assert "no needle was found" in usable["headkv_r2"] and "none of the run" in usable["lukv"]
     of_task = profiles_of(methods, random, [], of_run(run, "vt", random))["cokv"]
     assert of_task.origin.endswith("task vt") and np.array_equal(of_task.profile.values, np.eye(2) * 2)
     own = tmp_path / "own.safetensors"
@@ -240,22 +240,24 @@ def test_the_embedded_model_ships_its_profiles():
     """Of today's weights: after another training they are made again by suite/profiles/shipped.py."""
     loaded = load_model()
     methods = [method for method in methods_by_names("all", []) if method.needs_profile]
-    found = profiles_of(methods, loaded, [], shipped(loaded))
-    assert {name for name, given in found.items() if isinstance(given, str)} == set()
+    usable = profiles_of(methods, loaded, [], shipped(loaded))
+    assert {name for name, profile_file in usable.items() if isinstance(profile_file, str)} == set()
     for method in methods:
-        profile = found[method.name].profile
+        profile = usable[method.name].profile
         assert profile.provenance["kind"].startswith(method.profile_kinds)
         assert profile.provenance["model"]["digest"] == loaded.digest
         profile.require_shape(loaded.shape.num_layers, loaded.shape.num_kv_heads)
-    assert "mean over" in found["cokv"].origin and found["lukv"].origin.endswith("made for window_size=8")
+    assert "mean over" in usable["cokv"].origin and usable["lukv"].origin.endswith("made for window_size=8")
     other = replace(loaded, digest="0" * 16)
-    assert all("another model" in said for said in profiles_of(methods, other, [], shipped(other)).values())
+    assert all("another model" in message for message in profiles_of(methods, other, [], shipped(other)).values())
     assert shipped(replace(loaded, name="other")) is None
 
 
 def test_the_mean_counts_every_task_the_same():
-    told = {"model": {"digest": "d"}}
-    mean = mean_over_tasks({"a": HeadScores(np.full((1, 2), 1.0), told), "b": HeadScores(np.full((1, 2), 3.0), told)})
+    stated = {"model": {"digest": "d"}}
+    mean = mean_over_tasks(
+        {"a": HeadScores(np.full((1, 2), 1.0), stated), "b": HeadScores(np.full((1, 2), 3.0), stated)}
+    )
     assert mean.values.tolist() == [[2.0, 2.0]] and mean.provenance["tasks"] == ["a", "b"]
     assert mean.provenance["kind"] == "sliced Shapley value, mean over tasks"
 
@@ -266,8 +268,8 @@ def test_mistakes_are_named_before_the_model_answers(random_model, text, tmp_pat
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         assert "file is a file; name a folder" in refused(called(text, tmp_path, *known, "--out", out))
     assert (tmp_path / "file").read_text() == "mine"
-    said = refused(called(text * 9, tmp_path, *known))
-    assert "with 24 of an answer" in said and "1024 positions; shorten the prompt" in said
+    message = refused(called(text * 9, tmp_path, *known))
+    assert "with 24 of an answer" in message and "1024 positions; shorten the prompt" in message
     with pytest.raises(SuiteError, match="is a folder"):
         read_prompt(tmp_path)
     (tmp_path / "bytes").write_bytes("déjà vu".encode("cp1252"))
@@ -276,15 +278,15 @@ def test_mistakes_are_named_before_the_model_answers(random_model, text, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("kivi2", "in 2 bits"), ("kivi_by_score", "in 3 bits on average, more where heads score best"),
         ("think", "keys without 40% of their channels"), ("arkvale", "in pages of 32 in CPU memory"), ("snapkv", ""),
     ],
 )  # fmt: skip
-def test_what_is_stored_otherwise_says_how(name, said):
+def test_what_is_stored_otherwise_says_how(name, message):
     (method,) = methods_by_names(name, [])
-    assert stored_as(method).startswith(said) and bool(stored_as(method)) == bool(said)
+    assert stored_as(method).startswith(message) and bool(stored_as(method)) == bool(message)
 
 
 def test_check_method_ends_with_1_where_a_check_fails(monkeypatch):

@@ -23,8 +23,8 @@ def run(tmp_path) -> Path:
     for name in PER_MODEL:
         (folder / "profiles" / f"{name}.safetensors").write_bytes((SHIPPED / f"{name}.safetensors").read_bytes())
     for place, task in enumerate(("vt", "cwe")):
-        told = {"kind": "sliced Shapley value", "task": task, "model": loaded.identity()}
-        HeadScores(np.full((4, 4), float(place)), told).save(folder / "head_scores" / f"{task}.safetensors")
+        stated = {"kind": "sliced Shapley value", "task": task, "model": loaded.identity()}
+        HeadScores(np.full((4, 4), float(place)), stated).save(folder / "head_scores" / f"{task}.safetensors")
     return folder
 
 
@@ -39,15 +39,15 @@ def test_they_are_copies_and_a_mean(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("gone", "said"),
+    ("gone", "message"),
     [
         ("done.json", "no finished run"),
         ("profiles/headkv_r.safetensors", "has no headkv_r;"),
         ("spec.json", "spec.json"),
     ],
 )
-def test_a_run_that_lacks_something_writes_nothing(run, tmp_path, capsys, gone, said):
+def test_a_run_that_lacks_something_writes_nothing(run, tmp_path, capsys, gone, message):
     (run / gone).unlink()
-    assert main([str(run)], tmp_path / "out") == 2 and said in capsys.readouterr().err
+    assert main([str(run)], tmp_path / "out") == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main([]) == 2 and "usage" in capsys.readouterr().err

@@ -26,12 +26,12 @@ def arguments(experiment_file, tmp_path) -> list[str]:
 @pytest.fixture
 def folder(experiment_file, tmp_path):
     """The run's folder with head scores of both tasks, as a run makes them."""
-    found, _ = open_run(read_experiment(experiment_file), tmp_path / "runs")
-    found.open()
+    run, _ = open_run(read_experiment(experiment_file), tmp_path / "runs")
+    run.open()
     for place, task in enumerate(("niah_single_1", "vt")):
         values = np.random.default_rng(place).normal(size=(2, 2))
-        HeadScores(values, {"task": task}).save(found.path / "head_scores" / f"{task}.safetensors")
-    return found
+        HeadScores(values, {"task": task}).save(run.path / "head_scores" / f"{task}.safetensors")
+    return run
 
 
 def test_curves_of_all_tasks_and_of_one_again(folder, arguments, capsys):
@@ -60,8 +60,8 @@ def test_curves_of_all_tasks_and_of_one_again(folder, arguments, capsys):
 
 def test_what_is_recorded_is_not_evaluated_again(folder, arguments, monkeypatch):
     """As after a kill between the last coalition and the record of the curves."""
-    asked = ["masking", *arguments, "--task", "vt", "--samples", "2"]
-    assert main(asked) == 0
+    command = ["masking", *arguments, "--task", "vt", "--samples", "2"]
+    assert main(command) == 0
     first = folder.read("masking.json")
     (folder.path / "masking.json").unlink()
 
@@ -69,10 +69,10 @@ def test_what_is_recorded_is_not_evaluated_again(folder, arguments, monkeypatch)
         raise AssertionError("evaluated again")
 
     monkeypatch.setattr("suite.heads.masking_and_transfer.game_of", fail)
-    assert main(asked) == 0
+    assert main(command) == 0
     assert folder.read("masking.json") == first
     with pytest.raises(AssertionError, match="evaluated again"):
-        main([*asked[:-1], "1"])
+        main([*command[:-1], "1"])
 
 
 def test_scores_of_a_file(folder, arguments, tmp_path):
@@ -81,8 +81,8 @@ def test_scores_of_a_file(folder, arguments, tmp_path):
     heads = tmp_path / "heads.json"
     heads.write_text(json.dumps({f"{layer}-{head}": [layer + head] for layer in range(2) for head in range(4)}))
     for file in (own, heads):
-        asked = ["--task", "vt", "--samples", "1", "--counts", "0,2", "--scores", str(file)]
-        assert main(["masking", *arguments, *asked]) == 0
+        command = ["--task", "vt", "--samples", "1", "--counts", "0,2", "--scores", str(file)]
+        assert main(["masking", *arguments, *command]) == 0
     assert [c["scores"] for c in folder.read("masking.json")["curves"]] == ["heads", "own"]
 
 
@@ -100,22 +100,22 @@ def test_the_transfer_matrix(folder, arguments, capsys):
 
 
 def test_answered_samples_are_not_answered_again(folder, arguments, monkeypatch):
-    asked = ["transfer", *arguments, "--samples", "2", "--kv-budget", "32"]
-    assert main(asked) == 0
+    command = ["transfer", *arguments, "--samples", "2", "--kv-budget", "32"]
+    assert main(command) == 0
     first = folder.read("transfer.json")
     (folder.path / "transfer.json").unlink()
     lines = (folder.path / "transfer.jsonl").read_bytes().splitlines(keepends=True)
     (folder.path / "transfer.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])  # as a kill leaves it
     calls = []
 
-    def counted(*given):
-        calls.append(given)
-        return answers(*given)
+    def counted(*evaluated):
+        calls.append(evaluated)
+        return answers(*evaluated)
 
     monkeypatch.setattr("suite.heads.masking_and_transfer.answers", counted)
-    assert main(asked) == 0
+    assert main(command) == 0
     assert folder.read("transfer.json") == first and len(calls) == 2
-    assert main([*asked[:-1], "24"]) == 0
+    assert main([*command[:-1], "24"]) == 0
     assert len(calls) == 6, "another budget is another question"
 
 
@@ -136,7 +136,7 @@ def test_a_mistake_is_one_line_and_leaves_no_record(folder, arguments, wrong, ca
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (["masking", "--counts", "0,99"], "from 0 to 4"),
         (["masking", "--counts", ""], "whole numbers"),
@@ -148,9 +148,9 @@ def test_a_mistake_is_one_line_and_leaves_no_record(folder, arguments, wrong, ca
         (["transfer"], "run `cokv reproduce`"),
     ],
 )
-def test_a_mistake_is_told_before_there_is_a_run_folder(arguments, tmp_path, wrong, said, capsys):
+def test_a_mistake_is_told_before_there_is_a_run_folder(arguments, tmp_path, wrong, message, capsys):
     assert main([wrong[0], *arguments, *wrong[1:]]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

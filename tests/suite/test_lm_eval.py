@@ -192,19 +192,19 @@ def test_an_answer_stops_at_its_stop_text(tasks):
 
 def test_a_method_takes_its_profile_from_a_file(tasks, tmp_path):
     line = json.loads((tasks / "data.jsonl").read_text().splitlines()[0])
-    asked = {"method": "cokv", "kv_budget": 64, "window_size": 8}
+    model_args = {"method": "cokv", "kv_budget": 64, "window_size": 8}
     with pytest.raises(CokvError, match="needs sliced Shapley values"):
-        cokv_lm(**asked)._compressed([5] * 100)
+        cokv_lm(**model_args)._compressed([5] * 100)
     shape = cokv_lm().loaded.shape
     scores = HeadScores(np.arange(shape.num_layers * shape.num_kv_heads, dtype=float).reshape(shape.num_layers, -1))
     scores.save(tmp_path / "scores.safetensors")
-    lm = cokv_lm(**asked, profile=str(tmp_path / "scores.safetensors"))
+    lm = cokv_lm(**model_args, profile=str(tmp_path / "scores.safetensors"))
     _, row = lm._compressed(lm.tok_encode(line["prompt"]))
     assert row.selection.counts.argmax() == scores.values.argmax() and lm.get_model_info()["cokv"]["profile"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"method": "snapvk", "kv_budget": 64}, "did you mean snapkv"),
         ({"method": "snapkv"}, "without kv_budget"),
@@ -213,8 +213,8 @@ def test_a_method_takes_its_profile_from_a_file(tasks, tmp_path):
         ({"batch_size": 8}, "batch_size is 8"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments, said):
-    with pytest.raises(CokvError, match=said):
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(CokvError, match=message):
         cokv_lm(**arguments)
 
 

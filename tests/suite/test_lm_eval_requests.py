@@ -26,7 +26,7 @@ def test_the_default_length_and_one_stop_text_or_many():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"do_sample": True}, "greedily"),
         ({"temperature": 0.8}, "greedily"),
@@ -35,8 +35,8 @@ def test_the_default_length_and_one_stop_text_or_many():
         ({"until": [3]}, "expected texts"),
     ],
 )
-def test_what_greedy_decoding_cannot_honour_is_refused(options, said):
-    with pytest.raises(CokvError, match=said):
+def test_what_greedy_decoding_cannot_honour_is_refused(options, message):
+    with pytest.raises(CokvError, match=message):
         generation_options(options, 16)
 
 

@@ -24,8 +24,8 @@ def scores(values=None) -> HeadScores:
     return HeadScores(np.arange(float(N)).reshape(3, 4) if values is None else np.array(values).reshape(3, 4))
 
 
-def line(found: dict, cut: str) -> list[float]:
-    return [p["score"] for p in found["points"] if p["cut"] == cut]
+def line(curve: dict, cut: str) -> list[float]:
+    return [p["score"] for p in curve["points"] if p["cut"] == cut]
 
 
 def test_a_cut_masks_k_heads_exactly_and_official_one_more_from_the_top():
@@ -63,9 +63,9 @@ def test_official_cuts_are_the_released_masks_ties_included(values):
 
 
 def test_ties_are_cut_in_order_and_never_twice():
-    made = cuts(np.zeros(N), MaskingSpec(draws=1))
+    cut_sets = cuts(np.zeros(N), MaskingSpec(draws=1))
     for k in (1, 5, 11):
-        top, bottom = (next(c.masked for c in made if (c.kind, c.heads) == (kind, k)) for kind in ("top", "bottom"))
+        top, bottom = (next(c.masked for c in cut_sets if (c.kind, c.heads) == (kind, k)) for kind in ("top", "bottom"))
         assert top[:k].all() and top.sum() == k
         assert bottom[N - k :].all() and bottom.sum() == k
 
@@ -82,17 +82,17 @@ def test_random_orders_are_nested_and_seeded():
 
 
 def test_curves_of_an_additive_game_are_its_sums():
-    found = curves(scores(), additive, MaskingSpec(draws=4))
+    curve = curves(scores(), additive, MaskingSpec(draws=4))
     worth = 100 * np.arange(N) / np.arange(N).sum()
-    np.testing.assert_allclose(line(found, "top"), [worth[: N - k].sum() for k in range(N + 1)])
-    np.testing.assert_allclose(line(found, "bottom"), [worth[k:].sum() for k in range(N + 1)])
-    assert found["full"]["score"] == pytest.approx(100)
-    assert line(found, "random")[0] == pytest.approx(100) and line(found, "random")[-1] == pytest.approx(0)
-    areas = {cut: area["score"] for cut, area in found["areas"].items()}
-    assert areas["top"] == pytest.approx(np.trapezoid(line(found, "top")) / N)
+    np.testing.assert_allclose(line(curve, "top"), [worth[: N - k].sum() for k in range(N + 1)])
+    np.testing.assert_allclose(line(curve, "bottom"), [worth[k:].sum() for k in range(N + 1)])
+    assert curve["full"]["score"] == pytest.approx(100)
+    assert line(curve, "random")[0] == pytest.approx(100) and line(curve, "random")[-1] == pytest.approx(0)
+    areas = {cut: area["score"] for cut, area in curve["areas"].items()}
+    assert areas["top"] == pytest.approx(np.trapezoid(line(curve, "top")) / N)
     assert areas["top"] < areas["random"] < areas["bottom"]
-    assert found["separation"]["score"] == pytest.approx(areas["bottom"] - areas["top"])
-    assert found["separation"]["low"] == pytest.approx(found["separation"]["high"])  # all samples alike
+    assert curve["separation"]["score"] == pytest.approx(areas["bottom"] - areas["top"])
+    assert curve["separation"]["low"] == pytest.approx(curve["separation"]["high"])  # all samples alike
 
 
 def test_a_ranking_turned_round_separates_the_other_way():
@@ -102,37 +102,37 @@ def test_a_ranking_turned_round_separates_the_other_way():
 
 
 def test_each_coalition_is_evaluated_once():
-    asked = []
+    evaluated = []
 
     def evaluate(coalitions):
-        asked.extend(row.tobytes() for row in coalitions)
+        evaluated.extend(row.tobytes() for row in coalitions)
         return additive(coalitions)
 
-    found = curves(scores(), evaluate, MaskingSpec(draws=5))
-    assert len(asked) == len(set(asked)) == found["evaluations"]
-    assert found["evaluations"] <= 1 + 7 * (N - 1) + 1  # none and all masked are shared by every curve
+    curve = curves(scores(), evaluate, MaskingSpec(draws=5))
+    assert len(evaluated) == len(set(evaluated)) == curve["evaluations"]
+    assert curve["evaluations"] <= 1 + 7 * (N - 1) + 1  # none and all masked are shared by every curve
 
 
 def test_intervals_are_those_of_a_bootstrap_over_samples_and_cover_the_mean():
     def noisy(coalitions):
         return additive(coalitions, samples=40, noise=0.2)
 
-    found = curves(scores(), noisy, MaskingSpec(counts=(0, 3, 6, 12)))
+    curve = curves(scores(), noisy, MaskingSpec(counts=(0, 3, 6, 12)))
     sample = 100 * noisy(np.array([[True] * (N - 3) + [False] * 3]))[0]
-    point = next(p for p in found["points"] if (p["cut"], p["heads"]) == ("top", 3))
+    point = next(p for p in curve["points"] if (p["cut"], p["heads"]) == ("top", 3))
     assert point["score"] == pytest.approx(sample.mean())
     spread = 1.96 * sample.std() / np.sqrt(sample.size)
     assert point["low"] == pytest.approx(sample.mean() - spread, abs=spread / 4)
     assert point["high"] == pytest.approx(sample.mean() + spread, abs=spread / 4)
-    for row in (*found["points"], found["full"], *found["areas"].values(), found["separation"]):
+    for row in (*curve["points"], curve["full"], *curve["areas"].values(), curve["separation"]):
         assert row["low"] <= row["score"] <= row["high"]
-    json.dumps(found, allow_nan=False)
-    assert found == curves(scores(), noisy, MaskingSpec(counts=(12, 6, 3, 0, 3)))
+    json.dumps(curve, allow_nan=False)
+    assert curve == curves(scores(), noisy, MaskingSpec(counts=(12, 6, 3, 0, 3)))
 
 
 def test_one_sample_has_no_interval_and_one_count_no_area():
-    found = curves(scores(), lambda c: additive(c, samples=1), MaskingSpec(counts=(3,)))
-    assert "areas" not in found and all("low" not in p for p in found["points"])
+    curve = curves(scores(), lambda c: additive(c, samples=1), MaskingSpec(counts=(3,)))
+    assert "areas" not in curve and all("low" not in p for p in curve["points"])
 
 
 def test_large_models_get_a_thinned_curve():

@@ -29,30 +29,30 @@ else:
 @pytest.fixture
 def hub(random_model):
     """(address, paths asked for) of a server that has the random model under one revision."""
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, body: bool) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             name = self.path.rsplit("/", 1)[-1]
             file = random_model / name
             content = b"{}"
             if "/tree/" in self.path:  # folders of chat templates: none
-                found = False
+                exists = False
             elif self.path.startswith(f"/api/models/{REPO}"):
                 listing = [{"rfilename": f.name} for f in random_model.iterdir()]
-                content, found = json.dumps({"id": REPO, "sha": REVISION, "siblings": listing}).encode(), True
-            elif found := f"/{REPO}/resolve/{REVISION}/" in self.path and file.is_file():
+                content, exists = json.dumps({"id": REPO, "sha": REVISION, "siblings": listing}).encode(), True
+            elif exists := f"/{REPO}/resolve/{REVISION}/" in self.path and file.is_file():
                 content = file.read_bytes()
-            self.send_response(200 if found else 404)
-            if found:
+            self.send_response(200 if exists else 404)
+            if exists:
                 self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
                 self.send_header("X-Repo-Commit", REVISION)
             else:
                 self.send_header("X-Error-Code", "EntryNotFound" if REVISION in self.path else "RevisionNotFound")
-            self.send_header("Content-Length", str(len(content) if found else 0))
+            self.send_header("Content-Length", str(len(content) if exists else 0))
             self.end_headers()
-            if body and found:
+            if body and exists:
                 self.wfile.write(content)
 
         def do_HEAD(self) -> None:
@@ -66,7 +66,7 @@ def hub(random_model):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requested
     server.shutdown()
     server.server_close()
 
@@ -90,14 +90,14 @@ def load(address: str, revision: str, cache: Path) -> dict[str, object]:
 
 
 def test_a_model_is_fetched_at_its_pinned_commit_and_no_other(hub, tmp_path):
-    address, asked = hub
-    told = load(address, REVISION, tmp_path)
-    assert told["players"] == 4 and told["revision"] == REVISION and REVISION in str(told["digest"])
-    files = [path for path in asked if "/resolve/" in path]
+    address, requested = hub
+    message = load(address, REVISION, tmp_path)
+    assert message["players"] == 4 and message["revision"] == REVISION and REVISION in str(message["digest"])
+    files = [path for path in requested if "/resolve/" in path]
     assert files and all(REVISION in path for path in files)
     assert not any(path.endswith((".bin", ".py", ".pkl")) for path in files)
 
 
 def test_a_revision_the_hub_lacks_is_one_clear_line(hub, tmp_path):
-    told = load(hub[0], "f" * 40, tmp_path)
-    assert "\n" not in str(told["refused"]) and REPO in str(told["refused"])
+    message = load(hub[0], "f" * 40, tmp_path)
+    assert "\n" not in str(message["refused"]) and REPO in str(message["refused"])

@@ -29,8 +29,10 @@ def test_it_runs_beside_the_others(own_experiment, tmp_path):
     assert [m.params for m in experiment.methods] == [{}, {"window_size": 8}, {"recent": 2}]
     folder = run_experiment(experiment, tmp_path / "runs")
     records = [json.loads(line) for line in (folder.path / "predictions.jsonl").read_text().splitlines()]
-    mine = [r for r in records if r["method"] == OWN]
-    assert {r["kv_budget"] for r in mine} == {16, 32} and all(r["kept_tokens"] == r["kv_budget"] * 4 for r in mine)
+    own_records = [r for r in records if r["method"] == OWN]
+    assert {r["kv_budget"] for r in own_records} == {16, 32} and all(
+        r["kept_tokens"] == r["kv_budget"] * 4 for r in own_records
+    )
     spec = json.loads((folder.path / "spec.json").read_text())
     assert "own_scorers.py, sha256 " in json.dumps(spec)
     assert spec["about"]["titles"] == {"full": "Full", "snapkv": "SnapKV", OWN: "ValueNorm"}

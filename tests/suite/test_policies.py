@@ -73,12 +73,12 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
 
 def test_rules_that_must_know_the_tokens_are_told_them_while_timed(random_model) -> None:
     loaded, method = load_model(str(random_model)), get_method("fastgen")
-    made = prefill(loaded.model, sample().context_ids, *prefill_requirements([method]), loaded.tokenizer)
-    selection = method.select(made, 64)
+    prefilled = prefill(loaded.model, sample().context_ids, *prefill_requirements([method]), loaded.tokenizer)
+    selection = method.select(prefilled, 64)
     assert selection.total == 4 * 64 and selection.counts.max() < TOKENS, "no head should grow here"
     policy = method.bound_policy(64, TOKENS, loaded.shape.num_layers, loaded.shape.num_kv_heads)
-    cache = RaggedCache.of(made, [selection] * 2, [policy] * 2)
-    _generate(loaded, cache, int(made.first_logits.argmax()), TOKENS, 2, 9)
+    cache = RaggedCache.of(prefilled, [selection] * 2, [policy] * 2)
+    _generate(loaded, cache, int(prefilled.first_logits.argmax()), TOKENS, 2, 9)
     assert cache.stored_tokens == 2 * selection.total
 
 

@@ -42,9 +42,9 @@ def ssv(game_file: Path, runs: Path, *options: object) -> Path:
 
 def refused(result) -> str:
     assert result.exit_code == 2, result.output
-    said = result.stderr.strip().splitlines()[-1]
-    assert said.startswith("cokv: ") and "Traceback" not in result.output
-    return said
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("cokv: ") and "Traceback" not in result.output
+    return message
 
 
 def digest(folder: Path) -> str:
@@ -142,8 +142,8 @@ def test_two_machines_merged_are_read_as_longer_halves(game_file, tmp_path):
     with Ledger(out, create=False) as ledger:
         assert scores.provenance["evaluations"] == len(ledger.games()[0])
     other = ssv(game_file, tmp_path / "other", "--first-token", "compressed")
-    said = refused(call("merge", tmp_path / "new.sqlite", folders[0] / "game.sqlite", other / "game.sqlite"))
-    assert "first_token" in said and not (tmp_path / "new.sqlite").exists()
+    message = refused(call("merge", tmp_path / "new.sqlite", folders[0] / "game.sqlite", other / "game.sqlite"))
+    assert "first_token" in message and not (tmp_path / "new.sqlite").exists()
 
 
 def test_a_ledger_is_aggregated_again_without_a_model(game_file, tmp_path):
@@ -154,8 +154,8 @@ def test_a_ledger_is_aggregated_again_without_a_model(game_file, tmp_path):
     assert call("aggregate", ledger, "--slice-sizes", "4", "--out", one).exit_code == 0
     with Ledger(ledger, create=False) as opened:
         (game,) = opened.games()
-        found = from_record(game)
-        merged = merge_plans(found.halves)
+        game_plan = from_record(game)
+        merged = merge_plans(game_plan.halves)
         utilities = game.utilities(merged.coalitions).mean(axis=1)
         direct = SlicedShapley((3, 4), 12, "official").aggregate(merged, utilities)
     assert np.array_equal(HeadScores.load(official).values.reshape(-1), direct.values)
@@ -224,8 +224,8 @@ def test_what_is_no_profile_is_refused(tmp_path):
     assert "is a folder" in refused(call("show", tmp_path))
     assert "no such file" in refused(call("compare", tmp_path / "none"))
     (tmp_path / "text").write_text("scores")
-    said = refused(call("show", tmp_path / "text"))
-    assert "text is neither" in said and "damaged" not in said and ".tsv" in said
+    message = refused(call("show", tmp_path / "text"))
+    assert "text is neither" in message and "damaged" not in message and ".tsv" in message
     (tmp_path / "torn.safetensors").write_bytes(b"\x40")
     assert "damaged" in refused(call("show", tmp_path / "torn.safetensors"))
     with sqlite3.connect(tmp_path / "db") as connection:

@@ -62,13 +62,13 @@ def game(tmp_path):
 
 
 def test_every_distinct_coalition_is_evaluated_once(game):
-    toy, made = Toy(), game()
+    toy, recorded_game = Toy(), game()
     twice = np.concatenate([COALITIONS[:9], COALITIONS])
-    assert record(made, twice, InProcess(), toy) == 40
+    assert record(recorded_game, twice, InProcess(), toy) == 40
     flat = [row for batch in toy.batches for row in batch]
     assert len(flat) == len(set(flat)) == 40
     assert [len(batch) for batch in toy.batches] == [16, 16, 8]
-    assert record(made, twice, InProcess(), toy) == 40 and len(toy.batches) == 3
+    assert record(recorded_game, twice, InProcess(), toy) == 40 and len(toy.batches) == 3
 
 
 @pytest.mark.parametrize("kept", [(0,), (1,), (0, 2), (0, 1, 2), ()])
@@ -86,28 +86,28 @@ def test_a_coalition_meets_the_same_others_whatever_is_recorded(game, kept):
 
 
 def test_a_longer_plan_adds_only_what_is_missing(game):
-    toy, made = Toy(), game()
-    record(made, COALITIONS[:21], InProcess(), toy)
-    record(made, COALITIONS, InProcess(), toy)
+    toy, recorded_game = Toy(), game()
+    record(recorded_game, COALITIONS[:21], InProcess(), toy)
+    record(recorded_game, COALITIONS, InProcess(), toy)
     flat = [row for batch in toy.batches for row in batch]
-    assert len(flat) == len(set(flat)) == 40 and len(made) == 40
+    assert len(flat) == len(set(flat)) == 40 and len(recorded_game) == 40
 
 
 def test_the_watch_sees_every_prefix_and_stops_there(game):
     for pool in (InProcess(), Backwards()):
-        seen: list[int] = []
-        made = game()
+        prefixes: list[int] = []
+        recorded_game = game()
 
-        def watch(there, seen=seen):
-            seen.append(there)
+        def watch(there, prefixes=prefixes):
+            prefixes.append(there)
             return there >= 32
 
-        assert record(made, COALITIONS, pool, Toy(), watch) == 32
-        assert seen == [16, 32]
-        seen.clear()  # the same command again stops at the same place, and evaluates nothing
+        assert record(recorded_game, COALITIONS, pool, Toy(), watch) == 32
+        assert prefixes == [16, 32]
+        prefixes.clear()  # the same command again stops at the same place, and evaluates nothing
         toy = Toy()
-        assert record(made, COALITIONS, pool, toy, watch) == 32
-        assert seen == [16, 32] and not toy.batches
+        assert record(recorded_game, COALITIONS, pool, toy, watch) == 32
+        assert prefixes == [16, 32] and not toy.batches
 
 
 def test_stopping_ends_the_pool(game):

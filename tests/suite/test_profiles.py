@@ -46,5 +46,5 @@ def test_a_hostile_file_is_one_line(tmp_path, capsys):
 
     np.save(tmp_path / "cc_x_2.npy", {"a": Canary()})
     assert main([str(tmp_path / "cc_x_2.npy")]) == 2
-    found = capsys.readouterr()
-    assert "builtins.exec' is refused" in found.err and "ran" not in found.out
+    captured = capsys.readouterr()
+    assert "builtins.exec' is refused" in captured.err and "ran" not in captured.out

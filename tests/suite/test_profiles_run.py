@@ -58,14 +58,14 @@ def experiment(tmp_path, random_model):
 @pytest.fixture
 def called(monkeypatch) -> list[str]:
     """Names of the profiles that are computed."""
-    made: list[str] = []
+    built: list[str] = []
 
     def counted(name):
         original = PROFILERS[name]
-        return lambda *args: made.append(name) or original(*args)
+        return lambda *args: built.append(name) or original(*args)
 
     monkeypatch.setattr(profiles_run, "PROFILERS", {name: counted(name) for name in PROFILERS})
-    return made
+    return built
 
 
 def test_each_profile_is_computed_once_and_found_again(experiment, tmp_path, called):
@@ -147,16 +147,16 @@ ruler = {{preset = "mini", length = 160, samples = 1, tasks = ["vt"]}}
 
 
 @pytest.mark.parametrize(
-    ("key", "made", "message"),
+    ("key", "built", "message"),
     [
         ("lukv", lambda: HeadScores(np.ones((2, 2)), {"kind": "HeadKV-R score"}), "is of kind 'HeadKV-R score'"),
         ("headkv_r", lambda: HeadScores(np.ones((3, 2)), {"kind": "HeadKV-R score"}), "use scores computed on this"),
         ("headkv_r", None, "cannot be read"),
     ],
 )
-def test_a_wrong_file_ends_the_run_before_any_work(experiment, tmp_path, called, key, made, message):
-    if made is not None:
-        made().save(tmp_path / "wrong.safetensors")
+def test_a_wrong_file_ends_the_run_before_any_work(experiment, tmp_path, called, key, built, message):
+    if built is not None:
+        built().save(tmp_path / "wrong.safetensors")
     with pytest.raises((SuiteError, CokvError), match=message) as error:
         run_experiment(experiment(f'{key} = "{tmp_path}/wrong.safetensors"'), tmp_path / "runs")
     assert "\n" not in str(error.value)
@@ -188,12 +188,12 @@ def test_needles_stand_where_they_are_said_to(experiment, random_model):
     loaded = load_model(str(random_model))
     spec = experiment()
     for needle in needle_prompts(spec, loaded):
-        said = loaded.tokenizer.decode(needle.prompt.input_ids[needle.start : needle.end].tolist()).strip()
-        assert said.isalnum() and len(said) >= 4
-        assert needle.right(loaded.tokenizer.encode(f" {said}.", add_special_tokens=False))
+        needle_text = loaded.tokenizer.decode(needle.prompt.input_ids[needle.start : needle.end].tolist()).strip()
+        assert needle_text.isalnum() and len(needle_text) >= 4
+        assert needle.right(loaded.tokenizer.encode(f" {needle_text}.", add_special_tokens=False))
         assert not needle.right(loaded.tokenizer.encode(" nothing.", add_special_tokens=False))
         text = loaded.tokenizer.decode(needle.prompt.input_ids.tolist())
-        assert text.count(said) == 1
+        assert text.count(needle_text) == 1
     for answered in passkey_prompts(spec, loaded, 384):
         assert 0 < answered.input_ids.numel() - answered.start < 64 and answered.input_ids.numel() <= 390
 

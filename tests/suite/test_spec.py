@@ -45,7 +45,7 @@ def test_limit_bounds_the_samples(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('"snapkv"', '"snapkw"', "snapkv"),
         ('"niah_single_1"', '"niah_singel_1"', "niah_single_1"),
@@ -64,11 +64,11 @@ def test_limit_bounds_the_samples(tmp_path):
         ('name = "tiny"', 'name = "tiny', "TOML"),
     ],
 )
-def test_a_mistake_is_named(tmp_path, old, new, said):
+def test_a_mistake_is_named(tmp_path, old, new, message):
     path = written(tmp_path, GOOD.replace(old, new, 1))
     with pytest.raises(SuiteError) as caught:
         read_experiment(path)
-    assert said in str(caught.value) and str(path) in str(caught.value)
+    assert message in str(caught.value) and str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -83,7 +83,7 @@ MEASURE = "\n[measure]\nkv_budget = 16\nprompt_tokens = 64\n"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('name = "tiny"', "name = 2026-01-01", "date"),
         (METHODS, 'methods = [{name = ["snapkv"]}]', "methods.0.name"),
@@ -99,10 +99,10 @@ MEASURE = "\n[measure]\nkv_budget = 16\nprompt_tokens = 64\n"
         ("[ruler]", MEASURE.replace("16", "64") + "[ruler]", "below prompt_tokens"),
     ],
 )
-def test_nothing_is_dropped_in_silence(tmp_path, old, new, said):
+def test_nothing_is_dropped_in_silence(tmp_path, old, new, message):
     with pytest.raises(SuiteError) as caught:
         read_experiment(written(tmp_path, GOOD.replace(old, new, 1)))
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_defaults_that_are_no_table_are_refused(tmp_path):

@@ -14,14 +14,14 @@ TASKS = ("a", "b")
 def made_up(samples: int = 30, seed: int = 0) -> dict[str, list[dict[str, float]]]:
     """SYNTHETIC answers: own scores beat the other task's by 10 on every sample, exactly."""
     rng = np.random.default_rng(seed)
-    found = {}
+    cells = {}
     for target in TASKS:
         ease = rng.uniform(0, 60, samples)
-        found[target] = [
+        cells[target] = [
             {**{source: e + (20 if source == target else 10) for source in TASKS}, UNIFORM: e, FULL: e + 30}
             for e in ease
         ]
-    return found
+    return cells
 
 
 def cell(record, source, target):
@@ -29,12 +29,12 @@ def cell(record, source, target):
 
 
 def test_cells_are_means_and_differences_are_paired():
-    found = made_up()
-    record = matrix(found, TASKS, seed=0)
+    cells = made_up()
+    record = matrix(cells, TASKS, seed=0)
     for source in TASKS:
         for target in TASKS:
             one = cell(record, source, target)
-            sample = [answer[source] for answer in found[target]]
+            sample = [answer[source] for answer in cells[target]]
             assert one["score"] == pytest.approx(np.mean(sample))
             assert one["low"] < one["score"] < one["high"] and one["samples"] == 30
             gain = 20 if source == target else 10  # the same samples: what differs is no chance
@@ -42,7 +42,7 @@ def test_cells_are_means_and_differences_are_paired():
             if source != target:
                 assert one["to_own"] == pytest.approx({"score": -10, "low": -10, "high": -10})
     json.dumps(record, allow_nan=False)
-    assert record == matrix(found, TASKS, seed=0)
+    assert record == matrix(cells, TASKS, seed=0)
 
 
 def test_averages_are_over_tasks_with_own_scores():

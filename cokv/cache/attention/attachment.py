@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cokv.cache.attention.interface import attention
-from cokv.cache.compat import ATTENTION_FUNCTIONS, register_attention
+from cokv.cache.compat import ATTENTION_FUNCTIONS, CACHE_NAMES, register_attention
 from cokv.model.shape import model_shape
 from cokv.types import CokvError
 
@@ -152,7 +152,7 @@ def _text_part(model: PreTrainedModel) -> Any:
         model_shape(model.config)
     except CokvError as error:
         raise CokvError(f"{name}: {error}") from None
-    if model._is_stateful or "past_key_values" not in inspect.signature(model.forward).parameters:
+    if model._is_stateful or not any(name in inspect.signature(model.forward).parameters for name in CACHE_NAMES):
         raise CokvError(f"{name} keeps a state that is no KV cache; expected a decoder with attention layers")
     decoder = model.get_decoder()
     text: Any = decoder if isinstance(decoder, PreTrainedModel) else model.base_model
@@ -192,7 +192,7 @@ def _registered(base: str, model: PreTrainedModel) -> str:
 
 
 def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    cache = kwargs.get("past_key_values")
+    cache = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
     if cache is None:
         cache = next((argument for argument in args if hasattr(argument, "forward_begins")), None)
     return cache if hasattr(cache, "forward_begins") else None

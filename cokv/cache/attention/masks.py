@@ -14,7 +14,7 @@ from cokv.types import CokvError
 AT_ONCE = 1 << 24  # mask entries that are compared at a time
 
 
-def _seen(mask: torch.Tensor) -> torch.Tensor:
+def _visible(mask: torch.Tensor) -> torch.Tensor:
     return mask if mask.dtype == torch.bool else mask == 0
 
 
@@ -24,7 +24,7 @@ def prompt_starts(mask: torch.Tensor | None, rows: int, seq_len: int) -> torch.T
         return torch.zeros(rows, dtype=torch.int64)
     if mask.ndim == 4 and mask.shape[1] != 1:
         raise CokvError("it makes an attention mask of its own for each head; expected a causal mask for all heads")
-    visible = (mask != 0 if mask.ndim == 2 else _seen(mask[:, 0, -1])).expand(rows, -1)
+    visible = (mask != 0 if mask.ndim == 2 else _visible(mask[:, 0, -1])).expand(rows, -1)
     starts = visible.int().argmax(-1)
     if bool((visible.sum(-1) != seq_len - starts).any()):
         raise CokvError(
@@ -55,7 +55,7 @@ def check_plain(mask: torch.Tensor | None, starts: torch.Tensor, t: int, n: int)
     wrong = torch.zeros(rows, dtype=torch.bool, device=mask.device)
     block = max(AT_ONCE // max(rows * mask.shape[1] * n, 1), 1)
     for first in range(0, t, block):
-        part = _seen(mask[:, :, first : first + block])
+        part = _visible(mask[:, :, first : first + block])
         causal = columns <= torch.arange(n - t + first, n - t + first + part.shape[2], device=mask.device)[:, None]
         wrong |= ((part != causal) & prompt).flatten(1).any(1)
     if bool(wrong.any()):

@@ -38,7 +38,7 @@ class HostPages:
         if width > self.index.shape[1]:
             more = max(width, self.index.shape[1] * 5 // 4) - self.index.shape[1]
             self.index = torch.nn.functional.pad(self.index, (0, more), value=-1)
-        places, capacity = free_places(self._taken(), len(self.pool), len(pages))
+        places, capacity = free_places(self._occupied(), len(self.pool), len(pages))
         if capacity > len(self.pool):
             old, self.pool = self.pool, self._memory(capacity)
             self.pool[: len(old)] = old
@@ -68,12 +68,12 @@ class HostPages:
         """Segment i becomes old segment segments[i], which may be taken twice: pages are shared."""
         self.index = self.index[segments.cpu()]
 
-    def _taken(self) -> torch.Tensor:
+    def _occupied(self) -> torch.Tensor:
         return self.index[self.index >= 0]
 
     def row_bytes(self, heads: int) -> list[int]:
         """Of each row of `heads` segments: its pages (of a shared page its part), and of all else an even part."""
-        shared_by = torch.bincount(self._taken(), minlength=len(self.pool))
+        shared_by = torch.bincount(self._occupied(), minlength=len(self.pool))
         page = nbytes(self.pool) // max(len(self.pool), 1)
         shares = torch.where(self.index >= 0, 1 / shared_by.double()[self.index.clamp(min=0)], 0).sum(1)
         rows = (shares.view(-1, heads).sum(1) * page).round().long().tolist()

@@ -36,7 +36,7 @@ POLICIES: list[Policy] = [
 ]
 
 
-class Asked(TorchDispatchMode):
+class WaitsForDevice(TorchDispatchMode):
     """Names of the operations whose result, or its shape, the host must have before it can go on."""
 
     def __init__(self) -> None:
@@ -63,8 +63,8 @@ class Asked(TorchDispatchMode):
 
 
 @contextmanager
-def asked() -> Iterator[list[str]]:
-    mode, tolist = Asked(), torch.Tensor.tolist
+def operations_that_wait() -> Iterator[list[str]]:
+    mode, tolist = WaitsForDevice(), torch.Tensor.tolist
     with pytest.MonkeyPatch.context() as patch, mode:
         patch.setattr(torch.Tensor, "tolist", lambda tensor: mode.names.append("tolist") or tolist(tensor))
         yield mode.names
@@ -72,9 +72,9 @@ def asked() -> Iterator[list[str]]:
 
 def filled(model: PreTrainedModel, ids: torch.Tensor, policies: list[Policy]) -> RaggedLayer:
     observers = [observer for policy in policies for observer in getattr(policy, "observers", ())]
-    made = prefill(model, ids, 17, observers)
+    prefilled = prefill(model, ids, 17, observers)
     last = Selection.from_mask((torch.arange(SEQ_LEN) >= SEQ_LEN - 18).expand(2, HEADS, -1))
-    return RaggedCache.of(made, [last] * len(policies), policies, slack=2 * STEPS).ragged_layers[0]
+    return RaggedCache.of(prefilled, [last] * len(policies), policies, slack=2 * STEPS).ragged_layers[0]
 
 
 def read(layer: RaggedLayer, rows: int, t: int, seed: int) -> torch.Tensor:
@@ -97,13 +97,13 @@ def test_a_step_asks_for_nothing_and_changes_nothing(
     monkeypatch.setattr("cokv.cache.storage.plain.NO_WAITING", ())
     layer = filled(model, ids, policies)
     got = [read(layer, rows, 1, 0)]  # the first may lay the storage out again
-    with asked() as names:
+    with operations_that_wait() as names:
         got += [read(layer, rows, 1, seed) for seed in range(1, STEPS - 1)]
     assert names == []
     got += [read(layer, rows, 1, seed) for seed in range(STEPS - 1, 2 * STEPS)]
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
     monkeypatch.undo()
-    with asked() as names:
+    with operations_that_wait() as names:
         read(asking, rows, 1, 0)
     assert names, "where asking costs nothing, lengths are asked for"
 

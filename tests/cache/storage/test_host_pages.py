@@ -13,13 +13,13 @@ from cokv.cache.storage.places import free_places
 DIM = 4
 
 
-@given(capacity=st.integers(0, 30), taken=st.sets(st.integers(0, 29)), count=st.integers(0, 30))
-def test_free_places_are_the_lowest_that_nobody_has(capacity: int, taken: set[int], count: int) -> None:
-    taken = {place for place in taken if place < capacity}
-    places, needed = free_places(torch.tensor(sorted(taken), dtype=torch.int64), capacity, count)
-    assert places.tolist() == [place for place in range(100) if place not in taken][:count]
-    fits = capacity - len(taken) >= count
-    assert needed == capacity if fits else needed >= max(capacity + capacity // 4, len(taken) + count)
+@given(capacity=st.integers(0, 30), occupied=st.sets(st.integers(0, 29)), count=st.integers(0, 30))
+def test_free_places_are_the_lowest_that_nobody_has(capacity: int, occupied: set[int], count: int) -> None:
+    occupied = {place for place in occupied if place < capacity}
+    places, needed = free_places(torch.tensor(sorted(occupied), dtype=torch.int64), capacity, count)
+    assert places.tolist() == [place for place in range(100) if place not in occupied][:count]
+    fits = capacity - len(occupied) >= count
+    assert needed == capacity if fits else needed >= max(capacity + capacity // 4, len(occupied) + count)
 
 
 def test_pages_pass_a_buffer_smaller_than_what_is_asked_for() -> None:
@@ -40,10 +40,10 @@ def test_on_cuda_pages_and_the_buffer_are_pinned_and_stay_where_they_are() -> No
     host = HostPages(pages, torch.tensor([7, 0, 4], device="cuda"))
     assert host.buffer is not None and host.pool.is_pinned() and host.buffer.is_pinned()
     where = host.pool.data_ptr(), host.buffer.data_ptr()
-    asked = torch.tensor([2, 0, 0, 2, 0], device="cuda"), torch.tensor([3, 6, 0, 0, 2], device="cuda")
+    wanted_pages = torch.tensor([2, 0, 0, 2, 0], device="cuda"), torch.tensor([3, 6, 0, 0, 2], device="cuda")
     host.put(torch.tensor([1], device="cuda"), torch.tensor([0], device="cuda"), pages[:1] + 1)
     for _ in range(3):
-        assert torch.equal(host.get(*asked), pages[[10, 6, 0, 7, 2]])
+        assert torch.equal(host.get(*wanted_pages), pages[[10, 6, 0, 7, 2]])
     host.select(torch.tensor([1, 2], device="cuda"))
     assert torch.equal(
         host.get(*(torch.tensor(one, device="cuda") for one in ([1, 0], [3, 0]))),

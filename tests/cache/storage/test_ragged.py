@@ -72,15 +72,15 @@ def test_segments_hold_what_was_appended_and_no_slack_beyond_their_cap(
         assert moves <= 1 + 6 // slack, "storage that is as large as it will be was moved"
 
 
-def read(model: PreTrainedModel, cache: RaggedCache, made: Prefill, rows: int, steps: int) -> list[int]:
+def read(model: PreTrainedModel, cache: RaggedCache, prefilled: Prefill, rows: int, steps: int) -> list[int]:
     """How large the cache is after every token."""
-    found = []
+    stored = []
     with ragged_attention(model), torch.no_grad():
         for i in range(steps):
-            where = torch.tensor([[made.seq_len + i]])
+            where = torch.tensor([[prefilled.seq_len + i]])
             model(input_ids=torch.full((rows, 1), 5), past_key_values=cache, position_ids=where)
-            found.append(cache.storage_bytes)
-    return found
+            stored.append(cache.storage_bytes)
+    return stored
 
 
 @pytest.mark.parametrize(("policy", "beside"), [(EvictOldest(LIMIT), 0), (H2OEviction(LIMIT), 1)])
@@ -89,24 +89,24 @@ def test_heads_that_stay_at_their_size_take_no_more(
 ) -> None:
     """H2OEviction's need a slot for the token that is being read, and notes."""
     model = make_model()
-    made = prefill(model, prompt(SEQ_LEN), observers=getattr(policy, "observers", ()))
+    prefilled = prefill(model, prompt(SEQ_LEN), observers=getattr(policy, "observers", ()))
     newest = torch.arange(SEQ_LEN - LIMIT, SEQ_LEN)
     selection = Selection.from_heads([[newest, newest]] * 3, SEQ_LEN)
-    cache = RaggedCache.of(made, [selection] * 2, [policy] * 2)
-    sizes = read(model, cache, made, 2, 100)
+    cache = RaggedCache.of(prefilled, [selection] * 2, [policy] * 2)
+    sizes = read(model, cache, prefilled, 2, 100)
     stores: list[Any] = [layer.parts[0][1] for layer in cache.ragged_layers]
     notes = sum(w.segment_bytes() * len(w.segments) for store in stores for w in store.evictors)
-    assert set(sizes) == {12 * (LIMIT + beside) * made.token_bytes + notes}
-    assert [held.slack_bytes for held in cache.held()] == [6 * beside * made.token_bytes] * 2
+    assert set(sizes) == {12 * (LIMIT + beside) * prefilled.token_bytes + notes}
+    assert [held.slack_bytes for held in cache.held()] == [6 * beside * prefilled.token_bytes] * 2
 
 
 def test_beside_rows_that_grow_they_have_no_slack_either(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model()
-    made = prefill(model, prompt(SEQ_LEN))
+    prefilled = prefill(model, prompt(SEQ_LEN))
     newest = torch.arange(SEQ_LEN - LIMIT, SEQ_LEN)
     few = Selection.from_heads([[newest, newest]] * 3, SEQ_LEN)
-    cache = RaggedCache.of(made, [few, Selection.full(3, 2, SEQ_LEN)], [EvictOldest(LIMIT), Grow()], slack=4)
-    read(model, cache, made, 2, 50)
+    cache = RaggedCache.of(prefilled, [few, Selection.full(3, 2, SEQ_LEN)], [EvictOldest(LIMIT), Grow()], slack=4)
+    read(model, cache, prefilled, 2, 50)
     stores: list[Any] = [layer.parts[0][1] for layer in cache.ragged_layers]
     for store in (part.store for part in stores):
         assert store.lengths.tolist() == [LIMIT] * 2 + [SEQ_LEN + 50] * 2
@@ -116,7 +116,7 @@ def test_beside_rows_that_grow_they_have_no_slack_either(make_model: MakeModel, 
 
 def test_a_prompt_far_below_the_limit_is_not_given_all_of_it_at_once(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model()
-    made = prefill(model, prompt(5))
-    cache = RaggedCache.of(made, [Selection.full(3, 2, 5)], [EvictOldest(20)], slack=4)
-    sizes = [size // (6 * made.token_bytes) for size in read(model, cache, made, 1, 40)]
+    prefilled = prefill(model, prompt(5))
+    cache = RaggedCache.of(prefilled, [Selection.full(3, 2, 5)], [EvictOldest(20)], slack=4)
+    sizes = [size // (6 * prefilled.token_bytes) for size in read(model, cache, prefilled, 1, 40)]
     assert sizes[0] == 9 and sizes == sorted(sizes) and set(sizes[15:]) == {20}

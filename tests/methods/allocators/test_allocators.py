@@ -17,14 +17,14 @@ from cokv.types import CokvError, HeadScores
 
 def layers(num_layers, num_kv_heads, seq_len, window, seed=0, ties=False):
     generator = torch.Generator().manual_seed(seed)
-    made = []
+    scored_layers = []
     for _ in range(num_layers):
         scores = torch.rand(num_kv_heads, seq_len, generator=generator)
         if ties:
             scores = (scores * 4).floor()
         scores[:, seq_len - window :] = torch.inf
-        made.append(scores)
-    return made
+        scored_layers.append(scores)
+    return scored_layers
 
 
 def profile(num_layers, num_kv_heads, seed=0):
@@ -82,14 +82,14 @@ def test_released_rounding_stays_inside_the_prompt_and_above_the_window(allocato
     window, num_layers = min(window, seq_len), max(num_layers, 2)
     heads = num_layers * num_kv_heads
     total = heads * (window + round(fill * (seq_len - window)))
-    made = layers(num_layers, num_kv_heads, seq_len, window, seed, ties)
-    budgets = allocator.budgets(made, total, seq_len, window, profile(num_layers, num_kv_heads, seed))
+    scored_layers = layers(num_layers, num_kv_heads, seq_len, window, seed, ties)
+    budgets = allocator.budgets(scored_layers, total, seq_len, window, profile(num_layers, num_kv_heads, seed))
     assert budgets.values.min() >= window and budgets.values.max() <= seq_len
 
 
 def test_uniform_gives_the_remainder_to_the_first_heads():
-    made = layers(2, 3, 50, 4)
-    assert Uniform().budgets(made, 62, 50, 4).values.tolist() == [[11, 11, 10], [10, 10, 10]]
+    scored_layers = layers(2, 3, 50, 4)
+    assert Uniform().budgets(scored_layers, 62, 50, 4).values.tolist() == [[11, 11, 10], [10, 10, 10]]
 
 
 # Pyramid
@@ -124,9 +124,9 @@ def test_a_pyramid_of_one_layer_is_uniform():
 
 def test_the_released_pyramid_overspends_as_the_paper_code_does():
     num_layers, num_kv_heads, window, seq_len, kv_budget = 32, 8, 8, 5000, 128
-    made = layers(num_layers, num_kv_heads, seq_len, window)
+    scored_layers = layers(num_layers, num_kv_heads, seq_len, window)
     total = kv_budget * num_layers * num_kv_heads
-    budgets = Pyramid(exact=False).budgets(made, total, seq_len, window)
+    budgets = Pyramid(exact=False).budgets(scored_layers, total, seq_len, window)
     low = 120 // 20
     high = 240 - low
     expected = [high - layer * ((high - low) // 31) + window for layer in range(num_layers)]
@@ -155,11 +155,11 @@ def ada_written_out(scores, mean, alpha, window):
     ("num_kv_heads", "seq_len", "window", "kv_budget"), [(4, 61, 8, 20), (1, 33, 4, 12), (3, 40, 5, 39)]
 )
 def test_ada_counts_the_best_tokens_of_each_layer(num_kv_heads, seq_len, window, kv_budget, alpha, ties):
-    made = layers(3, num_kv_heads, seq_len, window, seed=5, ties=ties)
-    budgets = Ada(floor_alpha=alpha).budgets(made, kv_budget * 3 * num_kv_heads, seq_len, window)
-    released = Ada(floor_alpha=alpha, exact=False).budgets(made, kv_budget * 3 * num_kv_heads, seq_len, window)
+    scored_layers = layers(3, num_kv_heads, seq_len, window, seed=5, ties=ties)
+    budgets = Ada(floor_alpha=alpha).budgets(scored_layers, kv_budget * 3 * num_kv_heads, seq_len, window)
+    released = Ada(floor_alpha=alpha, exact=False).budgets(scored_layers, kv_budget * 3 * num_kv_heads, seq_len, window)
     mean = kv_budget - window
-    for layer, scores in enumerate(made):
+    for layer, scores in enumerate(scored_layers):
         shares, counts = ada_written_out(scores, mean, alpha, window)
         assert np.abs(budgets.values[layer] - shares).max() < 1
         assert budgets.values[layer].sum() == kv_budget * num_kv_heads, "each layer spends the same total"
@@ -168,10 +168,10 @@ def test_ada_counts_the_best_tokens_of_each_layer(num_kv_heads, seq_len, window,
 
 
 def test_ada_follows_a_head_that_holds_all_the_mass():
-    made = layers(1, 4, 100, 8)
-    made[0][2, :92] += 10
-    assert Ada(floor_alpha=0.0).budgets(made, 4 * 20, 100, 8).values.tolist() == [[8, 8, 56, 8]]
-    assert Ada(floor_alpha=1.0).budgets(made, 4 * 20, 100, 8).values.tolist() == [[20, 20, 20, 20]]
+    scored_layers = layers(1, 4, 100, 8)
+    scored_layers[0][2, :92] += 10
+    assert Ada(floor_alpha=0.0).budgets(scored_layers, 4 * 20, 100, 8).values.tolist() == [[8, 8, 56, 8]]
+    assert Ada(floor_alpha=1.0).budgets(scored_layers, 4 * 20, 100, 8).values.tolist() == [[20, 20, 20, 20]]
 
 
 # CoKV
@@ -189,15 +189,15 @@ def cokv_written_out(head_scores, extra, alpha):
 @pytest.mark.parametrize("alpha", [1, 2, 5, 15])
 def test_cokv_shares_what_is_beyond_the_window_by_score(alpha, normalization):
     num_layers, num_kv_heads, seq_len, window, kv_budget = 4, 4, 4000, 8, 64
-    made, scores = layers(num_layers, num_kv_heads, seq_len, window), profile(4, 4, seed=2)
+    scored_layers, scores = layers(num_layers, num_kv_heads, seq_len, window), profile(4, 4, seed=2)
     allocator = CoKV(alpha=alpha, normalization=normalization)
-    budgets = allocator.budgets(made, kv_budget * 16, seq_len, window, scores)
+    budgets = allocator.budgets(scored_layers, kv_budget * 16, seq_len, window, scores)
     shares = cokv_written_out(scores.values, (kv_budget - window) * 16, alpha)
     assert np.abs(budgets.values - window - shares).max() < 1
     lowest = np.argsort(scores.values, axis=None)[:alpha]
     assert (budgets.values.reshape(-1)[lowest] == window).all(), "the alpha lowest keep their window and nothing else"
     released = CoKV(alpha=alpha, normalization=normalization, exact=False)
-    leaked = released.budgets(made, kv_budget * 16, seq_len, window, scores)
+    leaked = released.budgets(scored_layers, kv_budget * 16, seq_len, window, scores)
     np.testing.assert_allclose(leaked.values, np.floor(shares + 1e-9) + window)
     assert leaked.total < budgets.total or alpha == 15, "flooring leaks unless one head takes all"
 
@@ -205,33 +205,33 @@ def test_cokv_shares_what_is_beyond_the_window_by_score(alpha, normalization):
 @given(st.integers(0, 10_000), st.integers(1, 12))
 def test_both_normalizations_give_the_same_budgets(seed, alpha):
     """The paper's divisor is the same for every head, so it cancels."""
-    made, scores = layers(3, 4, 90, 8), profile(3, 4, seed)
+    scored_layers, scores = layers(3, 4, 90, 8), profile(3, 4, seed)
     shift, min_max = (
-        CoKV(alpha=alpha, normalization=n).budgets(made, 40 * 12, 90, 8, scores) for n in ("shift", "min_max")
+        CoKV(alpha=alpha, normalization=n).budgets(scored_layers, 40 * 12, 90, 8, scores) for n in ("shift", "min_max")
     )
     assert np.abs(shift.values - min_max.values).max() <= 1 and shift.total == min_max.total
 
 
 @given(st.floats(-5, 5), st.floats(0.01, 100), st.integers(0, 1000))
 def test_cokv_sees_neither_the_zero_nor_the_unit_of_the_scores(offset, scale, seed):
-    made, scores = layers(3, 4, 90, 8), profile(3, 4, seed)
+    scored_layers, scores = layers(3, 4, 90, 8), profile(3, 4, seed)
     moved = HeadScores(scores.values * scale + offset)
-    first, second = (CoKV().budgets(made, 40 * 12, 90, 8, given_scores) for given_scores in (scores, moved))
+    first, second = (CoKV().budgets(scored_layers, 40 * 12, 90, 8, given_scores) for given_scores in (scores, moved))
     assert np.abs(first.values - second.values).max() <= 1
 
 
 def test_scores_that_tell_no_heads_apart_give_equal_budgets():
-    made = layers(2, 3, 90, 8)
+    scored_layers = layers(2, 3, 90, 8)
     for values in (np.full((2, 3), 0.25), np.zeros((2, 3))):
-        assert (CoKV().budgets(made, 6 * 30, 90, 8, HeadScores(values)).values == 30).all()
+        assert (CoKV().budgets(scored_layers, 6 * 30, 90, 8, HeadScores(values)).values == 30).all()
         with pytest.raises(CokvError, match="divides by zero"):
-            CoKV(exact=False).budgets(made, 6 * 30, 90, 8, HeadScores(values))
+            CoKV(exact=False).budgets(scored_layers, 6 * 30, 90, 8, HeadScores(values))
 
 
 def test_what_the_prompt_cannot_hold_goes_to_the_other_scored_heads_first():
-    made = layers(1, 4, 50, 8)
+    scored_layers = layers(1, 4, 50, 8)
     scores = HeadScores(np.array([[0.0, 1.0, 2.0, 30.0]]))
-    assert CoKV(alpha=1).budgets(made, 4 * 30, 50, 8, scores).values.tolist() == [[8, 23, 39, 50]]
+    assert CoKV(alpha=1).budgets(scored_layers, 4 * 30, 50, 8, scores).values.tolist() == [[8, 23, 39, 50]]
 
 
 def test_alpha_scales_with_the_model_unless_it_is_given():
@@ -244,11 +244,11 @@ def test_alpha_scales_with_the_model_unless_it_is_given():
 
 
 def test_cokv_needs_scores_of_this_model():
-    made = layers(2, 3, 90, 8)
+    scored_layers = layers(2, 3, 90, 8)
     with pytest.raises(CokvError, match="profile="):
-        CoKV().budgets(made, 200, 90, 8, None)
+        CoKV().budgets(scored_layers, 200, 90, 8, None)
     with pytest.raises(CokvError, match=r"\[3, 2\]"):
-        CoKV().budgets(made, 200, 90, 8, profile(3, 2))
+        CoKV().budgets(scored_layers, 200, 90, 8, profile(3, 2))
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,12 @@ def chosen(measured, threshold):
 def test_heads_take_what_the_largest_affordable_threshold_asks(num_layers, num_kv_heads, seq_len, fill, seed, ties):
     measured = policies(num_layers, num_kv_heads, seq_len, seed, ties)
     heads = num_layers * num_kv_heads
-    total, made = round(fill * heads * seq_len), blank(num_layers, num_kv_heads, seq_len)
+    total, scored_layers = round(fill * heads * seq_len), blank(num_layers, num_kv_heads, seq_len)
     if measured[:, :, 0, 0].sum() > total:
         with pytest.raises(CokvError, match=f"special tokens alone need .* the total is {total}"):
-            FastGenAllocator().budgets(made, total, seq_len, 0, measured)
+            FastGenAllocator().budgets(scored_layers, total, seq_len, 0, measured)
         return
-    values = FastGenAllocator().budgets(made, total, seq_len, 0, measured).values.reshape(-1)
+    values = FastGenAllocator().budgets(scored_layers, total, seq_len, 0, measured).values.reshape(-1)
     assert values.sum() == min(total, heads * seq_len) and values.max() <= seq_len
     thresholds = sorted({-1.0, *measured[:, :, 1, :4].reshape(-1).tolist(), 2.0})
     affordable = [t for t in thresholds if chosen(measured, t).sum() <= total]

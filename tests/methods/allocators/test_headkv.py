@@ -41,19 +41,19 @@ def budgets(allocator: HeadKV, values: np.ndarray, kv_budget: int, seq_len: int,
 )
 @settings(deadline=None)
 def test_totals_are_exact_and_a_higher_score_never_gets_less(values, beta, reserved, extra, seq_len):
-    found = budgets(HeadKV(beta), values, reserved + extra, seq_len, reserved)
-    assert found.sum() == (reserved + extra) * values.size
-    assert found.min() >= reserved and found.max() <= seq_len
+    allocated = budgets(HeadKV(beta), values, reserved + extra, seq_len, reserved)
+    assert allocated.sum() == (reserved + extra) * values.size
+    assert allocated.min() >= reserved and allocated.max() <= seq_len
     order = np.argsort(values, axis=None, kind="stable")
-    ranked, scores = found.ravel()[order], values.ravel()[order]
+    ranked, scores = allocated.ravel()[order], values.ravel()[order]
     assert (np.diff(ranked)[np.diff(scores) > 1e-6 * max(scores[-1], 1e-300)] >= -1).all()
 
 
 def test_the_formula_of_the_paper():
     scores = np.array([[1.0, 3.0], [0.0, 4.0]])
-    found = budgets(HeadKV(beta=2), scores, kv_budget=108, seq_len=10_000, reserved=8)
+    allocated = budgets(HeadKV(beta=2), scores, kv_budget=108, seq_len=10_000, reserved=8)
     # B = 100: 50 to each, and 200 by the shares 1/8, 3/8, 0, 4/8
-    np.testing.assert_array_equal(found, [[8 + 50 + 25, 8 + 50 + 75], [8 + 50, 8 + 50 + 100]])
+    np.testing.assert_array_equal(allocated, [[8 + 50 + 25, 8 + 50 + 75], [8 + 50, 8 + 50 + 100]])
 
 
 def test_beta_goes_from_all_by_score_to_evenly():

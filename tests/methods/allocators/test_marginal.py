@@ -207,8 +207,8 @@ def test_lukv_between_two_lines_by_hand():
     first = np.concatenate([low, np.linspace(0.1, 0.2, 11)[1:], np.linspace(0.2, 1, 71)[1:-1]])
     second = np.concatenate([high, np.linspace(0.3, 0.4, 11)[1:], np.linspace(0.4, 1, 71)[1:-1]])
     curves = RatioCurves(np.stack([first, second], axis=1)[:, None])
-    found = LUKV().budgets(blank(1, 2, 40), 20, 40, 0, curves)
-    assert found.values.tolist() == [[6, 14]]
+    allocated = LUKV().budgets(blank(1, 2, 40), 20, 40, 0, curves)
+    assert allocated.values.tolist() == [[6, 14]]
 
 
 def test_lukv_without_curves_of_this_model_says_so():

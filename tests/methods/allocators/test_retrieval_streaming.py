@@ -43,12 +43,12 @@ def test_as_many_heads_as_fit_are_whole(num_layers, num_kv_heads, seq_len, sinks
     heads, least = num_layers * num_kv_heads, min(sinks + local, seq_len)
     total, scores = round(fill * heads * seq_len), gates(num_layers, num_kv_heads, seed, ties)
     allocator = RetrievalStreaming(local=local)
-    made = blank(num_layers, num_kv_heads, seq_len)
+    scored_layers = blank(num_layers, num_kv_heads, seq_len)
     if total < heads * least:
         with pytest.raises(CokvError, match=f"need {heads * least} KV slots, the total is {total}"):
-            allocator.budgets(made, total, seq_len, min(sinks, seq_len), scores)
+            allocator.budgets(scored_layers, total, seq_len, min(sinks, seq_len), scores)
         return
-    values = allocator.budgets(made, total, seq_len, min(sinks, seq_len), scores).values.reshape(-1)
+    values = allocator.budgets(scored_layers, total, seq_len, min(sinks, seq_len), scores).values.reshape(-1)
     assert values.sum() == min(total, heads * seq_len)
     count = most_retrieval_heads(heads, total, seq_len, least)
     order = sorted(range(heads), key=lambda i: (-scores.values.reshape(-1)[i], i))

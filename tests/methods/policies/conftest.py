@@ -48,11 +48,11 @@ def simulate(
         def row(t: int, held: list[set[int]]) -> np.ndarray:
             weights = np.zeros((num_heads, t + 1))
             for head in range(num_heads):
-                seen = sorted(held[head // group])
-                logits = np.array([q[head, t] @ k[head // group, j] for j in seen]) * kwargs["scaling"]
+                attended = sorted(held[head // group])
+                logits = np.array([q[head, t] @ k[head // group, j] for j in attended]) * kwargs["scaling"]
                 shares = np.exp(logits - logits.max())
-                weights[head, seen] = shares / shares.sum()
-                out[head, t] = weights[head, seen] @ v[head // group, seen]
+                weights[head, attended] = shares / shares.sum()
+                out[head, t] = weights[head, attended] @ v[head // group, attended]
             return weights
 
         everything = [row(t, [set(range(t + 1)) for _ in kept[layer]]) for t in range(n)]

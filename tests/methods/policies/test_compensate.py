@@ -45,19 +45,19 @@ def test_one_slot_counts_for_all_that_is_gone(tokens: int, share: float, sinks: 
     (held,) = rows.held()
     assert held.slots == sum(map(len, kept)), "the slot is the head's own"
     lost = 0 < len(some) < tokens
-    mine = some.tolist()
+    kept_of_head = some.tolist()
     if lost:
-        mine.pop(min(sinks, len(mine) - 1))
-    size = len(mine)
+        kept_of_head.pop(min(sinks, len(kept_of_head) - 1))
+    size = len(kept_of_head)
     for step in range(steps):
         now = slice(tokens + step, tokens + step + 1)
         got = rows.attend(queries[None, :, step : step + 1], keys[None, :, now], values[None, :, now], 0.5)
         if lost:
-            if len(mine) >= max(size, 1):
-                mine.pop(min(sinks, max(size, 1) - 1))
-            mine.append(tokens + step)
+            if len(kept_of_head) >= max(size, 1):
+                kept_of_head.pop(min(sinks, max(size, 1) - 1))
+            kept_of_head.append(tokens + step)
         for head in range(2):
-            here = mine if head == 0 and lost else [*kept[head].tolist(), *range(tokens, tokens + step + 1)]
+            here = kept_of_head if head == 0 and lost else [*kept[head].tolist(), *range(tokens, tokens + step + 1)]
             gone = sorted(set(range(tokens + step + 1)) - set(here)) if head == 0 and lost else []
             k, v = (part[head].double().numpy() for part in (keys, values))
             for q_head in range(head * GROUP_SIZE, (head + 1) * GROUP_SIZE):
@@ -69,19 +69,19 @@ def test_one_slot_counts_for_all_that_is_gone(tokens: int, share: float, sinks: 
                     parts.append(v[gone].mean(0))
                 expected = sum(w * p for w, p in zip(weights, parts, strict=True)) / sum(weights)
                 np.testing.assert_allclose(got[0, q_head, 0].numpy(), expected, rtol=0, atol=2e-5)
-    after = len(mine) + 1 if lost else len(some) + steps
+    after = len(kept_of_head) + 1 if lost else len(some) + steps
     assert rows.held()[0].slots == after + tokens + steps
 
 
 def test_heads_that_lost_tokens_stay_at_their_size(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids = make_model(), prompt(40)
-    made = prefill(model, ids)
+    prefilled = prefill(model, ids)
     ends = torch.cat([torch.arange(4), torch.arange(32, 40)])
     selection = Selection.from_heads([[ends, torch.arange(40)]] * 3, 40)
     rows = [Row(selection, policy) for policy in (Compensate(4), EvictOldestWhereEvicted(None, 4))] + [Row(selection)]
-    razor, duo, grown = decode(model, made, rows, Stop(16))
+    razor, duo, grown = decode(model, prefilled, rows, Stop(16))
     assert razor.kept_tokens == duo.kept_tokens == grown.kept_tokens == 3 * 52
-    assert duo.kept_bytes == 3 * 52 * made.token_bytes
+    assert duo.kept_bytes == 3 * 52 * prefilled.token_bytes
     assert razor.kept_bytes == duo.kept_bytes + 3 * 4, "the count of what the token stands for"
     assert len({tuple(answer.tokens) for answer in (razor, duo, grown)}) == 3, "three rules that answer alike"
 

@@ -101,15 +101,15 @@ SETS: dict[str, Any] = {"h2o": H2OSets, "scissorhands": ScissorhandsSets, "tova"
 
 def positions(cache: RaggedCache, row: int = 0) -> list[list[set[int]]]:
     """What the notes say each head of a row holds, [layer][kv_head]."""
-    found = []
+    per_head = []
     for layer in cache.ragged_layers:
         ((_, part),) = layer.parts
         (columns,) = [w for w in part.evictors if isinstance(w, AttentionEvictor)]
         heads = [{p for p in notes.tolist() if p >= 0} for notes in columns.positions]
         lengths = part.store.lengths[columns.segments].tolist()
         assert [len(head) for head in heads] == lengths, "notes and storage disagree"
-        found.append(heads[row * part.heads : (row + 1) * part.heads])
-    return found
+        per_head.append(heads[row * part.heads : (row + 1) * part.heads])
+    return per_head
 
 
 def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position: int) -> torch.Tensor:
@@ -125,8 +125,8 @@ def test_positions_and_logits_are_those_of_explicit_sets(
     make_model: MakeModel, prompt: Prompt, simulated: Callable[..., Any], name: str, heads: str
 ) -> None:
     model, ids, after = make_model("llama", heads, num_hidden_layers=2), prompt(SEQ_LEN), prompt(STEPS, seed=1)
-    made = prefill(model, ids, HISTORY + 1, RULES[name].observers)
-    made_kv = made.shape.num_kv_heads
+    prefilled = prefill(model, ids, HISTORY + 1, RULES[name].observers)
+    made_kv = prefilled.shape.num_kv_heads
     mask = torch.zeros(2, made_kv, SEQ_LEN, dtype=torch.bool)
     generator = torch.Generator().manual_seed(3)
     for layer in range(2):  # any tokens, and fewer than the limit, so that the heads fill up first
@@ -136,7 +136,7 @@ def test_positions_and_logits_are_those_of_explicit_sets(
     selection = Selection.from_mask(mask)
     kept = [[set(selection.head(i, h).tolist()) for h in range(made_kv)] for i in range(2)]
     logits, sets = simulated(model, ids, after, kept, SETS[name])
-    cache = RaggedCache.of(made, [selection], [RULES[name]], slack=3)
+    cache = RaggedCache.of(prefilled, [selection], [RULES[name]], slack=3)
     assert positions(cache) == kept
     for i, token in enumerate(after):
         got = read(model, cache, token.view(1, 1), SEQ_LEN + i)[0, 0]
@@ -154,11 +154,11 @@ def test_rows_beside_each_other_and_chunks_change_nothing(
     model, ids, after = make_model(family, **MODELS[family]), prompt(SEQ_LEN), prompt(STEPS, seed=1)
     params = {"history": HISTORY, "recent": RECENT} if name == "scissorhands" else {}
     method = get_method(name, **params)
-    made = prefill(model, ids, HISTORY + 1, [*RULES[name].observers, *method.observers])
-    mine, full = method.select(made, LIMIT), Selection.full(2, 2, SEQ_LEN)
-    alone = RaggedCache.of(made, [mine], [RULES[name]])
+    prefilled = prefill(model, ids, HISTORY + 1, [*RULES[name].observers, *method.observers])
+    own_selection, full = method.select(prefilled, LIMIT), Selection.full(2, 2, SEQ_LEN)
+    alone = RaggedCache.of(prefilled, [own_selection], [RULES[name]])
     expected = torch.cat([read(model, alone, t.view(1, 1), SEQ_LEN + i)[0] for i, t in enumerate(after)])
-    rows = RaggedCache.of(made, [full, mine, full], [Grow(), RULES[name], TOVAEviction(SEQ_LEN + 3)])
+    rows = RaggedCache.of(prefilled, [full, own_selection, full], [Grow(), RULES[name], TOVAEviction(SEQ_LEN + 3)])
     first = read(model, rows, after[:5].expand(3, -1), SEQ_LEN)[1]
     rows.reorder_cache(torch.tensor([1, 1, 0]))
     rows.keep_rows(torch.tensor([1, 2]))
@@ -171,12 +171,12 @@ def test_rows_beside_each_other_and_chunks_change_nothing(
 @pytest.mark.parametrize("name", list(RULES))
 def test_decode_counts_slots_and_notes(make_model: MakeModel, prompt: Prompt, name: str) -> None:
     model, ids = make_model(num_hidden_layers=2), prompt(SEQ_LEN)
-    made = prefill(model, ids, HISTORY + 1, [*RULES[name].observers])
+    prefilled = prefill(model, ids, HISTORY + 1, [*RULES[name].observers])
     selection = Selection.from_mask((torch.arange(SEQ_LEN) >= SEQ_LEN - LIMIT).expand(2, 2, -1))
-    (answer,) = decode(model, made, [Row(selection, RULES[name])], Stop(8))
+    (answer,) = decode(model, prefilled, [Row(selection, RULES[name])], Stop(8))
     notes = (LIMIT + 1) * (4 + (HISTORY * 2 // 8 if name == "scissorhands" else 4))  # two bits for two query heads
     assert answer.kept_tokens == selection.total == 4 * LIMIT
-    assert answer.kept_bytes == 4 * (LIMIT * made.token_bytes + notes)
+    assert answer.kept_bytes == 4 * (LIMIT * prefilled.token_bytes + notes)
 
 
 @pytest.mark.parametrize("family", list(MODELS))
@@ -185,9 +185,9 @@ def test_inside_generate_it_is_that_of_a_filled_cache(make_model: MakeModel, pro
     last = torch.arange(SEQ_LEN - LIMIT, SEQ_LEN)
     padded = torch.stack([torch.cat([torch.zeros(6, dtype=torch.long), ids]), prompt(SEQ_LEN + 6, seed=4)])
     for rule in RULES.values():
-        made = prefill(model, ids, HISTORY + 1, rule.observers)
+        prefilled = prefill(model, ids, HISTORY + 1, rule.observers)
         selection = Selection.from_heads([[last] * 2] * 2, SEQ_LEN)
-        (answer,) = decode(model, made, [Row(selection, rule)], Stop(12))
+        (answer,) = decode(model, prefilled, [Row(selection, rule)], Stop(12))
         newest = SelectEachLayer(
             lambda layer: [torch.arange(layer.keys.shape[1] - LIMIT, layer.keys.shape[1])] * 2, HISTORY, rule
         )
@@ -201,17 +201,17 @@ def test_inside_generate_it_is_that_of_a_filled_cache(make_model: MakeModel, pro
 
 
 def test_what_cannot_hold_is_refused(make_model: MakeModel, prompt: Prompt) -> None:
-    made = prefill(make_model(num_hidden_layers=2), prompt(SEQ_LEN), 3)
+    prefilled = prefill(make_model(num_hidden_layers=2), prompt(SEQ_LEN), 3)
     full = Selection.full(2, 2, SEQ_LEN)
     with pytest.raises(CokvError, match="more than its eviction limit"):
-        RaggedCache.of(made, [full], [TOVAEviction(LIMIT)])
+        RaggedCache.of(prefilled, [full], [TOVAEviction(LIMIT)])
     with pytest.raises(CokvError, match="AttentionSum, which this prefill did not look for"):
-        RaggedCache.of(made, [full], [H2OEviction(SEQ_LEN)])
+        RaggedCache.of(prefilled, [full], [H2OEviction(SEQ_LEN)])
     with pytest.raises(CokvError, match="prefill with window_size=30"):
-        RaggedCache.of(made, [full], [ScissorhandsEviction(SEQ_LEN)])
+        RaggedCache.of(prefilled, [full], [ScissorhandsEviction(SEQ_LEN)])
     uneven = Selection.from_heads([[torch.arange(3), torch.arange(1, 4)]] * 2, SEQ_LEN)
     with pytest.raises(CokvError, match="same positions in all heads"):
-        RaggedCache.of(made, [uneven], [TOVAEviction(LIMIT)])
+        RaggedCache.of(prefilled, [uneven], [TOVAEviction(LIMIT)])
     crowded = PrefillLayer(0, torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), torch.zeros(256, 4, 2), 1.0)
     with pytest.raises(CokvError, match="at most 255 query heads per KV head and this model has 256"):
         ScissorhandsEviction(20).seed(crowded)

@@ -34,13 +34,13 @@ def test_ties_in_the_tiers_go_to_the_earlier(
 ) -> None:
     rng = np.random.default_rng(seed)
     sums, kinds = rng.integers(0, levels, len(held)) / 4, rng.choice([0, 0, 3, 4], len(held))
-    seen = max(held) + 1
+    tokens_read = max(held) + 1
     attended = sorted(range(len(held)), key=lambda i: (-sums[i], held[i]))
     tiers = {i: int(kinds[i]) for i in attended}
-    for i in attended[: int(shares[0] * seen)]:
+    for i in attended[: int(shares[0] * tokens_read)]:
         tiers[i] = max(tiers[i], 2)
     for i in attended:
-        tiers[i] = max(tiers[i], int(held[i] >= seen - int(shares[1] * seen)))
+        tiers[i] = max(tiers[i], int(held[i] >= tokens_read - int(shares[1] * tokens_read)))
     expected = min(attended, key=lambda i: (tiers[i], held[i] if tiers[i] == 1 else -attended.index(i)))
     memory = torch.zeros(1, len(held) + 2, 2)
     memory[0, : len(held)] = torch.from_numpy(np.stack([sums, kinds], -1))

@@ -65,9 +65,9 @@ def test_it_is_that_of_a_filled_cache(make_model: MakeModel, prompt: Prompt, pol
         got = model.generate(ids, past_key_values=cache, **settings)[:, SEQ_LEN + PADDING :]
     alone = []
     for one in prompts:
-        made = prefill(model, one, 17, getattr(policy, "observers", ()))
+        prefilled = prefill(model, one, 17, getattr(policy, "observers", ()))
         selection = Selection.from_heads([[kept(len(one))] * 2] * 2, len(one))
-        alone += decode(model, made, [Row(selection, policy)], Stop(NEW))
+        alone += decode(model, prefilled, [Row(selection, policy)], Stop(NEW))
     assert got.tolist() == [answer.tokens for answer in alone]
     for held, answer in zip(cache.held(), alone, strict=True):
         grown = isinstance(policy, Quantize | PruneChannels | Recall)
@@ -86,8 +86,8 @@ def test_on_cuda_it_is_that_on_the_cpu(fresh_model: MakeModel, prompt: Prompt, p
     answers = []
     for device in ("cpu", "cuda"):
         model = model.to(device)
-        made = prefill(model, ids, 17, getattr(policy, "observers", ()))
-        answers += decode(model, made, [Row(selection, policy)], Stop(NEW))
+        prefilled = prefill(model, ids, 17, getattr(policy, "observers", ()))
+        answers += decode(model, prefilled, [Row(selection, policy)], Stop(NEW))
     if isinstance(policy, Recall):  # on the way to a GPU pages pass a buffer, one page per head
-        assert answers[1].host_bytes - answers[0].host_bytes == 4 * policy.page * made.token_bytes
+        assert answers[1].host_bytes - answers[0].host_bytes == 4 * policy.page * prefilled.token_bytes
     assert answers[0] == replace(answers[1], host_bytes=answers[0].host_bytes)

@@ -66,13 +66,13 @@ class FastGenSets(AttentionSums):
         ]
 
 
-def best_first(held: set[int], scores: list[float], ids: list[int], seen: int) -> list[int]:
+def best_first(held: set[int], scores: list[float], ids: list[int], tokens_read: int) -> list[int]:
     """Tier by tier, with the default shares."""
     attended = sorted(held, key=lambda j: (-scores[j], j))
     special = [j for j in attended if ids[j] in SPECIAL]
     marks = [j for j in attended if ids[j] in MARKS]
-    frequent = attended[: int(0.3 * seen)]
-    local = [j for j in sorted(held, reverse=True) if j >= seen - int(0.3 * seen)]
+    frequent = attended[: int(0.3 * tokens_read)]
+    local = [j for j in sorted(held, reverse=True) if j >= tokens_read - int(0.3 * tokens_read)]
     return list(dict.fromkeys([*special, *marks, *frequent, *local, *attended]))
 
 
@@ -118,7 +118,7 @@ SETS: dict[str, Any] = {"fastgen": FastGenSets, "cake": CakeLists}
 
 def held_positions(cache: RaggedCache) -> list[dict[int, set[int]]]:
     """Per layer, what the notes say each watched segment holds."""
-    found: list[dict[int, set[int]]] = []
+    per_head: list[dict[int, set[int]]] = []
     for layer in cache.ragged_layers:
         ((_, part),) = layer.parts
         heads = {}
@@ -127,8 +127,8 @@ def held_positions(cache: RaggedCache) -> list[dict[int, set[int]]]:
             for segment, notes in zip(columns.segments.tolist(), columns.positions, strict=True):
                 heads[segment] = {p for p in notes.tolist() if p >= 0}
                 assert len(heads[segment]) == part.store.lengths[segment], "notes and storage disagree"
-        found.append(heads)
-    return found
+        per_head.append(heads)
+    return per_head
 
 
 def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position: int) -> torch.Tensor:
@@ -172,39 +172,39 @@ def test_positions_and_logits_are_those_of_explicit_lists(
     make_model: MakeModel, prompt: Prompt, simulated: Callable[..., Any], name: str, seq_len: int, heads: str
 ) -> None:
     model, ids, after = make_model("llama", heads, num_hidden_layers=2), prompt(seq_len), answer_ids(prompt)
-    made, limit = prefilled(model, ids), 18  # beside which 31 tokens are many, and the others fit
-    kv_heads = made.shape.num_kv_heads
+    prefill_result, limit = prefilled(model, ids), 18  # beside which 31 tokens are many, and the others fit
+    kv_heads = prefill_result.shape.num_kv_heads
     selection = uneven(kv_heads, seq_len, name) if seq_len > limit else Selection.full(2, kv_heads, seq_len)
     kept = [[set(selection.head(i, h).tolist()) for h in range(kv_heads)] for i in range(2)]
-    told = [*ids.tolist(), *after.tolist()]
-    logits, sets = simulated(model, ids, after, kept, lambda history, held: SETS[name](history, held, limit, told))
+    token_ids = [*ids.tolist(), *after.tolist()]
+    logits, sets = simulated(model, ids, after, kept, lambda history, held: SETS[name](history, held, limit, token_ids))
     most = []
 
     def spy(queries: torch.Tensor, *stored: Any) -> tuple[torch.Tensor, torch.Tensor]:
         most.append(stored[3].clone())
         return buckets.attend(queries, *stored)
 
-    cache = RaggedCache.of(made, [selection], [rule(name, limit)], slack=3, attend=spy)
+    cache = RaggedCache.of(prefill_result, [selection], [rule(name, limit)], slack=3, attend=spy)
     for i, token in enumerate(after):
         most.clear()
         got = read(model, cache, token.view(1, 1), seq_len + i)[0, 0]
         np.testing.assert_allclose(got.numpy(), logits[i], rtol=0, atol=2e-4)
-        for layer, (found, expected) in enumerate(zip(held_positions(cache), sets, strict=True)):
+        for layer, (per_head, expected) in enumerate(zip(held_positions(cache), sets, strict=True)):
             allowed = sizes(kept[layer], seq_len, limit, name == "fastgen")
-            for head, known in found.items():
+            for head, known in per_head.items():
                 assert known == expected[head][i], f"layer {layer}, head {head} after token {i}"
                 assert len(known) <= allowed[head] and most[layer][head] <= allowed[head] + 1
-            for head in {*range(kv_heads)} - {*found}:
+            for head in {*range(kv_heads)} - {*per_head}:
                 assert allowed[head] == np.inf and most[layer][head] == seq_len + i + 1, "a head that kept all grows"
     now = held_positions(cache)
-    dropped = [{*range(seq_len + STEPS)} - held for found in now for held in found.values()]
+    dropped = [{*range(seq_len + STEPS)} - held for per_head in now for held in per_head.values()]
     assert seq_len == 1 or any(dropped), "nothing was dropped"
 
 
 def test_dropping_one_by_one_follows_the_tiers_of_the_prompt(make_model: MakeModel, prompt: Prompt) -> None:
     """As long as the newest token is there, by which it is known how many have been read."""
-    made, policy, followed = prefilled(make_model(num_hidden_layers=2), prompt(43)), FastGenEviction(8), 0
-    for layer in made.layers:
+    prefill_result, policy, followed = prefilled(make_model(num_hidden_layers=2), prompt(43)), FastGenEviction(8), 0
+    for layer in prefill_result.layers:
         for memory, scores in zip(policy.seed(layer), FastGenScorer().scores(layer), strict=True):
             positions, order = torch.arange(43), scores.argsort().tolist()
             for token in order[: order.index(42)]:
@@ -214,13 +214,16 @@ def test_dropping_one_by_one_follows_the_tiers_of_the_prompt(make_model: MakeMod
     assert followed > 60
 
 
-def rows_of(made: Prefill) -> list[Row]:
+def rows_of(prefill_result: Prefill) -> list[Row]:
     """Both methods at several budgets, beside rows that do otherwise."""
-    rows = [Row(Selection.full(2, 2, made.seq_len)), Row(get_method("h2o").select(made, 20), H2OEviction(20))]
-    for budget in (16, 20, 40, made.seq_len + 40):
-        rows.append(Row(get_method("fastgen").select(made, budget), FastGenEviction(budget)))
+    rows = [
+        Row(Selection.full(2, 2, prefill_result.seq_len)),
+        Row(get_method("h2o").select(prefill_result, 20), H2OEviction(20)),
+    ]
+    for budget in (16, 20, 40, prefill_result.seq_len + 40):
+        rows.append(Row(get_method("fastgen").select(prefill_result, budget), FastGenEviction(budget)))
         cake = get_method("cake", window_size=WINDOW, kernel_size=KERNEL, gamma=GAMMA)
-        rows.append(Row(cake.select(made, budget), CakeEviction(budget, WINDOW, KERNEL, GAMMA)))
+        rows.append(Row(cake.select(prefill_result, budget), CakeEviction(budget, WINDOW, KERNEL, GAMMA)))
     return rows
 
 
@@ -228,14 +231,14 @@ def rows_of(made: Prefill) -> list[Row]:
 @pytest.mark.parametrize("seq_len", [61, 40])
 def test_rows_in_a_batch_answer_as_alone(make_model: MakeModel, prompt: Prompt, seq_len: int, first_token: Any) -> None:
     model = make_model(num_hidden_layers=2)
-    made = prefilled(model, prompt(seq_len))
-    rows = rows_of(made)
-    free = decode(model, made, rows, Stop(30), first_token=first_token)
+    prefill_result = prefilled(model, prompt(seq_len))
+    rows = rows_of(prefill_result)
+    free = decode(model, prefill_result, rows, Stop(30), first_token=first_token)
     ends = {t: {a.tokens.index(t) if t in a.tokens else 30 for a in free} for a in free for t in a.tokens[1:]}
     stop = Stop(30, (max(ends, key=lambda token: (len(ends[token]), token)),))
-    alone = [decode(model, made, [row], stop, first_token=first_token)[0] for row in rows]
+    alone = [decode(model, prefill_result, [row], stop, first_token=first_token)[0] for row in rows]
     assert len({len(answer.tokens) for answer in alone}) > 2, "rows should leave at different steps"
-    together = decode(model, made, rows, stop, way="auto", first_token=first_token)
+    together = decode(model, prefill_result, rows, stop, way="auto", first_token=first_token)
     assert [a.tokens for a in together] == [a.tokens for a in alone]
     assert [a.kept_bytes for a in together[:1]] == [a.kept_bytes for a in alone[:1]]
     for row, answer in zip(rows[1:], alone[1:], strict=True):
@@ -246,12 +249,12 @@ def test_rows_in_a_batch_answer_as_alone(make_model: MakeModel, prompt: Prompt, 
 def test_after_every_step_the_total_is_the_budgets(make_model: MakeModel, prompt: Prompt, seq_len: int) -> None:
     """But for heads that kept all of a prompt longer than the budget."""
     model, after = make_model(num_hidden_layers=2), answer_ids(prompt)
-    made = prefilled(model, prompt(seq_len))
+    prefill_result = prefilled(model, prompt(seq_len))
     for name, own in (("cake", {"window_size": WINDOW}), ("fastgen", {})):
-        selection = get_method(name, **own).select(made, 18)
+        selection = get_method(name, **own).select(prefill_result, 18)
         whole = int((selection.counts == seq_len).sum()) if name == "fastgen" and seq_len > 18 else 0
         assert selection.total == min(18, seq_len) * 4
-        cache = RaggedCache.of(made, [selection], [rule(name, 18)])
+        cache = RaggedCache.of(prefill_result, [selection], [rule(name, 18)])
         for i, token in enumerate(after):
             read(model, cache, token.view(1, 1), seq_len + i)
             assert cache.stored_tokens == min(18 * 4, selection.total + 4 * (i + 1)) + whole * (i + 1)
@@ -259,37 +262,37 @@ def test_after_every_step_the_total_is_the_budgets(make_model: MakeModel, prompt
 
 def test_a_budget_for_everything_changes_nothing(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model(num_hidden_layers=2)
-    made = prefilled(model, prompt(25))
+    prefill_result = prefilled(model, prompt(25))
     full = Selection.full(2, 2, 25)
-    dense = model.generate(made.input_ids[None], max_new_tokens=20, do_sample=False)[0, 25:].tolist()
+    dense = model.generate(prefill_result.input_ids[None], max_new_tokens=20, do_sample=False)[0, 25:].tolist()
     rows = [Row(full, rule(name, limit)) for name in ("fastgen", "cake") for limit in (45, 60)]
-    assert [answer.tokens for answer in decode(model, made, rows, Stop(20))] == [dense] * 4
-    less = decode(model, made, [Row(full, rule(name, 25)) for name in ("fastgen", "cake")], Stop(20))
+    assert [answer.tokens for answer in decode(model, prefill_result, rows, Stop(20))] == [dense] * 4
+    less = decode(model, prefill_result, [Row(full, rule(name, 25)) for name in ("fastgen", "cake")], Stop(20))
     assert [answer.kept_tokens for answer in less] == [100, 100]
 
 
 def test_notes_are_charged_by_the_widest_head_of_like_size(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model(num_hidden_layers=2)
-    made = prefilled(model, prompt(61))
+    prefill_result = prefilled(model, prompt(61))
     heads = [[torch.arange(61 - n, 61) for n in layer] for layer in ((9, 61), (15, 60))]
     selection = Selection.from_heads(heads, 61)
     for name, widths in (("fastgen", 10 + 16 + 61), ("cake", 10 + 62 + 16 + 61)):
-        (answer,) = decode(model, made, [Row(selection, rule(name, 36))], Stop(2))
+        (answer,) = decode(model, prefill_result, [Row(selection, rule(name, 36))], Stop(2))
         assert answer.kept_tokens == 145
-        assert answer.kept_bytes == 145 * made.token_bytes + widths * (4 + 8), name
+        assert answer.kept_bytes == 145 * prefill_result.token_bytes + widths * (4 + 8), name
     together = Selection.from_heads([[torch.arange(61 - n, 61) for n in (9, 15)]] * 2, 61)
-    (answer,) = decode(model, made, [Row(together, FastGenEviction(12))], Stop(2))
-    assert answer.kept_bytes == 48 * made.token_bytes + 4 * 16 * 12, "8 to 15 slots share columns"
+    (answer,) = decode(model, prefill_result, [Row(together, FastGenEviction(12))], Stop(2))
+    assert answer.kept_bytes == 48 * prefill_result.token_bytes + 4 * 16 * 12, "8 to 15 slots share columns"
 
 
 def test_copied_and_leaving_rows_keep_their_limits(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids, after = make_model(num_hidden_layers=2), prompt(31), answer_ids(prompt)
-    made = prefilled(model, ids)
+    prefill_result = prefilled(model, ids)
     for name in ("fastgen", "cake"):
         selection, policy = uneven(2, 31, name), rule(name, 18)
-        alone = RaggedCache.of(made, [selection], [policy])
+        alone = RaggedCache.of(prefill_result, [selection], [policy])
         expected = torch.cat([read(model, alone, t.view(1, 1), 31 + i)[0] for i, t in enumerate(after)])
-        rows = RaggedCache.of(made, [Selection.full(2, 2, 31), selection], [Grow(), policy])
+        rows = RaggedCache.of(prefill_result, [Selection.full(2, 2, 31), selection], [Grow(), policy])
         first = read(model, rows, after[:5].expand(2, -1), 31)[1]
         rows.reorder_cache(torch.tensor([1, 0, 1]))
         rows.keep_rows(torch.tensor([2]))
@@ -304,9 +307,9 @@ def test_copied_and_leaving_rows_keep_their_limits(make_model: MakeModel, prompt
 def test_on_cuda_they_answer_as_on_the_cpu(fresh_model: MakeModel, prompt: Prompt, first_token: Any) -> None:
     model, answers = fresh_model(num_hidden_layers=2), []
     for device in ("cpu", "cuda"):
-        made = prefilled(model.to(device), prompt(31))
+        prefill_result = prefilled(model.to(device), prompt(31))
         rows = [Row(uneven(2, 31, name), rule(name, 18)) for name in ("fastgen", "cake")]
-        answers.append(decode(model, made, rows, Stop(14), first_token=first_token))
+        answers.append(decode(model, prefill_result, rows, Stop(14), first_token=first_token))
     assert answers[0] == answers[1]
 
 
@@ -320,13 +323,13 @@ def test_what_cannot_be_known_is_refused(make_model: MakeModel, prompt: Prompt) 
         model(input_ids=ids[None], past_key_values=cache)
         with pytest.raises(CokvError, match="must know which tokens are read, and the model was given embeddings"):
             model(inputs_embeds=torch.zeros(1, 1, 64), past_key_values=cache)
-    made = prefill(model, ids, WINDOW + 1, FastGenEviction.observers)
+    prefill_result = prefill(model, ids, WINDOW + 1, FastGenEviction.observers)
     with pytest.raises(CokvError, match="needs the model's tokenizer and got none"):
-        decode(model, made, [Row(uneven(2, 31, "fastgen"), FastGenEviction(18))], Stop(3))
-    made = prefilled(model, ids)
+        decode(model, prefill_result, [Row(uneven(2, 31, "fastgen"), FastGenEviction(18))], Stop(3))
+    prefill_result = prefilled(model, ids)
     with pytest.raises(CokvError, match="rows with a policy of their own need way='ragged'"):
-        decode(model, made, [Row(uneven(2, 31, "fastgen"), FastGenEviction(18))], Stop(3), way="trie")
-    layer = RaggedCache.of(made, [uneven(2, 31, "fastgen")], [FastGenEviction(18)]).ragged_layers[0]
+        decode(model, prefill_result, [Row(uneven(2, 31, "fastgen"), FastGenEviction(18))], Stop(3), way="trie")
+    layer = RaggedCache.of(prefill_result, [uneven(2, 31, "fastgen")], [FastGenEviction(18)]).ragged_layers[0]
     new = torch.zeros(1, 4, 1, 16)
     with pytest.raises(CokvError, match="must know which tokens are read"):
         layer.attend(new, new[:, :2], new[:, :2], 1.0)
@@ -335,7 +338,7 @@ def test_what_cannot_be_known_is_refused(make_model: MakeModel, prompt: Prompt) 
         layer.attend(new, new[:, :2], new[:, :2], 1.0)
     small = Selection.from_heads([[torch.arange(3), torch.arange(9)]] * 2, 31)
     with pytest.raises(CokvError, match="holds 3 tokens in a head, fewer than the window of 6"):
-        RaggedCache.of(made, [small], [rule("cake", 18)])
+        RaggedCache.of(prefill_result, [small], [rule("cake", 18)])
     short = prefill(model, ids, WINDOW - 1)
     with pytest.raises(CokvError, match="prefill with window_size=6"):
         RaggedCache.of(short, [uneven(2, 31, "cake")], [rule("cake", 18)])

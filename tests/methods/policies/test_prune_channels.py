@@ -36,10 +36,10 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 def kept_channels(layer: PrefillLayer, head: int, positions: list[int], policy: PruneChannels) -> list[int]:
     """Of one KV head: the Frobenius norm of each channel's outer product, the lowest share gone."""
-    keys, asked = (part.double().numpy() for part in (layer.keys, layer.window_queries))
-    group = asked.shape[0] // keys.shape[0]
+    keys, new_queries = (part.double().numpy() for part in (layer.keys, layer.window_queries))
+    group = new_queries.shape[0] // keys.shape[0]
     head_dim, seq_len = keys.shape[2], keys.shape[1]
-    last = asked[head * group : (head + 1) * group, -min(policy.window_size, seq_len) :]
+    last = new_queries[head * group : (head + 1) * group, -min(policy.window_size, seq_len) :]
     norms = []
     for i in range(head_dim):
         product = np.outer(last[:, :, i].reshape(-1), keys[head, positions, i])
@@ -66,8 +66,8 @@ def layer_of(
     draw = torch.Generator().manual_seed(seed)
     spread = torch.linspace(0.3, 2, dim)[torch.randperm(dim, generator=draw)]
     keys, values = (torch.randn(heads, seq_len, dim, generator=draw) for _ in range(2))
-    asked = torch.randn(heads * group, min(window, seq_len), dim, generator=draw)
-    return PrefillLayer(0, (keys * spread).to(dtype), values.to(dtype), asked.to(dtype), dim**-0.5)
+    new_queries = torch.randn(heads * group, min(window, seq_len), dim, generator=draw)
+    return PrefillLayer(0, (keys * spread).to(dtype), values.to(dtype), new_queries.to(dtype), dim**-0.5)
 
 
 def some_positions(heads: int, seq_len: int, seed: int) -> list[torch.Tensor]:
@@ -107,18 +107,20 @@ def test_attention_is_that_of_keys_with_zeros_in_the_lowest_channels(
     rows = PrunedRows([layer], [kept], [policy], 5, buckets.attend)
     old, values = zeroed(layer, kept, policy), layer.values
     draw = torch.Generator().manual_seed(seed + 1)
-    told = [[old[h, p].double().numpy(), values[h, p].double().numpy()] for h, p in enumerate(kept)]
+    expected_heads = [[old[h, p].double().numpy(), values[h, p].double().numpy()] for h, p in enumerate(kept)]
     for t in steps:
-        asked = torch.randn(1, heads * group, t, dim, generator=draw).to(dtype)
+        new_queries = torch.randn(1, heads * group, t, dim, generator=draw).to(dtype)
         new = torch.randn(2, 1, heads, t, dim, generator=draw).to(dtype)
-        got = rows.attend(asked, new[0], new[1], layer.scaling)
-        assert got.dtype == dtype and got.shape == asked.shape
+        got = rows.attend(new_queries, new[0], new[1], layer.scaling)
+        assert got.dtype == dtype and got.shape == new_queries.shape
         for i in range(t):
             for h in range(heads):
-                told[h] = [np.vstack([told[h][part], new[part, 0, h, i].double().numpy()]) for part in range(2)]
+                expected_heads[h] = [
+                    np.vstack([expected_heads[h][part], new[part, 0, h, i].double().numpy()]) for part in range(2)
+                ]
             for q_head in range(heads * group):
-                k, v = told[q_head // group]
-                logits = np.array([asked[0, q_head, i].double().numpy() @ one for one in k]) * layer.scaling
+                k, v = expected_heads[q_head // group]
+                logits = np.array([new_queries[0, q_head, i].double().numpy() @ one for one in k]) * layer.scaling
                 shares = np.exp(logits - logits.max())
                 expected = shares / shares.sum() @ v
                 np.testing.assert_allclose(
@@ -195,13 +197,13 @@ def selections(seq_len: int, mask: torch.Tensor) -> list[Selection]:
     return [Selection.full(layers, heads, seq_len), Selection.from_mask(mask)]
 
 
-def with_zeros(made: Prefill, selection: Selection, policy: PruneChannels) -> Prefill:
+def with_zeros(prefilled: Prefill, selection: Selection, policy: PruneChannels) -> Prefill:
     """A prefill whose own keys are as the policy leaves them."""
     layers = []
-    for place, layer in enumerate(made.layers):
+    for place, layer in enumerate(prefilled.layers):
         kept = [selection.head(place, head) for head in range(layer.keys.shape[0])]
         layers.append(replace(layer, keys=zeroed(layer, kept, policy)))
-    return replace(made, layers=layers)
+    return replace(prefilled, layers=layers)
 
 
 def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, rows: int, position: int) -> torch.Tensor:
@@ -217,37 +219,37 @@ def test_a_model_reads_on_as_with_zeroed_keys(
 ) -> None:
     model, ids, after = make_model(family, heads), prompt(50), prompt(9, seed=1)
     policy = PruneChannels(0.4, 12, 6)
-    made = prefill(model, ids, policy.window_size)
-    chosen = selections(50, uneven_mask(len(made.layers), made.shape.num_kv_heads, 50))
-    cache = RaggedCache.of(made, chosen, [policy] * 2)
+    prefilled = prefill(model, ids, policy.window_size)
+    chosen = selections(50, uneven_mask(len(prefilled.layers), prefilled.shape.num_kv_heads, 50))
+    cache = RaggedCache.of(prefilled, chosen, [policy] * 2)
     got = torch.cat([read(model, cache, part, 2, 50 + i) for i, part in [(0, after[:4]), (4, after[4:5])]], 1)
-    untouched = read(model, RaggedCache.of(made, chosen), after[:5], 2, 50)
+    untouched = read(model, RaggedCache.of(prefilled, chosen), after[:5], 2, 50)
     for row, selection in enumerate(chosen):
-        plain = RaggedCache.of(with_zeros(made, selection, policy), [selection])
+        plain = RaggedCache.of(with_zeros(prefilled, selection, policy), [selection])
         torch.testing.assert_close(got[row], read(model, plain, after[:5], 1, 50)[0], rtol=0, atol=2e-4)
     assert (got[0] - untouched[0]).abs().max() > 1e-2, "pruning that changes nothing tests nothing"
 
 
 def test_nothing_pruned_is_the_full_cache_bit_by_bit(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids, after = make_model(), prompt(40), prompt(8, seed=1)
-    made = prefill(model, ids)
+    prefilled = prefill(model, ids)
     full = Selection.full(3, 2, 40)
     for steps in ([after], after.split(1)):
-        caches = [RaggedCache.of(made, [full], [policy]) for policy in (PruneChannels(0.0), Grow())]
+        caches = [RaggedCache.of(prefilled, [full], [policy]) for policy in (PruneChannels(0.0), Grow())]
         for place, part in enumerate(steps):
             one, other = (read(model, cache, part, 1, 40 + place) for cache in caches)
             assert torch.equal(one, other)
         assert caches[0].held() == caches[1].held()
         assert caches[0].storage_bytes == caches[1].storage_bytes
-    pruned, grown = decode(model, made, [Row(full, PruneChannels(0.05)), Row(full)], Stop(12))
-    assert pruned == grown and pruned.kept_bytes == made.full_bytes, "5 % of 16 channels is none"
+    pruned, grown = decode(model, prefilled, [Row(full, PruneChannels(0.05)), Row(full)], Stop(12))
+    assert pruned == grown and pruned.kept_bytes == prefilled.full_bytes, "5 % of 16 channels is none"
 
 
 def test_the_rows_of_the_table_answer_in_a_batch_as_alone(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids = make_model("llama", "gqa"), prompt(60)
     think = get_method("think", recent=8)
     snap = get_method("snapkv_think", window_size=8, recent=8)
-    made = prefill(model, ids, 33)
+    prefilled = prefill(model, ids, 33)
     policies = [
         PruneChannels(0.4, 32, 8),
         PruneChannels(0.4, 8, 8),
@@ -255,12 +257,12 @@ def test_the_rows_of_the_table_answer_in_a_batch_as_alone(make_model: MakeModel,
         Grow(),
         EvictOldestWhereEvicted(None, 2),
     ]
-    every, some = think.select(made, None), snap.select(made, 20)
-    assert every.total == 6 * 60 and some == get_method("snapkv", window_size=8).select(made, 20)
+    every, some = think.select(prefilled, None), snap.select(prefilled, 20)
+    assert every.total == 6 * 60 and some == get_method("snapkv", window_size=8).select(prefilled, 20)
     rows = [Row(every, policies[0]), Row(some, policies[1]), Row(some, policies[2]), Row(every), Row(some, policies[4])]
     rows += [Row(some, policies[0]), Row(some, PruneChannels(0.75, 32, 0))]
-    together = decode(model, made, rows, Stop(20))
-    assert together == [decode(model, made, [row], Stop(20))[0] for row in rows]
+    together = decode(model, prefilled, rows, Stop(20))
+    assert together == [decode(model, prefilled, [row], Stop(20))[0] for row in rows]
     for answer, row in zip(together, rows, strict=True):
         if isinstance(row.policy, PruneChannels):
             counts = row.selection.counts.flat
@@ -268,10 +270,10 @@ def test_the_rows_of_the_table_answer_in_a_batch_as_alone(make_model: MakeModel,
             assert answer.kept_tokens == row.selection.total
     assert together[0].kept_bytes < 0.85 * together[3].kept_bytes
     for answer, row in zip(together[:2], rows, strict=False):
-        plain = with_zeros(made, row.selection, row.policy)
+        plain = with_zeros(prefilled, row.selection, row.policy)
         assert answer.tokens == decode(model, plain, [Row(row.selection)], Stop(20))[0].tokens
-    again = decode(model, made, rows[:2], Stop(20), first_token="compressed")
-    shorter, kept = without_last(made), shortened([row.selection for row in rows[:2]])
+    again = decode(model, prefilled, rows[:2], Stop(20), first_token="compressed")
+    shorter, kept = without_last(prefilled), shortened([row.selection for row in rows[:2]])
     for answer, row, selection in zip(again, rows, kept, strict=False):
         plain = with_zeros(shorter, selection, row.policy)
         assert answer.tokens == decode(model, plain, [Row(selection)], Stop(20), suffix=ids[-1:])[0].tokens
@@ -280,13 +282,13 @@ def test_the_rows_of_the_table_answer_in_a_batch_as_alone(make_model: MakeModel,
 
 def test_rows_leave_and_are_copied(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids, after = make_model(num_hidden_layers=2), prompt(40), prompt(20, seed=1)
-    made = prefill(model, ids, 9)
+    prefilled = prefill(model, ids, 9)
     full = Selection.full(2, 2, 40)
     policy = PruneChannels(0.4, 8, 5)
     kept = [full, Selection.from_heads([[torch.arange(40 - 9 * h, 40) for h in (1, 3)]] * 2, 40), full, full]
     policies = [policy, policy, PruneChannels(0.8, 4, 0), Grow()]
-    expected = read(model, RaggedCache.of(made, kept, policies), after, 4, 40)
-    cache = RaggedCache.of(made, kept, policies, slack=3)
+    expected = read(model, RaggedCache.of(prefilled, kept, policies), after, 4, 40)
+    cache = RaggedCache.of(prefilled, kept, policies, slack=3)
     read(model, cache, after[:11], 4, 40)
     whole = cache.held()
     cache.reorder_cache(torch.tensor([1, 1, 0, 2]))
@@ -300,16 +302,19 @@ def test_a_short_prompt_has_fewer_queries_than_the_window_and_a_short_prefill_is
     make_model: MakeModel, prompt: Prompt
 ) -> None:
     model, policy = make_model(), PruneChannels(0.5, 32, 2)
-    made = prefill(model, prompt(9), policy.window_size)
+    prefilled = prefill(model, prompt(9), policy.window_size)
     row = Row(Selection.full(3, 2, 9), policy)
-    got = decode(model, made, [row], Stop(8))[0]
-    assert got.tokens == decode(model, with_zeros(made, row.selection, policy), [Row(row.selection)], Stop(8))[0].tokens
+    got = decode(model, prefilled, [row], Stop(8))[0]
+    assert (
+        got.tokens
+        == decode(model, with_zeros(prefilled, row.selection, policy), [Row(row.selection)], Stop(8))[0].tokens
+    )
     assert got.kept_bytes == 6 * (7 * (8 + 16) * 4 + 2 * 128 + 8)
-    assert decode(model, made, [row], Stop(8), first_token="compressed")[0].kept_tokens == 54
+    assert decode(model, prefilled, [row], Stop(8), first_token="compressed")[0].kept_tokens == 54
     for seq_len in (40, 9):
-        made = prefill(model, prompt(seq_len), 4)
+        prefilled = prefill(model, prompt(seq_len), 4)
         with pytest.raises(CokvError, match=rf"holds 4 window queries, {min(32, seq_len)} are needed"):
-            RaggedCache.of(made, [Selection.full(3, 2, seq_len)], [policy])
+            RaggedCache.of(prefilled, [Selection.full(3, 2, seq_len)], [policy])
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ def contents(rows: QuantizedRows, head: int) -> tuple[torch.Tensor, torch.Tensor
     """K and V of one segment as attention sees them, oldest first."""
     parts = []
     for pool in rows.pools.values():
-        mine = (pool.owner == head).repeat_interleave(rows.policy.group)
-        parts.append([part[mine] for part in pool.unpacked()])
+        of_head = (pool.owner == head).repeat_interleave(rows.policy.group)
+        parts.append([part[of_head] for part in pool.unpacked()])
     start, length = int(rows.residual.starts[head]), int(rows.residual.lengths[head])
     parts.append([part[start : start + length] for part in (rows.residual.k, rows.residual.v)])
     return torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts])
@@ -76,17 +76,17 @@ def test_each_head_is_off_by_half_a_step_and_has_the_bytes_computed(
         packed = 0 if bits == 16 else policy.groups(n) * group
         assert bits == 16 or n - packed <= max(residual, group - 1), "the residual holds no more"
         keys, values = (part[head, positions].double().numpy() for part in (layer.keys, layer.values))
-        found = [part.double().numpy() for part in contents(rows, head)]
-        np.testing.assert_array_equal(found[0][packed:], keys[packed:])
-        np.testing.assert_array_equal(found[1][packed:], values[packed:])
+        read_back = [part.double().numpy() for part in contents(rows, head)]
+        np.testing.assert_array_equal(read_back[0][packed:], keys[packed:])
+        np.testing.assert_array_equal(read_back[1][packed:], values[packed:])
         for g in range(packed // group):
             span = slice(g * group, (g + 1) * group)
             half = steps(keys[span].T, bits) / 2  # per channel
-            assert (np.abs(found[0][span] - keys[span]) <= half * 1.001 + 1e-6).all()
+            assert (np.abs(read_back[0][span] - keys[span]) <= half * 1.001 + 1e-6).all()
         width = policy.channels(DIM)
         for t in range(packed):
             half = steps(values[t].reshape(-1, width), bits).repeat(width) / 2
-            assert (np.abs(found[1][t] - values[t]) <= half * 1.001 + 1e-6).all()
+            assert (np.abs(read_back[1][t] - values[t]) <= half * 1.001 + 1e-6).all()
         per_group = DIM * (-(-group * bits // 8) + 8) + group * (DIM // width) * (-(-width * bits // 8) + 8)
         bytes_ = packed // group * (per_group + 8) + (n - packed) * 2 * DIM * 4
         assert policy.head_bytes(n, bits, DIM, 4) == bytes_
@@ -170,15 +170,15 @@ def test_rows_that_leave_move_no_storage_and_their_places_are_filled_again() -> 
 
 def read_on(model: PreTrainedModel, policy: Quantize | Grow, ids: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """Logits [len(after), vocab_size] at the tokens after the prompt, read one by one."""
-    made = prefill(model, ids)
-    full = Selection.full(made.shape.num_layers, made.shape.num_kv_heads, len(ids))
-    cache, found = RaggedCache.of(made, [full], [policy]), []
+    prefilled = prefill(model, ids)
+    full = Selection.full(prefilled.shape.num_layers, prefilled.shape.num_kv_heads, len(ids))
+    cache, read_back = RaggedCache.of(prefilled, [full], [policy]), []
     with ragged_attention(model), torch.no_grad():
         for position, token in enumerate(after.tolist(), len(ids)):
             where = torch.tensor([[position]])
             step = model(input_ids=torch.tensor([[token]]), past_key_values=cache, position_ids=where)
-            found.append(step.logits[0])
-    return torch.cat(found)
+            read_back.append(step.logits[0])
+    return torch.cat(read_back)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -201,7 +201,7 @@ def test_sixteen_bits_is_the_full_cache_and_fewer_compose_with_any_selection(
     make_model: MakeModel, prompt: Prompt, uneven_mask: Callable[..., torch.Tensor]
 ) -> None:
     model, ids = make_model(), prompt(60)
-    made = prefill(model, ids)
+    prefilled = prefill(model, ids)
     full, some = Selection.full(3, 2, 60), Selection.from_mask(uneven_mask(3, 2, 60))
     by_head = bits_by_score(HeadScores(np.arange(6.0).reshape(3, 2)), 6)
     policies = [
@@ -214,8 +214,8 @@ def test_sixteen_bits_is_the_full_cache_and_fewer_compose_with_any_selection(
     ]
     kept = [full, full, full, some, some, full]
     rows = [Row(selection, policy) for selection, policy in zip(kept, policies, strict=True)]
-    answers = decode(model, made, rows, Stop(24))
-    assert answers[0].tokens == answers[1].tokens and answers[0].kept_bytes == made.full_bytes
+    answers = decode(model, prefilled, rows, Stop(24))
+    assert answers[0].tokens == answers[1].tokens and answers[0].kept_bytes == prefilled.full_bytes
     assert answers[4].tokens != answers[0].tokens, "two bits that change nothing test nothing"
     for answer, selection, policy in zip(answers, kept, policies, strict=True):
         if isinstance(policy, Quantize):
@@ -231,19 +231,19 @@ def test_the_row_with_snapkv_selects_as_snapkv_and_packs_what_is_older_than_the_
     make_model: MakeModel, prompt: Prompt
 ) -> None:
     model, method = make_model(), get_method("snapkv_kivi4")
-    made = prefill(model, prompt(200), method.window_size)
-    selection = method.select(made, 96)
-    assert selection == get_method("snapkv").select(made, 96) and selection.total == 6 * 96
+    prefilled = prefill(model, prompt(200), method.window_size)
+    selection = method.select(prefilled, 96)
+    assert selection == get_method("snapkv").select(prefilled, 96) and selection.total == 6 * 96
     policy = method.bound_policy(96, 200, 3, 2)
     assert policy == Quantize(4, 32, 32)
-    alone = decode(model, made, [Row(selection, policy)], Stop(4))[0]
+    alone = decode(model, prefilled, [Row(selection, policy)], Stop(4))[0]
     assert alone.kept_tokens == 6 * 96 and alone.kept_bytes == 6 * Quantize(4, 32, 32).head_bytes(96, 4, 16, 4)
-    assert alone.kept_bytes < 0.6 * selection.total * made.token_bytes
+    assert alone.kept_bytes < 0.6 * selection.total * prefilled.token_bytes
 
 
 def test_rows_leave_and_are_copied(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids, after = make_model(num_hidden_layers=2), prompt(40), prompt(20, seed=1)
-    made = prefill(model, ids)
+    prefilled = prefill(model, ids)
     policies = [Quantize(bits, 4, 6) for bits in (2, 8, 4)]
 
     def read(cache: RaggedCache, tokens: torch.Tensor, rows: int, position: int) -> torch.Tensor:
@@ -251,9 +251,9 @@ def test_rows_leave_and_are_copied(make_model: MakeModel, prompt: Prompt) -> Non
         with ragged_attention(model), torch.no_grad():
             return model(input_ids=tokens.expand(rows, -1), past_key_values=cache, position_ids=where).logits
 
-    cache = RaggedCache.of(made, [Selection.full(2, 2, 40)] * 3, policies)
+    cache = RaggedCache.of(prefilled, [Selection.full(2, 2, 40)] * 3, policies)
     expected = read(cache, after, 3, 40)
-    cache = RaggedCache.of(made, [Selection.full(2, 2, 40)] * 3, policies)
+    cache = RaggedCache.of(prefilled, [Selection.full(2, 2, 40)] * 3, policies)
     read(cache, after[:11], 3, 40)
     cache.reorder_cache(torch.tensor([2, 2, 0]))
     cache.keep_rows(torch.tensor([1, 2]))
@@ -280,10 +280,10 @@ def test_settings_that_cannot_be_are_refused(make_model: MakeModel, prompt: Prom
         Quantize(2, 0)
     with pytest.raises(CokvError, match="the widths there are"):
         bits_by_score(np.ones((2, 2)), 1.5)
-    made = prefill(make_model(), prompt(9))
+    prefilled = prefill(make_model(), prompt(9))
     for bits, what in ((((2, 2),) * 2, "2 layers"), (((2, 2),) * 4, "4 layers"), (((2, 2, 2),) * 3, "3 KV heads")):
         with pytest.raises(CokvError, match=rf"bits are given for {what}, the model has \d; give bits for this model"):
-            RaggedCache.of(made, [Selection.full(3, 2, 9)], [Quantize(bits)])
+            RaggedCache.of(prefilled, [Selection.full(3, 2, 9)], [Quantize(bits)])
     model = make_model()
     with ragged_attention(model), torch.no_grad(), pytest.raises(CokvError, match="4 layers, the model has 3"):
         after = SelectEachLayer(after=Quantize(((2, 2),) * 4))

@@ -67,17 +67,17 @@ def test_pages_and_attention_are_those_of_loops(
             held = [*kept.tolist(), *range(tokens, tokens + step + 1)]
             complete = (len(held) - 1) // page  # a page is put away when the next begins
             cut = [held[i * page : (i + 1) * page] for i in range(complete)]
-            mine = queries[head * GROUP_SIZE : (head + 1) * GROUP_SIZE, step]
-            order = ranked(mine.double().numpy(), [keys[head, p].double().numpy() for p in cut])
-            newest, seen = held[complete * page :], []
+            head_queries = queries[head * GROUP_SIZE : (head + 1) * GROUP_SIZE, step]
+            order = ranked(head_queries.double().numpy(), [keys[head, p].double().numpy() for p in cut])
+            newest, attended = held[complete * page :], []
             for number in order:  # the last of them cut to its newest tokens
-                room = policy.limit - len(newest) - len(seen)
-                seen += cut[number][-room:] if room else []
+                room = policy.limit - len(newest) - len(attended)
+                attended += cut[number][-room:] if room else []
             whole = (policy.limit - len(newest)) // page
             assert {n for n in rows.numbers[head, :whole].tolist() if n >= 0} == set(order[:whole])
-            seen += newest
-            assert len(seen) == min(len(held), policy.limit), "exactly the budget is spent"
-            out = torch.softmax(mine @ keys[head, seen].T * 0.5, -1) @ values[head, seen]
+            attended += newest
+            assert len(attended) == min(len(held), policy.limit), "exactly the budget is spent"
+            out = torch.softmax(head_queries @ keys[head, attended].T * 0.5, -1) @ values[head, attended]
             torch.testing.assert_close(got[0, head * GROUP_SIZE : (head + 1) * GROUP_SIZE, 0], out, rtol=0, atol=1e-5)
 
 
@@ -85,28 +85,30 @@ def test_pages_and_attention_are_those_of_loops(
 @pytest.mark.parametrize("length", [1, 8, 45])
 def test_room_for_all_pages_is_the_full_cache(make_model: MakeModel, prompt: Prompt, heads: str, length: int) -> None:
     model = make_model("llama", heads, num_hidden_layers=2)
-    made = prefill(model, prompt(length))
-    full = Selection.full(2, made.shape.num_kv_heads, length)
+    prefilled = prefill(model, prompt(length))
+    full = Selection.full(2, prefilled.shape.num_kv_heads, length)
     rows = [Row(full, Recall(80, 8)), Row(full), Row(full, Recall(32, 8))]
-    answers = decode(model, made, rows, Stop(24))
+    answers = decode(model, prefilled, rows, Stop(24))
     assert answers[0].tokens == answers[1].tokens
     if length == 45:
         assert answers[2].tokens != answers[1].tokens, "pages that are never missed test nothing"
 
 
 def logits_of(
-    model: PreTrainedModel, made: Prefill, policy: Recall | Grow, after: torch.Tensor, steps: list[int]
+    model: PreTrainedModel, prefilled: Prefill, policy: Recall | Grow, after: torch.Tensor, steps: list[int]
 ) -> torch.Tensor:
     """At the tokens after the prompt, which are read in parts of these sizes."""
-    shape = made.shape
-    cache = RaggedCache.of(made, [Selection.full(shape.num_layers, shape.num_kv_heads, made.seq_len)], [policy])
-    found, position = [], made.seq_len
+    shape = prefilled.shape
+    cache = RaggedCache.of(
+        prefilled, [Selection.full(shape.num_layers, shape.num_kv_heads, prefilled.seq_len)], [policy]
+    )
+    step_logits, position = [], prefilled.seq_len
     with ragged_attention(model), torch.no_grad():
         for ids in after.split(steps):
             where = torch.arange(position, position + len(ids))[None]
-            found.append(model(input_ids=ids[None], past_key_values=cache, position_ids=where).logits[0])
+            step_logits.append(model(input_ids=ids[None], past_key_values=cache, position_ids=where).logits[0])
             position += len(ids)
-    return torch.cat(found)
+    return torch.cat(step_logits)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -116,9 +118,9 @@ def test_with_room_for_all_pages_logits_are_those_of_the_full_cache(
 ) -> None:
     """Up to the order of sums: pages and the newest page are attended apart."""
     model = fresh_model(family).to(dtype)
-    made, after = prefill(model, prompt(45)), prompt(30, seed=1)
+    prefilled, after = prefill(model, prompt(45)), prompt(30, seed=1)
     full, all_pages, few = (
-        logits_of(model, made, policy, after, [1] * 20 + [10]).float()
+        logits_of(model, prefilled, policy, after, [1] * 20 + [10]).float()
         for policy in (Grow(), Recall(80, 8), Recall(32, 8))
     )
     if dtype == torch.float32:
@@ -133,15 +135,15 @@ def test_with_room_for_all_pages_logits_are_those_of_the_full_cache(
 
 def test_bytes_are_slots_digests_places_and_pages_apart(make_model: MakeModel, prompt: Prompt) -> None:
     model = make_model()
-    made = prefill(model, prompt(45))
+    prefilled = prefill(model, prompt(45))
     full = Selection.full(3, 2, 45)
-    (small, large) = decode(model, made, [Row(full, Recall(32, 8)), Row(full, Recall(64, 8))], Stop(2))
+    (small, large) = decode(model, prefilled, [Row(full, Recall(32, 8)), Row(full, Recall(64, 8))], Stop(2))
     digests = 6 * 5 * 2 * 16 * 4  # five complete pages per head
     assert small.kept_tokens == 6 * 32 and large.kept_tokens == 6 * 45
-    assert small.kept_bytes == small.kept_tokens * made.token_bytes + digests + 6 * 4 * 8
-    assert large.kept_bytes == made.full_bytes + digests + 6 * 8 * 8
+    assert small.kept_bytes == small.kept_tokens * prefilled.token_bytes + digests + 6 * 4 * 8
+    assert large.kept_bytes == prefilled.full_bytes + digests + 6 * 8 * 8
     # In CPU memory there is room for one page more in every head.
-    assert small.host_bytes == large.host_bytes == 6 * (40 + 8) * made.token_bytes
+    assert small.host_bytes == large.host_bytes == 6 * (40 + 8) * prefilled.token_bytes
 
 
 @pytest.mark.parametrize("seq_len", [992, 1000, 1023])
@@ -216,7 +218,7 @@ def test_rows_that_leave_move_no_storage_and_their_places_are_filled_again() -> 
 
 def test_rows_leave_and_are_copied(make_model: MakeModel, prompt: Prompt) -> None:
     model, ids, after = make_model(num_hidden_layers=2), prompt(45), prompt(20, seed=1)
-    made = prefill(model, ids)
+    prefilled = prefill(model, ids)
 
     def read(cache: RaggedCache, tokens: torch.Tensor, rows: int, position: int) -> torch.Tensor:
         where = torch.arange(position, position + len(tokens))[None]
@@ -226,7 +228,7 @@ def test_rows_leave_and_are_copied(make_model: MakeModel, prompt: Prompt) -> Non
     full = Selection.full(2, 2, 45)
     late = Selection.from_mask((torch.arange(45) > 4).expand(2, 2, -1))
     make = lambda: RaggedCache.of(  # noqa: E731
-        made, [full, late, late, full], [Recall(16, 4), Recall(16, 4), EvictOldest(48), Grow()]
+        prefilled, [full, late, late, full], [Recall(16, 4), Recall(16, 4), EvictOldest(48), Grow()]
     )
     expected, cache = read(make(), after, 4, 45), make()
     read(cache, after[:7], 4, 45)

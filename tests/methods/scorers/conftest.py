@@ -39,14 +39,14 @@ class World:
 
     def layer(self, observers: Any = (), held: int | None = None, view: LayerView | None = None) -> PrefillLayer:
         held = self.queries.shape[1] if held is None else held
-        seen: dict[Any, Any] = {}
+        layers: dict[Any, Any] = {}
         for observer in observers:
             try:
-                seen[observer] = observer.observe(view or self.view())
+                layers[observer] = observer.observe(view or self.view())
             except CokvError as error:
-                seen[observer] = error
+                layers[observer] = error
         window = self.queries[:, self.queries.shape[1] - held :]
-        return PrefillLayer(0, self.keys, self.values, window, self.scaling, seen)
+        return PrefillLayer(0, self.keys, self.values, window, self.scaling, layers)
 
     def attention(self) -> np.ndarray:
         """[num_heads, seq_len, seq_len], causal, one row after the other."""

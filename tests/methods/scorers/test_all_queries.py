@@ -76,15 +76,15 @@ def test_each_key_and_query_is_converted_once(monkeypatch, num_heads, num_kv_hea
     queries = torch.randn(num_heads, 64, 4, generator=generator).bfloat16()
     keys = torch.randn(num_kv_heads, 64, 4, generator=generator).bfloat16()
     monkeypatch.setattr(blocks, "CHUNK", 2 * num_heads * 64)
-    found = 0
-    with Made() as made:
+    conversions = 0
+    with Made() as created:
         for _, row, weights in causal_attention(queries, keys, 0.5, first=8):
             group_size, rows, columns = weights.shape
             assert group_size == num_heads // num_kv_heads and columns == row + rows
-            found += group_size * rows
-    assert found == num_heads * 56
-    assert made.converted == keys.numel() + num_heads * 56 * 4
-    assert made.most <= max(blocks.CHUNK, queries.numel())
+            conversions += group_size * rows
+    assert conversions == num_heads * 56
+    assert created.converted == keys.numel() + num_heads * 56 * 4
+    assert created.most <= max(blocks.CHUNK, queries.numel())
 
 
 def test_half_of_each_heads_slots_go_to_the_newest(make_world):
@@ -147,12 +147,12 @@ def test_memory_stays_linear_in_the_prompt(fresh_model):
 
     def peak(observers):
         with probes.measure("cpu") as probe:
-            made = prefill(model, ids, 1, observers)
-        return probe.result["rss_peak_bytes"], made
+            created = prefill(model, ids, 1, observers)
+        return probe.result["rss_peak_bytes"], created
 
     plain, _ = peak([])
-    looking, made = peak(observers)
+    looking, created = peak(observers)
     matrix = 4 * 16384**2
     assert looking - plain < matrix // 2, f"{(looking - plain) / 2**20:.0f} MiB beyond a plain prefill"
-    held = sum(t.untyped_storage().nbytes() for o in observers for t in made.layers[0].observation(o))
+    held = sum(t.untyped_storage().nbytes() for o in observers for t in created.layers[0].observation(o))
     assert held == 2 * 4 * 2 * 16384, "one float32 per token, KV head and observer"

@@ -19,11 +19,11 @@ def written_out(world, window, kernel, gamma):
         kv_head = head // group
         line = np.zeros(columns)
         for j in range(columns):
-            seen = [matrix[row, j] for row in range(seq_len - window, seq_len)]
-            mean = sum(seen) / window
-            variance = sum((a - mean) ** 2 for a in seen) / (window - 1)
+            column = [matrix[row, j] for row in range(seq_len - window, seq_len)]
+            mean = sum(column) / window
+            variance = sum((a - mean) ** 2 for a in column) / (window - 1)
             line[j] = mean + gamma * variance
-            both[kv_head] += sum(-a * np.log(a) for a in seen if a > 0), variance
+            both[kv_head] += sum(-a * np.log(a) for a in column if a > 0), variance
         for j in range(columns):
             around = [line[i] for i in range(j - kernel // 2, j + kernel // 2 + 1) if 0 <= i < columns]
             high[kv_head, j] += sum(around) / kernel / group

@@ -77,11 +77,11 @@ def test_a_large_value_wins_the_second_stage_only(make_world):
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen3-hybrid"])
 def test_the_output_projection_is_found_by_name(make_model, prompt, family, heads):
     model = make_model(family, heads)
-    made = prefill(model, prompt(30), 8, [OutputNorm()])
-    for layer in made.layers:
+    prefilled = prefill(model, prompt(30), 8, [OutputNorm()])
+    for layer in prefilled.layers:
         weight = model.model.layers[layer.layer_idx].self_attn.o_proj.weight
-        group = made.shape.group_size
-        expected = torch.zeros(made.shape.num_kv_heads, 30)
+        group = prefilled.shape.group_size
+        expected = torch.zeros(prefilled.shape.num_kv_heads, 30)
         for head in range(4):
             block = weight[:, head * 16 : (head + 1) * 16]
             expected[head // group] += (layer.values[head // group] @ block.T).abs().sum(-1) / group
@@ -90,10 +90,10 @@ def test_the_output_projection_is_found_by_name(make_model, prompt, family, head
 
 def test_a_model_without_an_output_projection_is_refused_when_asked_for(fresh_model, prompt):
     model = fresh_model()
-    made = prefill(model, prompt(30), 8, [OutputNorm()])
+    prefilled = prefill(model, prompt(30), 8, [OutputNorm()])
     model.model.layers[1].mlp.layer_idx, model.model.layers[1].mlp.o_proj = 1, torch.nn.Identity()
     broken = prefill(model, prompt(30), 8, [OutputNorm()])
-    assert torch.equal(broken.first_logits, made.first_logits)
+    assert torch.equal(broken.first_logits, prefilled.first_logits)
     with pytest.raises(CokvError, match="has 2 modules with layer_idx 1 and an o_proj, expected one"):
         broken.layers[1].observation(OutputNorm())
 

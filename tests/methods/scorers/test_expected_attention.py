@@ -75,9 +75,9 @@ def written_out(queries, layer, num_sinks, future, covariance, value_norm, epsil
 def test_scores_equal_the_formula(make_model, prompt, family, heads, fields):
     model, ids = make_model(family, heads), prompt(31)
     scorer = ExpectedAttention(**fields)
-    made = prefill(model, ids, 1, scorer.observers)
+    prefilled = prefill(model, ids, 1, scorer.observers)
     rest = {name: getattr(scorer, name) for name in ("num_sinks", "future", "covariance", "value_norm", "epsilon")}
-    for layer, queries in zip(made.layers, plain_queries(model, ids), strict=True):
+    for layer, queries in zip(prefilled.layers, plain_queries(model, ids), strict=True):
         scores, expected = scorer.scores(layer).numpy(), written_out(queries, layer, **rest)
         np.testing.assert_allclose(scores, expected, rtol=2e-3, atol=1e-6)
 
@@ -182,31 +182,31 @@ def test_queries_are_turned_back_as_they_were_turned_whatever_comes_next(fresh_m
 @pytest.mark.parametrize("kind", FOLLOWING_THE_LENGTH)
 def test_asking_for_positions_to_come_leaves_the_models_rotation_alone(fresh_model, prompt, kind):
     model = fresh_model(rope_parameters=FOLLOWING_THE_LENGTH[kind], max_position_embeddings=64)
-    made = prefill(model, prompt(60), 1)
+    prefilled = prefill(model, prompt(60), 1)
     before = model.model.rotary_emb.inv_freq.clone()
     looked = prefill(model, prompt(60), 1, ExpectedAttention().observers)
     assert torch.equal(model.model.rotary_emb.inv_freq, before)
     assert torch.isfinite(ExpectedAttention().scores(looked.layers[0])[:, 4:]).all()
-    assert torch.equal(looked.first_logits, made.first_logits)
+    assert torch.equal(looked.first_logits, prefilled.first_logits)
 
 
 def test_a_model_without_one_rotary_embedding_is_refused_when_asked_for(fresh_model, prompt):
     model, scorer = fresh_model(), ExpectedAttention()
-    made = prefill(model, prompt(20), 1, scorer.observers)
-    assert torch.isfinite(scorer.scores(made.layers[0])[:, 4:]).all()
+    prefilled = prefill(model, prompt(20), 1, scorer.observers)
+    assert torch.isfinite(scorer.scores(prefilled.layers[0])[:, 4:]).all()
     model.model.layers[0].rotary_emb = torch.nn.Identity()
-    made = prefill(model, prompt(20), 1, scorer.observers)  # the prompt is read all the same
+    prefilled = prefill(model, prompt(20), 1, scorer.observers)  # the prompt is read all the same
     with pytest.raises(CokvError, match="has 2 modules named rotary_emb, expected one"):
-        scorer.scores(made.layers[0])
+        scorer.scores(prefilled.layers[0])
 
 
 def test_a_model_that_turns_its_queries_otherwise_is_refused(make_model, prompt, monkeypatch):
     from transformers.models.llama import modeling_llama
 
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", lambda q, k, cos, sin, **kwargs: (q, k))
-    made = prefill(make_model(), prompt(20), 1, ExpectedAttention().observers)
+    prefilled = prefill(make_model(), prompt(20), 1, ExpectedAttention().observers)
     with pytest.raises(CokvError, match="does not rotate queries by halves"):
-        ExpectedAttention().scores(made.layers[0])
+        ExpectedAttention().scores(prefilled.layers[0])
 
 
 @pytest.mark.parametrize(("field", "value"), [("num_sinks", -1), ("future", 0), ("recent", 1.5), ("epsilon", -0.1)])

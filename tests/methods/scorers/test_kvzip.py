@@ -19,15 +19,16 @@ class Tokenizer:
         return {"input_ids": [1 + ord(c) % 90 for c in text]}
 
 
-def told(text):
+def ids_of(text):
     return Tokenizer()(text, add_special_tokens=False)["input_ids"]
 
 
 def queries_and_keys(model, ids):
     """Per layer, post-RoPE, from one pass over all ids without a cache of ours."""
-    made = prefill(model, ids, window=len(ids))
+    prefilled = prefill(model, ids, window=len(ids))
     return [
-        (layer.window_queries.double().numpy(), layer.keys.double().numpy(), layer.scaling) for layer in made.layers
+        (layer.window_queries.double().numpy(), layer.keys.double().numpy(), layer.scaling)
+        for layer in prefilled.layers
     ]
 
 
@@ -35,8 +36,8 @@ def written_out(model, ids, chunk_size, num_sinks):
     prompt, result = ids.tolist(), None
     for start in range(0, len(prompt), chunk_size):
         chunk = prompt[start : start + chunk_size]
-        head = told(FIRST) if start == 0 else told(LATER) + prompt[max(start - 8, 0) : start]
-        passage = head + told("\n") + chunk
+        head = ids_of(FIRST) if start == 0 else ids_of(LATER) + prompt[max(start - 8, 0) : start]
+        passage = head + ids_of("\n") + chunk
         whole = queries_and_keys(model, torch.tensor(prompt + passage))
         if result is None:
             result = [np.zeros((keys.shape[0], len(prompt))) for _, keys, _ in whole]
@@ -46,10 +47,10 @@ def written_out(model, ids, chunk_size, num_sinks):
             group = len(queries) // len(keys)
             for head in range(len(queries)):
                 for row in range(len(prompt), len(prompt) + len(passage)):
-                    seen = [j for j in columns if j <= row]
-                    logits = np.array([queries[head, row] @ keys[head // group, j] for j in seen]) * scaling
+                    visible = [j for j in columns if j <= row]
+                    logits = np.array([queries[head, row] @ keys[head // group, j] for j in visible]) * scaling
                     weights = np.exp(logits - logits.max())
-                    for j, weight in zip(seen, weights / weights.sum(), strict=True):
+                    for j, weight in zip(visible, weights / weights.sum(), strict=True):
                         if start <= j < start + len(chunk):
                             layer[head // group, j] = max(layer[head // group, j], weight)
     return result
@@ -60,8 +61,8 @@ def written_out(model, ids, chunk_size, num_sinks):
 def test_scores_equal_an_uncached_pass(make_model, prompt, family, heads, chunk_size, num_sinks):
     model, ids = make_model(family, heads, num_hidden_layers=2), prompt(21)
     scorer = KVzipScorer(chunk_size, num_sinks)
-    made = prefill(model, ids, 1, scorer.observers, Tokenizer())
-    for layer, expected in zip(made.layers, written_out(model, ids, chunk_size, num_sinks), strict=True):
+    prefilled = prefill(model, ids, 1, scorer.observers, Tokenizer())
+    for layer, expected in zip(prefilled.layers, written_out(model, ids, chunk_size, num_sinks), strict=True):
         scores = scorer.scores(layer)
         np.testing.assert_allclose(scores[:, num_sinks:].numpy(), expected[:, num_sinks:], rtol=1e-3, atol=1e-5)
         assert torch.isinf(scores[:, :num_sinks]).all() and scorer.reserved(21) == num_sinks
@@ -72,8 +73,8 @@ def test_scores_equal_an_uncached_pass(make_model, prompt, family, heads, chunk_
 def test_scores_equal_an_uncached_pass_on_prompts_that_repeat(make_model, ids, chunk_size, num_sinks):
     model, ids = make_model("llama", "gqa", num_hidden_layers=2), torch.tensor(ids)
     scorer = KVzipScorer(chunk_size, num_sinks)
-    made = prefill(model, ids, 1, scorer.observers, Tokenizer())
-    for layer, expected in zip(made.layers, written_out(model, ids, chunk_size, num_sinks), strict=True):
+    prefilled = prefill(model, ids, 1, scorer.observers, Tokenizer())
+    for layer, expected in zip(prefilled.layers, written_out(model, ids, chunk_size, num_sinks), strict=True):
         scores = scorer.scores(layer)[:, num_sinks:].numpy()
         np.testing.assert_allclose(scores, expected[:, num_sinks:], rtol=1e-3, atol=1e-5)
 
@@ -86,10 +87,10 @@ def largest_written_out(world, passage, num_sinks, seq_len):
     best = np.zeros((len(keys), passage.end - passage.start))
     for head in range(len(queries)):
         for row in range(seq_len, keys.shape[1]):
-            seen = [j for j in columns if j <= row]
-            logits = np.array([queries[head, row] @ keys[head // group, j] for j in seen]) * world.scaling
+            visible = [j for j in columns if j <= row]
+            logits = np.array([queries[head, row] @ keys[head // group, j] for j in visible]) * world.scaling
             weights = np.exp(logits - logits.max())
-            for j, weight in zip(seen, weights / weights.sum(), strict=True):
+            for j, weight in zip(visible, weights / weights.sum(), strict=True):
                 if passage.start <= j < passage.end:
                     at = head // group, j - passage.start
                     best[at] = max(best[at], weight)
@@ -119,9 +120,9 @@ def test_who_finds_its_own_word_again_scores_one_and_equal_words_share(make_worl
 def test_a_hybrid_model_is_read_again_with_its_sliding_layers(make_model, prompt):
     model, ids = make_model("qwen3-hybrid"), prompt(30)
     scorer = KVzipScorer(chunk_size=30)
-    made = prefill(model, ids, 1, scorer.observers, Tokenizer())
-    before = {i: layer.keys.clone() for i, layer in made.sliding.items()}
-    for layer, expected in zip(made.layers, written_out(model, ids, 30, 4), strict=True):
+    prefilled = prefill(model, ids, 1, scorer.observers, Tokenizer())
+    before = {i: layer.keys.clone() for i, layer in prefilled.sliding.items()}
+    for layer, expected in zip(prefilled.layers, written_out(model, ids, 30, 4), strict=True):
         np.testing.assert_allclose(scorer.scores(layer)[:, 4:].numpy(), expected[:, 4:], rtol=1e-3, atol=1e-5)
     again = prefill(model, ids, 1, scorer.observers, Tokenizer())
     assert all(torch.equal(again.sliding[i].keys, keys) for i, keys in before.items()), "the cache was left changed"
@@ -130,9 +131,9 @@ def test_a_hybrid_model_is_read_again_with_its_sliding_layers(make_model, prompt
 def test_reading_again_leaves_the_prefill_as_it_was(make_model, prompt):
     model, ids = make_model(), prompt(40)
     plain = prefill(model, ids, 4)
-    made = prefill(model, ids, 4, KVzipScorer(chunk_size=16).observers, Tokenizer())
-    assert torch.equal(made.first_logits, plain.first_logits)
-    for layer, other in zip(made.layers, plain.layers, strict=True):
+    prefilled = prefill(model, ids, 4, KVzipScorer(chunk_size=16).observers, Tokenizer())
+    assert torch.equal(prefilled.first_logits, plain.first_logits)
+    for layer, other in zip(prefilled.layers, plain.layers, strict=True):
         assert torch.equal(layer.keys, other.keys) and torch.equal(layer.values, other.values)
         assert torch.equal(layer.window_queries, other.window_queries)
 
@@ -149,9 +150,9 @@ def test_the_size_of_the_blocks_changes_nothing(monkeypatch, chunk):
 
 def test_passages_cover_the_prompt_once():
     ids = torch.arange(1, 51)
-    made = Repetition(20, 4).passages(ids, ModelParts(None, Tokenizer()))
-    assert [(p.start, p.end) for p in made] == [(0, 20), (20, 40), (40, 50)]
-    assert made[1].ids == (*told(LATER), *range(13, 21), *told("\n"), *range(21, 41))
+    passages = Repetition(20, 4).passages(ids, ModelParts(None, Tokenizer()))
+    assert [(p.start, p.end) for p in passages] == [(0, 20), (20, 40), (40, 50)]
+    assert passages[1].ids == (*ids_of(LATER), *range(13, 21), *ids_of("\n"), *range(21, 41))
 
 
 def test_what_hinders_reaches_whoever_asks(make_model, prompt):

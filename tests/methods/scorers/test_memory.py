@@ -45,5 +45,5 @@ def test_it_grows_with_the_prompt(fresh_model, scorer):
         return peaks[1] - peaks[0]
 
     short, long = beyond(SHORT), beyond(LONG)
-    said = f"{short / 2**20:.0f} MiB beyond a plain prefill at {SHORT} tokens, {long / 2**20:.0f} MiB at {LONG}"
-    assert long < 2.1 * short and long - short < MATRIX / 8, said
+    comparison = f"{short / 2**20:.0f} MiB beyond a plain prefill at {SHORT} tokens, {long / 2**20:.0f} MiB at {LONG}"
+    assert long < 2.1 * short and long - short < MATRIX / 8, comparison

@@ -55,17 +55,17 @@ def kept_by_press(model: Any, ids: torch.Tensor, press: Any, budget: int) -> lis
         layer.self_attn.register_forward_pre_hook(lambda m, a, kw: inputs.append({**kw, "module": m}), with_kwargs=True)
         for layer in model.model.layers
     ]
-    made = prefill(model, ids)
+    prefilled = prefill(model, ids)
     for hook in hooks:
         hook.remove()
     kept = []
-    for layer, given in zip(made.layers, inputs, strict=True):
-        module = given["module"]
+    for layer, module_inputs in zip(prefilled.layers, inputs, strict=True):
+        module = module_inputs["module"]
         module.rotary_emb = model.model.rotary_emb  # as kvpress does
         try:
             scores = press.score(
-                module, given["hidden_states"], layer.keys[None], layer.values[None], None,
-                {"position_embeddings": given["position_embeddings"]},
+                module, module_inputs["hidden_states"], layer.keys[None], layer.values[None], None,
+                {"position_embeddings": module_inputs["position_embeddings"]},
             )  # fmt: skip
         finally:
             del module.rotary_emb
@@ -84,8 +84,8 @@ def test_the_same_tokens_are_kept(make_model, name, family, heads, budget):
     ids = 1 + torch.randperm(96, generator=torch.Generator().manual_seed(0))[:SEQ_LEN]  # none twice: keys of equal norm
     press, method = presses(1 - (budget + 0.5) / SEQ_LEN)[name]
     assert int(SEQ_LEN * (1 - press.compression_ratio)) == budget
-    made = prefill(model, ids, max(method.window_size, 1), method.observers)
-    ours = method.select(made, budget).mask()
+    prefilled = prefill(model, ids, max(method.window_size, 1), method.observers)
+    ours = method.select(prefilled, budget).mask()
     for layer, theirs in enumerate(kept_by_press(model, ids, press, budget)):
         assert torch.equal(ours[layer], theirs), f"{name}, layer {layer}: {(ours[layer] != theirs).sum()} differ"
 
@@ -96,8 +96,8 @@ def test_h2o_is_observed_attention_without_its_average_over_time(make_model, pro
 
     model, ids = make_model("llama", "gqa"), prompt(40)
     method = get_method("h2o")
-    made = prefill(model, ids, 40, method.observers)
-    for layer in made.layers:
+    prefilled = prefill(model, ids, 40, method.observers)
+    for layer in prefilled.layers:
         keys = layer.keys.repeat_interleave(2, 0)
         logits = layer.window_queries @ keys.transpose(1, 2) * layer.scaling
         weights = logits.masked_fill(torch.ones(40, 40, dtype=torch.bool).triu(1), -math.inf).softmax(-1)[None]

@@ -44,15 +44,15 @@ def _eighths(x: torch.Tensor) -> torch.Tensor:
     return ((x * 8).round() / 8).bfloat16()
 
 
-def released(made: PrefillLayer, window: int, kernel: int, pooling: str, name: str) -> torch.Tensor:
+def released(prompt_layer: PrefillLayer, window: int, kernel: int, pooling: str, name: str) -> torch.Tensor:
     """Scores before the window, bfloat16 [num_kv_heads, seq_len - window]."""
-    heads, head_dim = made.window_queries.shape[0], made.keys.shape[2]
-    num_kv_heads = made.keys.shape[0]
+    heads, head_dim = prompt_layer.window_queries.shape[0], prompt_layer.keys.shape[2]
+    num_kv_heads = prompt_layer.keys.shape[0]
     lowest = torch.finfo(torch.bfloat16).min
     per_head = []
     for head in range(heads):
-        key = made.keys[head * num_kv_heads // heads]
-        logits = torch.matmul(made.window_queries[head, -window:], key.T) / math.sqrt(head_dim)
+        key = prompt_layer.keys[head * num_kv_heads // heads]
+        logits = torch.matmul(prompt_layer.window_queries[head, -window:], key.T) / math.sqrt(head_dim)
         for row in range(window):
             logits[row, len(key) - window + row + 1 :] += lowest
         weights = F.softmax(logits, dim=-1, dtype=torch.float32).to(torch.bfloat16)[:, :-window]
@@ -77,12 +77,15 @@ def test_scores_and_kept_tokens_are_those_of_the_released_steps(name: str, seed:
     window = method.scorer.window_size
     group_size = 1 if method.scorer.reduce == "per_query_head" else 4
     layers = [layer(group_size, seed), layer(group_size, seed + 10)]
-    expected = [released(made, window, method.scorer.kernel_size, method.scorer.pooling, name) for made in layers]
-    for made, line in zip(layers, expected, strict=True):
-        scores = method.scorer.scores(made)
+    expected = [
+        released(prompt_layer, window, method.scorer.kernel_size, method.scorer.pooling, name)
+        for prompt_layer in layers
+    ]
+    for prompt_layer, line in zip(layers, expected, strict=True):
+        scores = method.scorer.scores(prompt_layer)
         assert scores.dtype == torch.float32 and torch.isinf(scores[:, -window:]).all()
         assert torch.equal(scores[:, :-window], line.float())
-        assert not torch.equal(scores, replace(method.scorer, score_dtype="float32").scores(made))
+        assert not torch.equal(scores, replace(method.scorer, score_dtype="float32").scores(prompt_layer))
     prefill = SimpleNamespace(layers=layers, seq_len=150)
     profile = HeadScores(np.array([[0.1, 0.4], [0.2, 0.9]])) if method.needs_profile else None
     for kv_budget in (2 * window, 100):

@@ -25,7 +25,7 @@ def test_prompt_and_decoding_leave_the_newest_the_same_slots(hundredths):
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, True, "half", float("nan")])
-@pytest.mark.parametrize("made", [AccumulatedAttention, lambda recent_share: H2OEviction(8, recent_share)])
-def test_what_is_no_share_is_named(made, share):
+@pytest.mark.parametrize("build", [AccumulatedAttention, lambda recent_share: H2OEviction(8, recent_share)])
+def test_what_is_no_share_is_named(build, share):
     with pytest.raises(CokvError, match=r"recent_share is .* between 0 and 1"):
-        made(recent_share=share)
+        build(recent_share=share)

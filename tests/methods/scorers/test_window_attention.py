@@ -56,10 +56,10 @@ HEADS = [(4, 4), (4, 2), (4, 1), (6, 2), (1, 1)]  # MHA, GQA, MQA, a group of th
 @pytest.mark.parametrize(("seq_len", "window", "kernel"), [(23, 5, 7), (24, 8, 1), (9, 8, 7), (17, 1, 3), (12, 4, 9)])
 @pytest.mark.parametrize("pooling", ["max", "avg"])
 def test_scores_equal_the_attention_matrix_written_out(num_heads, num_kv_heads, seq_len, window, kernel, pooling):
-    made = layer(num_heads, num_kv_heads, seq_len)
-    scores = WindowAttention(window, kernel, pooling).scores(made)
+    scored_layer = layer(num_heads, num_kv_heads, seq_len)
+    scores = WindowAttention(window, kernel, pooling).scores(scored_layer)
     assert scores.dtype == torch.float32 and scores.shape == (num_kv_heads, seq_len)
-    np.testing.assert_allclose(scores.numpy(), written_out(made, window, kernel, pooling), rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(scores.numpy(), written_out(scored_layer, window, kernel, pooling), rtol=2e-5, atol=1e-7)
 
 
 def test_more_queries_than_needed_change_nothing():
@@ -81,55 +81,57 @@ def test_a_prompt_no_longer_than_the_window_is_all_window(seq_len):
 
 
 def test_exactly_the_window_is_infinite_and_pooling_lets_nothing_of_it_leak():
-    made = layer(4, 2, 20)
-    made.window_queries[:, -4:] = torch.tensor([10.0, 0, 0, 0])
-    made.keys[:, :, 0] = 0
-    made.keys[:, -4:, 0] = 10  # the window looks at itself alone
-    scores = WindowAttention(window_size=4, kernel_size=7).scores(made)
+    scored_layer = layer(4, 2, 20)
+    scored_layer.window_queries[:, -4:] = torch.tensor([10.0, 0, 0, 0])
+    scored_layer.keys[:, :, 0] = 0
+    scored_layer.keys[:, -4:, 0] = 10  # the window looks at itself alone
+    scores = WindowAttention(window_size=4, kernel_size=7).scores(scored_layer)
     assert torch.isinf(scores).nonzero()[:, 1].unique().tolist() == [16, 17, 18, 19]
-    reference = written_out(made, 4, 7, "max")
+    reference = written_out(scored_layer, 4, 7, "max")
     np.testing.assert_allclose(scores.numpy(), reference, rtol=2e-5, atol=1e-7)
     assert scores[:, :16].max() < 1e-3, "window columns reached their neighbours through the pooling"
 
 
 def test_a_planted_token_and_its_neighbours_score_highest():
-    made = layer(4, 2, 40, seed=3, spread=0.01)
-    made.window_queries[:, -8:] = 0
-    made.window_queries[:, -8:, 0] = 10
-    made.keys[1, 13, 0] = 10
-    scores = WindowAttention(window_size=8, kernel_size=5).scores(made)
+    scored_layer = layer(4, 2, 40, seed=3, spread=0.01)
+    scored_layer.window_queries[:, -8:] = 0
+    scored_layer.window_queries[:, -8:, 0] = 10
+    scored_layer.keys[1, 13, 0] = 10
+    scores = WindowAttention(window_size=8, kernel_size=5).scores(scored_layer)
     top = scores[1, :32].topk(5).indices.sort().values
     assert top.tolist() == [11, 12, 13, 14, 15]
     assert scores[0, :32].max() < scores[1, :32].max() / 2, "the plant sits in KV head 1 alone"
 
 
 def test_groups_of_heads_too_large_to_hold_at_once_score_the_same(monkeypatch):
-    made = layer(8, 4, 33)
+    scored_layer = layer(8, 4, 33)
     scorer = WindowAttention(window_size=6)
-    whole = scorer.scores(made)
+    whole = scorer.scores(scored_layer)
     for chunk in (1, 2 * 2 * 6 * 33, 3 * 2 * 6 * 33):
         monkeypatch.setattr(blocks, "CHUNK", chunk)
-        torch.testing.assert_close(scorer.scores(made), whole, rtol=1e-6, atol=0)
+        torch.testing.assert_close(scorer.scores(scored_layer), whole, rtol=1e-6, atol=0)
 
 
 def test_scores_of_a_bfloat16_prefill_are_made_in_float32_by_default():
-    made = layer(4, 2, 30, dtype=torch.bfloat16)
-    scores = WindowAttention(window_size=4).scores(made)
-    np.testing.assert_allclose(scores.numpy(), written_out(made, 4, 7, "max"), rtol=2e-5, atol=1e-7)
-    rounded = WindowAttention(window_size=4, score_dtype="model").scores(made)
+    scored_layer = layer(4, 2, 30, dtype=torch.bfloat16)
+    scores = WindowAttention(window_size=4).scores(scored_layer)
+    np.testing.assert_allclose(scores.numpy(), written_out(scored_layer, 4, 7, "max"), rtol=2e-5, atol=1e-7)
+    rounded = WindowAttention(window_size=4, score_dtype="model").scores(scored_layer)
     assert rounded.dtype == torch.float32
     assert torch.equal(rounded, rounded.bfloat16().float()) and not torch.equal(rounded, scores)
 
 
 def test_the_model_dtype_changes_nothing_where_the_model_is_float32():
-    made = layer(4, 2, 30)
-    assert torch.equal(WindowAttention(4).scores(made), WindowAttention(4, score_dtype="model").scores(made))
+    scored_layer = layer(4, 2, 30)
+    assert torch.equal(
+        WindowAttention(4).scores(scored_layer), WindowAttention(4, score_dtype="model").scores(scored_layer)
+    )
 
 
 def test_scores_per_query_head_need_query_heads_that_share_nothing():
     alone = WindowAttention(4, reduce="per_query_head")
-    made = layer(4, 4, 30)
-    assert torch.equal(alone.scores(made), WindowAttention(4).scores(made))
+    scored_layer = layer(4, 4, 30)
+    assert torch.equal(alone.scores(scored_layer), WindowAttention(4).scores(scored_layer))
     with pytest.raises(CokvError, match="2 query heads share"):
         alone.scores(layer(4, 2, 30))
 
