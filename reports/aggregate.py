@@ -22,6 +22,7 @@ import numpy as np
 from reports.intervals import CONFIDENCE, RESAMPLES, Floats, Resamples, interval
 from reports.kv_budget import Budget, budget_order, mean_slots, slots_of
 from reports.records import BYTE_FIELDS, FULL, Record, Variant, digest, sample_key, sorted_records, variant_of
+from reports.variants import stated
 
 SCHEMA = 1
 DECIMALS = 4
@@ -59,6 +60,7 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
                 reasons = Counter(r[why] for r in members if r["score"] is None and r.get(why))
                 if reasons:
                     cell[why] = dict(sorted(reasons.items()))
+            cell |= _facts(members)
             means = resample.means(scores)
             cells.append(cell | _estimate(scores, means))
             average = averages.setdefault((benchmark, budget, variant), _Average())
@@ -229,12 +231,18 @@ def _bytes(members: Sequence[Record]) -> Row:
     return out
 
 
+def _facts(members: Sequence[Record]) -> Row:
+    """Means of what the budget decided in the method's own terms; absent where it has none."""
+    facts = {name: _round(value) for name, value in sorted(stated(members).items())}
+    return {"facts": facts} if facts else {}
+
+
 def _memory(ordered: Sequence[Record]) -> list[Row]:
     """Nominal and measured size per benchmark, method and budget, over all its tasks."""
     rows: dict[_Line, list[Record]] = defaultdict(list)
     for record in ordered:
         rows[record["benchmark"], record["kv_budget"], variant_of(record)].append(record)
     return [
-        {"benchmark": b, **_row_fields(budget, v), "n": len(members), **_bytes(members)}
+        {"benchmark": b, **_row_fields(budget, v), "n": len(members), **_bytes(members), **_facts(members)}
         for (b, budget, v), members in sorted(rows.items(), key=_line_order)
     ]

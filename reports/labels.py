@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from reports.records import FULL, Variant, variant_of
+from reports.variants import MethodFacts
 
 # Okabe & Ito's palette without its yellow (too faint on paper) and black (kept for the full cache).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#7F7F7F")
@@ -19,11 +20,17 @@ class Labels:
     """Row labels of one run. A preset or protocol is named only where the run holds more than one.
 
     `titles`: what the run's spec.json calls each method, in the order in which tables list them; a method without a
-    title goes by its name, and comes last.
+    title goes by its name, and comes last. `facts`: what the spec says of its variants.
     """
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], titles: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        titles: Mapping[str, str] | None = None,
+        facts: MethodFacts | None = None,
+    ) -> None:
         self.titles = titles or {}
+        self.facts = facts or MethodFacts()
         self._places = {method: place for place, method in enumerate(self.titles)}
         self.variants = sorted({variant_of(row) for row in rows}, key=self.order)
         compressed = [v for v in self.variants if not is_full(v)]
@@ -52,12 +59,24 @@ class Labels:
         """Title of a row, with what distinguishes it from the other rows of its method."""
         if is_full(variant) and sum(map(is_full, self.variants)) == 1:
             return self.title(variant.method)
-        details = [] if variant.preset == "normalized" else [variant.preset]
+        details = self._preset(variant.method, variant.preset)
         if self._query:
             details.append("question seen" if variant.query_aware else "question unseen")
         if self._first:
             details.append(f"first token {variant.first_token}")
         return self.title(variant.method, *details)
+
+    def preset_name(self, method: str, preset: str) -> str:
+        """Title of a method in a preset, where a table has no other fields of the variant."""
+        return self.title(method, *self._preset(method, preset))
+
+    def _preset(self, method: str, preset: str) -> list[str]:
+        shown = [] if preset == "normalized" else [preset]
+        return [*shown, "ours"] if self.facts.ours(method, preset) else shown
+
+    def notes(self) -> tuple[str, ...]:
+        """What differs from the papers' parameters, for below a table."""
+        return self.facts.notes({(v.method, v.preset): self.name(v) for v in self.variants})
 
     def style(self, variant: Variant) -> dict[str, Any]:
         """Colour, marker and line of a compressed variant."""

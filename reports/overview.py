@@ -15,7 +15,7 @@ from reports.kv_budget import Budget, budget_order, budget_text, slot_positions
 from reports.labels import Labels, is_full
 from reports.records import Variant, variant_of
 from reports.table import MISSING, Entry, Table
-from reports.tables import interval_text, interval_words, no_average, score_text
+from reports.tables import fact_notes, interval_text, interval_words, no_average, score_text
 
 Row = Mapping[str, Any]
 
@@ -64,6 +64,7 @@ def overview_table(metrics: Row, labels: Labels, benchmark: str | None = None) -
             f"Mean over tasks in percent{interval}, at KV slots per head{_share_words(rows)}; best first.",
             "Methods that keep every position, the full cache among them, have one number.",
             "No average where some task could not be run at this budget; the tables by task say why.",
+            *fact_notes(metrics, labels, benchmark),
         ),
     )
 

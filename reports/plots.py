@@ -37,7 +37,7 @@ def score_figure(metrics: Row, labels: Labels, benchmark: str) -> Figure | None:
     if not budgets or not any("mean" in row for row in cells):
         return None  # no budget, or no method could meet one
     shown_variants = shown(metrics, labels)
-    drawn = Labels((row for row in metrics["cells"] if variant_of(row) in shown_variants), labels.titles)
+    drawn = Labels((row for row in metrics["cells"] if variant_of(row) in shown_variants), labels.titles, labels.facts)
     with figure_settings():
         figure, axes = panels(len(parts), 1.6, "KV slots per head", "Score (%)")
         handles: dict[str, Any] = {}

@@ -97,6 +97,9 @@ def check_record(record: object, source: str) -> None:
         )
     if isinstance(budget, str) and slots is None:
         raise ReportError(f"{source}: kv_budget is a share, {budget!r}, so field 'kv_slots' must say how many slots")
+    facts = record.get("facts")
+    if facts is not None and not (isinstance(facts, Mapping) and all(map(is_number, facts.values()))):
+        raise ReportError(f"{source}: field 'facts' must be an object of numbers, got {facts!r}")
     for name in (*BYTE_FIELDS, "prompt_tokens"):
         if record.get(name) is not None and (not is_number(record[name]) or record[name] < 0):
             raise ReportError(f"{source}: field {name!r} must be a number >= 0, got {record[name]!r}")
@@ -127,5 +130,6 @@ def digest(records: Iterable[Record]) -> str:
     for record in sorted_records(records):
         share = isinstance(record["kv_budget"], str)  # a number of slots says itself how many
         kept = {name: record.get(name) for name in (*names, *(["kv_slots"] if share else []))}
+        kept |= {"facts": record["facts"]} if record.get("facts") else {}
         state.update(json.dumps(kept, sort_keys=True).encode() + b"\n")
     return state.hexdigest()[:16]

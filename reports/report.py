@@ -20,12 +20,13 @@ from rich.text import Text
 
 from reports.head_experiments import head_experiments
 from reports.intervals import CONFIDENCE
+from reports.labels import Labels
 from reports.longbench import category_table, longbench_table
 from reports.overview import overview_table
 from reports.rundir import Run, load_run
 from reports.side_tables import decode_table, removal_table, stability_table
 from reports.table import Table, column_words, escape_markdown, to_latex, to_markdown, to_rich
-from reports.tables import difference_tables, memory_table, score_tables
+from reports.tables import difference_tables, fact_notes, memory_table, score_tables
 
 PLAIN_WIDTH = 100
 FEW = 10  # methods, the full cache among them, whose tables by task are printed on a screen
@@ -48,7 +49,9 @@ def write_report(run_dir: str | Path, allow_unfinished: bool = False) -> Path:
 
 def _write_all(run: Run, folder: Path) -> None:
     labels = run.labels
-    scores, overview = score_tables(run.metrics, labels), overview_table(run.metrics, labels)
+    scores = [_with_notes(table, labels) for table in score_tables(run.metrics, labels)]
+    overview = overview_table(run.metrics, labels)
+    overview = overview and _with_notes(overview, labels)
     figures = _draw(run, folder)
     parts = [f"# {escape_markdown(_title(run))}\n", *_context(run), "## Scores\n"]
     parts += [to_markdown(overview)] if overview else []
@@ -56,7 +59,7 @@ def _write_all(run: Run, folder: Path) -> None:
     parts += [to_markdown(table) for table in scores]
     parts += [_image(stem, "Score against KV budget") for stem in figures if stem.startswith("scores_")]
 
-    differences = difference_tables(run.metrics, labels)
+    differences = [_with_notes(table, labels) for table in difference_tables(run.metrics, labels)]
     base = labels.title(run.metrics["baseline"])
     parts.append(f"## Differences from {escape_markdown(base)}\n")
     parts += [to_markdown(table) for table in differences[:1]]
@@ -69,7 +72,7 @@ def _write_all(run: Run, folder: Path) -> None:
     official = [t for make in (longbench_table, category_table) if run.longbench and (t := make(run.longbench, labels))]
     parts += ["## LongBench, official numbers\n", *map(to_markdown, official)] if official else []
 
-    memory = memory_table(run.metrics, labels)
+    memory = _with_notes(memory_table(run.metrics, labels), labels)
     parts += ["## Memory of the kept tokens\n", to_markdown(memory)]
     tables = [*([overview] if overview else []), *scores, *differences, memory, *official]
 
@@ -88,6 +91,7 @@ def _write_all(run: Run, folder: Path) -> None:
 
     parts.append("## Decode latency and memory\n")
     decode = decode_table(run.measurements, labels) if run.measurements else None
+    decode = decode and _with_notes(decode, labels)
     parts += _section(decode, "nothing was measured" if run.measurements else "the run has no measurements.json")
     tables += [table for table in (stability, removal, *experiment_tables, decode) if table is not None]
 
@@ -96,6 +100,11 @@ def _write_all(run: Run, folder: Path) -> None:
     for table in tables:
         (folder / f"{table.name}.md").write_text(to_markdown(table), encoding="utf-8")
         (folder / f"{table.name}.tex").write_text(LATEX_HEAD + to_latex(table), encoding="utf-8")
+
+
+def _with_notes(table: Table, labels: Labels) -> Table:
+    """With what differs from the papers' parameters below it."""
+    return replace(table, notes=table.notes + labels.notes())
 
 
 def _section(table: Table | None, absent: str) -> list[str]:
@@ -143,7 +152,7 @@ def _context(run: Run) -> list[str]:
         "Tasks": f"{len(tasks)}: {', '.join(tasks)}",
         "Samples": f"{samples}, data seeds {', '.join(str(s) for s in sorted({r['seed'] for r in records}))}",
         "Records": f"{len(records)}, one per sample, method and budget; {infeasible} of them infeasible"
-        + (f", {unsupported} of methods that this model does not support" if unsupported else ""),
+        + (f", {unsupported} without a valid profile" if unsupported else ""),
         "Question when tokens are chosen": " and ".join(question),
         "First answer token from": " and ".join(sorted({r["first_token"] for r in records})),
     }
@@ -159,7 +168,7 @@ def _context(run: Run) -> list[str]:
     ]
     if not run.finished:
         lines.insert(0, "* **This run is not finished: the numbers are those of the records so far.**")
-    spec = [(key, value) for key, value in _flat(run.spec) if not key.startswith("about.titles.")]
+    spec = [(key, value) for key, value in _flat(run.spec) if not key.startswith(("about.titles.", "about.variants"))]
     for name in ("machine", "versions"):
         spec += [(f"{name}.{key}", value) for key, value in _flat((run.measurements or {}).get(name) or {})]
     table = ["\n<details><summary>Specification, machine and versions</summary>\n", "| Key | Value |", "|:--|:--|"]
@@ -211,12 +220,14 @@ def _print(run: Run, console: Console, star: str) -> None:
         console.print(to_rich(_starred(table, star)))
         console.print()
     if len(labels.variants) > FEW:
-        console.print(Text("Scores by task, and differences, are in the report.", style="dim"))
+        notes = [*fact_notes(run.metrics, labels), *labels.notes()]
+        console.print(Text("\n".join([*notes, "Scores by task, and differences, are in the report."]), style="dim"))
         return
     for table in score_tables(run.metrics, labels):
         for block in _blocks(_starred(table, star), console.width):
             console.print(to_rich(block))
             console.print()
+        table = _with_notes(table, labels)
         notes = [note.replace("in bold", "starred") if star else note for note in table.notes]
         console.print(Text("\n".join(notes), style="dim"))
         console.print()

@@ -20,6 +20,7 @@ from reports.labels import Labels
 from reports.longbench import check_longbench
 from reports.records import check_record, digest
 from reports.shapes import check_measurements, check_stability
+from reports.variants import MethodFacts
 
 FINISHED = ("done.json", "metrics.json", "predictions.jsonl")
 REPRODUCE = "run `cokv reproduce` again with this run's experiment"
@@ -50,7 +51,7 @@ class Run:
 
     @cached_property
     def labels(self) -> Labels:
-        return Labels(self.metrics["cells"], _titles(self.spec))
+        return Labels(self.metrics["cells"], _titles(self.spec), MethodFacts.of_spec(self.spec))
 
 
 def _titles(spec: Mapping[str, Any]) -> dict[str, str]:

@@ -122,8 +122,7 @@ def decode_table(measurements: Row, labels: Labels) -> Table | None:
     body = []
     for row, text in zip(rows, texts, strict=True):
         runtime = RUNTIMES.get(row.get("runtime", ""), row.get("runtime") or MISSING)
-        preset = row.get("preset", "normalized")
-        name = labels.title(row["method"], *([] if preset == "normalized" else [preset]))
+        name = labels.preset_name(row["method"], row.get("preset", "normalized"))
         leading = (Entry(name), Entry(runtime), budget_entry(row))
         body.append((*leading, *(Entry(text[place] or MISSING) for place in kept)))
     notes = [
@@ -133,7 +132,8 @@ def decode_table(measurements: Row, labels: Labels) -> Table | None:
     if absent:
         notes.append(f"Not measured on this machine: {', '.join(absent)}.")
     notes += [
-        f"No row for {labels.title(left['method'])}: {left['why']}." for left in measurements.get("left_out") or []
+        f"No row for {labels.preset_name(left['method'], left.get('preset', 'normalized'))}: {left['why']}."
+        for left in measurements.get("left_out") or []
     ]
     columns = ("Method", "Runtime", "KV budget", *(_DECODE[place][0] for place in kept))
     return Table(

@@ -14,6 +14,7 @@ from reports.kv_budget import Budget, budget_order, budget_text, slots_text
 from reports.labels import Labels, is_full
 from reports.records import Variant, variant_of
 from reports.table import MISSING, Entry, Table, group_starts
+from reports.variants import fact_text
 
 Row = Mapping[str, Any]
 PARTIAL = "†"
@@ -53,9 +54,10 @@ def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
         notes.append(f"{PARTIAL} over fewer samples than the other methods of its column: not comparable, never bold.")
     if any("low" in row and row["low"] == row["high"] for row in cells):
         notes.append("No width: every sample scored the same. Events rarer than about 3/n go unseen with n samples.")
-    notes += [f"({number}) Infeasible: {reason}." for number, reason in enumerate(reasons, start=1)]
+    notes += [f"({number}) {reason}." for number, reason in enumerate(reasons, start=1)]
     if reasons:
         notes.append("A reason's numbers are those of its first prompt.")
+    notes += fact_notes(metrics, labels, benchmark)
     return Table(
         name=f"scores_{benchmark}",
         title=f"Scores on {benchmark}",
@@ -65,6 +67,19 @@ def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
         rules=group_starts([place[0] for place in places]),
         left=2,
     )
+
+
+def fact_notes(metrics: Row, labels: Labels, benchmark: str | None = None) -> list[str]:
+    """What budgets decided in methods' own terms, such as how many heads stay whole, a note for each method."""
+    texts: dict[Variant, list[str]] = {}
+    for row in sorted(
+        metrics["memory"], key=lambda row: (labels.order(variant_of(row)), budget_order(row["kv_budget"]))
+    ):
+        if row.get("facts") and benchmark in (None, row["benchmark"]):
+            where = budget_text(row["kv_budget"]) + ("" if benchmark else f" on {row['benchmark']}")
+            facts = ", ".join(fact_text(name, value) for name, value in row["facts"].items())
+            texts.setdefault(variant_of(row), []).append(f"{facts} at {where}")
+    return [f"{labels.name(variant)}: {'; '.join(parts)}." for variant, parts in texts.items()]
 
 
 def _place(row: Row) -> tuple[Budget, Variant]:
@@ -106,13 +121,15 @@ def _best(rows: Iterable[Row]) -> str | None:
 def no_average(row: Row) -> str:
     """Of an average without a mean: how many of its tasks were run on all samples."""
     done, missing = row["tasks"], len(row["missing"])
-    return f"{done} of {done + missing} tasks" if done else row.get("why", "infeasible")
+    without = "no valid profile" if row.get("why") == "unsupported" else "infeasible"
+    return f"{done} of {done + missing} tasks" if done else without
 
 
 def _score_entry(row: Row | None, best: str | None, reasons: list[str]) -> Entry:
     if row is not None and "mean" not in row and row.get("missing"):
         return Entry(no_average(row))
-    why = {} if row is None else {**row.get("infeasible", {}), **row.get("unsupported", {})}
+    why = [] if row is None else [f"Infeasible: {r}" for r in row.get("infeasible", {})]
+    why += [] if row is None else list(row.get("unsupported", {}))
     if row is None or ("mean" not in row and not why):
         return Entry(MISSING)
     if "mean" not in row:

@@ -106,3 +106,11 @@ def build(
     gold = text["golds_join"].join(items) + text["golds_end"]
     question = text["questions"].format(kind=kind, query=query)
     return Draft(context, question, text["prefixes"].format(kind=kind), outputs, gold)
+
+
+def needle_span(context: str, value: str, wording: dict[str, Any]) -> tuple[int, int]:
+    """Characters start..end of the sentence in `context` that says `value`, which occurs in it once."""
+    template = wording["niah"]["needle"]
+    opening, closing = template.partition("{")[0], template.rpartition("}")[2]
+    place = context.index(value)
+    return context.rindex(opening, 0, place), place + len(value) + len(closing)

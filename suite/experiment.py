@@ -17,7 +17,7 @@ from suite.heads.experiment_ssv import compute_head_scores
 from suite.heads.games import VERSIONS_THAT_MATTER
 from suite.profiles import run_profiles as profiles_run
 from suite.profiles.run_profiles import compute_profiles
-from suite.run.cells import grid_cells
+from suite.run.cells import grid_cells, variant_facts
 from suite.run.folder import RunFolder
 from suite.run.measure import measure_decode
 from suite.run.preflight import check_fit
@@ -77,8 +77,14 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
     spec = experiment.model
     loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype)
     check_fit(experiment, loaded)
-    titles = {cell.method.name: cell.method.title for cell in grid_cells(experiment)}
-    about = {"name": experiment.name, "description": experiment.description, "model": spec.name, "titles": titles}
+    methods = [cell.method for cell in grid_cells(experiment)]
+    about = {
+        "name": experiment.name,
+        "description": experiment.description,
+        "model": spec.name,
+        "titles": {method.name: method.title for method in methods},
+        "variants": [variant_facts(method) for method in dict.fromkeys(methods)],
+    }
     return RunFolder(runs, experiment.name, identity(experiment, loaded), about), loaded
 
 

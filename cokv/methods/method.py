@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 
 from cokv.cache.policies.base import Policy, policy_parameters
 from cokv.cache.policies.growth import Grow
-from cokv.methods.allocators import Allocator
+from cokv.methods.allocators import Allocator, StatesFacts
+from cokv.methods.profile_rules import refusal
 from cokv.methods.score_cache import ScoreCache, ranking, score_layer, score_prefill
 from cokv.methods.scorers import Refines, Scorer
 from cokv.methods.words import unknown
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 NORMALIZED = "normalized"
 SET_BY_PRESET = frozenset({"exact"})  # fields that a preset decides: no parameters
+RELEASED = ("official", "kvpress")  # presets that do what another project's code does, its sizes included
+
+# Who sets a parameter. "paper": it is fixed there, and changing it makes a variant, which tables name. "experiment":
+# the papers themselves try several values, as of windows and pooling. "budget": it follows from the budget contract.
+Owner = Literal["paper", "experiment", "budget"]
 
 
 @runtime_checkable
@@ -57,6 +63,9 @@ class Method:
     preset: str = NORMALIZED
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)  # name -> changed fields
     source: str = ""  # version or digest of a scorer from outside this package
+    owners: Mapping[str, Owner] = field(default_factory=dict, compare=False)  # of parameters that no paper fixes
+    ours: bool = False  # an ablation of this project's, in no paper
+    published: Method | None = field(default=None, compare=False, repr=False)  # before parameters were changed
 
     # ---- presets and parameters
 
@@ -75,7 +84,7 @@ class Method:
                 raise CokvError(f"{self.name}: {unknown('parameter', name, self.parameters)}")
         with self._errors_with_name():
             parts = {key: _replaced(getattr(self, key), params) for key in ("scorer", "allocator", "policy")}
-        return replace(self, **parts)
+        return replace(self, published=self.published or self, **parts)
 
     @property
     def parameters(self) -> dict[str, JSON]:
@@ -85,6 +94,23 @@ class Method:
         for name, value in policy_parameters(self.policy).items():
             assert values.setdefault(name, value) == value, f"{self.name}: {name} differs between scorer and policy"
         return {name: value for name, value in values.items() if name not in SET_BY_PRESET}
+
+    def owner(self, parameter: str) -> Owner:
+        """Who sets a parameter: the paper, the experiment, or the budget contract."""
+        return self.owners.get(parameter, "paper")
+
+    @property
+    def changed(self) -> dict[str, tuple[JSON, JSON]]:
+        """Parameters that differ from the preset's: name -> (value here, value of the preset)."""
+        before = (self.published or self).parameters
+        return {name: (value, before[name]) for name, value in self.parameters.items() if value != before[name]}
+
+    @property
+    def variant(self) -> str:
+        """The preset's name; with parameters changed that are not the experiment's to set, these too."""
+        changes = [f"{k}={v[0]}" for k, v in self.changed.items() if self.owner(k) != "experiment"]
+        parts = ([] if changes and self.preset == NORMALIZED else [self.preset]) + changes
+        return ", ".join(parts)
 
     def spec(self) -> dict[str, JSON]:
         """Everything that decides what is kept, for a run's record and hash."""
@@ -153,19 +179,35 @@ class Method:
         method needs. score_cache: a dict the caller owns, through which methods with equal scorers score and measure a
         prefill once; an entry of another prefill is replaced, never used.
         """
+        return self.select_with_facts(prefill, kv_budget, profile, score_cache)[0]
+
+    def select_with_facts(
+        self,
+        prefill: Prefill,
+        kv_budget: Any = None,
+        profile: Any = None,
+        score_cache: ScoreCache | None = None,
+    ) -> tuple[Selection, dict[str, float]]:
+        """The selection, and what the budget decided of the method's own terms, by name: whole heads, a threshold."""
         num_layers, num_kv_heads, seq_len = _shape(prefill)
+        whole = Selection.full(num_layers, num_kv_heads, seq_len)
         if self.scorer is None or self.allocator is None:
-            return Selection.full(num_layers, num_kv_heads, seq_len)
+            return whole, {}
         with self._errors_with_name(), torch.autocast(prefill.layers[0].keys.device.type, enabled=False):
             self._check_profile(profile, num_layers, num_kv_heads)
             slots = KVBudget.parse(kv_budget).of(seq_len)
             if slots >= seq_len:
-                return Selection.full(num_layers, num_kv_heads, seq_len)
+                return whole, {}
             self._check_budget(slots)
             measure = self.allocator.looks_at == "prompt"
             scored = score_prefill(self.scorer, prefill, score_cache, measure=measure)
-            budgets = self._budgets(scored.scores, slots, scored.measured if measure else profile)
-            return self._keep(prefill.layers, scored.scores, budgets)
+            reads = scored.measured if measure else profile
+            budgets = self._budgets(scored.scores, slots, reads)
+            facts: dict[str, float] = {}
+            if isinstance(self.allocator, StatesFacts):
+                total = slots * num_layers * num_kv_heads
+                facts = self.allocator.facts(total, seq_len, self.scorer.reserved(seq_len), reads)
+            return self._keep(prefill.layers, scored.scores, budgets), facts
 
     def select_layer(
         self, layer: PrefillLayer, index: int, num_layers: int, kv_budget: Any, profile: Any = None
@@ -240,7 +282,7 @@ class Method:
             raise Infeasible(str(error)) from None
 
     def _check_profile(self, profile: Any, num_layers: int, num_kv_heads: int) -> None:
-        """Raises CokvError unless the profile, where one is needed, is for this method and model.
+        """Raises CokvError unless the profile, where one is needed, is a valid one for this method and model.
 
         A profile without provenance is accepted.
         """
@@ -254,6 +296,8 @@ class Method:
             raise CokvError(f"needs {self.profile} and got a profile of kind {kind!r}; expected kind {expected}")
         if isinstance(profile, ChecksShape):
             profile.require_shape(num_layers, num_kv_heads)
+        if reason := refusal(profile, self.profile_kinds[0] if self.profile_kinds else ""):
+            raise CokvError(f"no valid profile: {reason}")
 
     def _budgets(self, scores: list[torch.Tensor], slots: int, profile: Any) -> Budgets:
         """Budgets of as many layers as there are scores, each [num_kv_heads, seq_len]."""

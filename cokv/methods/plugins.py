@@ -40,7 +40,8 @@ def plugin_method(name: str) -> Method:
         scorer_class = _load(name)
         scorer, source = _scorer(name, scorer_class), _source(scorer_class)
         paper, note = str(getattr(scorer_class, "paper", "-")), f"from {inspect.getsourcefile(scorer_class)}"
-    return Method(name, class_name, scorer, Uniform(), note=note, paper=paper, code=source, source=source)
+    method = Method(name, class_name, scorer, Uniform(), note=note, paper=paper, code=source, source=source)
+    return dataclasses.replace(method, owners=dict.fromkeys(method.parameters, "experiment"))
 
 
 def _load(name: str) -> Any:

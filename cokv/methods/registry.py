@@ -38,7 +38,7 @@ def describe_methods() -> list[dict[str, str]]:
         {
             "name": method.name,
             "title": method.title,
-            "preset": preset,
+            "preset": f"{preset} (ours)" if method.ours else preset,
             "scorer": type(method.scorer).__name__ if method.scorer else "none",
             "allocator": type(method.allocator).__name__ if method.allocator else "none",
             "policy": type(method.policy).__name__,
@@ -46,6 +46,7 @@ def describe_methods() -> list[dict[str, str]]:
             "while decoding": method.policy.does or "append each new token",
             "deploys": "after cache.prefill" if method.reads_prompt_again else "yes",
             "parameters": ", ".join(f"{key}={value}" for key, value in method.parameters.items()),
+            "set by": _owners(method),
             "paper": method.paper,
             "code": method.code,
             "note": method.note,
@@ -53,3 +54,11 @@ def describe_methods() -> list[dict[str, str]]:
         for row in METHODS.values()
         for preset, method in ((name, row.with_preset(name)) for name in (NORMALIZED, *row.presets))
     ]
+
+
+def _owners(method: Method) -> str:
+    """Parameters by who sets them: the paper, an experiment, the budget contract."""
+    by_owner: dict[str, list[str]] = {}
+    for name in method.parameters:
+        by_owner.setdefault(method.owner(name), []).append(name)
+    return "; ".join(f"{owner}: {', '.join(names)}" for owner, names in sorted(by_owner.items(), reverse=True))

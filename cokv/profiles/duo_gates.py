@@ -8,6 +8,9 @@ The model is frozen; the gates, 1 at first, are trained so that the last hidden 
 of full attention (mean squared difference), plus `weight` times the mean gate. AdamW without decay, the rate
 rising over the first fifth of the steps and falling over the last; before each step the gates are clipped to 0..1.
 
+Evidence: with the gates rounded, so that the half of the heads with the highest ones stay whole and the others stream,
+the loss against keeping all, beside the losses of random halves and of streaming in every head.
+
 Differs: the released code draws passkeys in books of up to 32,000 tokens for 2,000 steps; prompts are the caller's. The
 hidden states of full attention are computed once per prompt, and streaming attention block by block: memory is O(N)
 per head.
@@ -30,10 +33,12 @@ from cokv.cache.compat import register_attention, unregister_attention
 from cokv.cache.prefill import check_prompt
 from cokv.model.shape import Shape, model_shape
 from cokv.profiles.answered_prompts import require_prompts
-from cokv.types import CokvError, HeadScores
+from cokv.types import JSON, CokvError, FloatArray, HeadScores
 
 NAME = "cokv_gates"
 BLOCK = 128  # queries of streaming attention at a time
+RANDOM_HALVES = 19  # to lose less than all of them has a chance of one in twenty
+JUDGED_PROMPTS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +126,7 @@ def train_gates(
         for parameter, flag in zip(model.parameters(), flags, strict=True):
             parameter.requires_grad_(flag)
     values = gates.detach().clamp(0, 1).double().cpu().numpy()
+    judged = [(prompts[i], targets[i]) for i in sorted(targets) if prompts[i].start > visible][:JUDGED_PROMPTS]
     tail = max(1, training.steps // 10)
     return HeadScores(
         values,
@@ -131,8 +137,44 @@ def train_gates(
             "prompts": len(prompts),
             "longest": max(prompt.input_ids.numel() for prompt in prompts),
             "distillation_loss": {"first": losses[0], "last": float(np.mean(losses[-tail:]))},
+            "evidence": {"largest": float(values.max()), **_evidence(model, judged, values, shape, training)},
         },
     )
+
+
+@torch.no_grad()
+def _evidence(
+    model: PreTrainedModel,
+    judged: Sequence[tuple[AnsweredPrompt, torch.Tensor]],
+    values: FloatArray,
+    shape: Shape,
+    training: Training,
+) -> dict[str, JSON]:
+    """Losses of the best half of the heads by gate, of random halves and of none. judged: prompts with the hidden
+    states that full attention gives their answers; none if training saw no prompt long enough.
+    """
+    if not judged:
+        return {}
+
+    def loss(whole: torch.Tensor) -> float:
+        """whole: bool [heads]"""
+        gates = whole.view(values.shape).to(device=model.device, dtype=torch.float32)
+        with _gated(model, gates, shape, training):
+            return float(np.mean([F.mse_loss(_answer_states(model, p), target).item() for p, target in judged]))
+
+    heads = values.size
+    half = torch.zeros(heads, dtype=torch.bool)
+    half[torch.from_numpy(np.argsort(-values, axis=None, kind="stable")[: max(heads // 2, 1)].copy())] = True
+    generator = torch.Generator().manual_seed(training.seed)
+    draws = {tuple(half[torch.randperm(heads, generator=generator)].tolist()) for _ in range(RANDOM_HALVES)}
+    others = [loss(torch.tensor(draw)) for draw in sorted(draws - {tuple(half.tolist())})]
+    by_gate = loss(half)
+    facts: dict[str, JSON] = {"loss_of_half_by_gate": by_gate, "loss_of_none": loss(torch.zeros_like(half))}
+    if others:
+        beaten = sum(by_gate < other for other in others)
+        facts |= {"loss_of_random_halves": float(np.mean(others)), "random_halves": len(others)}
+        facts["random_halves_beaten"] = beaten
+    return facts
 
 
 def rate_share(step: int, steps: int) -> float:

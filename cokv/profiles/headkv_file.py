@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from cokv.methods.profile_rules import effective_heads
+from cokv.profiles.evidence import reliability
 from cokv.profiles.npy import read_bytes
 from cokv.types import JSON, CokvError, FloatArray, HeadScores, named
 
@@ -31,7 +33,10 @@ def read_headkv(path: str | os.PathLike[str], shape: tuple[int, int] | None = No
     """Mean score of each KV head. shape: (num_layers, num_kv_heads) of the model, to reduce query heads to KV heads."""
     data = read_bytes(path)
     with named(path):
-        scores, trials = _means(read_json(data))
+        samples = _samples(read_json(data))
+        scores = samples.mean(axis=0)
+        if not np.isfinite(scores).all():
+            raise CokvError("scores too large for a float, expected shares")
         layers, heads = scores.shape
         if shape is not None:
             scores = _reduced(scores, shape)
@@ -41,7 +46,8 @@ def read_headkv(path: str | os.PathLike[str], shape: tuple[int, int] | None = No
         "file": Path(path).name,
         "sha256": hashlib.sha256(data).hexdigest(),
         "query_heads": [layers, heads],
-        "needles": trials,
+        "needles": len(samples),
+        "evidence": {"effective_query_heads": effective_heads(scores), "reliability": reliability(samples)},
         "reduction": f"mean over groups of {heads // scores.shape[1]} query heads" if shape else "none: per query head",
     }
     return HeadScores(scores, provenance)
@@ -65,11 +71,11 @@ def read_json(data: bytes) -> Any:
         raise CokvError(f"not readable JSON ({' '.join(str(error).split())[:80]})") from None
 
 
-def _means(value: object) -> tuple[FloatArray, int]:
-    """Scores [num_layers, num_heads] and the number of needles behind each."""
+def _samples(value: object) -> FloatArray:
+    """Scores of each needle: [needles, num_layers, num_heads]."""
     if not isinstance(value, dict) or not value:
         raise CokvError(f"holds a {type(value).__name__}, expected a JSON object of 'layer-head' keys")
-    by_head: dict[tuple[int, int], float] = {}
+    by_head: dict[tuple[int, int], FloatArray] = {}
     lengths = set()
     for key, scores in value.items():
         place = _KEY.fullmatch(key)
@@ -78,7 +84,7 @@ def _means(value: object) -> tuple[FloatArray, int]:
         if not isinstance(scores, list) or not scores or not all(type(score) in (int, float) for score in scores):
             raise CokvError(f"head {key} has no list of numbers, expected its score for each needle")
         try:
-            by_head[int(place[1]), int(place[2])] = float(np.mean(np.array(scores, dtype=np.float64)))
+            by_head[int(place[1]), int(place[2])] = np.array(scores, dtype=np.float64)
         except OverflowError:
             raise CokvError(f"head {key} has a score too large for a float, expected shares") from None
         lengths.add(len(scores))
@@ -87,10 +93,7 @@ def _means(value: object) -> tuple[FloatArray, int]:
         raise CokvError(f"{len(by_head)} heads, expected all {layers} x {heads} up to the highest layer and head")
     if len(lengths) != 1:
         raise CokvError(f"lists of {min(lengths)} to {max(lengths)} needles, expected one number of needles")
-    scores = np.array([[by_head[layer, head] for head in range(heads)] for layer in range(layers)])
-    if not np.isfinite(scores).all():
-        raise CokvError("scores too large for a float, expected shares")
-    return scores, lengths.pop()
+    return np.array([[by_head[layer, head] for head in range(heads)] for layer in range(layers)]).transpose(2, 0, 1)
 
 
 def _reduced(scores: FloatArray, shape: tuple[int, int]) -> FloatArray:

@@ -9,6 +9,8 @@ the token before it, the prompt's last one for the first.
         needle token and answer token: an answer that ends early is divided by all of them
         (FYYFU/HeadKV, retrieval_head_detection_r2.py, retrieval_calculate and decode)
 
+In both the needle is the whole sentence that holds the answer, as in the released detection (its `real_needle`).
+
 A score is the mean over the needles answered right; a KV head's is the mean of its query heads', as readers of the
 published files reduce them (headkv_file.py, after nawei1010/CoKV, kv_utils.py, set_headkv_size).
 
@@ -24,15 +26,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from cokv.cache.prefill import prefill
+from cokv.methods.profile_rules import effective_heads
 from cokv.methods.scorers.causal import causal_attention
 from cokv.model.observe import LayerView, Observation
 from cokv.model.shape import model_shape
 from cokv.profiles.answered_prompts import Needle, full_cache_answer, observe_pass, require_prompts
-from cokv.types import CokvError, HeadScores
+from cokv.profiles.evidence import reliability
+from cokv.types import JSON, CokvError, FloatArray, HeadScores
 
 Kind = Literal["R", "R2"]
 SOURCES = {"R": "https://arxiv.org/abs/2404.15574", "R2": "https://github.com/FYYFU/HeadKV"}
@@ -78,6 +83,7 @@ def retrieval_scores(model: PreTrainedModel, needles: Sequence[Needle], kind: Ki
     shape = model_shape(model.config)
     total = torch.zeros(shape.num_layers, shape.num_kv_heads, dtype=torch.float64)
     right = 0
+    samples, chances = [], []
     for needle in needles:
         tokens = full_cache_answer(model, prefill(model, needle.prompt.input_ids, 1), needle.prompt)
         if not needle.right(tokens):
@@ -88,6 +94,8 @@ def retrieval_scores(model: PreTrainedModel, needles: Sequence[Needle], kind: Ki
         observations = observe_pass(model, ids, NeedleAttention(needle.start, needle.end, tuple(tokens), size))
         by_head = torch.stack([layer[0][0 if kind == "R" else 1] for layer in observations]).double().cpu()
         total += by_head.view(shape.num_layers, shape.num_kv_heads, -1).mean(dim=-1)
+        samples.append((by_head * (1 if kind == "R" else needle.end - needle.start)).numpy())
+        chances.append((needle.end - needle.start) / needle.prompt.read.numel())
     if not right:
         raise CokvError(
             f"the model answers none of {len(needles)} needle prompts right, so that no head can be seen to retrieve; "
@@ -106,7 +114,19 @@ def retrieval_scores(model: PreTrainedModel, needles: Sequence[Needle], kind: Ki
             "source": SOURCES[kind],
             "needles": len(needles),
             "answered_right": right,
+            "evidence": _evidence(np.stack(samples), float(np.mean(chances)) if kind == "R2" else None),
             "longest": max(needle.prompt.read.numel() for needle in needles),
             "reduction": f"mean over groups of {shape.group_size} query heads",
         },
     )
+
+
+def _evidence(samples: FloatArray, chance: float | None) -> dict[str, JSON]:
+    """samples: of each needle, the share of steps (R) or of attention (R2) of every query head, [n, num_layers,
+    num_heads]. chance: the share that even attention would give the needle.
+    """
+    mean = samples.mean(axis=0)
+    facts: dict[str, JSON] = {"largest": float(mean.max()), "effective_query_heads": effective_heads(mean)}
+    if chance is not None:
+        facts["chance"] = chance
+    return {**facts, "reliability": reliability(samples)}

@@ -27,11 +27,13 @@ from transformers import PreTrainedModel
 
 from cokv.cache.prefill import prefill
 from cokv.methods.allocators.marginal import keep_ratios
+from cokv.methods.profile_rules import QUARTER
 from cokv.methods.scorers import Scorer
 from cokv.methods.scorers.blocks import at_once
 from cokv.methods.scorers.causal import causal_attention
 from cokv.model.observe import LayerView, Observation
 from cokv.profiles.answered_prompts import ProfilingPrompt, full_cache_answer, observe_pass, require_prompts
+from cokv.profiles.evidence import reliability
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import FloatArray
 
@@ -103,6 +105,10 @@ def lukv_curves(
             "kind": "LU-KV keep-ratio curves",
             "source": "https://arxiv.org/abs/2602.08585",
             "prompts": len(prompts),
+            "evidence": {
+                "spread_at_a_quarter": float(np.ptp(np.mean(ratios, axis=0)[QUARTER])),
+                "reliability": reliability(np.stack(ratios)[:, QUARTER]),
+            },
             "longest": max(prompt.input_ids.numel() for prompt in prompts),
             "scorer": {"name": type(scorer).__name__, **asdict(scorer)},  # type: ignore[call-overload]
             "per_layer": per_layer,

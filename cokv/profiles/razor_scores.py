@@ -7,7 +7,10 @@ At a token that has occurred one period before:
     induction   attention to the token after it
 
 each the mean over all such queries; a KV head's is the largest of its query heads'. The paper's retrieval heads are the
-top 14 % by induction and the top 1 % by echo. One score gives that order for any share: heads are chosen fourteen by
+top 14 % by induction and the top 1 % by echo. The paper's period is 2500 tokens; a model that cannot copy so long a
+text shows no induction heads there, so that the longest of PERIODS is used that the model copies.
+
+One score gives that order for any share: heads are chosen fourteen by
 induction for one by echo, and a score is 1 minus the share of heads at which this head is chosen by either.
 """
 
@@ -19,6 +22,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from cokv.methods.profile_rules import MIN_COPY_ACCURACY
 from cokv.methods.scorers.causal import causal_attention
 from cokv.model.observe import LayerView, Observation
 from cokv.model.shape import model_shape
@@ -27,6 +31,8 @@ from cokv.types import CokvError, FloatArray, HeadScores
 
 INDUCTION_PER_ECHO = 14
 REPEATS = 4
+PERIODS = (2500, 1250, 500, 250, 128, 64, 32, 16)
+ROWS = 256  # of logits at a time
 
 
 @dataclass(frozen=True)
@@ -62,29 +68,38 @@ def selection_order(induction: FloatArray, echo: FloatArray) -> FloatArray:
 
 
 def razor_scores(
-    model: PreTrainedModel, period: int = 2500, seed: int = 0, start_ids: tuple[int, ...] = ()
+    model: PreTrainedModel, period: int | None = None, seed: int = 0, start_ids: tuple[int, ...] = ()
 ) -> HeadScores:
     """Scores of every KV head. period: random tokens, read four times after `start_ids` (such as a start token).
 
-    Token ids are drawn without repeats where the vocabulary has enough, so that "the same token" is one position.
+    period None: the longest of PERIODS that fits the context and that the model copies; where it copies none, the one
+    that it copies best. Token ids are drawn without repeats where the vocabulary has enough, so that "the same token"
+    is one position.
     """
     shape = model_shape(model.config)
-    length, vocabulary = len(start_ids) + REPEATS * period, int(model.config.get_text_config().vocab_size)
-    if isinstance(period, bool) or not isinstance(period, int) or period < 2:
-        raise CokvError(f"period is {period!r}, expected at least 2 random tokens")
-    if length > shape.context_length:
+    if period is not None and (isinstance(period, bool) or not isinstance(period, int) or period < 2):
+        raise CokvError(f"period is {period!r}, expected at least 2 random tokens, or None to choose it")
+    longest = (shape.context_length - len(start_ids)) // REPEATS
+    if period is not None and period > longest:
         raise CokvError(
             f"{REPEATS} times {period} tokens pass the model's {shape.context_length} positions; set the period to at "
-            f"most {(shape.context_length - len(start_ids)) // REPEATS}"
+            f"most {longest}"
         )
-    generator = torch.Generator().manual_seed(seed)
-    special = set(start_ids) | _special(model)
-    usable = torch.tensor([token for token in range(vocabulary) if token not in special])
-    if period <= len(usable):
-        tokens = usable[torch.randperm(len(usable), generator=generator)[:period]]
-    else:
-        tokens = usable[torch.randint(len(usable), (period,), generator=generator)]
-    ids = torch.cat([torch.tensor(start_ids, dtype=torch.int64), tokens.repeat(REPEATS)])
+    fitting = [period] if period is not None else [p for p in PERIODS if p <= longest]
+    if not fitting:
+        raise CokvError(
+            f"{REPEATS} times {min(PERIODS)} tokens pass the model's {shape.context_length} positions, so that there "
+            "is no probe; use a model with a longer context"
+        )
+    best: tuple[float, int] | None = None
+    for candidate in fitting:
+        accuracy = copy_accuracy(model, _probe(model, candidate, seed, start_ids), candidate, len(start_ids))
+        best = max(best or (accuracy, candidate), (accuracy, candidate))
+        if accuracy >= MIN_COPY_ACCURACY:
+            break
+    assert best is not None
+    accuracy, period = best
+    ids = _probe(model, period, seed, start_ids)
     observations = observe_pass(model, ids, Repeats(period, len(start_ids)))
     grouped = torch.stack([layer[0] for layer in observations], dim=1).view(2, shape.num_layers, shape.num_kv_heads, -1)
     echo, induction = grouped.amax(dim=-1).double().cpu().numpy()
@@ -100,8 +115,39 @@ def razor_scores(
             "seed": seed,
             "start_ids": list(start_ids),
             "reduction": f"largest of groups of {shape.group_size} query heads",
+            "evidence": {
+                "largest": float(induction.max()),
+                "largest_echo": float(echo.max()),
+                "copy_accuracy": accuracy,
+                "period": period,
+            },
         },
     )
+
+
+@torch.no_grad()
+def copy_accuracy(model: PreTrainedModel, ids: torch.Tensor, period: int, num_start: int) -> float:
+    """Share of the tokens from the second occurrence on, the first of it apart, that the model predicts greedily.
+
+    ids: int64 [num_start + REPEATS * period]. Logits are computed some rows at a time.
+    """
+    states = model.base_model(input_ids=ids[None].to(model.device), use_cache=False).last_hidden_state[0]
+    first, head = num_start + period, model.get_output_embeddings()
+    predicted = torch.cat([head(rows).argmax(dim=-1) for rows in states[first:-1].split(ROWS)])
+    return float((predicted.cpu() == ids[first + 1 :]).double().mean())
+
+
+def _probe(model: PreTrainedModel, period: int, seed: int, start_ids: tuple[int, ...]) -> torch.Tensor:
+    """start_ids, then `period` random tokens REPEATS times: int64 [len(start_ids) + REPEATS * period]."""
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    generator = torch.Generator().manual_seed(seed)
+    special = set(start_ids) | _special(model)
+    usable = torch.tensor([token for token in range(vocabulary) if token not in special])
+    if period <= len(usable):
+        tokens = usable[torch.randperm(len(usable), generator=generator)[:period]]
+    else:
+        tokens = usable[torch.randint(len(usable), (period,), generator=generator)]
+    return torch.cat([torch.tensor(start_ids, dtype=torch.int64), tokens.repeat(REPEATS)])
 
 
 def _special(model: PreTrainedModel) -> set[int]:

@@ -124,17 +124,22 @@ def _newest(runs: Path, unfinished: bool) -> Path:
 @reported
 def methods(
     long: Annotated[
-        bool, typer.Option("--long", help="Also scorer, allocator, policy, parameters, paper, code and notes.")
+        bool,
+        typer.Option(
+            "--long", help="Also scorer, allocator, policy, parameters and who sets them, paper, code, notes."
+        ),
     ] = False,
 ) -> None:
     """List the methods: presets, what each needs and does while decoding, whether `cokv.compress` deploys it.
 
+    Parameters set by the paper make a named variant where they are changed; those set by the experiment are tried at
+    several values in the papers; those set by the budget follow from the total.
     "after cache.prefill" under "deploys": the method reads the prompt twice, so call cache.prefill(input_ids) first.
     """
     from cokv.methods.registry import describe_methods
 
     columns = ["name", "title", "preset", "needs", "while decoding", "deploys"]
-    columns += ["scorer", "allocator", "policy", "parameters", "paper", "code", "note"] if long else []
+    columns += ["scorer", "allocator", "policy", "parameters", "set by", "paper", "code", "note"] if long else []
     _table(describe_methods(), columns)
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from cokv.game.ledger import Ledger
 from cokv.game.plan import distinct
 from cokv.game.recorded import RecordedGame
+from cokv.methods.profile_rules import refusal
 from cokv.profiles.load import SUFFIXES, load_profile, profile_path
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores
@@ -67,9 +68,8 @@ def _profile(path: Path, shape: tuple[int, int] | None) -> RenderableType:
     profile = load_profile(path, shape)
     if isinstance(profile, RatioCurves):
         shares = HeadScores(profile.at(SHOWN_RATIO), profile.provenance)
-        return profile_table(
-            shares, f"{path.stem}: share of its tokens a head keeps, of {SHOWN_RATIO:.0%} of the cache"
-        )
+        title = f"{path.stem}: share of its tokens a head keeps, of {SHOWN_RATIO:.0%} of the cache"
+        return profile_table(shares, title, refusal(profile))
     files: Any = profile.provenance.get("files")  # of CoKV's released sums and counts
     drawn = f": {files[0]['samples']} coalitions of {files[0]['size']} heads" if files else ""
     return profile_table(profile, f"{path.stem}{drawn}")
@@ -97,8 +97,11 @@ def ledger_table(games: list[RecordedGame]) -> Table:
     return table
 
 
-def profile_table(scores: HeadScores, title: str) -> RenderableType:
-    """A row per layer, a column per KV head; under each score its interval, where it is known and fits."""
+def profile_table(scores: HeadScores, title: str, reason: str | None = None) -> RenderableType:
+    """A row per layer, a column per KV head; under each score its interval, where it is known and fits.
+
+    reason: why methods refuse the profile, "" if they do not; None: as the scores say.
+    """
     intervals = intervals_of(scores) if scores.num_kv_heads <= WIDEST else None
     table = Table("layer", *(f"head {head}" for head in range(scores.num_kv_heads)), title=title, pad_edge=False)
     low, high = float(scores.values.min()), float(scores.values.max())
@@ -113,7 +116,11 @@ def profile_table(scores: HeadScores, title: str) -> RenderableType:
             cells.append(cell)
         table.add_row(str(layer), *cells)
     facts = [Text(f"{name}: {_short(value)}") for name, value in _facts(scores.provenance)]
-    return Group(table, *facts)
+    reason = refusal(scores) if reason is None else reason
+    verdict = (
+        Text(f"no valid profile: {reason}", "red") if reason else Text("valid profile, by what it states", "green")
+    )
+    return Group(table, *facts, verdict)
 
 
 def _heat(value: float, low: float, high: float) -> str:

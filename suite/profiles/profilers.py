@@ -21,7 +21,7 @@ from suite.tasks import ruler_tasks
 from suite.tasks.benchmarks import task_names
 
 Profiler: TypeAlias = Callable[[Experiment, LoadedModel, ProfilesSpec, Method], Profile]
-VERSION = 1  # of the profilers: part of a run's identity
+VERSION = 2  # of the profilers: part of a run's identity
 
 
 def settings_of(experiment: Experiment, spec: ProfilesSpec, method: Method) -> dict[str, JSON]:

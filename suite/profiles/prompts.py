@@ -18,6 +18,8 @@ from cokv.profiles.answered_prompts import Needle, ProfilingPrompt
 from cokv.profiles.duo_gates import AnsweredPrompt
 from cokv.types import CokvError
 from ruler import generate as ruler_generate
+from ruler.generate import wording
+from ruler.niah import needle_span
 from ruler.sample import Sample
 from ruler.scoring import score
 from suite.spec import Experiment, ProfilesSpec, RulerSpec
@@ -45,11 +47,10 @@ def needle_spec(experiment: Experiment, tasks: Sequence[str] = NEEDLES, length: 
 
 
 def needle_prompts(experiment: Experiment, loaded: LoadedModel) -> list[Needle]:
-    """Prompts with one answer, which occurs in the context once."""
+    """Prompts with one answer, which occurs in the context once. The needle is the sentence that holds it."""
     needles = []
     for sample in _samples(experiment, loaded, needle_spec(experiment)):
-        start = sample.context.index(sample.outputs[0])
-        ids, places = _tokens_at(loaded, sample.prompt, start, start + len(sample.outputs[0]))
+        ids, places = _tokens_at(loaded, sample.prompt, *needle_span(sample.context, sample.outputs[0], wording()))
         stop = Stop(sample.tokens_to_generate, loaded.eos_ids)
 
         def right(tokens: list[int], sample: Sample = sample) -> bool:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cokv.methods.method import Method
+from cokv.methods.profile_rules import refusal
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from cokv.profiles.load import Profile, load_profile, profile_path
-from cokv.profiles.razor_scores import REPEATS
+from cokv.profiles.razor_scores import PERIODS, REPEATS
 from cokv.types import JSON, CokvError, HeadScores
 from longbench.errors import LongBenchError
 from ruler.errors import RulerError
@@ -56,10 +58,11 @@ class Profiles:
         if not method.needs_profile:
             return None
         profile = self.by_name.get(profile_name(method))
-        if profile is None:
-            return shapley
         if isinstance(profile, str):
             raise NoProfile(f"{method.name}: no profile of this model: {profile}")
+        profile = shapley if profile is None else profile
+        if reason := refusal(profile, method.profile_kinds[0]):
+            raise NoProfile(f"{method.name}: no valid profile: {reason}")
         return profile
 
 
@@ -111,8 +114,9 @@ def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFol
 
 
 def profile_name(method: Method) -> str:
-    """Profiles that depend on a method's parameters are per preset, others serve all presets."""
-    return f"{method.name}-{method.preset}" if method.name in OF_PARAMETERS else method.name
+    """Profiles that depend on a method's parameters are per variant, others serve all variants."""
+    variant = re.sub(r"[^A-Za-z0-9_.=-]+", "-", method.variant)
+    return f"{method.name}-{variant}" if method.name in OF_PARAMETERS else method.name
 
 
 def _computed(need: Need, experiment: Experiment, loaded: LoadedModel) -> Profile | str:
@@ -178,7 +182,8 @@ def workload(experiment: Experiment, length: int, new_tokens: int) -> tuple[int,
     for need in (need for need in needed(experiment) if not need.files):
         name = need.method.name
         if name == "razorattention":
-            prompts, tokens_read = prompts + 1, tokens_read + REPEATS * spec.period
+            periods = PERIODS if spec.period is None else (spec.period,)
+            prompts, tokens_read = prompts + len(periods), tokens_read + REPEATS * sum(periods)
         elif name == "duoattention":
             of_length = needle_spec(experiment, PASSKEYS, spec.passkey_length).length
             prompts, tokens_read = prompts + spec.steps, tokens_read + 4 * spec.steps * of_length

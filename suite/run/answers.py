@@ -5,8 +5,8 @@ Samples, comparisons, measurements, transfer and lm-eval all use it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Compressed:
     row: Row | None
     infeasible: str = ""
     decoded: Decoded | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)  # see Method.select_with_facts
 
 
 def compress_prompt(
@@ -56,10 +57,10 @@ def _compressed(read: Prefill, request: Request, scores: ScoreCache) -> Compress
     try:
         kv_slots = None if budget is None else budget.of(read.seq_len)
         policy = method.bound_policy(budget, read.seq_len, shape.num_layers, shape.num_kv_heads, request.profile)
-        selection = method.select(read, budget, request.profile, scores)
+        selection, facts = method.select_with_facts(read, budget, request.profile, scores)
     except Infeasible as error:
         return Compressed(request, kv_slots, None, str(error))
-    return Compressed(request, kv_slots, Row(selection, policy))
+    return Compressed(request, kv_slots, Row(selection, policy), facts=facts)
 
 
 def answer(

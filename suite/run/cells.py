@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from cokv.methods.method import Method
 from cokv.methods.registry import get_method
@@ -28,3 +29,11 @@ def grid_cells(experiment: Experiment) -> list[GridCell]:
     budgets = [KVBudget.parse(budget) for budget in experiment.kv_budgets]
     methods = [get_method(spec.name, spec.preset, **spec.params) for spec in experiment.methods]
     return [GridCell(m, budget) for m in methods for budget in (budgets if m.takes_budget else [None])]
+
+
+def variant_facts(method: Method) -> dict[str, Any]:
+    """What a table says of a method beside its scores: whether it is an ablation of ours, and what differs from the
+    paper's parameters, as [name, value here, value of the paper].
+    """
+    changed = [[name, here, paper] for name, (here, paper) in method.changed.items()]
+    return {"method": method.name, "preset": method.variant, "ours": method.ours, "changed": changed}

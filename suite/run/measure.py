@@ -32,7 +32,7 @@ from suite.run.progress import progress
 from suite.spec import Experiment
 
 DYNAMIC, RAGGED = "dynamic_cache", "ragged"
-Arm = tuple[str, str, str]  # method, preset, runtime
+Arm = tuple[str, str, str]  # method, variant, runtime
 PrefillNeeds = tuple[int, tuple[Any, ...]]  # window of queries, observers
 FULL_CACHE_NEEDS: PrefillNeeds = (1, ())
 
@@ -57,24 +57,24 @@ def measure_decode(
         try:
             requests.append(Request(method, budget if method.takes_budget else None, profiles.of(method, scores)))
         except NoProfile as error:
-            left_out.append({"method": method.name, "preset": method.preset, "why": str(error)})
+            left_out.append({"method": method.name, "preset": method.variant, "why": str(error)})
     read, compressed = compress_prompt(loaded, ids, requests)
     full = Selection.full(loaded.shape.num_layers, loaded.shape.num_kv_heads, read.seq_len)
 
     arms: dict[Arm, tuple[Selection, Policy]] = {("full", NORMALIZED, RAGGED): (full, Grow())}
-    budgets = {(m.name, m.preset): budget.nominal if m.takes_budget else None for m in methods}
+    budgets = {(m.name, m.variant): budget.nominal if m.takes_budget else None for m in methods}
     needs: dict[Arm, PrefillNeeds] = {}  # of a prefill for this method alone
     for result in compressed:
         method = result.request.method
         if method.name == "full":
             continue  # both baselines are arms already
         if result.row is None:
-            left_out.append({"method": method.name, "preset": method.preset, "why": result.infeasible})
+            left_out.append({"method": method.name, "preset": method.variant, "why": result.infeasible})
             continue
         assert isinstance(result.row.selection, Selection)
-        arms[method.name, method.preset, RAGGED] = result.row.selection, result.row.policy
+        arms[method.name, method.variant, RAGGED] = result.row.selection, result.row.policy
         window, observers = prefill_requirements([method])
-        needs[method.name, method.preset, RAGGED] = window, tuple(observers)
+        needs[method.name, method.variant, RAGGED] = window, tuple(observers)
 
     first = int(read.first_logits.argmax())
     caches: dict[Arm, Callable[[], Any]] = {("full", NORMALIZED, DYNAMIC): lambda: _dynamic(loaded, read, spec.batch)}

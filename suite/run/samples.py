@@ -175,6 +175,7 @@ def run_sample(
             "kept_bytes": decoded.kept_bytes,
             "slack_bytes": decoded.slack_bytes,
             **({"host_bytes": decoded.host_bytes} if decoded.host_bytes else {}),
+            **({"facts": dict(result.facts)} if result.facts else {}),
         }
 
 
@@ -188,7 +189,7 @@ def _shared_fields(
         "seed": prompt.seed,
         "sample_id": prompt.sample_id,
         "method": cell.method.name,
-        "preset": cell.method.preset,
+        "preset": cell.method.variant,
         "kv_budget": cell.nominal,
         "kv_slots": kv_slots,
         "prompt_tokens": prompt.prompt_tokens,

@@ -53,9 +53,9 @@ class Experiment(Part):
 
     @model_validator(mode="after")
     def _methods_differ(self) -> Experiment:
-        named = [(m.name, m.preset) for m in self.methods]
+        named = [(m.name, get_method(m.name, m.preset, **m.params).variant) for m in self.methods]
         if not named or len(set(named)) < len(named):
-            raise ValueError(f"methods are {named}, expected at least one, each with a preset at most once")
+            raise ValueError(f"methods are {named}, expected at least one, and each variant of a method once")
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,8 @@ class ProfilesSpec(Part):
     prompts, length: number per needle task, and tokens, of HeadKV's needle prompts; length None: as in [ruler] or
     [longbench_mini]. passkey_length, steps: tokens per prompt, and number of training steps (one prompt each), of
     DuoAttention. task_prompts, per_layer: LU-KV's validation prompts per task, and whether importance is normalized per
-    layer. period: number of random tokens that RazorAttention's text repeats four times.
+    layer. period: number of random tokens that RazorAttention's text repeats four times; None: chosen by how well the
+    model copies it.
     """
 
     razorattention: str | None = None
@@ -31,7 +32,7 @@ class ProfilesSpec(Part):
     task_prompts: Count = 2
     passkey_length: Count | None = None
     steps: Count = 200
-    period: Annotated[int, Field(ge=2, lt=1 << 31)] = 128
+    period: Annotated[int, Field(ge=2, lt=1 << 31)] | None = None
     per_layer: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
 

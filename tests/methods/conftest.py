@@ -78,7 +78,8 @@ def _profile_for(name, num_layers=3, num_kv_heads=2, seed=0):
     return HeadScores(np.abs(scores.values)) if name != "cokv" else scores
 
 
-FITS = {"kernel_size": 3, "alpha": 1, "local": 3, "recent": 3, "num_sinks": 2, "retrieval_share": 0.0}
+FITS = {"kernel_size": 3, "alpha": 1, "local": 3, "recent": 3, "num_sinks": 2, "retrieval_share": 0.01}
+FITS["least_threshold"] = 0  # of FastGen's retained attention: any total is feasible
 
 
 def _small(name, preset="normalized", window=8):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from worlds import retrieval
 
+from cokv.cache.prefill import prefill
+from cokv.methods.registry import get_method
 from cokv.model.observe import LayerView, ModelParts
-from cokv.profiles.razor_scores import REPEATS, Repeats, razor_scores, selection_order
+from cokv.profiles.razor_scores import PERIODS, REPEATS, Repeats, copy_accuracy, razor_scores, selection_order
 from cokv.types import CokvError, HeadScores
 
 PERIOD = 6
@@ -105,14 +108,40 @@ def test_what_cannot_be_profiled_is_said(make_model):
         razor_scores(make_model(), 1)
 
 
-def test_a_method_takes_the_profile(make_model, tmp_path):
-    from cokv.cache.prefill import prefill
-    from cokv.methods.registry import get_method
-
-    model = make_model()
-    razor_scores(model, 16).save(tmp_path / "razor.safetensors")
+def test_a_method_takes_the_profile_of_a_model_that_copies(tmp_path):
+    model = retrieval.retrieval_model()
+    razor_scores(model, 32, start_ids=(retrieval.START,)).save(tmp_path / "razor.safetensors")
     profile = HeadScores.load(tmp_path / "razor.safetensors")
     prefilled = prefill(model, torch.arange(1, 91), 8)
     kept = get_method("razorattention", local=4).select(prefilled, 40, profile).counts
-    assert (kept == 90).sum() == 1, "one head of six is 15 percent"
+    assert (kept == 90).sum() == 1, "one head of eight is 15 percent"
     assert kept[np.unravel_index(profile.values.argmax(), kept.shape)] == 90
+
+
+def test_the_period_is_the_longest_that_the_model_copies():
+    model = retrieval.retrieval_model()
+    facts = razor_scores(model, start_ids=(retrieval.START,)).provenance["evidence"]
+    accuracy = {}
+    for period in (p for p in PERIODS if p <= 500):  # four times 500 tokens fit 2048 positions
+        stated = razor_scores(model, period, start_ids=(retrieval.START,)).provenance["evidence"]
+        accuracy[period] = stated["copy_accuracy"]
+    longest = max(period for period, share in accuracy.items() if share >= 0.8)
+    assert (facts["period"], facts["copy_accuracy"]) == (longest, accuracy[longest])
+    assert longest < 500, "longer texts repeat tokens of this small vocabulary inside a period"
+
+
+def test_a_model_that_copies_nothing_is_refused_with_the_evidence(make_model):
+    profile = razor_scores(make_model(), 16)
+    prefilled = prefill(make_model(), torch.arange(1, 91), 8)
+    with pytest.raises(
+        CokvError, match=r"no valid profile: the model copies .* of a probe that repeats every 16 tokens"
+    ):
+        get_method("razorattention", local=4).select(prefilled, 40, profile)
+
+
+def test_copy_accuracy_is_that_of_the_logits(make_model):
+    model, ids = make_model(), torch.arange(1, 21).repeat(4)
+    with torch.no_grad():
+        predicted = model(ids[None]).logits[0].argmax(-1)
+    expected = (predicted[20:-1] == ids[21:]).float().mean()
+    assert copy_accuracy(model, ids, 20, 0) == pytest.approx(float(expected))

@@ -10,7 +10,7 @@ it rounds as the method's released code does, and the sum misses the total by wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -33,8 +33,19 @@ class Allocator(Protocol):
         ...
 
     def budgets(self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: Any) -> Budgets:
-        """scores: one float32 [num_kv_heads, seq_len] per layer. profile: head scores, or whatever the method needs.
+        """Raises Infeasible for a total too small for the rule, with the smallest kv_budget that works.
+
+        scores: one float32 [num_kv_heads, seq_len] per layer. profile: head scores, or whatever the method needs.
 
         For an allocator that looks at "prompt": float64 [num_layers, num_kv_heads, ...], the scorer's `measure`.
         """
+        ...
+
+
+@runtime_checkable
+class StatesFacts(Protocol):
+    """An allocator whose rule has a number that the total decides: how many heads stay whole, which threshold."""
+
+    def facts(self, total: int, seq_len: int, reserved: int, profile: Any) -> dict[str, float]:
+        """That number by name, for a run's records; arguments as of `budgets`."""
         ...

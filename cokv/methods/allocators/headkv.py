@@ -7,14 +7,17 @@ the scores, p = s / sum(s), B the mean budget beyond the window and n heads:
     budget = window + B - B / beta + p * (B / beta) * n
 
 so that beta = 1 allocates everything by score, and a large beta almost nothing. The scores are those of the R
-(retrieval) or the R2 (retrieval-reasoning) profile: the rule is the same. beta = 1.005 is the first value of the
-authors' scripts, which try {1.005, 1.01, 1.1, 1.2, 1.5, 2, 5, 10}; their `temp` exponent is always 1 and left out here.
+(retrieval) or the R2 (retrieval-reasoning) profile: the rule is the same. beta = 1.5 is the authors' default
+(run_babilong.py, --beta); their scripts try {1.005, 1.01, 1.1, 1.2, 1.5, 2, 5, 10}. Their `temp` exponent is always 1
+and left out here.
 
-If all scores are 0, the heads share equally. (The released code divides by zero there; without exact that is an error.)
+Scores that are all 0 are an error, as in the released code, which divides by their sum.
 
 Differs: the released code divides by beta with floor division, rounds each head alone, and loses the slots above the
-prompt's length; with exact (the default) the division is real-valued and `integerize` keeps the total. Without exact,
-heads are floored as in the KV-head form; HeadKV's cache per query head rounds to the nearest whole number.
+prompt's length. With exact (the default) the division is real-valued, `integerize` rounds, and the slots that a head
+cannot take, because it holds the whole prompt, go to the other heads in proportion to their scores; once every head
+with a score holds the prompt, what is left is shared equally. Without exact, heads are floored as in the KV-head form;
+HeadKV's cache per query head rounds to the nearest whole number.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from cokv.methods.allocators.integerize import integerize, round_as_released
+from cokv.methods.allocators.integerize import fill, integerize, round_as_released
 from cokv.methods.allocators.profile import head_scores
 from cokv.methods.scorers.checks import require_number
 from cokv.types import Budgets, CokvError, HeadScores
@@ -41,7 +44,7 @@ class HeadKV:
 
     looks_at: ClassVar[Literal["layer_scores", "shape"]] = "shape"
 
-    beta: float = 1.005
+    beta: float = 1.5
     exact: bool = True
 
     def __post_init__(self) -> None:
@@ -56,16 +59,16 @@ class HeadKV:
                 f"HeadKV needs scores of 0 or more, the smallest is {values.min():.4g}; "
                 "use an R or R2 profile, not Shapley values"
             )
+        total = min(total, values.size * seq_len)
         mean = total / values.size - reserved  # B
         if values.max() == 0:
-            if not self.exact:
-                raise CokvError("all head scores are 0; the released rule divides by zero there")
-            return integerize(np.full(values.shape, total / values.size), total, seq_len, reserved)
+            raise CokvError("all head scores are 0, and HeadKV divides by their sum; use another profile")
         share = values / values.max()
         share = share / share.sum()
         if self.exact:
-            pool = mean / self.beta
-            return integerize(mean - pool + share * pool * values.size + reserved, total, seq_len, reserved)
+            each = reserved + mean - mean / self.beta
+            by_score = fill(share.reshape(-1), (total - each * values.size), seq_len - each).reshape(values.shape)
+            return integerize(each + by_score, total, seq_len, reserved)
         pool = mean // self.beta
         raw = mean - pool + share * pool * values.size
         return Budgets(round_as_released(raw, seq_len - reserved, "floor").values + reserved)

@@ -33,7 +33,7 @@ def integerize(raw: FloatArray, total: int, cap: int, floor_each: int = 0) -> Bu
             f"give at least {flat.size * max(floor_each, 0)}"
         )
     room = cap - floor_each
-    shares = _fill(np.maximum(flat - floor_each, 0.0), target - flat.size * floor_each, room)
+    shares = fill(np.maximum(flat - floor_each, 0.0), target - flat.size * floor_each, room)
     extra = np.floor(shares)
     left = target - flat.size * floor_each - int(extra.sum())
     order = np.lexsort((np.arange(flat.size), -flat, extra - shares))  # largest remainder, then larger raw, then index
@@ -59,8 +59,11 @@ def _checked(raw: FloatArray) -> FloatArray:
     return flat
 
 
-def _fill(claims: FloatArray, amount: int, room: int) -> FloatArray:
-    """Shares of `amount` in proportion to `claims`, none above `room`; needs amount <= claims.size * room."""
+def fill(claims: FloatArray, amount: float, room: float) -> FloatArray:
+    """Shares of `amount` in proportion to `claims` [heads], none above `room`; needs amount <= claims.size * room.
+
+    What heads with a claim have no room for goes to the others with one, then equally to those without.
+    """
     shares = np.zeros_like(claims)
     open_ = claims > 0
     while open_.any():

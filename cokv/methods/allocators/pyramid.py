@@ -3,11 +3,10 @@
 arXiv 2406.02069; released in Zefan-Cai/KVCache-Factory, pyramidkv/pyramidkv_utils.py (PyramidKVCluster, beta = 20).
 With B the mean budget beyond the window: the top layer gets min = B // beta, the bottom layer max = 2B - min, and the
 layers between are interpolated linearly, so that the mean is B. If max exceeds the prompt, max = N - window and
-min = 2B - max.
+min = 2B - max. A prompt shorter than 2B tokens, at budgets of about half of it and more, gets B in every layer.
 
 Differs: the released step is a floor division, (max - min) // (L - 1), so the line ends above min and overspends the
-total; with exact (the default) the line is real-valued and `integerize` keeps the total. The released code also gives
-every layer B when the prompt is shorter than 2B tokens; only exact = False does that.
+total; with exact (the default) the line is real-valued and `integerize` keeps the total.
 """
 
 from __future__ import annotations
@@ -49,14 +48,15 @@ class Pyramid:
         low = mean // self.beta
         high = min(2 * mean - low, seq_len - reserved)
         low = 2 * mean - high
+        even = seq_len < 2 * mean
         if self.exact:
-            layers = np.linspace(high, low, num_layers) if num_layers > 1 else np.array([mean])
+            layers = np.full(num_layers, mean) if even or num_layers == 1 else np.linspace(high, low, num_layers)
             return integerize(_per_head(layers + reserved, num_kv_heads), total, seq_len, reserved)
         if num_layers == 1:
             raise CokvError(
                 "PyramidKV's released schedule divides by num_layers - 1; use preset 'normalized' on one layer"
             )
-        if seq_len < 2 * mean:
+        if even:
             layers = np.full(num_layers, mean)
         else:
             layers = high - np.arange(num_layers) * ((high - low) // (num_layers - 1))

@@ -6,9 +6,10 @@ gates, or Razor's echo and induction. The scorer is recency with sinks (scorers/
 sinks and a local window.
 
 retrieval_share None: as many retrieval heads as the total can pay for, while the others keep sinks and `local` newest
-tokens (Duo; equivalent to a quantile as threshold). A share: that share of all heads are retrieval heads, and the total
-must pay for them (Razor). In both cases the remaining slots widen the local windows evenly. A total too small for sinks
-and `local` in every head, or for the share, is infeasible.
+tokens (Duo; equivalent to a quantile as threshold). A share: that share of all heads, at least one, are retrieval
+heads, and the total must pay for them (Razor). In both cases the remaining slots widen the local windows evenly. A
+total that does not pay for the share, or for a single whole head, is infeasible: without whole heads it would be
+another method, StreamingLLM.
 
 Differs: both papers fix the windows and report the resulting memory; here the total is fixed. Razor's compensation
 token, the mean of the dropped tokens, is no prompt position: a policy adds it (cokv/cache/policies/compensate.py), in
@@ -36,7 +37,7 @@ class RetrievalStreaming:
     """Retrieval heads keep the whole prompt, all others sinks and the newest tokens.
 
     local: newest tokens that every other head keeps at least. retrieval_share: share of all heads that are retrieval
-    heads, 0 or more and below 1; None: as many as the total can pay for.
+    heads, above 0 and below 1; None: as many as the total can pay for.
     """
 
     looks_at: ClassVar[LooksAt] = "shape"
@@ -49,8 +50,8 @@ class RetrievalStreaming:
         if isinstance(self.local, bool) or not isinstance(self.local, int) or self.local < 1:
             raise CokvError(f"local is {self.local!r}, expected a positive whole number of newest tokens")
         if self.retrieval_share is not None:
-            expected = "a share of the heads below 1, or None: as many as fit"
-            require_number(self, "retrieval_share", expected, lambda share: 0 <= share < 1)
+            expected = "a share of the heads above 0 and below 1, or None: as many as fit"
+            require_number(self, "retrieval_share", expected, lambda share: 0 < share < 1)
 
     def budgets(
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None
@@ -58,23 +59,35 @@ class RetrievalStreaming:
         shape = (len(scores), scores[0].shape[0])
         values = head_scores(profile, *shape, "RetrievalStreaming").reshape(-1)
         heads, least = values.size, min(reserved + self.local, seq_len)
-        if self.retrieval_share is None:
-            count = (total - heads * least) // (seq_len - least) if seq_len > least else heads
-            needed = heads * least
-        else:
-            count = round(self.retrieval_share * heads)
-            needed = count * seq_len + (heads - count) * least
-        if needed > total:
-            whole = f"{count} whole heads, " if self.retrieval_share is not None else ""
+        count = self._whole_heads(heads, total, seq_len, least)
+        needed = count * seq_len + (heads - count) * least
+        if needed > total and seq_len <= reserved + self.local:
             raise Infeasible(
-                f"{whole}{reserved} sinks and {self.local} newest tokens elsewhere need {needed} KV slots, the total "
-                f"is {total}; set kv_budget to at least {-(-needed // heads)} for a prompt of {seq_len} tokens, or a "
-                "smaller local"
+                f"{reserved} sinks and {self.local} newest tokens in every head, and a whole head, need more than "
+                f"{reserved + self.local} KV slots per head, the total is {total} for {heads} heads; set kv_budget "
+                f"above {reserved + self.local}"
+            )
+        if needed > total:
+            raise Infeasible(
+                f"{count} whole head{'s' * (count > 1)}, and {reserved} sinks and {self.local} newest tokens in each "
+                f"other head, need {needed} KV slots, the total is {total}; set kv_budget to at least "
+                f"{-(-needed // heads)} for a prompt of {seq_len} tokens"
             )
         budgets = np.full(heads, seq_len, dtype=np.int64)
-        streaming = np.sort(np.argsort(-values, kind="stable")[min(count, heads) :])  # ties: lower index retrieves
+        streaming = np.sort(np.argsort(-values, kind="stable")[count:])  # ties: lower index retrieves
         if streaming.size:
             left = min(total - (heads - streaming.size) * seq_len, streaming.size * seq_len)
             even = np.full((1, streaming.size), left / streaming.size)
             budgets[streaming] = integerize(even, left, seq_len, least).values[0]
         return Budgets(budgets.reshape(shape))
+
+    def facts(self, total: int, seq_len: int, reserved: int, profile: HeadScores) -> dict[str, float]:
+        """How many heads keep the whole prompt."""
+        least = min(reserved + self.local, seq_len)
+        return {"whole_heads": float(self._whole_heads(profile.values.size, total, seq_len, least))}
+
+    def _whole_heads(self, heads: int, total: int, seq_len: int, least: int) -> int:
+        """At least one, whether the total pays for it or not."""
+        if self.retrieval_share is not None:
+            return max(round(self.retrieval_share * heads), 1)
+        return min(max((total - heads * least) // (seq_len - least), 1), heads) if seq_len > least else heads

@@ -16,7 +16,8 @@ import torch
 
 from cokv.cache.policies.protocol import EvictsByAttention, check_limit, highest, newest
 from cokv.methods.scorers.accumulated_attention import AttentionSum
-from cokv.methods.scorers.checks import part_of, require_share
+from cokv.methods.scorers.checks import part_of, require_odd_kernel, require_share
+from cokv.methods.scorers.pooling import pool_by_position
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 class H2OEviction(EvictsByAttention):
     """Drops the token with the least attention so far, never one of the newest.
 
-    limit: slots of a head. recent_share: share of these for the newest tokens, 0..1.
+    limit: slots of a head. recent_share: share of these for the newest tokens, 0..1. kernel_size: stored neighbours by
+    position that sums are pooled over, odd; 1 for no pooling, as in the paper.
     """
 
     observers: ClassVar[tuple[AttentionSum, ...]] = (AttentionSum(),)
@@ -35,10 +37,12 @@ class H2OEviction(EvictsByAttention):
 
     limit: int | None = None
     recent_share: float = 0.5
+    kernel_size: int = 1
 
     def __post_init__(self) -> None:
         check_limit(self.limit, 2, "to be shared by old and new tokens")
         require_share(self, "the limit", "recent_share")
+        require_odd_kernel(self.kernel_size)
 
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
         return layer.observation(AttentionSum())[0][..., None]
@@ -47,4 +51,5 @@ class H2OEviction(EvictsByAttention):
         memory[..., 0] += weights.mean(dim=2)
 
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
-        return highest(-memory[..., 0], positions, newest(positions, part_of(self.slots, self.recent_share)))
+        pooled = pool_by_position(memory[..., 0], positions, self.kernel_size)
+        return highest(-pooled, positions, newest(positions, part_of(self.slots, self.recent_share)))

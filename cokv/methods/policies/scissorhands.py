@@ -5,7 +5,8 @@ average; a token's counter is the number of the last `history` queries, prompt a
 holds one token more than its limit, the token with the highest counter is dropped, of ties the latest, never one of the
 newest `recent`. Counters are summed over the query heads that share a KV head. A query that leaves the history is
 subtracted, so its contribution is stored: one bit per token and query, two for 2 or 3 query heads per KV head, four for
-up to 15.
+up to 15. Whether queries before a token count against it is `count_unseen`, see scorers/scissorhands.py; where they do,
+what is stored is how many heads paid a token the average or more, which is 0 for them, and the lowest sum is dropped.
 Differs: the paper drops half the budget whenever the cache is full; here one token is dropped per step, so that the
 whole budget is used, as for every method.
 """
@@ -30,6 +31,7 @@ class ScissorhandsEviction(EvictsByAttention):
     """Drops the token to which most of the last queries pay less than average.
 
     limit: slots of a head. history: how many queries are remembered. recent: newest tokens that always stay.
+    count_unseen: queries before a token count as paying it less.
     """
 
     does = "drop the token that most of the last queries passed over, never the newest"
@@ -37,6 +39,7 @@ class ScissorhandsEviction(EvictsByAttention):
     limit: int | None = None
     history: int = 400
     recent: int = 10
+    count_unseen: bool = True
 
     def __post_init__(self) -> None:
         check_limit(self.history, 1, "for there to be a query to look back to")
@@ -57,26 +60,31 @@ class ScissorhandsEviction(EvictsByAttention):
         visible = torch.arange(seq_len, device=layer.keys.device) < num_visible
         head = 0
         for weights in window_attention(layer, window):  # [heads of a block, group_size, window, seq_len]
-            below = ((weights < 1 / num_visible) & visible).sum(dim=1, dtype=torch.uint8)
-            counts[head : head + len(below), :, self.history - window : self.history] = below.transpose(1, 2)
-            head += len(below)
+            counted = (self._counts(weights, 1 / num_visible) & visible).sum(dim=1, dtype=torch.uint8)
+            counts[head : head + len(counted), :, self.history - window : self.history] = counted.transpose(1, 2)
+            head += len(counted)
         parts = counts.unflatten(-1, (-1, 8 // bits)).unbind(-1)
         return torch.stack([part << i * bits for i, part in enumerate(parts)]).sum(0, dtype=torch.uint8)
 
     def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
         average = 1 / held.sum(dim=-1)[:, :, None, None]
-        below = ((weights < average) & held[:, :, None]).sum(dim=2, dtype=torch.uint8)
+        counted = (self._counts(weights, average) & held[:, :, None]).sum(dim=2, dtype=torch.uint8)
         bits = _bits(weights.shape[2])
         byte, entry = divmod(step % self.history, 8 // bits)
         other_bits = 255 - ((2**bits - 1) << entry * bits)
-        memory[..., byte] = (memory[..., byte] & other_bits) | (below << entry * bits)
+        memory[..., byte] = (memory[..., byte] & other_bits) | (counted << entry * bits)
 
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
         bits = _bits(group_size)
         shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=memory.device)
         counters = sum((memory >> shift & (2**bits - 1)).sum(-1, dtype=torch.int32) for shift in shifts)
         assert isinstance(counters, torch.Tensor)
-        return highest(counters.float(), positions, newest(positions, self.recent))
+        badness = -counters.float() if self.count_unseen else counters.float()
+        return highest(badness, positions, newest(positions, self.recent))
+
+    def _counts(self, weights: torch.Tensor, average: torch.Tensor) -> torch.Tensor:
+        """Whether a query is stored as counting for a token: it pays it the average or more, or less."""
+        return weights >= average if self.count_unseen else weights < average
 
 
 def _bits(group_size: int) -> int:

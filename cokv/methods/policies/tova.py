@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.cache.policies.protocol import EvictsByAttention, check_limit, highest
+from cokv.methods.scorers.checks import require_odd_kernel
+from cokv.methods.scorers.pooling import pool_by_position
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 class TOVAEviction(EvictsByAttention):
     """Drops the token that the newest query attends to least.
 
-    limit: slots of a head.
+    limit: slots of a head. kernel_size: stored neighbours by position that attention is pooled over, odd; 1 for no
+    pooling, as in the paper.
     """
 
     same_in_all_heads: ClassVar[bool] = True
@@ -30,9 +33,11 @@ class TOVAEviction(EvictsByAttention):
     does = "drop the token that the newest query attends to least"
 
     limit: int | None = None
+    kernel_size: int = 1
 
     def __post_init__(self) -> None:
         check_limit(self.limit, 1, "the token that is kept")
+        require_odd_kernel(self.kernel_size)
 
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
         return torch.zeros(*layer.keys.shape[:2], 1, device=layer.keys.device)
@@ -41,4 +46,5 @@ class TOVAEviction(EvictsByAttention):
         memory[..., 0] = weights.flatten(1, 2).mean(dim=1, keepdim=True)
 
     def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
-        return highest(-memory[..., 0], positions, torch.zeros_like(positions, dtype=torch.bool))
+        pooled = pool_by_position(memory[..., 0], positions, self.kernel_size)
+        return highest(-pooled, positions, torch.zeros_like(positions, dtype=torch.bool))

@@ -5,6 +5,8 @@ Score: the sum of softmax attention over all queries, mean over the query heads 
 slots, recent_share (half, as in the authors' experiments) go to the newest tokens, the others to the best-scored of the
 rest.
 
+kernel_size above 1 pools the sums along the prompt, as SnapKV does: an ablation of this project's, in no paper.
+
 Only for the prompt; while decoding the released code continues to sum and evict, see policies/h2o.py. Queries are
 summed in blocks; the result is one number per token and KV head.
 """
@@ -17,7 +19,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from cokv.methods.scorers.causal import causal_attention
-from cokv.methods.scorers.checks import part_of, require_share
+from cokv.methods.scorers.checks import part_of, require_odd_kernel, require_share, require_whole
+from cokv.methods.scorers.pooling import pool
 from cokv.methods.scorers.window import Windowless
 from cokv.types import Infeasible
 
@@ -41,15 +44,19 @@ class AttentionSum:
 class AccumulatedAttention(Windowless):
     """Attention summed over all prompt queries, and the newest tokens.
 
-    recent_share: share of each head's slots for the newest tokens, 0..1.
+    recent_share: share of each head's slots for the newest tokens, 0..1. kernel_size: tokens pooled over, odd; 1 for no
+    pooling.
     """
 
     reads: ClassVar[str] = "attention of all prompt queries"
 
     recent_share: float = 0.5
+    kernel_size: int = 1
 
     def __post_init__(self) -> None:
         require_share(self, "the budget", "recent_share")
+        require_whole(self, kernel_size=1)
+        require_odd_kernel(self.kernel_size)
 
     @property
     def observers(self) -> tuple[AttentionSum]:
@@ -60,7 +67,7 @@ class AccumulatedAttention(Windowless):
             raise Infeasible(f"kv_budget {kv_budget} cannot be shared by old and new tokens; set it to at least 2")
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
-        return layer.observation(AttentionSum())[0].clone()
+        return pool(layer.observation(AttentionSum())[0], self.kernel_size)
 
     def refine(self, layer: PrefillLayer, scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """The newest floor(recent_share * slots) tokens of each head must stay."""

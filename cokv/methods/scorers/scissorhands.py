@@ -3,6 +3,13 @@
 Scissorhands, arXiv 2305.17118 (no code was released). A query that sees t tokens pays each of them 1/t on average. A
 token's counter is the number of the last `history` prompt queries that pay it less. The highest counters are dropped;
 the newest `recent` tokens never are. Score: minus the counter, mean over the query heads that share the KV head.
+
+The paper leaves open whether a query that precedes a token, and so pays it nothing, counts (algorithm 2 adds up rows of
+attention below 1/t, and then sets the counters of the newest tokens to 0). With count_unseen it does. Then what keeps a
+token is how many queries paid it more than average, and the rule about the newest is needed, since they had few queries
+to be paid by. Without, no counter can exceed its token's age: new tokens stay by their age alone, and that rule would
+say nothing. So the first reading is the default.
+
 Differs: the paper drops half the budget whenever the cache is full, so the cache holds between half and all of the
 budget; here the whole budget is used after the prompt, as for every method. Decoding: policies/scissorhands.py.
 """
@@ -46,13 +53,15 @@ class BelowAverage:
 class ScissorhandsScorer(Windowless):
     """Minus the number of the last queries that pay a token less than average.
 
-    history: how many queries count. recent: newest tokens that always stay.
+    history: how many queries count. recent: newest tokens that always stay. count_unseen: queries before a token count
+    as paying it less.
     """
 
     reads: ClassVar[str] = "attention of the last `history` prompt queries"
 
     history: int = 400
     recent: int = 10
+    count_unseen: bool = True
 
     def __post_init__(self) -> None:
         require_whole(self, history=1, recent=0)
@@ -70,5 +79,8 @@ class ScissorhandsScorer(Windowless):
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
         (counts,) = layer.observation(BelowAverage(self.history))
         scores = -counts
+        if self.count_unseen:
+            first = max(counts.shape[1] - self.history, 0)  # of the queries that count
+            scores -= (torch.arange(counts.shape[1], device=counts.device) - first).clamp(min=0)
         scores[:, counts.shape[1] - self.reserved(counts.shape[1]) :] = torch.inf
         return scores

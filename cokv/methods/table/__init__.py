@@ -4,6 +4,9 @@ All share one budget contract, see method.py. `normalized`, the default preset, 
 methods can be compared. `official` does what the authors' released code does, rounding leaks included; its note names
 the file and the differences. A released rule that cannot be written as a Selection has no official preset, and the
 normalized note says why. `kvpress`, where there is one, is that package's variant of a method.
+
+A row's parameters are the paper's. Those that papers themselves try several values of are the experiment's to set:
+`owners` names them. Presets marked `ours` are ablations that no paper has.
 """
 
 from cokv.methods.table.evicting import EVICTING

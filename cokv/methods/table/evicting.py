@@ -18,6 +18,7 @@ from cokv.methods.scorers.fastgen import FastGenScorer
 from cokv.methods.scorers.last_query import LastQuery
 from cokv.methods.scorers.scissorhands import ScissorhandsScorer
 from cokv.methods.scorers.streaming import Streaming
+from cokv.methods.table.owners import swept
 
 EVICTING: tuple[Method, ...] = (
     Method(
@@ -47,6 +48,14 @@ EVICTING: tuple[Method, ...] = (
             "so far, prompt and answer; no official preset: the released code keeps a cache per query "
             "head"
         ),
+        presets={
+            "pooled": {
+                "scorer": AccumulatedAttention(kernel_size=7),
+                "policy": H2OEviction(kernel_size=7),
+                "ours": True,
+                "note": "an ablation of this project's: H2O with SnapKV's pooling, while decoding too",
+            },
+        },
     ),
     Method(
         name="scissorhands",
@@ -56,9 +65,19 @@ EVICTING: tuple[Method, ...] = (
         allocator=Uniform(),
         policy=ScissorhandsEviction(),
         note=(
-            "drops the tokens that most of the last 400 queries gave less than the average; the "
-            "newest 10 stay; no code was released"
+            "drops the tokens that most of the last 400 queries gave less than the average, queries "
+            "before a token included; the newest 10 stay; no code was released"
         ),
+        presets={
+            "seen-only": {
+                "scorer": ScissorhandsScorer(count_unseen=False),
+                "policy": ScissorhandsEviction(count_unseen=False),
+                "note": (
+                    "the other reading of the paper's algorithm 2: only queries that saw a token count, so that nearly "
+                    "all that stays are the newest tokens"
+                ),
+            },
+        },
     ),
     Method(
         name="tova",
@@ -80,6 +99,12 @@ EVICTING: tuple[Method, ...] = (
                     "kvpress/presses/tova_press.py: the newest token always stays, and nothing goes while decoding"
                 ),
             },
+            "pooled": {
+                "scorer": LastQuery(kernel_size=7),
+                "policy": TOVAEviction(kernel_size=7),
+                "ours": True,
+                "note": "an ablation of this project's: TOVA with SnapKV's pooling, while decoding too",
+            },
         },
     ),
     Method(
@@ -91,9 +116,10 @@ EVICTING: tuple[Method, ...] = (
         policy=FastGenEviction(),
         note=(
             "each head the cheapest of five policies that retains enough attention; the threshold is "
-            "the largest that the total pays for; heads keep their size while decoding, but those "
-            "with the policy of keeping all; no code was released"
+            "the largest that the total pays for, infeasible below 0.5 (the paper's is 0.95); heads keep "
+            "their size while decoding, but those with the policy of keeping all; no code was released"
         ),
+        owners={"least_threshold": "budget"},
     ),
     Method(
         name="cake",
@@ -109,5 +135,6 @@ EVICTING: tuple[Method, ...] = (
             "authors, 1 here; no official preset: the released code keeps the total by handing out "
             "remainders in layer order"
         ),
+        owners=swept("window_size", "tau1", "tau2", "gamma"),
     ),
 )

@@ -12,20 +12,29 @@ from cokv.methods.method import Method
 from cokv.methods.scorers.expected_attention import ExpectedAttention
 from cokv.methods.scorers.streaming import Streaming
 from cokv.methods.scorers.window_attention import WindowAttention
+from cokv.methods.table.owners import WINDOW, swept
+
+BETAS = (1.005, 1.01, 1.1, 1.2, 2, 5, 10)  # of the authors' scripts, beside their default of 1.5
+COKV_WINDOW = WindowAttention(window_size=8)  # as the released codes of CoKV and HeadKV set it
 
 
 def _headkv(name: str, title: str, profile: str) -> Method:
     """One rule for two profiles."""
+    sweep = {
+        f"beta-{beta}": {"allocator": HeadKV(beta=beta), "note": f"beta {beta}, which the authors' scripts try too"}
+        for beta in BETAS
+    }
     return Method(
         name=name,
         title=title,
         paper="https://arxiv.org/abs/2410.19258",
         code="https://github.com/FYYFU/HeadKV",
-        scorer=WindowAttention(),
+        scorer=COKV_WINDOW,
         allocator=HeadKV(),
         profile=profile,
         profile_kinds=("HeadKV",),
-        note=f"budgets follow {profile}, total kept",
+        note=f"a third of each head's budget is fixed, the rest follows {profile} (beta 1.5), total kept",
+        owners=WINDOW,
         presets={
             "official": {
                 "scorer": WindowAttention(window_size=8, score_dtype="model"),
@@ -35,6 +44,7 @@ def _headkv(name: str, title: str, profile: str) -> Method:
                     "set_headkv_size; shares are floored"
                 ),
             },
+            **sweep,
         },
     )
 
@@ -52,6 +62,7 @@ PROFILED: tuple[Method, ...] = (
         profile="keep-ratio curves",
         profile_kinds=("LU-KV",),
         note="each head's share is looked up in curves made offline, total kept",
+        owners=WINDOW,
         presets={
             "kvpress": {
                 "scorer": ExpectedAttention(epsilon=0.02, recent=1),
@@ -67,11 +78,12 @@ PROFILED: tuple[Method, ...] = (
         title="CoKV",
         paper="https://arxiv.org/abs/2502.17501",
         code="https://github.com/nawei1010/CoKV",
-        scorer=WindowAttention(),
+        scorer=COKV_WINDOW,
         allocator=CoKV(),
         profile="sliced Shapley values",
         profile_kinds=("sliced Shapley value",),
         note="budgets follow the sliced Shapley values, total kept",
+        owners={**WINDOW, **swept("alpha", "alpha_share", "normalization")},
         presets={
             "official": {
                 "scorer": WindowAttention(window_size=8, score_dtype="model"),
@@ -95,8 +107,9 @@ PROFILED: tuple[Method, ...] = (
         profile_kinds=("RazorAttention",),
         note=(
             "15 percent of the heads whole, the others 4 sinks, the newest tokens and one slot for "
-            "the mean of what is dropped; at least 16 slots beside the sinks"
+            "the mean of what is dropped; at least 16 slots beside the sinks; no code was released"
         ),
+        owners={"local": "budget"},
     ),
     Method(
         name="duoattention",
@@ -109,9 +122,8 @@ PROFILED: tuple[Method, ...] = (
         profile="trained gates",
         profile_kinds=("DuoAttention",),
         note=(
-            "as many retrieval heads whole as the total pays for, the others 64 sinks and at least "
-            "256 newest tokens; below 320 slots per head it is infeasible, unless num_sinks and local "
-            "are set"
+            "as many retrieval heads whole as the total pays for, the others 64 sinks and at least 256 newest tokens; "
+            "infeasible where the total does not pay for one whole head, as below 320 slots per head"
         ),
     ),
 )

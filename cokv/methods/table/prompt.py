@@ -13,6 +13,7 @@ from cokv.methods.scorers.key_difference import KeyDifference
 from cokv.methods.scorers.key_norm import KeyNorm
 from cokv.methods.scorers.kvzip import KVzipScorer
 from cokv.methods.scorers.window_attention import WindowAttention
+from cokv.methods.table.owners import WINDOW
 
 PROMPT: tuple[Method, ...] = (
     Method(
@@ -23,7 +24,13 @@ PROMPT: tuple[Method, ...] = (
         scorer=WindowAttention(),
         allocator=Uniform(),
         note="window attention, the same budget for every head",
+        owners=WINDOW,
         presets={
+            "unpooled": {
+                "scorer": WindowAttention(kernel_size=1),
+                "ours": True,
+                "note": "an ablation of this project's: SnapKV without its pooling",
+            },
             "official": {
                 "scorer": WindowAttention(kernel_size=5, pooling="avg", reduce="per_query_head", score_dtype="model"),
                 "note": (
@@ -39,9 +46,13 @@ PROMPT: tuple[Method, ...] = (
         title="PyramidKV",
         paper="https://arxiv.org/abs/2406.02069",
         code="https://github.com/Zefan-Cai/KVCache-Factory",
-        scorer=WindowAttention(),
+        scorer=WindowAttention(window_size=8),
         allocator=Pyramid(),
-        note="budgets fall from the bottom layer to the top, total kept",
+        note=(
+            "budgets fall from the bottom layer to the top, total kept; the same in every layer where the prompt is "
+            "shorter than twice the budget beyond the window"
+        ),
+        owners=WINDOW,
         presets={
             "official": {
                 "scorer": WindowAttention(window_size=8, score_dtype="model"),
@@ -61,6 +72,7 @@ PROMPT: tuple[Method, ...] = (
         scorer=WindowAttention(),
         allocator=Ada(),
         note="budgets follow the best-scored tokens of each layer, total kept",
+        owners=WINDOW,
         presets={
             "official": {
                 "scorer": WindowAttention(score_dtype="model"),
@@ -83,6 +95,7 @@ PROMPT: tuple[Method, ...] = (
             "half of the slots beyond the window by window attention, half by attention times what "
             "the value adds to the output"
         ),
+        owners=WINDOW,
         presets={
             "kvpress": {
                 "scorer": Critical(window_size=64, kernel_size=5, pooling="avg", window_in_first_stage=True),

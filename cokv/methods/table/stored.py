@@ -10,9 +10,17 @@ from cokv.cache.policies.recall import Recall
 from cokv.methods.allocators.uniform import Uniform
 from cokv.methods.method import Method
 from cokv.methods.scorers.window_attention import WindowAttention
+from cokv.methods.table.owners import PRUNED, QUANTIZED, WINDOW
 
-KIVI = partial(Method, paper="https://arxiv.org/abs/2402.02750", code="https://github.com/jy-yuan/KIVI")
-THINK = partial(Method, paper="https://arxiv.org/abs/2407.21018", code="https://github.com/SalesforceAIResearch/ThinK")
+KIVI = partial(
+    Method, paper="https://arxiv.org/abs/2402.02750", code="https://github.com/jy-yuan/KIVI", owners=QUANTIZED
+)
+THINK = partial(
+    Method,
+    paper="https://arxiv.org/abs/2407.21018",
+    code="https://github.com/SalesforceAIResearch/ThinK",
+    owners=PRUNED,
+)
 
 STORED: tuple[Method, ...] = (
     Method(
@@ -76,6 +84,7 @@ STORED: tuple[Method, ...] = (
         allocator=Uniform(),
         policy=Quantize(bits=4, residual=32),
         note="the tokens that snapkv keeps, in 4 bits; the newest, as many as its window, in full precision",
+        owners={**QUANTIZED, **WINDOW},
     ),
     THINK(
         "think",
@@ -90,5 +99,6 @@ STORED: tuple[Method, ...] = (
         allocator=Uniform(),
         policy=PruneChannels(),
         note="the tokens that snapkv keeps; keys lose the `pruned` share of their channels in all but the newest",
+        owners={**PRUNED, **WINDOW},
     ),
 )

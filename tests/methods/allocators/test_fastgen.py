@@ -1,5 +1,6 @@
 """FastGenAllocator's thresholds equal a search over every threshold, and the total is spent exactly."""
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cokv.methods.allocators.fastgen import FastGenAllocator
-from cokv.types import CokvError
+from cokv.types import Infeasible
 
 
 def blank(num_layers, num_kv_heads, seq_len):
@@ -42,10 +43,10 @@ def test_heads_take_what_the_largest_affordable_threshold_asks(num_layers, num_k
     heads = num_layers * num_kv_heads
     total, scored_layers = round(fill * heads * seq_len), blank(num_layers, num_kv_heads, seq_len)
     if measured[:, :, 0, 0].sum() > total:
-        with pytest.raises(CokvError, match=f"special tokens alone need .* the total is {total}"):
-            FastGenAllocator().budgets(scored_layers, total, seq_len, 0, measured)
+        with pytest.raises(Infeasible, match=f"the total of {total} KV slots pays for a threshold of 0.000"):
+            FastGenAllocator(0).budgets(scored_layers, total, seq_len, 0, measured)
         return
-    values = FastGenAllocator().budgets(scored_layers, total, seq_len, 0, measured).values.reshape(-1)
+    values = FastGenAllocator(0).budgets(scored_layers, total, seq_len, 0, measured).values.reshape(-1)
     assert values.sum() == min(total, heads * seq_len) and values.max() <= seq_len
     thresholds = sorted({-1.0, *measured[:, :, 1, :4].reshape(-1).tolist(), 2.0})
     affordable = [t for t in thresholds if chosen(measured, t).sum() <= total]
@@ -82,8 +83,33 @@ def test_what_is_left_goes_to_the_heads_that_move_up_in_proportion():
     assert more.values.tolist() == [[16, 2]], "at 0.95 the second head needs 2, the first everything, of which part"
 
 
+@settings(deadline=None)
+@given(st.integers(1, 4), st.integers(1, 60), st.floats(0, 1), st.floats(0, 1), st.integers(0, 200))
+def test_a_threshold_below_the_floor_is_refused_with_the_smallest_budget_that_works(heads, seq_len, floor, fill, seed):
+    measured = policies(1, heads, seq_len, seed, False)
+    allocator, kv_budget = FastGenAllocator(floor), round(fill * seq_len)
+    try:
+        allocator.budgets(blank(1, heads, seq_len), kv_budget * heads, seq_len, 0, measured)
+        assert allocator.facts(kv_budget * heads, seq_len, 0, measured)["threshold"] >= floor
+    except Infeasible as error:
+        enough = int(re.search(r"kv_budget to at least (\d+)", str(error))[1])
+        assert enough > kv_budget
+        assert allocator.budgets(blank(1, heads, seq_len), enough * heads, seq_len, 0, measured).total
+        with pytest.raises(Infeasible):
+            allocator.budgets(blank(1, heads, seq_len), (enough - 1) * heads, seq_len, 0, measured)
+
+
 def test_special_tokens_beyond_the_total_are_refused():
     measured = policies(1, 2, 20, 0, False)
     measured[:, :, 0, :] = np.array([9, 10, 11, 12, 20])
-    with pytest.raises(CokvError, match=r"need 18 KV slots .* the total is 10; set kv_budget to at least 9"):
-        FastGenAllocator().budgets(blank(1, 2, 20), 10, 20, 0, measured)
+    with pytest.raises(Infeasible, match=r"the total of 10 KV slots pays .*; set kv_budget to at least 9 "):
+        FastGenAllocator(0).budgets(blank(1, 2, 20), 10, 20, 0, measured)
+
+
+def test_the_threshold_is_stated():
+    measured = np.array(
+        [[[[1, 2, 4, 10, 20], [0.1, 0.2, 0.5, 0.9, 1.0]], [[1, 1, 1, 2, 20], [0.9, 0.9, 0.9, 0.95, 1]]]]
+    )
+    facts = FastGenAllocator().facts
+    assert facts(11, 20, 0, measured.astype(float)) == {"threshold": 0.9}
+    assert facts(40, 20, 0, measured.astype(float)) == {"threshold": 1.0}

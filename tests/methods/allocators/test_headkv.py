@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -41,6 +41,7 @@ def budgets(allocator: HeadKV, values: np.ndarray, kv_budget: int, seq_len: int,
 )
 @settings(deadline=None)
 def test_totals_are_exact_and_a_higher_score_never_gets_less(values, beta, reserved, extra, seq_len):
+    assume(values.max() > 0)
     allocated = budgets(HeadKV(beta), values, reserved + extra, seq_len, reserved)
     assert allocated.sum() == (reserved + extra) * values.size
     assert allocated.min() >= reserved and allocated.max() <= seq_len
@@ -70,10 +71,26 @@ def test_what_passes_the_prompt_goes_to_the_others_only_when_exact():
     np.testing.assert_array_equal(released, [[100, 11, 11]])
 
 
-def test_scores_of_zero_share_equally_or_are_refused_as_released():
-    np.testing.assert_array_equal(budgets(HeadKV(), np.zeros((2, 2)), 30, 100, 8), np.full((2, 2), 30))
-    with pytest.raises(CokvError, match="divides by zero"):
-        budgets(HeadKV(exact=False), np.zeros((2, 2)), 30, 100, 8)
+def test_what_a_full_head_cannot_take_goes_to_the_others_by_their_scores():
+    """Not evenly: a profile of few heads would else be uniform budgets under HeadKV's name."""
+    scores = np.array([[80.0, 15.0, 5.0, 0.0]])
+    allocated = budgets(HeadKV(2), scores, kv_budget=60, seq_len=100, reserved=10)
+    # Each keeps 10 + 25; 100 by score, of which the first head has room for 65 and the others share 35 as 15 to 5.
+    np.testing.assert_array_equal(allocated, [[100, 35 + 26, 35 + 9, 35]])
+    two = budgets(HeadKV(1.25), np.array([[3.0, 1.0, 0.0, 0.0]]), kv_budget=60, seq_len=100, reserved=10)
+    np.testing.assert_array_equal(two, [[100, 100, 20, 20]])
+    three = budgets(HeadKV(1.25), np.array([[3.0, 1.0, 0.0, 0.0]]), kv_budget=70, seq_len=100, reserved=10)
+    np.testing.assert_array_equal(three, [[100, 100, 40, 40]])
+
+
+def test_scores_of_zero_are_refused_as_the_released_code_does():
+    for allocator in (HeadKV(), HeadKV(exact=False)):
+        with pytest.raises(CokvError, match="all head scores are 0"):
+            budgets(allocator, np.zeros((2, 2)), 30, 100, 8)
+
+
+def test_the_authors_default():
+    assert HeadKV().beta == 1.5
 
 
 def test_what_it_cannot_use_is_refused():

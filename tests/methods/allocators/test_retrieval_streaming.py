@@ -1,5 +1,7 @@
 """Retrieval heads whole, the others sinks and window; exact totals, and never more than the total pays for."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from cokv.methods.allocators.retrieval_streaming import RetrievalStreaming
 from cokv.profiles.duo_file import DuoPattern
-from cokv.types import CokvError, HeadScores
+from cokv.types import CokvError, HeadScores, Infeasible
 
 
 def blank(num_layers, num_kv_heads, seq_len):
@@ -44,10 +46,15 @@ def test_as_many_heads_as_fit_are_whole(num_layers, num_kv_heads, seq_len, sinks
     total, scores = round(fill * heads * seq_len), gates(num_layers, num_kv_heads, seed, ties)
     allocator = RetrievalStreaming(local=local)
     scored_layers = blank(num_layers, num_kv_heads, seq_len)
-    if total < heads * least:
-        with pytest.raises(CokvError, match=f"need {heads * least} KV slots, the total is {total}"):
+    if total < (heads - 1) * least + seq_len:
+        with pytest.raises(Infeasible, match=f"the total is {total}") as caught:
             allocator.budgets(scored_layers, total, seq_len, min(sinks, seq_len), scores)
+        if seq_len > sinks + local:  # not one whole head fits: the budget that is named is the smallest that does
+            enough = int(re.search(r"kv_budget to at least (\d+)", str(caught.value))[1])
+            assert heads * enough >= (heads - 1) * least + seq_len > heads * (enough - 1)
         return
+    facts = allocator.facts(total, seq_len, min(sinks, seq_len), scores)
+    assert facts == {"whole_heads": most_retrieval_heads(heads, total, seq_len, least)}
     values = allocator.budgets(scored_layers, total, seq_len, min(sinks, seq_len), scores).values.reshape(-1)
     assert values.sum() == min(total, heads * seq_len)
     count = most_retrieval_heads(heads, total, seq_len, least)
@@ -62,15 +69,19 @@ def test_a_share_of_heads_is_whole_or_nothing_is_kept():
     scores = HeadScores(np.array([[0.1, 0.9], [0.5, 0.5]]))
     budgets = RetrievalStreaming(local=4, retrieval_share=0.5).budgets(blank(2, 2, 50), 140, 50, 2, scores)
     assert budgets.values.tolist() == [[20, 50], [50, 20]]
-    with pytest.raises(CokvError, match=r"2 whole heads, 2 sinks and 4 newest .* need 112 .*kv_budget to at least 28"):
+    with pytest.raises(
+        CokvError, match=r"2 whole heads, and 2 sinks and 4 newest .* need 112 .*kv_budget to at least 28"
+    ):
         RetrievalStreaming(local=4, retrieval_share=0.5).budgets(blank(2, 2, 50), 111, 50, 2, scores)
 
 
-def test_a_total_below_sinks_and_window_is_refused():
-    with pytest.raises(CokvError, match=r"64 sinks and 256 newest tokens .*kv_budget to at least 320"):
-        RetrievalStreaming().budgets(blank(2, 2, 1000), 4 * 319, 1000, 64, gates(2, 2))
-    even = RetrievalStreaming().budgets(blank(2, 2, 1000), 4 * 320, 1000, 64, gates(2, 2))
-    assert even.values.tolist() == [[320, 320], [320, 320]]
+def test_a_total_without_one_whole_head_is_refused():
+    with pytest.raises(
+        Infeasible, match=r"1 whole head, and 64 sinks and 256 newest tokens .*kv_budget to at least 490"
+    ):
+        RetrievalStreaming().budgets(blank(2, 2, 1000), 4 * 320, 1000, 64, gates(2, 2))
+    least = RetrievalStreaming().budgets(blank(2, 2, 1000), 4 * 490, 1000, 64, gates(2, 2))
+    assert sorted(least.values.ravel().tolist()) == [320, 320, 320, 1000]
 
 
 def test_scores_must_be_given_and_fit():
@@ -80,13 +91,15 @@ def test_scores_must_be_given_and_fit():
         RetrievalStreaming(local=1).budgets(blank(2, 2, 50), 40, 50, 2, gates(3, 2))
 
 
-@pytest.mark.parametrize(("field", "value"), [("local", 0), ("local", 1.0), ("retrieval_share", 1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("local", 0), ("local", 1.0), ("retrieval_share", 1.0), ("retrieval_share", 0.0)]
+)
 def test_a_bad_field_is_named(field, value):
     with pytest.raises(CokvError, match=field):
         RetrievalStreaming(**{field: value})
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.75, 0.95])
 def test_the_total_of_a_released_sparsity_gives_its_retrieval_heads(sparsity):
     """Gates of which many are 0 or 1 exactly, as the published ones are."""
     values = np.clip(np.random.default_rng(0).normal(0.4, 0.6, (8, 4)), 0, 1)

@@ -36,7 +36,10 @@ MODELS: dict[str, dict[str, int]] = {"llama": {"num_hidden_layers": 2}, "qwen3-h
 RULES: dict[str, EvictsByAttention] = {
     "h2o": H2OEviction(LIMIT),
     "scissorhands": ScissorhandsEviction(LIMIT, HISTORY, RECENT),
+    "scissorhands seen-only": ScissorhandsEviction(LIMIT, HISTORY, RECENT, count_unseen=False),
     "tova": TOVAEviction(LIMIT),
+    "h2o pooled": H2OEviction(LIMIT, kernel_size=5),
+    "tova pooled": TOVAEviction(LIMIT, kernel_size=5),
 }
 
 
@@ -45,7 +48,14 @@ def worst(badness: dict[int, float], spared: set[int]) -> int:
     return max((j for j in badness if j not in spared), key=lambda j: (badness[j], j))
 
 
+def best_of_neighbours(scores: dict[int, float], head: set[int], reach: int) -> dict[int, float]:
+    """The best score among the stored tokens at most `reach` positions away."""
+    return {j: max(scores[i] for i in head if abs(i - j) <= reach) for j in head}
+
+
 class H2OSets(AttentionSums):
+    reach = 0
+
     def __init__(self, history: list[np.ndarray], kept: list[set[int]]) -> None:
         self.scores = [dict.fromkeys(range(SEQ_LEN + STEPS), 0.0) for _ in kept]
         for weights in history:
@@ -56,18 +66,25 @@ class H2OSets(AttentionSums):
         after = []
         for scores, head in zip(self.scores, held, strict=True):
             newest = set(sorted(head)[-(LIMIT // 2) :])
-            out = {worst({j: -scores[j] for j in head}, newest)} if len(head) > LIMIT else set()
+            pooled = best_of_neighbours(scores, head, self.reach)
+            out = {worst({j: -pooled[j] for j in head}, newest)} if len(head) > LIMIT else set()
             after.append(head - out)
         return after
 
 
+class H2OPooledSets(H2OSets):
+    reach = 2
+
+
 class ScissorhandsSets:
+    unseen_count = True
+
     def __init__(self, history: list[np.ndarray], kept: list[set[int]]) -> None:
         self.heads = len(kept)
         self.below = [self.passed_over(weights, [set(range(t + 1))] * self.heads) for t, weights in enumerate(history)]
 
     def passed_over(self, weights: np.ndarray, held: list[set[int]]) -> list[list[int]]:
-        group = len(weights) // self.heads
+        self.group = group = len(weights) // self.heads
         return [
             [j for row in weights[h * group : (h + 1) * group] for j in head if row[j] < 1 / len(head)]
             for h, head in enumerate(held)
@@ -79,12 +96,21 @@ class ScissorhandsSets:
         for h, head in enumerate(held):
             last = [j for query in self.below[-HISTORY:] for j in query[h]]
             counts = {j: last.count(j) for j in head}
+            if self.unseen_count:
+                first = max(len(self.below) - HISTORY, 0)  # query number t precedes every token after t
+                counts = {j: count + max(j - first, 0) * self.group for j, count in counts.items()}
             out = {worst(counts, set(sorted(head)[-RECENT:]))} if len(head) > LIMIT else set()
             after.append(head - out)
         return after
 
 
+class ScissorhandsSeenSets(ScissorhandsSets):
+    unseen_count = False
+
+
 class TOVASets:
+    reach = 0
+
     def __init__(self, history: list[np.ndarray], kept: list[set[int]]) -> None:
         pass
 
@@ -92,11 +118,23 @@ class TOVASets:
         if len(held[0]) <= LIMIT:
             return held
         mean = weights.mean(axis=0)
-        out = worst({j: -mean[j] for j in held[0]}, set())
+        pooled = best_of_neighbours(dict(enumerate(mean.tolist())), held[0], self.reach)
+        out = worst({j: -pooled[j] for j in held[0]}, set())
         return [head - {out} for head in held]
 
 
-SETS: dict[str, Any] = {"h2o": H2OSets, "scissorhands": ScissorhandsSets, "tova": TOVASets}
+class TOVAPooledSets(TOVASets):
+    reach = 2
+
+
+SETS: dict[str, Any] = {
+    "h2o": H2OSets,
+    "scissorhands": ScissorhandsSets,
+    "scissorhands seen-only": ScissorhandsSeenSets,
+    "tova": TOVASets,
+    "h2o pooled": H2OPooledSets,
+    "tova pooled": TOVAPooledSets,
+}
 
 
 def positions(cache: RaggedCache, row: int = 0) -> list[list[set[int]]]:
@@ -132,7 +170,9 @@ def test_positions_and_logits_are_those_of_explicit_sets(
     for layer in range(2):  # any tokens, and fewer than the limit, so that the heads fill up first
         for head in range(made_kv):
             chosen = torch.randperm(SEQ_LEN, generator=generator)[: LIMIT - 2]
-            mask[layer, head, chosen if name != "tova" or head == 0 else mask[layer, 0].nonzero()[:, 0]] = True
+            mask[
+                layer, head, chosen if not name.startswith("tova") or head == 0 else mask[layer, 0].nonzero()[:, 0]
+            ] = True
     selection = Selection.from_mask(mask)
     kept = [[set(selection.head(i, h).tolist()) for h in range(made_kv)] for i in range(2)]
     logits, sets = simulated(model, ids, after, kept, SETS[name])
@@ -152,8 +192,9 @@ def test_rows_beside_each_other_and_chunks_change_nothing(
     make_model: MakeModel, prompt: Prompt, name: str, family: str
 ) -> None:
     model, ids, after = make_model(family, **MODELS[family]), prompt(SEQ_LEN), prompt(STEPS, seed=1)
-    params = {"history": HISTORY, "recent": RECENT} if name == "scissorhands" else {}
-    method = get_method(name, **params)
+    method_name, _, preset = name.partition(" ")
+    params = {"history": HISTORY, "recent": RECENT} if method_name == "scissorhands" else {}
+    method = get_method(method_name, preset or "normalized", **params)
     prefilled = prefill(model, ids, HISTORY + 1, [*RULES[name].observers, *method.observers])
     own_selection, full = method.select(prefilled, LIMIT), Selection.full(2, 2, SEQ_LEN)
     alone = RaggedCache.of(prefilled, [own_selection], [RULES[name]])
@@ -174,7 +215,9 @@ def test_decode_counts_slots_and_notes(make_model: MakeModel, prompt: Prompt, na
     prefilled = prefill(model, ids, HISTORY + 1, [*RULES[name].observers])
     selection = Selection.from_mask((torch.arange(SEQ_LEN) >= SEQ_LEN - LIMIT).expand(2, 2, -1))
     (answer,) = decode(model, prefilled, [Row(selection, RULES[name])], Stop(8))
-    notes = (LIMIT + 1) * (4 + (HISTORY * 2 // 8 if name == "scissorhands" else 4))  # two bits for two query heads
+    notes = (LIMIT + 1) * (
+        4 + (HISTORY * 2 // 8 if name.startswith("scissorhands") else 4)
+    )  # two bits for two query heads
     assert answer.kept_tokens == selection.total == 4 * LIMIT
     assert answer.kept_bytes == 4 * (LIMIT * prefilled.token_bytes + notes)
 

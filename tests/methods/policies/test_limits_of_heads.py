@@ -221,7 +221,9 @@ def rows_of(prefill_result: Prefill) -> list[Row]:
         Row(get_method("h2o").select(prefill_result, 20), H2OEviction(20)),
     ]
     for budget in (16, 20, 40, prefill_result.seq_len + 40):
-        rows.append(Row(get_method("fastgen").select(prefill_result, budget), FastGenEviction(budget)))
+        rows.append(
+            Row(get_method("fastgen", least_threshold=0).select(prefill_result, budget), FastGenEviction(budget))
+        )
         cake = get_method("cake", window_size=WINDOW, kernel_size=KERNEL, gamma=GAMMA)
         rows.append(Row(cake.select(prefill_result, budget), CakeEviction(budget, WINDOW, KERNEL, GAMMA)))
     return rows
@@ -250,7 +252,7 @@ def test_after_every_step_the_total_is_the_budgets(make_model: MakeModel, prompt
     """But for heads that kept all of a prompt longer than the budget."""
     model, after = make_model(num_hidden_layers=2), answer_ids(prompt)
     prefill_result = prefilled(model, prompt(seq_len))
-    for name, own in (("cake", {"window_size": WINDOW}), ("fastgen", {})):
+    for name, own in (("cake", {"window_size": WINDOW}), ("fastgen", {"least_threshold": 0})):
         selection = get_method(name, **own).select(prefill_result, 18)
         whole = int((selection.counts == seq_len).sum()) if name == "fastgen" and seq_len > 18 else 0
         assert selection.total == min(18, seq_len) * 4

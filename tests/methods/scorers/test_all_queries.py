@@ -27,7 +27,8 @@ def test_accumulated_attention_is_the_sum_of_each_column(make_world, heads, kind
 
 @pytest.mark.parametrize("seq_len", [1, 2, 23])
 @pytest.mark.parametrize("history", [1, 7, 400])
-def test_counters_say_who_was_passed_over(make_world, heads, kind, seq_len, history):
+@pytest.mark.parametrize("count_unseen", [True, False])
+def test_counters_say_who_was_passed_over(make_world, heads, kind, seq_len, history, count_unseen):
     world = make_world(*heads, seq_len, kind=kind)
     counts = np.zeros((heads[0], seq_len))
     close = np.zeros((heads[0], seq_len))
@@ -36,7 +37,8 @@ def test_counters_say_who_was_passed_over(make_world, heads, kind, seq_len, hist
             for column in range(row + 1):
                 counts[head, column] += matrix[row, column] < 1 / (row + 1)
                 close[head, column] += abs(matrix[row, column] * (row + 1) - 1) < 1e-5
-    scorer = ScissorhandsScorer(history=history, recent=4)
+            counts[head, row + 1 :] += count_unseen
+    scorer = ScissorhandsScorer(history=history, recent=4, count_unseen=count_unseen)
     scores = scorer.scores(world.layer(scorer.observers)).numpy()
     kept = min(4, seq_len)
     assert np.isinf(scores[:, seq_len - kept :]).all() and np.isfinite(scores[:, : seq_len - kept]).all()
