@@ -128,7 +128,7 @@ def words() -> Words:
 
 # Hyper-parameters that suit prompts of about 100 tokens and 40 slots per head.
 SMALL = {"window_size": 8, "kernel_size": 3, "num_sinks": 4, "local": 16, "page": 8, "group": 8, "residual": 16}
-SMALL |= {"history": 40, "recent": 8, "alpha": 1}
+SMALL |= {"history": 40, "recent": 8, "alpha": 1, "least_threshold": 0}
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +152,7 @@ def profile_of() -> Callable[..., Any]:
             return None
         if method.name == "lukv":
             return RatioCurves(keep_ratios(rng.exponential(size=(num_layers, num_kv_heads, 50))))
-        return HeadScores(rng.random((num_layers, num_kv_heads)))
+        return HeadScores(0.5 + rng.random((num_layers, num_kv_heads)))
 
     return draw
 

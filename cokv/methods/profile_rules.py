@@ -87,7 +87,7 @@ def _heads_differ(values: FloatArray, facts: Evidence) -> Iterator[str]:
 
 def _headkv(values: FloatArray, facts: Evidence) -> Iterator[str]:
     count, least = effective_heads(values), min(MIN_EFFECTIVE_HEADS, values.size / 2)
-    if np.ptp(values) > 0 and count < least:
+    if np.ptp(values) > 0 and values.min() >= 0 and count < least:
         yield f"one head has nearly all of the score: {count:.2f} effective heads, expected at least {least:g}"
 
 

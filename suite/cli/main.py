@@ -241,13 +241,16 @@ def evaluate(
 
 def _table(rows: list[dict[str, str]], columns: list[str]) -> None:
     console = Console()
-    table = Table(*(Column(name, overflow="fold") for name in columns), show_lines=len(columns) > 7)
+    links = ("paper", "code") if not console.is_terminal else ()
+    table = Table(
+        *(Column(name, overflow="fold", no_wrap=name in links) for name in columns), show_lines=len(columns) > 7
+    )
     for row in rows:
         table.add_row(*(row[c] for c in columns))
     if console.is_terminal:
         console.print(table)
     else:  # wide enough for a file or a pipe
-        Console(width=240).print(table)
+        Console(width=240 if len(columns) < 8 else 400).print(table)
 
 
 def main() -> None:

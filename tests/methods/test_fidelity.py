@@ -43,11 +43,9 @@ def names(heading: str) -> list[str]:
 def rows(text: str) -> list[list[str]]:
     """Cells of every row of the tables, without their heads."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    below = [line for before, line in zip(["", *lines], lines, strict=False) if not line.startswith("|---")]
-    heads = {i for i, line in enumerate(lines) if i + 1 < len(lines) and lines[i + 1].startswith("|---")}
-    assert below
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [row for i, row in enumerate(cells) if i not in heads and not lines[i].startswith("|---")]
+    rules = {i for i, line in enumerate(lines) if line.startswith("|---")}
+    body = [line for i, line in enumerate(lines) if i not in rules and i + 1 not in rules]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in body]
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

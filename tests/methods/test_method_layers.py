@@ -17,6 +17,7 @@ from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores, Infeasible
 
 SETTINGS = {"window_size": 8, "kernel_size": 3}
+SIX = HeadScores(np.arange(6.0).reshape(3, 2))
 SHAPLEY = HeadScores(np.arange(6.0).reshape(3, 2), {"kind": "sliced Shapley value"})
 CURVES = RatioCurves(np.linspace(0.01, 0.99, 99)[:, None, None] ** np.array([[1.0, 1.5], [0.7, 1.0], [1.2, 0.8]]))
 SHAPE = (3, 2)  # num_layers, num_kv_heads
@@ -70,7 +71,7 @@ def test_a_share_can_only_be_judged_with_the_prompt(make_model, prompt, share):
         ("cokv", np.ones((3, 2)), "cokv: CoKV allocates by head scores and got ndarray"),
         ("cokv", CURVES, "cokv: CoKV allocates by head scores and got RatioCurves"),
         ("headkv_r", SHAPLEY, "headkv_r: needs retrieval scores and got a profile of kind 'sliced Shapley value'"),
-        ("headkv_r2", HeadScores(-np.arange(6.0).reshape(3, 2)), "headkv_r2: HeadKV needs scores of 0 or more"),
+        ("headkv_r2", HeadScores(-SIX.values), "headkv_r2: HeadKV needs scores of 0 or more"),
         ("razorattention", "razor.safetensors", "RetrievalStreaming allocates by head scores and got str"),
         (
             "lukv",

@@ -45,7 +45,7 @@ def profile_for(name: str, prefilled: Prefill) -> Any:
     return (
         RatioCurves(keep_ratios(rng.exponential(size=(*shape, 50))))
         if name == "lukv"
-        else HeadScores(rng.random(shape))
+        else HeadScores(0.5 + rng.random(shape))
     )
 
 
@@ -61,8 +61,8 @@ def test_every_method_keeps_the_same_bytes(make_model: Any, prompt: Any, family:
         m for m in methods() if m.exact and m.scorer is not None and ("official" not in m.preset or heads == "mha")
     ]  # SnapKV as released needs a cache per query head
     prefilled = observed(model, ids, chosen)
-    total = 60 * prefilled.shape.num_layers * prefilled.shape.num_kv_heads
-    rows = [Row(method.select(prefilled, 60, profile_for(method.name, prefilled))) for method in chosen]
+    total = 80 * prefilled.shape.num_layers * prefilled.shape.num_kv_heads
+    rows = [Row(method.select(prefilled, 80, profile_for(method.name, prefilled))) for method in chosen]
     answers = decode(model, prefilled, rows, Stop(3))
     assert len(answers) == len(chosen) > 20
     for method, answer in zip(chosen, answers, strict=True):

@@ -5,7 +5,7 @@ the window included. Prompts of 600 and 1000 tokens; MHA, GQA and MQA; budgets f
 prompt.
 
 The released files of CoKV and HeadKV have 32 layers, 32 query heads and 8 KV heads written into them; here the shape is
-the model's. They compute in single precision, the presets in double: the formulas here are in double, and
+the model's. They add up in single precision, the presets in double: the formulas here are in double, and
 `test_single_precision_moves_a_share_by_a_slot_at_most` says what that changes.
 """
 
@@ -153,17 +153,28 @@ def adakv(scores: torch.Tensor, capacity: int, window: int, alpha: float) -> lis
     return [len(range(length)[:each]) + window for each in whole.tolist()]
 
 
-def headkv(scores: np.ndarray, num_kv_heads: int, capacity: int, seq_len: int, window: int, beta: float) -> np.ndarray:
+def headkv(
+    scores: np.ndarray,
+    num_kv_heads: int,
+    capacity: int,
+    seq_len: int,
+    window: int,
+    beta: float,
+    sums: type = np.float64,
+) -> np.ndarray:
     """Tokens per KV head: nawei1010/CoKV, adaptive_kv/monkeypatch/kv_utils.py (set_headkv_size), e76afada3171. scores:
-    [num_layers, num_heads].
+    [num_layers, num_heads]. sums: precision in which query heads are added up, released np.float32.
     """
     num_layers, num_heads = scores.shape
     beyond = capacity - window
     share = scores / scores.sum()
     pool = (beyond // beta) * num_layers * num_heads
     each = beyond - beyond // beta
-    per_query_head = share * pool + each
-    whole = np.floor(per_query_head.reshape(num_layers, num_kv_heads, -1).mean(axis=2))
+    per_query_head = (share * pool + each).reshape(num_layers, num_kv_heads, -1)
+    group_sums = np.zeros((num_layers, num_kv_heads), dtype=sums)
+    for member in range(per_query_head.shape[2]):
+        group_sums = (group_sums + per_query_head[..., member]).astype(sums)
+    whole = np.floor(group_sums / sums(per_query_head.shape[2]))
     return _kept(whole, beyond, seq_len, window)
 
 
@@ -305,13 +316,17 @@ def test_cokv_has_the_released_budgets(heads: str, seq_len: int, kv_budget: int 
 
 @every_model
 def test_single_precision_moves_a_share_by_a_slot_at_most(heads: str) -> None:
-    alpha, moved = get_method("cokv", "official").parameters["alpha"], 0
+    alpha = get_method("cokv", "official").parameters["alpha"]
+    num_kv_heads, moved, count = MODELS[heads][2], 0, 0
     for seed in range(50):
-        values = shapley_values(heads, seed)
-        single, double = (cokv(values.astype(kind), 256, 1000, 8, alpha) for kind in (np.float32, np.float64))
-        assert np.abs(single - double).max() <= 1
-        moved += int((single != double).sum())
-    assert moved <= 50 * values.size / 100, "one head in a hundred at most"
+        values, scores = shapley_values(heads, seed), query_head_scores(heads, seed)
+        for pair in (
+            [cokv(values.astype(kind), 256, 1000, 8, alpha) for kind in (np.float32, np.float64)],
+            [headkv(scores, num_kv_heads, 256, 1000, 8, 1.5, kind) for kind in (np.float32, np.float64)],
+        ):
+            assert np.abs(pair[0] - pair[1]).max() <= 1
+            moved, count = moved + int((pair[0] != pair[1]).sum()), count + values.size
+    assert moved <= count / 100, "one head in a hundred at most"
 
 
 @every_budget

@@ -133,9 +133,7 @@ def test_the_period_is_the_longest_that_the_model_copies():
 def test_a_model_that_copies_nothing_is_refused_with_the_evidence(make_model):
     profile = razor_scores(make_model(), 16)
     prefilled = prefill(make_model(), torch.arange(1, 91), 8)
-    with pytest.raises(
-        CokvError, match=r"no valid profile: the model copies .* of a probe that repeats every 16 tokens"
-    ):
+    with pytest.raises(CokvError, match=r"no valid profile: the model copies .* of a probe that repeats every 16 "):
         get_method("razorattention", local=4).select(prefilled, 40, profile)
 
 

@@ -63,7 +63,10 @@ def test_stand_ins_run_whole_and_are_judged_again_alike(tmp_path, random_model, 
     spec = json.loads((folder / "spec.json").read_text())
     assert not spec["data"]["longbench_mini"]["official"] and spec["data"]["longbench_mini"]["version"] == 1
     again = call("score", folder)
-    assert again.exit_code == 0 and "24 predictions judged again, 24 scores the same" in again.stdout
+    judged = sum(record["score"] is not None for record in records)
+    assert 16 <= judged <= 24, "random weights may leave the game of a task, and so CoKV, without a valid profile"
+    assert all("no valid profile" in r["unsupported"] for r in records if r["score"] is None)
+    assert again.exit_code == 0 and f"{judged} predictions judged again, {judged} scores the same" in again.stdout
     assert "longbench_mini" in (folder / "report" / "report.md").read_text()
 
 

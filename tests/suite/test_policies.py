@@ -72,7 +72,7 @@ def test_every_policy_leaves_its_mark_in_the_record(random_model) -> None:
 
 
 def test_rules_that_must_know_the_tokens_are_told_them_while_timed(random_model) -> None:
-    loaded, method = load_model(str(random_model)), get_method("fastgen")
+    loaded, method = load_model(str(random_model)), get_method("fastgen", least_threshold=0)
     prefilled = prefill(loaded.model, sample().context_ids, *prefill_requirements([method]), loaded.tokenizer)
     selection = method.select(prefilled, 64)
     assert selection.total == 4 * 64 and selection.counts.max() < TOKENS, "no head should grow here"

@@ -39,6 +39,9 @@ def test_every_cell_has_a_record_and_spends_its_total(experiment_file, tmp_path)
     heads, token_bytes = 2 * 2, 2 * 8 * 4
     for record in records:
         slots = record["kv_budget"] or record["prompt_tokens"]
+        if "unsupported" in record:  # random weights, which answer all of a task wrong
+            assert record["method"] == "cokv" and "no valid profile: all heads have the same" in record["unsupported"]
+            continue
         assert record["kept_tokens"] == slots * heads
         assert record["kept_bytes"] == slots * heads * token_bytes
         assert record["full_bytes"] == record["prompt_tokens"] * heads * token_bytes
@@ -155,6 +158,7 @@ def test_where_the_model_is_stored_and_what_the_run_is_called_are_not_part_of_it
         folder.open()
         about = folder.read("spec.json")["about"]
         assert about.pop("titles")["cokv"] == "CoKV"
+        assert {entry["method"] for entry in about.pop("variants")} == {"full", "streamingllm", "snapkv", "cokv"}
         assert about == {"name": f"tiny-{copy}", "description": "", "model": str(tmp_path / copy)}
         hashes.add(folder.hash)
     assert len(hashes) == 1
@@ -210,7 +214,7 @@ def test_the_first_token_comes_from_where_the_protocol_says(tmp_path, experiment
         path.write_text(text.replace("{first}", first))
         records = run(path, tmp_path / first).lines("predictions.jsonl")
         assert {r["first_token"] for r in records} == {first}
-        answers[first] = {(r["sample_id"], r["method"], r["kv_budget"]): r["prediction"] for r in records}
+        answers[first] = {(r["sample_id"], r["method"], r["kv_budget"]): r.get("prediction") for r in records}
     full = [key for key in answers["prefill"] if key[1] == "full"]
     assert all(answers["prefill"][key] == answers["compressed"][key] for key in full)
     assert answers["prefill"] != answers["compressed"]

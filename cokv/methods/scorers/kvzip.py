@@ -70,7 +70,7 @@ class KVzipScorer(Windowless):
 
     reads: ClassVar[str] = "attention while the prompt is repeated (a second reading), the tokenizer"
 
-    chunk_size: int = 2048
+    chunk_size: int = 2000
     num_sinks: int = 4
 
     def __post_init__(self) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from cokv.methods.method import Owner
 
 
 def swept(*names: str) -> Mapping[str, Owner]:
     """Parameters of which the papers try several values: the experiment sets them."""
-    return MappingProxyType(dict.fromkeys(names, "experiment"))
+    return dict.fromkeys(names, "experiment")
 
 
 WINDOW = swept("window_size", "kernel_size", "pooling")
