@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from cokv.cache.policies.base import Policy, policy_parameters
 from cokv.cache.policies.growth import Grow
 from cokv.methods.allocators import Allocator, StatesFacts
-from cokv.methods.profile_rules import refusal
+from cokv.methods.keep_best import keep_best, prefill_shape
+from cokv.methods.profile_rules import check_profile
 from cokv.methods.score_cache import ScoreCache, ranking, score_layer, score_prefill
 from cokv.methods.scorers import Refines, Scorer
 from cokv.methods.words import unknown
@@ -37,13 +38,6 @@ RELEASED = ("official", "kvpress")  # presets that do what another project's cod
 # Who sets a parameter. "paper": it is fixed there, and changing it makes a variant, which tables name. "experiment":
 # the papers themselves try several values, as of windows and pooling. "budget": it follows from the budget contract.
 Owner = Literal["paper", "experiment", "budget"]
-
-
-@runtime_checkable
-class ChecksShape(Protocol):
-    """A profile that can check whether it fits a model: head scores, curves."""
-
-    def require_shape(self, num_layers: int, num_kv_heads: int) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +59,7 @@ class Method:
     source: str = ""  # version or digest of a scorer from outside this package
     owners: Mapping[str, Owner] = field(default_factory=dict, compare=False)  # of parameters that no paper fixes
     ours: bool = False  # an ablation of this project's, in no paper
+    coincides: Mapping[str, str] = field(default_factory=dict, compare=False)  # method with the same tokens -> where
     published: Method | None = field(default=None, compare=False, repr=False)  # before parameters were changed
 
     # ---- presets and parameters
@@ -189,12 +184,12 @@ class Method:
         score_cache: ScoreCache | None = None,
     ) -> tuple[Selection, dict[str, float]]:
         """The selection, and what the budget decided of the method's own terms, by name: whole heads, a threshold."""
-        num_layers, num_kv_heads, seq_len = _shape(prefill)
+        num_layers, num_kv_heads, seq_len = prefill_shape(prefill)
         whole = Selection.full(num_layers, num_kv_heads, seq_len)
         if self.scorer is None or self.allocator is None:
             return whole, {}
         with self._errors_with_name(), torch.autocast(prefill.layers[0].keys.device.type, enabled=False):
-            self._check_profile(profile, num_layers, num_kv_heads)
+            self._check_profile(profile, (num_layers, num_kv_heads))
             slots = KVBudget.parse(kv_budget).of(seq_len)
             if slots >= seq_len:
                 return whole, {}
@@ -254,7 +249,7 @@ class Method:
             check_group = getattr(self.scorer, "check_group", None)
             if check_group is not None and group_size is not None:
                 check_group(group_size)
-            self._check_profile(profile, num_layers, num_kv_heads)
+            self._check_profile(profile, (num_layers, num_kv_heads))
             slots = KVBudget.parse(kv_budget).slots if self.takes_budget else None
             if self.takes_budget and slots is None:
                 return
@@ -274,30 +269,21 @@ class Method:
             raise type(error)(f"{self.name}: {error}") from None
 
     def _check_budget(self, slots: int) -> None:
-        """Raises Infeasible where the scorer's check raises any CokvError."""
+        """Raises Infeasible where the scorer's check raises any CokvError.
+
+        An allocator with a floor of its own, above the scorer's, names the budget that works instead.
+        """
         assert self.scorer is not None
+        if getattr(self.allocator, "has_floor", False):
+            return
         try:
             self.scorer.check_budget(slots)
         except CokvError as error:
             raise Infeasible(str(error)) from None
 
-    def _check_profile(self, profile: Any, num_layers: int, num_kv_heads: int) -> None:
-        """Raises CokvError unless the profile, where one is needed, is a valid one for this method and model.
-
-        A profile without provenance is accepted.
-        """
-        if not self.needs_profile:
-            return
-        if profile is None:
-            raise CokvError(f"needs {self.profile} and got none; compute them on this model or load a file")
-        kind = getattr(profile, "provenance", {}).get("kind")
-        if isinstance(kind, str) and not kind.startswith(self.profile_kinds):
-            expected = " or ".join(map(repr, self.profile_kinds))
-            raise CokvError(f"needs {self.profile} and got a profile of kind {kind!r}; expected kind {expected}")
-        if isinstance(profile, ChecksShape):
-            profile.require_shape(num_layers, num_kv_heads)
-        if reason := refusal(profile, self.profile_kinds[0] if self.profile_kinds else ""):
-            raise CokvError(f"no valid profile: {reason}")
+    def _check_profile(self, profile: Any, shape: tuple[int, int]) -> None:
+        if self.needs_profile:
+            check_profile(profile, self.profile, self.profile_kinds, shape)
 
     def _budgets(self, scores: list[torch.Tensor], slots: int, profile: Any) -> Budgets:
         """Budgets of as many layers as there are scores, each [num_kv_heads, seq_len]."""
@@ -317,33 +303,13 @@ class Method:
                 for layer, layer_scores, slots in zip(layers, scores, counts, strict=True)
             ]
             scores = [ranking(layer_scores, layer) for layer_scores, layer in zip(refined, layers, strict=True)]
-        return _keep_best(scores, budgets)
+        return keep_best(scores, budgets)
 
 
 def prefill_requirements(methods: Iterable[Method]) -> tuple[int, list[Observer | Replayer]]:
     """The window of queries, and the observers, that one prefill needs for all of these methods."""
     methods = list(methods)
     return max((method.window_size for method in methods), default=0) or 1, [o for m in methods for o in m.observers]
-
-
-def _keep_best(scores: list[torch.Tensor], budgets: Budgets) -> Selection:
-    """Each head's best-scored tokens, ties to the lower position (a stable sort gives the same on every device)."""
-    positions, seq_len = [], scores[0].shape[1]
-    for layer, counts in zip(scores, budgets.values, strict=True):
-        order = layer.sort(dim=-1, descending=True, stable=True).indices
-        rank = torch.arange(seq_len, device=layer.device)
-        kept = rank < torch.tensor(counts, device=layer.device)[:, None]
-        mask = torch.zeros_like(kept).scatter_(-1, order, kept)
-        positions.append(mask.nonzero()[:, 1].cpu())
-    return Selection(torch.cat(positions), budgets.values, seq_len)
-
-
-def _shape(prefill: Prefill) -> tuple[int, int, int]:
-    """num_layers, num_kv_heads, seq_len"""
-    heads = {layer.keys.shape[0] for layer in prefill.layers}
-    if len(heads) != 1:
-        raise CokvError(f"layers have {sorted(heads)} KV heads, expected one number, the same in every layer")
-    return len(prefill.layers), heads.pop(), prefill.seq_len
 
 
 def _replaced(part: Any, params: Mapping[str, Any]) -> Any:

@@ -12,30 +12,57 @@ does not state cannot be judged and is not held against it. The rules:
     HeadKV-R2        a query head whose attention on the needle is at least twice what even attention would give it
     RazorAttention   the model copies the probe: at least 80 percent of the repeated tokens are predicted right, and a
                      head has an induction score of at least 0.1
-    DuoAttention     half of the heads, chosen by gate, kept whole, lose less against the full cache than every random
-                     half that was tried
+    DuoAttention     the model predicts at least half of the passkeys' tokens that gates were trained on; and of random
+                     halves of the heads, kept whole, at most one in twenty loses less than the half by gate
     LU-KV            at a quarter of the cache, heads' shares differ by at least 0.01
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from cokv.types import FloatArray
+from cokv.types import CokvError, FloatArray
 
 MIN_RELIABILITY = 0.5
 MIN_EFFECTIVE_HEADS = 2.0
 MIN_RETRIEVAL = 0.1
 MIN_TIMES_CHANCE = 2.0
 MIN_COPY_ACCURACY = 0.8
+MIN_ANSWERS_PREDICTED = 0.5
+MAX_SHARE_BETTER = 0.05
 MIN_SHARE_SPREAD = 0.01
 QUARTER = 24  # line of LU-KV's curves: 25 percent
 
 Evidence: TypeAlias = Mapping[str, Any]
 Rule: TypeAlias = Callable[[FloatArray, Evidence], Iterator[str]]
+
+
+@runtime_checkable
+class ChecksShape(Protocol):
+    """A profile that can check whether it fits a model: head scores, curves."""
+
+    def require_shape(self, num_layers: int, num_kv_heads: int) -> Any: ...
+
+
+def check_profile(profile: Any, wanted: str, kinds: tuple[str, ...], shape: tuple[int, int]) -> None:
+    """Raises CokvError unless this is a valid profile of a method and a model; one without provenance may be.
+
+    wanted: what the method needs, in words. kinds: accepted prefixes of the profile's kind. shape: (num_layers,
+    num_kv_heads) of the model.
+    """
+    if profile is None:
+        raise CokvError(f"needs {wanted} and got none; compute them on this model or load a file")
+    kind = getattr(profile, "provenance", {}).get("kind")
+    if isinstance(kind, str) and not kind.startswith(kinds):
+        expected = " or ".join(map(repr, kinds))
+        raise CokvError(f"needs {wanted} and got a profile of kind {kind!r}; expected kind {expected}")
+    if isinstance(profile, ChecksShape):
+        profile.require_shape(*shape)
+    if reason := refusal(profile, kinds[0] if kinds else ""):
+        raise CokvError(f"no valid profile: {reason}")
 
 
 def refusal(profile: Any, kind: str = "") -> str:
@@ -118,12 +145,14 @@ def _razor(values: FloatArray, facts: Evidence) -> Iterator[str]:
 
 
 def _duo(values: FloatArray, facts: Evidence) -> Iterator[str]:
-    draws, beaten = facts.get("random_halves"), facts.get("random_halves_beaten")
-    if draws is not None and beaten is not None and beaten < draws:
+    predicted, draws, better = (facts.get(f) for f in ("answers_predicted", "random_halves", "random_halves_better"))
+    if predicted is not None and predicted < MIN_ANSWERS_PREDICTED:
         yield (
-            f"keeping the half of the heads with the highest gates whole loses more than {draws - beaten} of {draws} "
-            "random halves do"
+            f"the model predicts {predicted:.1%} of the passkeys that gates were trained on, expected at least "
+            f"{MIN_ANSWERS_PREDICTED:.0%}"
         )
+    if draws is not None and better is not None and better > MAX_SHARE_BETTER * draws:
+        yield f"{better} of {draws} random halves of the heads, kept whole, lose less than the half by gate"
 
 
 def _lukv(values: FloatArray, facts: Evidence) -> Iterator[str]:

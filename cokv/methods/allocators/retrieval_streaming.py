@@ -42,6 +42,7 @@ class RetrievalStreaming:
 
     looks_at: ClassVar[LooksAt] = "shape"
     exact: ClassVar[bool] = True
+    has_floor: ClassVar[bool] = True  # above the scorer's sinks
 
     local: int = 256
     retrieval_share: float | None = None

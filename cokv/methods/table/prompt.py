@@ -53,6 +53,7 @@ PROMPT: tuple[Method, ...] = (
             "shorter than twice the budget beyond the window"
         ),
         owners=WINDOW,
+        coincides={"snapkv": "at the same window, where the prompt is shorter than twice the budget beyond it"},
         presets={
             "official": {
                 "scorer": WindowAttention(window_size=8, score_dtype="model"),

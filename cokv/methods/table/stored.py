@@ -85,6 +85,7 @@ STORED: tuple[Method, ...] = (
         policy=Quantize(bits=4, residual=32),
         note="the tokens that snapkv keeps, in 4 bits; the newest, as many as its window, in full precision",
         owners={**QUANTIZED, **WINDOW},
+        coincides={"snapkv": "always, in fewer bits"},
     ),
     THINK(
         "think",
@@ -100,5 +101,6 @@ STORED: tuple[Method, ...] = (
         policy=PruneChannels(),
         note="the tokens that snapkv keeps; keys lose the `pruned` share of their channels in all but the newest",
         owners={**PRUNED, **WINDOW},
+        coincides={"snapkv": "always, with fewer key channels", "snapkv_kivi4": "always, stored in another way"},
     ),
 )

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cokv import probes
 from cokv.cache.prefill import prefill
-from cokv.methods.method import _keep_best
+from cokv.methods.keep_best import keep_best
 from cokv.methods.scorers import blocks
 from cokv.methods.scorers.accumulated_attention import AccumulatedAttention, AttentionSum
 from cokv.methods.scorers.causal import causal_attention
@@ -97,7 +97,7 @@ def test_half_of_each_heads_slots_go_to_the_newest(make_world):
     counts = torch.tensor([9, 20])
     refined = scorer.refine(layer, scores, counts)
     assert torch.isinf(refined).sum(-1).tolist() == [4, 10]
-    kept = _keep_best([refined], Budgets(counts.numpy()[None]))
+    kept = keep_best([refined], Budgets(counts.numpy()[None]))
     for head, (count, recent) in enumerate([(9, 4), (20, 10)]):
         best = sorted(range(30 - recent), key=lambda j: (-scores[head, j].item(), j))[: count - recent]
         assert set(kept.head(0, head).tolist()) == set(best) | set(range(30 - recent, 30))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cokv.cache.prefill import prefill
-from cokv.methods.method import _keep_best
+from cokv.methods.keep_best import keep_best
 from cokv.methods.scorers import blocks
 from cokv.methods.scorers.critical import Critical, OutputNorm
 from cokv.methods.scorers.window_attention import WindowAttention
@@ -49,7 +49,7 @@ def test_what_is_kept_equals_the_rule_in_loops(make_world, heads, kind, seq_len,
     scores = scorer.scores(layer)
     assert torch.equal(scores, WindowAttention(window_size=3, kernel_size=3).scores(layer))
     counts = np.array([[3 + (5 * h) % (seq_len - 3) for h in range(1, heads[1] + 1)]])
-    kept = _keep_best([scorer.refine(layer, scores, torch.tensor(counts[0]))], Budgets(counts))
+    kept = keep_best([scorer.refine(layer, scores, torch.tensor(counts[0]))], Budgets(counts))
     norms = layer.observation(OutputNorm())[0]
     for head in range(heads[1]):
         free = list(range(seq_len - 3))
