@@ -24,7 +24,7 @@ class MethodFacts:
         return cls(tuple(entry for entry in entries if isinstance(entry, Mapping) and "method" in entry))
 
     def ours(self, method: str, preset: str) -> bool:
-        """Whether this variant is in no paper."""
+        """Whether this variant is this project's own."""
         return any(e.get("ours") and (e["method"], e.get("preset")) == (method, preset) for e in self.entries)
 
     def notes(self, names: Mapping[tuple[str, str], str]) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ class MethodFacts:
             for (parameter, here, paper), rows in changes.items()
         ]
         if any(entry.get("ours") for entry in shown):
-            notes.append("Rows marked ours are ablations of this project's, in no paper.")
+            notes.append("Rows marked ours are ablations and combinations of this project's own, not of a paper.")
         return tuple(notes)
 
 

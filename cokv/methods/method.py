@@ -58,7 +58,7 @@ class Method:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)  # name -> changed fields
     source: str = ""  # version or digest of a scorer from outside this package
     owners: Mapping[str, Owner] = field(default_factory=dict, compare=False)  # of parameters that no paper fixes
-    ours: bool = False  # an ablation of this project's, in no paper
+    ours: bool = False  # an ablation or combination of this project's own
     coincides: Mapping[str, str] = field(default_factory=dict, compare=False)  # method with the same tokens -> where
     published: Method | None = field(default=None, compare=False, repr=False)  # before parameters were changed
 

@@ -32,7 +32,7 @@ def grid_cells(experiment: Experiment) -> list[GridCell]:
 
 
 def variant_facts(method: Method) -> dict[str, Any]:
-    """What a table says of a method beside its scores: whether it is an ablation of ours, and what differs from the
+    """What a table says of a method beside its scores: whether it is this project's own, and what differs from the
     paper's parameters, as [name, value here, value of the paper].
     """
     changed = [[name, here, paper] for name, (here, paper) in method.changed.items()]

@@ -27,7 +27,12 @@ VARIANTS = ({"name": "duoattention", "num_sinks": 4, "local": 28}, {"name": "ark
 def rows() -> list[Method]:
     """Every method, in its normalized preset, and every ablation of ours; sizes as in the default experiment."""
     pairs = [(name, "normalized") for name in METHODS]
-    pairs += [(row.name, preset) for row in METHODS.values() for preset in row.presets if row.with_preset(preset).ours]
+    pairs += [
+        (row.name, preset)
+        for row in METHODS.values()
+        for preset in row.presets
+        if row.with_preset(preset).ours and not row.ours
+    ]
     listed = []
     for name, preset in pairs:
         known = METHODS[name].parameters

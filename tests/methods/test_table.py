@@ -108,6 +108,9 @@ def test_every_row_is_complete():
         ("snapkv", "unpooled (ours)"),
         ("h2o", "pooled (ours)"),
         ("tova", "pooled (ours)"),
+        ("kivi_by_score", "normalized (ours)"),
+        ("kivi_at_random", "normalized (ours)"),
+        ("snapkv_kivi4", "normalized (ours)"),
     }
     without = {"parameters", "set by"}  # of a method that has none
     for row in rows:

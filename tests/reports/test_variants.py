@@ -69,7 +69,7 @@ def test_what_differs_from_the_papers_stands_below(labels: Labels) -> None:
         "window_size 8 where the paper has 32: SnapKV, SnapKV (unpooled, ours).",
         "num_sinks 4 where the paper has 64: DuoAttention (num_sinks=4, local=28).",
         "local 28 where the paper has 256: DuoAttention (num_sinks=4, local=28).",
-        "Rows marked ours are ablations of this project's, in no paper.",
+        "Rows marked ours are ablations and combinations of this project's own, not of a paper.",
     ), "nothing of methods that the table does not show"
     assert Labels([], TITLES).notes() == () and MethodFacts.of_spec({}).entries == ()
 

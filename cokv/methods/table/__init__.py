@@ -6,7 +6,7 @@ the file and the differences. A released rule that cannot be written as a Select
 normalized note says why. `kvpress`, where there is one, is that package's variant of a method.
 
 A row's parameters are the paper's. Those that papers themselves try several values of are the experiment's to set:
-`owners` names them. Presets marked `ours` are ablations that no paper has.
+`owners` names them. Rows and presets marked `ours` are ablations and combinations of this project's own.
 """
 
 from cokv.methods.table.evicting import EVICTING

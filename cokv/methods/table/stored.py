@@ -69,12 +69,14 @@ STORED: tuple[Method, ...] = (
         policy=Quantize(bits=3, split="scores"),
         profile="sliced Shapley values",
         profile_kinds=("sliced Shapley value", "HeadKV"),
+        ours=True,
         note="the best-scored half of the heads in 4 bits, the others in 2",
     ),
     KIVI(
         "kivi_at_random",
         "KIVI, bits at random",
         policy=Quantize(bits=3, split="random"),
+        ours=True,
         note="half of the heads, drawn at random, in 4 bits, the others in 2",
     ),
     KIVI(
@@ -83,6 +85,7 @@ STORED: tuple[Method, ...] = (
         scorer=WindowAttention(),
         allocator=Uniform(),
         policy=Quantize(bits=4, residual=32),
+        ours=True,
         note="the tokens that snapkv keeps, in 4 bits; the newest, as many as its window, in full precision",
         owners={**QUANTIZED, **WINDOW},
         coincides={"snapkv": "always, in fewer bits"},
