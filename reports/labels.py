@@ -14,13 +14,18 @@ HIGHLIGHT = "#D55E00"  # of HIGHLIGHTED, in every plot
 HIGHLIGHTED = "cokv"
 MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "*", "p")
 DASHES = ("-", "--", "-.", ":")
+UNRANKED = (
+    "The embedded model is for tests, and its heads look behind the answer (see its card): methods stand in the order "
+    "of the experiment, and no ranking follows from these scores."
+)
 
 
 class Labels:
     """Row labels of one run. A preset or protocol is named only where the run holds more than one.
 
     `titles`: what the run's spec.json calls each method, in the order in which tables list them; a method without a
-    title goes by its name, and comes last. `facts`: what the spec says of its variants.
+    title goes by its name, and comes last. `facts`: what the spec says of its variants. `ranks`: whether methods may be
+    ranked by this run's scores: the best in bold, and first where a table is sorted.
     """
 
     def __init__(
@@ -28,9 +33,11 @@ class Labels:
         rows: Iterable[Mapping[str, Any]],
         titles: Mapping[str, str] | None = None,
         facts: MethodFacts | None = None,
+        ranks: bool = True,
     ) -> None:
         self.titles = titles or {}
         self.facts = facts or MethodFacts()
+        self.ranks = ranks
         self._places = {method: place for place, method in enumerate(self.titles)}
         self.variants = sorted({variant_of(row) for row in rows}, key=self.order)
         compressed = [v for v in self.variants if not is_full(v)]
@@ -76,7 +83,8 @@ class Labels:
 
     def notes(self) -> tuple[str, ...]:
         """What differs from the papers' parameters, for below a table."""
-        return self.facts.notes({(v.method, v.preset): self.name(v) for v in self.variants})
+        notes = self.facts.notes({(v.method, v.preset): self.name(v) for v in self.variants})
+        return notes if self.ranks else (*notes, UNRANKED)
 
     def style(self, variant: Variant) -> dict[str, Any]:
         """Colour, marker and line of a compressed variant."""

@@ -1,7 +1,7 @@
 """All methods at a glance: the average of each benchmark at each budget, as one table (the figure: overview_plot.py).
 
-Methods stand in the order of their mean over what is shown, best first. The full cache, and methods that keep every
-position, have one number per benchmark.
+Methods stand in the order of their mean over what is shown, best first, where the run may rank them. The full cache,
+and methods that keep every position, have one number per benchmark.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ Row = Mapping[str, Any]
 
 
 def ranked(metrics: Row, labels: Labels) -> list[Variant]:
-    """Variants by the mean of their averages, best first; those without any, last. The full cache apart, on top."""
+    """Variants by the mean of their averages, best first; those without any, last. The full cache apart, on top.
+
+    In the order of the labels where these do not rank.
+    """
+    if not labels.ranks:
+        return labels.variants
     means: dict[Variant, list[float]] = {}
     for row in metrics["averages"]:
         means.setdefault(variant_of(row), []).extend([row["mean"]] if "mean" in row else [])
@@ -41,9 +46,10 @@ def overview_table(metrics: Row, labels: Labels, benchmark: str | None = None) -
     places = {(r["benchmark"], r["kv_budget"]) for r in rows}
     budgets: list[Budget] = sorted({b for _, b in places if b is not None}, key=budget_order) or [None]
     by_place = {(r["benchmark"], r["kv_budget"], variant_of(r)): r for r in rows}
-    best = {place: _best(by_place, place) for place in places}
+    best = {place: _best(by_place, place) if labels.ranks else None for place in places}
     columns = [(name, budget) for name in sorted({name for name, _ in places}) for budget in budgets]
     interval = f" with its {interval_words(metrics)}" if any("low" in row for row in rows) else ""
+    order = "; best first" if labels.ranks else ""
     body = []
     for variant in ranked(metrics, labels):
         line = [Entry(labels.name(variant))]
@@ -61,7 +67,7 @@ def overview_table(metrics: Row, labels: Labels, benchmark: str | None = None) -
         columns=("Method", *(_head(name if benchmark is None else "", budget) for name, budget in columns)),
         rows=tuple(body),
         notes=(
-            f"Mean over tasks in percent{interval}, at KV slots per head{_share_words(rows)}; best first.",
+            f"Mean over tasks in percent{interval}, at KV slots per head{_share_words(rows)}{order}.",
             "Methods that keep every position, the full cache among them, have one number.",
             "No average where some task could not be run at this budget; the tables by task say why.",
             *fact_notes(metrics, labels, benchmark),

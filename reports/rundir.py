@@ -23,6 +23,7 @@ from reports.shapes import check_measurements, check_stability
 from reports.variants import MethodFacts
 
 FINISHED = ("done.json", "metrics.json", "predictions.jsonl")
+EMBEDDED = "embedded"  # the model that ships, for tests
 REPRODUCE = "run `cokv reproduce` again with this run's experiment"
 ROW = {"benchmark", "kv_budget", "method", "preset", "query_aware", "first_token"}  # in every row of metrics.json
 MADE_BY = {"masking.json": "`cokv heads masking`", "transfer.json": "`cokv heads transfer`"}  # all others: reproduce
@@ -51,7 +52,9 @@ class Run:
 
     @cached_property
     def labels(self) -> Labels:
-        return Labels(self.metrics["cells"], _titles(self.spec), MethodFacts.of_spec(self.spec))
+        about = self.spec.get("about")
+        ranks = not (isinstance(about, Mapping) and about.get("model") == EMBEDDED)
+        return Labels(self.metrics["cells"], _titles(self.spec), MethodFacts.of_spec(self.spec), ranks)
 
 
 def _titles(spec: Mapping[str, Any]) -> dict[str, str]:

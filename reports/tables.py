@@ -44,12 +44,13 @@ def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
         group = [rival for rival in places if rival[0] == place[0] and not is_full(rival[1])]
         row = [Entry(labels.name(place[1])), budget_entry(sizes[place])]
         for column in columns.values():
-            best = _best([column[rival] for rival in group if rival in column])
+            best = _best([column[rival] for rival in group if rival in column]) if labels.ranks else None
             row.append(_score_entry(column.get(place), best if place in group else None, reasons))
         rows.append(tuple(row))
     interval = f" with its {interval_words(metrics)}" if any("low" in row for row in cells) else ""
     notes = [f"Score in percent{interval}; {_sample_words(cells)}."]
-    notes.append("Best of each budget in bold, ties within rounding alike; the full cache does not compete.")
+    if labels.ranks:
+        notes.append("Best of each budget in bold, ties within rounding alike; the full cache does not compete.")
     if any(PARTIAL in cell.text for row in rows for cell in row):
         notes.append(f"{PARTIAL} over fewer samples than the other methods of its column: not comparable, never bold.")
     if any("low" in row and row["low"] == row["high"] for row in cells):

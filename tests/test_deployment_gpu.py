@@ -25,7 +25,7 @@ def test_generate_answers_as_decode_does(
     name: str, fresh_model: Callable[..., PreTrainedModel], prompt: Any, small_method: Any, profile_of: Any, words: Any
 ) -> None:
     model, ids, method = fresh_model().cuda(), prompt(100), small_method(name)
-    budget = 64 if name == "razorattention" else 40 if method.takes_budget else None
+    budget = 64 if name in ("razorattention", "duoattention") else 40 if method.takes_budget else None
     read = prefill(model, ids, *prefill_requirements([method]), words)
     shape = read.shape.num_layers, read.shape.num_kv_heads
     profile = profile_of(method, *shape)

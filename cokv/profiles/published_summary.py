@@ -38,7 +38,7 @@ class SummarySettings:
     window_size: int = 8
     prompt_tokens: int = 8192
     alpha: int = 20  # of the official CoKV formula
-    beta: float = 1.005  # of HeadKV's
+    beta: float = 1.5  # of HeadKV's
     shape: tuple[int, int] | None = None  # (num_layers, num_kv_heads)
 
     def __post_init__(self) -> None:

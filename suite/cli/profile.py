@@ -137,7 +137,7 @@ def compare(
     window_size: Annotated[int, typer.Option(help="Last tokens every head keeps.")] = 8,
     prompt_tokens: Annotated[int, typer.Option(help="A head cannot keep more than these.")] = 8192,
     alpha: Annotated[int, typer.Option(help="Of the official CoKV formula: heads without extra.")] = 20,
-    beta: Annotated[float, typer.Option(help="Of HeadKV's formula.")] = 1.005,
+    beta: Annotated[float, typer.Option(help="Of HeadKV's formula.")] = 1.5,
     shape: Shape = None,
     out: Annotated[Path | None, typer.Option(help="Folder for a page with heat maps.")] = None,
 ) -> None:

@@ -17,7 +17,7 @@ from cokv.methods.registry import METHODS, get_method
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import HeadScores
 
-SETTINGS = {"num_sinks": 4, "local": 8, "retrieval_share": 0.1, "window_size": 8}
+SETTINGS = {"num_sinks": 4, "local": 8, "retrieval_share": 0.1, "window_size": 8, "least_threshold": 0}
 
 
 class Tokenizer:

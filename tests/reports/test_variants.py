@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from reports.errors import ReportError
 from reports.labels import Labels
 from reports.overview import overview_table
 from reports.records import check_record, digest, variant_of
+from reports.rundir import load_run
 from reports.tables import fact_notes, score_tables
 from reports.variants import MethodFacts
 
@@ -102,3 +104,24 @@ def test_facts_are_numbers_and_part_of_the_digest(record: Any) -> None:
     for bad in ({"threshold": "0.5"}, {"threshold": None}, [0.5]):
         with pytest.raises(ReportError, match="field 'facts' must be an object of numbers"):
             check_record(record(facts=bad), "record 1")
+
+
+def test_the_embedded_model_ranks_nothing(metrics: dict[str, Any]) -> None:
+    labels = Labels(metrics["cells"], TITLES, MethodFacts.of_spec(SPEC), ranks=False)
+    (table,), overview = score_tables(metrics, labels), overview_table(metrics, labels)
+    assert overview is not None
+    assert not any(cell.bold for shown in (table, overview) for row in shown.rows for cell in row)
+    assert [row[0].text for row in overview.rows][:3] == [row[0].text for row in table.rows][:3], (
+        "the experiment's order"
+    )
+    assert "no ranking follows from these scores" in labels.notes()[-1]
+    best_first = overview_table(metrics, Labels(metrics["cells"], TITLES))
+    assert best_first is not None and best_first.rows[0][0].text == "DuoAttention (num_sinks=4, local=28)"
+
+
+@pytest.mark.parametrize(("model", "ranks"), [("embedded", False), ("org/model", True)])
+def test_a_run_knows_whether_its_model_ranks(run_dir: Any, model: str, ranks: bool) -> None:
+    spec = json.loads((run_dir / "spec.json").read_text())
+    spec["about"] = {**spec.get("about", {}), "model": model}
+    (run_dir / "spec.json").write_text(json.dumps(spec))
+    assert load_run(run_dir).labels.ranks is ranks
