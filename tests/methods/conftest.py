@@ -74,8 +74,9 @@ def _profile_for(name, num_layers=3, num_kv_heads=2, seed=0):
     scores = _profile(num_layers, num_kv_heads, seed)
     if name == "lukv":
         importance = np.random.default_rng(seed).exponential(size=(num_layers, num_kv_heads, 40))
-        return RatioCurves(keep_ratios(importance))
-    return HeadScores(np.abs(scores.values)) if name != "cokv" else scores
+        scale = np.linspace(1, 2, num_layers * num_kv_heads).reshape(num_layers, num_kv_heads, 1)
+        return RatioCurves(keep_ratios(importance**scale))
+    return HeadScores(0.5 + np.abs(scores.values)) if name != "cokv" else scores
 
 
 FITS = {"kernel_size": 3, "alpha": 1, "local": 3, "recent": 3, "num_sinks": 2, "retrieval_share": 0.01}
