@@ -36,8 +36,8 @@ class ProfilingPrompt:
 
 @dataclass(frozen=True, eq=False)
 class Needle:
-    """A prompt whose needle, the sentence that holds the answer, is at positions start..end of `prompt.read`, and a judge
-    of generated tokens.
+    """A prompt with a needle at positions start..end of `prompt.read`, the sentence with its answer, and a judge of
+    generated tokens.
 
     answer_tokens: how many tokens the right answer has; None: end - start.
     """
