@@ -14,7 +14,7 @@ from reports.kv_budget import Budget, budget_order, budget_text, slots_text
 from reports.labels import Labels, is_full
 from reports.records import Variant, variant_of
 from reports.table import MISSING, Entry, Table, group_starts
-from reports.variants import fact_text
+from reports.variants import fact_words
 
 Row = Mapping[str, Any]
 PARTIAL = "†"
@@ -71,16 +71,20 @@ def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
 
 
 def fact_notes(metrics: Row, labels: Labels, benchmark: str | None = None) -> list[str]:
-    """What budgets decided in methods' own terms, such as how many heads stay whole, a note for each method."""
-    texts: dict[Variant, list[str]] = {}
-    for row in sorted(
-        metrics["memory"], key=lambda row: (labels.order(variant_of(row)), budget_order(row["kv_budget"]))
-    ):
-        if row.get("facts") and benchmark in (None, row["benchmark"]):
-            where = budget_text(row["kv_budget"]) + ("" if benchmark else f" on {row['benchmark']}")
-            facts = ", ".join(fact_text(name, value) for name, value in row["facts"].items())
-            texts.setdefault(variant_of(row), []).append(f"{facts} at {where}")
-    return [f"{labels.name(variant)}: {'; '.join(parts)}." for variant, parts in texts.items()]
+    """What budgets decided in methods' own terms, such as how many heads stay whole: a note per method and fact."""
+    order = sorted(metrics["memory"], key=lambda row: (labels.order(variant_of(row)), budget_order(row["kv_budget"])))
+    texts: dict[tuple[Variant, str], dict[str, list[str]]] = {}
+    for row in order:
+        if benchmark not in (None, row["benchmark"]):
+            continue
+        for name, value in (row.get("facts") or {}).items():
+            by_benchmark = texts.setdefault((variant_of(row), name), {})
+            by_benchmark.setdefault(row["benchmark"], []).append(f"{value:.2f} at {budget_text(row['kv_budget'])}")
+    notes = []
+    for (variant, name), by_benchmark in texts.items():
+        parts = [("" if benchmark else f"{where} ") + ", ".join(values) for where, values in by_benchmark.items()]
+        notes.append(f"{labels.name(variant)}, {fact_words(name)}: {'; '.join(parts)}.")
+    return notes
 
 
 def _place(row: Row) -> tuple[Budget, Variant]:

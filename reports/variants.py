@@ -37,10 +37,11 @@ class MethodFacts:
             name = names[entry["method"], entry["preset"]]
             for parameter, here, paper in entry.get("changed") or []:
                 changes.setdefault((str(parameter), str(here), str(paper)), []).append(name)
-        notes = [
-            f"{parameter} {here} where the paper has {paper}: {', '.join(rows)}."
+        texts = [
+            f"{parameter} {here} where the paper has {paper} ({', '.join(rows)})"
             for (parameter, here, paper), rows in changes.items()
         ]
+        notes = [f"Not at the paper's value: {'; '.join(texts)}."] if texts else []
         if any(entry.get("ours") for entry in shown):
             notes.append("Rows marked ours are ablations and combinations of this project's own, not of a paper.")
         return tuple(notes)
@@ -58,6 +59,6 @@ def stated(cells: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 WORDS = {"whole_heads": "heads kept whole", "threshold": "threshold of retained attention"}
 
 
-def fact_text(name: str, value: float) -> str:
-    """Such as "heads kept whole 2.1"."""
-    return f"{WORDS.get(name, name.replace('_', ' '))} {value:.2f}"
+def fact_words(name: str) -> str:
+    """What a fact is, in words."""
+    return WORDS.get(name, name.replace("_", " "))

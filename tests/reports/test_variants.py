@@ -68,9 +68,9 @@ def test_rows_are_named_by_variant_and_ours_are_marked(labels: Labels) -> None:
 
 def test_what_differs_from_the_papers_stands_below(labels: Labels) -> None:
     assert labels.notes() == (
-        "window_size 8 where the paper has 32: SnapKV, SnapKV (unpooled, ours).",
-        "num_sinks 4 where the paper has 64: DuoAttention (num_sinks=4, local=28).",
-        "local 28 where the paper has 256: DuoAttention (num_sinks=4, local=28).",
+        "Not at the paper's value: window_size 8 where the paper has 32 (SnapKV, SnapKV (unpooled, ours)); "
+        "num_sinks 4 where the paper has 64 (DuoAttention (num_sinks=4, local=28)); "
+        "local 28 where the paper has 256 (DuoAttention (num_sinks=4, local=28)).",
         "Rows marked ours are ablations and combinations of this project's own, not of a paper.",
     ), "nothing of methods that the table does not show"
     assert Labels([], TITLES).notes() == () and MethodFacts.of_spec({}).entries == ()
@@ -89,8 +89,9 @@ def test_a_refused_profile_and_a_missed_budget_say_which_they_are(metrics: dict[
 
 
 def test_what_the_budget_decided_is_in_the_metrics_and_below_the_table(metrics: dict[str, Any], labels: Labels) -> None:
-    note = "DuoAttention (num_sinks=4, local=28): heads kept whole 2.50 at 64."
+    note = "DuoAttention (num_sinks=4, local=28), heads kept whole: 2.50 at 64."
     assert fact_notes(metrics, labels, "ruler") == [note]
+    assert fact_notes(metrics, labels) == [note.replace("2.50", "ruler 2.50")]
     (table,) = score_tables(metrics, labels)
     overview = overview_table(metrics, labels, "ruler")
     assert note in table.notes and overview is not None and note in overview.notes
