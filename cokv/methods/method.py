@@ -107,6 +107,11 @@ class Method:
         parts = ([] if changes and self.preset == NORMALIZED else [self.preset]) + changes
         return ", ".join(parts)
 
+    @property
+    def label(self) -> str:
+        """The name, with the variant where it is not the paper's method: "headkv_r (beta=3)"."""
+        return self.name if self.variant == NORMALIZED else f"{self.name} ({self.variant})"
+
     def spec(self) -> dict[str, JSON]:
         """Everything that decides what is kept, for a run's record and hash."""
         spec: dict[str, JSON] = {

@@ -104,7 +104,7 @@ def effective_heads(scores: FloatArray) -> float:
 def _reliable(values: FloatArray, facts: Evidence) -> Iterator[str]:
     value = facts.get("reliability")
     if value is not None and value < MIN_RELIABILITY:
-        yield f"reliability {value:.2f} between halves of the prompts, expected at least {MIN_RELIABILITY}"
+        yield f"split-half reliability {value:.2f}, expected at least {MIN_RELIABILITY}"
 
 
 def _heads_differ(values: FloatArray, facts: Evidence) -> Iterator[str]:

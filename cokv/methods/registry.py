@@ -49,7 +49,7 @@ def describe_methods() -> list[dict[str, str]]:
             "set by": _owners(method),
             "paper": method.paper,
             "code": method.code,
-            "note": method.note,
+            "note": method.note + "".join(f"; the tokens of {k} {v}" for k, v in method.coincides.items()),
         }
         for row in METHODS.values()
         for preset, method in ((name, row.with_preset(name)) for name in (NORMALIZED, *row.presets))

@@ -33,6 +33,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cokv.cache.compat import register_attention, unregister_attention
 from cokv.cache.prefill import check_prompt
+from cokv.methods.profile_rules import effective_heads
 from cokv.model.shape import Shape, model_shape
 from cokv.profiles.answered_prompts import require_prompts
 from cokv.types import JSON, CokvError, FloatArray, HeadScores
@@ -140,7 +141,11 @@ def train_gates(
             "prompts": len(prompts),
             "longest": max(prompt.input_ids.numel() for prompt in prompts),
             "distillation_loss": {"first": losses[0], "last": float(np.mean(losses[-tail:]))},
-            "evidence": {"largest": float(values.max()), **_evidence(model, judged, values, shape, training)},
+            "evidence": {
+                "largest": float(values.max()),
+                "effective_heads": effective_heads(values),
+                **_evidence(model, judged, values, shape, training),
+            },
         },
     )
 

@@ -10,6 +10,8 @@ each the mean over all such queries; a KV head's is the largest of its query hea
 top 14 % by induction and the top 1 % by echo. The paper's period is 2500 tokens; a model that cannot copy so long a
 text shows no induction heads there, so that the longest of PERIODS is used that the model copies.
 
+Evidence: how much of the probe the model copies, and how far the induction scores agree with those of a second probe.
+
 One score gives that order for any share: heads are chosen fourteen by
 induction for one by echo, and a score is 1 minus the share of heads at which this head is chosen by either.
 """
@@ -22,11 +24,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from cokv.methods.profile_rules import MIN_COPY_ACCURACY
+from cokv.methods.profile_rules import MIN_COPY_ACCURACY, effective_heads
 from cokv.methods.scorers.causal import causal_attention
 from cokv.model.observe import LayerView, Observation
 from cokv.model.shape import model_shape
 from cokv.profiles.answered_prompts import observe_pass
+from cokv.profiles.evidence import reliability
 from cokv.types import CokvError, FloatArray, HeadScores
 
 INDUCTION_PER_ECHO = 14
@@ -99,10 +102,10 @@ def razor_scores(
             break
     assert best is not None
     accuracy, period = best
-    ids = _probe(model, period, seed, start_ids)
-    observations = observe_pass(model, ids, Repeats(period, len(start_ids)))
-    grouped = torch.stack([layer[0] for layer in observations], dim=1).view(2, shape.num_layers, shape.num_kv_heads, -1)
-    echo, induction = grouped.amax(dim=-1).double().cpu().numpy()
+    (echo, induction), (_, again) = (
+        _echo_and_induction(model, _probe(model, period, of_seed, start_ids), period, len(start_ids))
+        for of_seed in (seed, seed + 1)
+    )
     return HeadScores(
         selection_order(induction, echo),
         {
@@ -118,11 +121,21 @@ def razor_scores(
             "evidence": {
                 "largest": float(induction.max()),
                 "largest_echo": float(echo.max()),
+                "effective_heads": effective_heads(induction),
+                "reliability": reliability(np.stack([induction, again])),
                 "copy_accuracy": accuracy,
                 "period": period,
             },
         },
     )
+
+
+def _echo_and_induction(model: PreTrainedModel, ids: torch.Tensor, period: int, num_start: int) -> FloatArray:
+    """Of every KV head, the largest of its query heads: [2, num_layers, num_kv_heads]."""
+    shape = model_shape(model.config)
+    observations = observe_pass(model, ids, Repeats(period, num_start))
+    grouped = torch.stack([layer[0] for layer in observations], dim=1).view(2, shape.num_layers, shape.num_kv_heads, -1)
+    return np.asarray(grouped.amax(dim=-1).double().cpu().numpy(), dtype=np.float64)
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     )  # fmt: skip
     for row in (comparison.full, *comparison.methods):
         if row.selection is None:
-            table.add_row(row.method.name, Text(row.infeasible, style="dim"), "-", "-", "-")
+            table.add_row(row.method.label, Text(row.infeasible, style="dim"), "-", "-", "-")
             continue
         kept = Text(strip(row.selection), "cyan")
         if stored := stored_as(row.method):
@@ -69,7 +69,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         answer = Text(json.dumps(row.answer, ensure_ascii=False), overflow="ellipsis", no_wrap=True)
         answer.truncate(40, overflow="ellipsis")
         mark = Text("yes", "green") if comparison.same(row) else Text("no", "red")
-        table.add_row(row.method.name, kept, spread(row.selection), answer, mark)
+        table.add_row(row.method.label, kept, spread(row.selection), answer, mark)
     console.print(table)
     for origin, names in _origins(comparison).items():
         console.print(Text(f"profile {origin}: {', '.join(names)}", "dim"))
@@ -124,7 +124,7 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
             row.selection.save(paths[-1])
     panels = [_panel(comparison, row) for row in comparison.methods if row.selection is not None]
     if panels:
-        missing = {row.method.name: row.infeasible for row in comparison.methods if row.selection is None}
+        missing = {row.method.label: row.infeasible for row in comparison.methods if row.selection is None}
         figure = kept_figure(panels, comparison.seq_len, comparison.kv_slots, comparison.full.answer, missing)
         paths += save(figure, folder, "kept", "svg")
     return paths
@@ -133,6 +133,6 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
 def _panel(comparison: Comparison, row: Compared) -> Kept:
     assert row.selection is not None
     return Kept(
-        row.method.name, shares(row.selection, 512), row.selection.counts, row.answer, comparison.same(row),
+        row.method.label, shares(row.selection, 512), row.selection.counts, row.answer, comparison.same(row),
         stored_as(row.method),
     )  # fmt: skip

@@ -98,14 +98,16 @@ def _assessed(
     shape, method = (loaded.shape.num_layers, loaded.shape.num_kv_heads), estimator(spec)
     utilities = known_utilities(game, halves[0]), known_utilities(game, halves[1])
     pooled = method.aggregate(merge_plans(halves), np.concatenate(utilities))
+    stability = assess(method, halves, utilities, seed=spec.seed).to_json()
+    evidence: dict[str, JSON] = {"largest": float(pooled.values.max()), "mae": stability["mae"]}
     provenance: dict[str, JSON] = {
         "kind": "sliced Shapley value",
         "task": game.name,
         "spec": spec.model_dump(mode="json"),
         "model": loaded.identity(),
         "coalitions": pooled.evaluations,
+        "evidence": {**evidence, "reliability": stability["split_half"]},
     }
-    stability = assess(method, halves, utilities, seed=spec.seed).to_json()
     runs = [method.aggregate(p, u).values.reshape(shape).tolist() for p, u in zip(halves, utilities, strict=True)]
     defined = {name: value for name, value in stability.items() if value is not None}
     return HeadScores(pooled.values.reshape(shape), provenance), {**defined, "runs": runs}

@@ -183,7 +183,7 @@ def workload(experiment: Experiment, length: int, new_tokens: int) -> tuple[int,
         name = need.method.name
         if name == "razorattention":
             periods = PERIODS if spec.period is None else (spec.period,)
-            prompts, tokens_read = prompts + len(periods), tokens_read + REPEATS * sum(periods)
+            prompts, tokens_read = prompts + len(periods) + 2, tokens_read + REPEATS * (sum(periods) + 2 * periods[0])
         elif name == "duoattention":
             of_length = needle_spec(experiment, PASSKEYS, spec.passkey_length).length
             prompts, tokens_read = prompts + spec.steps, tokens_read + 4 * spec.steps * of_length

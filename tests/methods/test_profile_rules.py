@@ -43,7 +43,16 @@ def test_a_model_with_retrieval_heads_has_a_valid_profile_that_ranks_them_first(
     assert refusal(profile) == ""
     best = np.argsort(-profile.values, axis=None, kind="stable")[:2]
     assert {divmod(int(head), 4) for head in best} == set(retrieval.RETRIEVAL_HEADS)
-    assert evidence(profile), "a profile states what it rests on"
+    facts = evidence(profile)
+    count = facts.get("effective_heads") or facts["effective_query_heads"] / 2
+    assert facts["largest"] >= 0.1 and count == pytest.approx(2, abs=0.1), "two heads, of two query heads each"
+    more = {
+        "headkv_r": {"reliability"},
+        "headkv_r2": {"reliability", "chance"},
+        "razorattention": {"reliability", "copy_accuracy", "period", "effective_heads"},
+        "duoattention": {"loss_of_half_by_gate", "loss_of_none", "random_halves_better", "answers_predicted"},
+    }
+    assert more[name] <= facts.keys(), "a profile states what it rests on"
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -128,7 +137,7 @@ def test_what_a_file_does_not_state_is_not_held_against_it():
 def test_a_games_reliability_is_that_of_its_stability():
     unstable = HeadScores(np.array([[2.0, 1.0]]), {"kind": "sliced Shapley value", "split_half": 0.3})
     assert "reliability 0.30" in refusal(unstable)
-    with pytest.raises(CokvError, match=r"cokv: no valid profile: reliability 0\.30"):
+    with pytest.raises(CokvError, match=r"cokv: no valid profile: split-half reliability 0\.30"):
         get_method("cokv").check(64, 1, 2, unstable)
 
 

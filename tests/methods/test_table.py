@@ -121,6 +121,13 @@ def test_every_row_is_complete():
     assert {name for name, method in METHODS.items() if type(method.policy) is EvictOldest} == {"streamingllm"}
 
 
+def test_the_long_table_says_where_methods_coincide():
+    notes = {row["name"]: row["note"] for row in describe_methods() if row["preset"].startswith("normalized")}
+    assert "; the tokens of snapkv at the same window, where the prompt is shorter than twice" in notes["pyramidkv"]
+    for row in METHODS.values():
+        assert all(other in METHODS and row.name not in METHODS[other].coincides for other in row.coincides)
+
+
 def test_a_method_that_evicts_while_decoding_has_a_policy_of_its_own():
     evicting = [name for name, m in METHODS.items() if isinstance(m.policy, EvictOldest | EvictsByAttention)]
     assert evicting == [*EVICTING, "duoattention"]

@@ -13,7 +13,7 @@ from cokv.methods.registry import METHODS
 from cokv.model.loading import load_model
 from cokv.types import HeadScores, Selection
 from ruler.generate import generate
-from suite.cli.compare_show import BLOCKS, shares, stored_as, strip
+from suite.cli.compare_show import BLOCKS, shares, show, stored_as, strip
 from suite.cli.main import app
 from suite.errors import SuiteError
 from suite.experiment import open_run
@@ -64,6 +64,13 @@ def test_a_profile_is_given_to_the_methods_that_take_it(random, text, tmp_path):
         assert not row.infeasible and row.selection.counts.argmax() == scores.values.argmax()
         assert row.profile == f"from {tmp_path}/scores.safetensors"
         assert feasible == 2 or "--profile FILE" in comparison.methods[1].infeasible
+
+
+def test_a_variant_is_named_so(random, text, capsys):
+    changed = methods_by_names("cake,streamingllm", ["kernel_size=7", "window_size=8"])
+    show(compare(random, text, changed, 24, 2))
+    printed = capsys.readouterr().out
+    assert "cake (kernel_size=7)" in printed and "streamingllm (" not in printed
 
 
 def test_the_whole_budget_is_the_full_cache(random, text):

@@ -45,7 +45,7 @@ def test_every_method_spends_its_total_or_says_why_not(records):
         elif record["method"] == "fastgen" and record["infeasible"]:
             assert "expected at least 0.5" in record["infeasible"]
         elif record["method"] == "lukv" and "unsupported" in record:
-            assert "no valid profile: reliability" in record["unsupported"]
+            assert "no valid profile: split-half reliability" in record["unsupported"]
         else:
             assert record["infeasible"] is None
             assert record["kept_tokens"] == (record["kv_budget"] or record["prompt_tokens"]) * 4

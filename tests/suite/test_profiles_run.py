@@ -179,9 +179,9 @@ def test_settings_are_part_of_the_run_and_only_those_in_use(experiment, random_m
 def test_the_plan_counts_the_profiles(experiment, random_model):
     loaded = load_model(str(random_model))
     stages = {stage.name: stage for stage in plan(experiment(), loaded)}
-    assert stages["profiles"].prompts == 1 + 3 + 3 + 2 + 2, "one text, three steps, three needles, two tasks twice"
+    assert stages["profiles"].prompts == 3 + 3 + 3 + 2 + 2, "a text thrice, three steps, three needles, two tasks twice"
     needles, curves = 2 * 3 * 160, 2 * 2 * 2 * 160  # read twice; curves' prompts may fall short of the length
-    sure = 4 * 20 + 4 * 3 * 384 + needles
+    sure = 3 * 4 * 20 + 4 * 3 * 384 + needles
     assert sure + 0.8 * curves < stages["profiles"].prefill_tokens <= sure + curves
     plain = experiment().model_copy(update={"methods": experiment().methods[:1]})
     assert "profiles" not in {stage.name for stage in plan(plain, loaded)}
