@@ -70,7 +70,7 @@ class Method:
             return self
         if name not in self.presets:
             raise CokvError(f"{self.name}: {unknown('preset', name, [NORMALIZED, *self.presets])}")
-        return replace(self, preset=name, **self.presets[name])
+        return replace(self, **{"preset": name, "published": None, "ours": False, **self.presets[name]})
 
     def with_parameters(self, **params: Any) -> Method:
         """With other hyper-parameters: each replaces the scorer's, allocator's and policy's field of that name."""

@@ -52,6 +52,7 @@ def test_a_parameter_that_papers_sweep_makes_none():
     assert get_method("snapkv", "unpooled", window_size=8).variant == "unpooled"
     twice = get_method(get_method("snapkv", window_size=8), window_size=32)
     assert twice.changed == {}, "compared with the paper, not with what was there before"
+    assert get_method(get_method("snapkv", window_size=8), "official").variant == "official"
 
 
 def test_every_swept_parameter_is_one():
