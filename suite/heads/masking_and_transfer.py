@@ -17,7 +17,7 @@ from cokv.game.ledger import Ledger
 from cokv.game.plan import BoolArray, distinct
 from cokv.methods.method import Method
 from cokv.model.loading import LoadedModel
-from cokv.types import FloatArray, HeadScores
+from cokv.types import CokvError, FloatArray, HeadScores
 from suite.errors import SuiteError
 from suite.heads.block_evaluation import evaluate_games, show_progress
 from suite.heads.games import all_test_prompts, game_of, identity, num_players, worker_of
@@ -116,8 +116,11 @@ def transfer_settings(
     heads = loaded.shape.num_layers, loaded.shape.num_kv_heads
     uniform.check(kv_budget, *heads)  # refuses a budget that no prompt could be compressed to
     scores = {task: scores_of(folder, task, loaded) for task in tasks}
-    for profile in scores.values():
-        cokv.check(kv_budget, *heads, profile)
+    for task, profile in scores.items():
+        try:
+            cokv.check(kv_budget, *heads, profile)
+        except CokvError as error:
+            raise SuiteError(f"head scores of {task}: {error}; name the other tasks with --task") from None
     return TransferSettings(scores, (cokv, uniform), kv_budget)
 
 

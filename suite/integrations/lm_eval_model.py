@@ -84,6 +84,7 @@ class CompressedLM(TemplateLM):
         self.loaded = load_model(pretrained, revision, device, dtype)
         heads = self.loaded.shape.num_layers, self.loaded.shape.num_kv_heads
         self.profile: Any = None if profile is None else load_profile(profile, heads)
+        self.method.check(self.kv_budget, *heads, self.profile, self.loaded.shape.group_size)
         self.tokenizer: Any = self.loaded.tokenizer
         self.max_length = max_length or self.loaded.shape.context_length
         self.max_gen_toks = max_gen_toks

@@ -211,6 +211,7 @@ def test_a_method_takes_its_profile_from_a_file(tasks, tmp_path):
         ({"method": "snapkv", "kv_budget": 64, "windowsize": 8}, "unknown parameter"),
         ({"first_token": "last"}, "prefill, compressed"),
         ({"batch_size": 8}, "batch_size is 8"),
+        ({"method": "headkv_r", "kv_budget": 64, "profile": "embedded/headkv_r"}, "headkv_r: no valid profile"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

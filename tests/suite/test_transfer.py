@@ -5,8 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from cokv.model.loading import load_model
+from cokv.types import HeadScores
+from suite.cli.commands import experiment_of
 from suite.errors import SuiteError
+from suite.heads.masking_and_transfer import transfer_settings
 from suite.heads.transfer import FULL, UNIFORM, matrix, methods_of
+from suite.run.folder import RunFolder
 
 TASKS = ("a", "b")
 
@@ -72,3 +77,16 @@ def test_uniform_differs_from_cokv_in_the_allocator_alone():
     cokv, snapkv = methods_of({"window_size": 8, "kernel_size": 5, "alpha": 3})
     assert snapkv.scorer == cokv.scorer and snapkv.scorer.window_size == 8
     assert snapkv.allocator != cokv.allocator
+
+
+def test_a_task_without_a_valid_profile_is_named_before_any_work(tmp_path):
+    folder = RunFolder(tmp_path, "transfer", {"any": "run"}, {})
+    folder.open()
+    loaded, experiment = load_model(), experiment_of(None)
+    facts = {"kind": "sliced Shapley value", "model": loaded.identity()}
+    for task, values in (("vt", np.arange(16.0)), ("trec", np.ones(16))):
+        (folder.path / "head_scores").mkdir(exist_ok=True)
+        HeadScores(values.reshape(4, 4), facts).save(folder.path / "head_scores" / f"{task}.safetensors")
+    transfer_settings(experiment, loaded, folder, 64, ("vt",))
+    with pytest.raises(SuiteError, match=r"head scores of trec: cokv: no valid profile: all heads .* with --task"):
+        transfer_settings(experiment, loaded, folder, 64, ("vt", "trec"))
