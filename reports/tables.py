@@ -83,7 +83,7 @@ def fact_notes(metrics: Row, labels: Labels, benchmark: str | None = None) -> li
     notes = []
     for (variant, name), by_benchmark in texts.items():
         parts = [("" if benchmark else f"{where} ") + ", ".join(values) for where, values in by_benchmark.items()]
-        notes.append(f"{labels.name(variant)}, {fact_words(name)}: {'; '.join(parts)}.")
+        notes.append(f"{labels.name(variant)}, {fact_words(name)}, mean where feasible: {'; '.join(parts)}.")
     return notes
 
 

@@ -43,7 +43,7 @@ def generate(model: PreTrainedModel, ids: torch.Tensor, cache: Any, new: int = 4
         ("snapkv", {"kv_budget": 40}, "snapkv: kv_budget 40 is below 64, twice the window of 32"),
         ("snapkv", {"kv_budget": 15, "window_size": 8}, "snapkv: kv_budget 15 is below 16"),
         ("streamingllm", {"kv_budget": 4}, "streamingllm: kv_budget 4 leaves no slot"),
-        ("duoattention", {"kv_budget": 319, "profile": SCORES}, "kv_budget above 320"),
+        ("duoattention", {"kv_budget": 319, "profile": SCORES}, "need at least 321 KV slots per head on any prompt"),
         (
             "razorattention",
             {"kv_budget": 40, "profile": SCORES, "retrieval_share": 0.99},

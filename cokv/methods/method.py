@@ -18,7 +18,7 @@ import torch
 
 from cokv.cache.policies.base import Policy, policy_parameters
 from cokv.cache.policies.growth import Grow
-from cokv.methods.allocators import Allocator, StatesFacts
+from cokv.methods.allocators import Allocator, HasFloor, StatesFacts
 from cokv.methods.keep_best import keep_best, prefill_shape
 from cokv.methods.profile_rules import check_profile
 from cokv.methods.score_cache import ScoreCache, ranking, score_layer, score_prefill
@@ -102,8 +102,15 @@ class Method:
 
     @property
     def variant(self) -> str:
-        """The preset's name; with parameters changed that are not the experiment's to set, these too."""
-        changes = [f"{k}={v[0]}" for k, v in self.changed.items() if self.owner(k) != "experiment"]
+        """The preset's name; with parameters changed that are not the experiment's to set, these too.
+
+        A kernel of 1 is named always: papers try several kernels, but none without pooling.
+        """
+        changes = [
+            f"{name}={here}"
+            for name, (here, _) in self.changed.items()
+            if self.owner(name) != "experiment" or (name, here) == ("kernel_size", 1)
+        ]
         parts = ([] if changes and self.preset == NORMALIZED else [self.preset]) + changes
         return ", ".join(parts)
 
@@ -260,6 +267,8 @@ class Method:
                 return
             if slots is not None and self.scorer is not None and self.allocator is not None:
                 self._check_budget(slots)
+                if isinstance(self.allocator, HasFloor):
+                    self.allocator.check_floor(slots, num_layers * num_kv_heads, self.scorer.reserved(slots + 1))
                 if self.allocator.looks_at == "shape":  # infeasible for the shortest prompt: infeasible for all
                     blank = torch.zeros(()).expand(num_kv_heads, slots + 1)
                     self._budgets([blank] * num_layers, slots, profile)
@@ -279,7 +288,7 @@ class Method:
         An allocator with a floor of its own, above the scorer's, names the budget that works instead.
         """
         assert self.scorer is not None
-        if getattr(self.allocator, "has_floor", False):
+        if isinstance(self.allocator, HasFloor):
             return
         try:
             self.scorer.check_budget(slots)

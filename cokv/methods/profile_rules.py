@@ -5,7 +5,8 @@ does not state cannot be judged and is not held against it. The rules:
 
     every kind       heads differ: scores that are all alike allocate as no scores do
                      reliability of at least 0.5: half of the variance between heads comes back with other prompts, or
-                     other coalitions (split-half, Spearman-Brown)
+                     other coalitions (split-half Pearson correlation, Spearman-Brown). It speaks of the heads that
+                     stand out; the order of the others may be less certain
     HeadKV           at least 2 effective heads (of fewer than 4, half of them), (sum s)^2 / sum s^2: with one, the rule
                      says nothing of all others
     HeadKV-R         a query head with a score of at least 0.1, as Wu et al., arXiv 2404.15574, define retrieval heads
@@ -66,7 +67,7 @@ def check_profile(profile: Any, wanted: str, kinds: tuple[str, ...], shape: tupl
 
 
 def refusal(profile: Any, kind: str = "") -> str:
-    """Why a profile is none, in words that follow "no valid profile: "; "" for a valid one.
+    """Why a profile is not valid, in words that follow "no valid profile: "; "" for a valid one.
 
     kind: of a profile whose provenance does not state it.
     """
@@ -89,6 +90,11 @@ def evidence(profile: Any) -> dict[str, Any]:
     facts = dict(stated) if isinstance(stated, Mapping) else {}
     if isinstance(provenance.get("split_half"), (int, float)):
         facts.setdefault("reliability", provenance["split_half"])
+    for name, value in facts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise CokvError(
+                f"the profile's evidence {name!r} is {str(value)[:40]!r}, expected a number; compute it again"
+            )
     return facts
 
 
@@ -102,8 +108,11 @@ def effective_heads(scores: FloatArray) -> float:
 
 
 def _reliable(values: FloatArray, facts: Evidence) -> Iterator[str]:
-    value = facts.get("reliability")
-    if value is not None and value < MIN_RELIABILITY:
+    value = facts.get("reliability", 1.0)
+    if value is None:
+        if values.size > 1:
+            yield "its reliability could not be measured, from a single prompt or from halves without an order"
+    elif value < MIN_RELIABILITY:
         yield f"split-half reliability {value:.2f}, expected at least {MIN_RELIABILITY}"
 
 
@@ -115,7 +124,7 @@ def _heads_differ(values: FloatArray, facts: Evidence) -> Iterator[str]:
 def _headkv(values: FloatArray, facts: Evidence) -> Iterator[str]:
     count, least = effective_heads(values), min(MIN_EFFECTIVE_HEADS, values.size / 2)
     if np.ptp(values) > 0 and values.min() >= 0 and count < least:
-        yield f"one head has nearly all of the score: {count:.2f} effective heads, expected at least {least:g}"
+        yield f"one head has nearly all of the score, as if {count:.2f} heads shared it, expected at least {least:g}"
 
 
 def _retrieval(values: FloatArray, facts: Evidence) -> Iterator[str]:

@@ -130,7 +130,7 @@ def train_gates(
         for parameter, flag in zip(model.parameters(), flags, strict=True):
             parameter.requires_grad_(flag)
     values = gates.detach().clamp(0, 1).double().cpu().numpy()
-    judged = [(prompts[i], targets[i]) for i in sorted(targets) if prompts[i].start > visible][:JUDGED_PROMPTS]
+    judged = [prompt for prompt in prompts if prompt.start > visible][:JUDGED_PROMPTS]
     tail = max(1, training.steps // 10)
     return HeadScores(
         values,
@@ -153,22 +153,26 @@ def train_gates(
 @torch.no_grad()
 def _evidence(
     model: PreTrainedModel,
-    judged: Sequence[tuple[AnsweredPrompt, torch.Tensor]],
+    judged: Sequence[AnsweredPrompt],
     values: FloatArray,
     shape: Shape,
     training: Training,
 ) -> dict[str, JSON]:
-    """Losses of the best half of the heads by gate, of random halves and of none. judged: prompts with the hidden
-    states that full attention gives their answers; none if training saw no prompt long enough.
-    """
-    if not judged:
-        return {}
+    """Losses of the best half of the heads by gate, of random halves and of none, on at least one prompt."""
+    targets = [_answer_states(model, prompt) for prompt in judged]
 
     def loss(whole: torch.Tensor) -> float:
         """whole: bool [heads]"""
         gates = whole.view(values.shape).to(device=model.device, dtype=torch.float32)
         with _gated(model, gates, shape, training):
-            return float(np.mean([F.mse_loss(_answer_states(model, p), target).item() for p, target in judged]))
+            return float(
+                np.mean(
+                    [
+                        F.mse_loss(_answer_states(model, p), target).item()
+                        for p, target in zip(judged, targets, strict=True)
+                    ]
+                )
+            )
 
     heads = values.size
     half = torch.zeros(heads, dtype=torch.bool)
@@ -179,7 +183,7 @@ def _evidence(
     by_gate = loss(half)
     of_none = loss(torch.zeros_like(half))
     facts: dict[str, JSON] = {
-        "answers_predicted": float(np.mean([_predicted(model, prompt) for prompt, _ in judged])),
+        "answers_predicted": float(np.mean([_predicted(model, prompt) for prompt in judged])),
         "loss_of_half_by_gate": by_gate,
         "loss_of_none": of_none,
     }

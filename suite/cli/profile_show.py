@@ -17,7 +17,7 @@ from rich.text import Text
 from cokv.game.ledger import Ledger
 from cokv.game.plan import distinct
 from cokv.game.recorded import RecordedGame
-from cokv.methods.profile_rules import refusal
+from cokv.methods.profile_rules import evidence, refusal
 from cokv.profiles.load import SUFFIXES, load_profile, profile_path
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores
@@ -117,9 +117,8 @@ def profile_table(scores: HeadScores, title: str, reason: str | None = None) -> 
         table.add_row(str(layer), *cells)
     facts = [Text(f"{name}: {_short(value)}") for name, value in _facts(scores.provenance)]
     reason = refusal(scores) if reason is None else reason
-    verdict = (
-        Text(f"no valid profile: {reason}", "red") if reason else Text("valid profile, by what it states", "green")
-    )
+    valid = "valid profile, by its evidence" if evidence(scores) else "states no evidence: only its scores were judged"
+    verdict = Text(f"no valid profile: {reason}", "red") if reason else Text(valid, "green")
     return Group(table, *facts, verdict)
 
 

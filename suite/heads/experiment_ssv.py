@@ -106,7 +106,7 @@ def _assessed(
         "spec": spec.model_dump(mode="json"),
         "model": loaded.identity(),
         "coalitions": pooled.evaluations,
-        "evidence": {**evidence, "reliability": stability["split_half"]},
+        "evidence": {**evidence, "reliability": stability["split_half"], "spearman_of_runs": stability["spearman"]},
     }
     runs = [method.aggregate(p, u).values.reshape(shape).tolist() for p, u in zip(halves, utilities, strict=True)]
     defined = {name: value for name, value in stability.items() if value is not None}

@@ -154,7 +154,7 @@ def transfer(
     record = {
         "kind": "score transfer",
         "kv_budget": kv_budget,
-        "method": methods[0].spec(),
+        "method": {**methods[0].spec(), "variant": methods[0].variant},
         "seed": 0,
         **matrix(by_task, tasks, seed=0),
     }

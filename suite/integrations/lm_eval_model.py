@@ -255,7 +255,7 @@ class CompressedLM(TemplateLM):
         return {
             "cokv_version": cokv.__version__,
             **self.loaded.identity(),
-            **self.method.spec(),
+            **{**self.method.spec(), "variant": self.method.variant},
             "device": str(self.loaded.device),
             "kv_budget": None if self.kv_budget is None else self.kv_budget.nominal,
             "first_token": {

@@ -14,6 +14,7 @@ import numpy as np
 
 from cokv.methods.method import Method
 from cokv.model.loading import EMBEDDED, LoadedModel
+from cokv.profiles.evidence import reliability
 from cokv.profiles.load import SHIPPED, Profile
 from cokv.types import JSON, HeadScores
 from suite.errors import SuiteError
@@ -115,8 +116,11 @@ def mean_over_tasks(scores: Mapping[str, HeadScores]) -> HeadScores:
     """Mean over tasks, equally weighted. Model and game are those of the first: a run has one of each."""
     first = next(iter(scores.values())).provenance
     facts: dict[str, JSON] = {name: first[name] for name in ("model", "spec") if name in first}
-    values = np.mean([task_scores.values for task_scores in scores.values()], axis=0)
-    return HeadScores(values, {"kind": MEAN, "tasks": [*scores], **facts})
+    samples = np.stack([task_scores.values for task_scores in scores.values()])
+    evidence: dict[str, JSON] = {"largest": float(samples.mean(axis=0).max())}
+    if len(samples) > 1:  # with other tasks in place of these
+        evidence["reliability"] = reliability(samples)
+    return HeadScores(samples.mean(axis=0), {"kind": MEAN, "tasks": [*scores], "evidence": evidence, **facts})
 
 
 def shipped(loaded: LoadedModel) -> ProfileFolder | None:

@@ -54,8 +54,10 @@ class Experiment(Part):
     @model_validator(mode="after")
     def _methods_differ(self) -> Experiment:
         named = [(m.name, get_method(m.name, m.preset, **m.params).variant) for m in self.methods]
-        if not named or len(set(named)) < len(named):
-            raise ValueError(f"methods are {named}, expected at least one, and each variant of a method once")
+        methods = [get_method(m.name, m.preset, **m.params) for m in self.methods]
+        distinct = {(m.name, m.scorer, m.allocator, m.policy) for m in methods}
+        if not named or len(set(named)) < len(named) or len(distinct) < len(named):
+            raise ValueError(f"methods are {named}, expected at least one, and each with the same parameters once")
         return self
 
     @model_validator(mode="after")

@@ -90,6 +90,8 @@ def scores(kind: str, values: Any = ((4.0, 3.0), (2.0, 1.0)), **facts: Any) -> H
 R, R2 = "HeadKV-R score, mean over needles", "HeadKV-R2 score, mean over needles"
 RAZOR, DUO = "RazorAttention order by induction and echo", "DuoAttention gate, clipped to 0..1"
 ONE_HEAD = ((9.0, 0.1), (0.0, 0.0))
+TWO_HEADS = ((1.0, 1.0), (1e-4, 0.0))  # a little more than two
+FEWER = ((1.0, 0.9), (0.0, 0.0))  # (1.9)^2 / 1.81 = 1.994
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,8 @@ ONE_HEAD = ((9.0, 0.1), (0.0, 0.0))
     [
         (scores("any", reliability=0.5), scores("any", reliability=0.49), "reliability 0.49"),
         (scores("any"), scores("any", ((1.0, 1.0), (1.0, 1.0))), "all heads have the same score"),
-        (scores(R), scores(R, ONE_HEAD), "1.02 effective heads, expected at least 2"),
+        (scores(R, TWO_HEADS), scores(R, FEWER), "as if 1.99 heads shared it"),
+        (scores(R), scores(R, ONE_HEAD), "as if 1.02 heads shared it, expected at least 2"),
         (scores(R, largest=0.1), scores(R, largest=0.09), "largest retrieval score of a head is 0.090"),
         (
             scores(R2, largest=0.04, chance=0.02),
@@ -125,13 +128,30 @@ def test_curves_that_are_the_same_for_all_heads_are_refused():
     line = np.linspace(0.01, 0.99, 99)[:, None, None]
     flat, bent = RatioCurves(line.repeat(2, 1).repeat(2, 2)), RatioCurves(line ** np.array([[1.0, 0.9], [1.1, 1.0]]))
     assert "all heads keep the same share" in refusal(flat, "LU-KV") and refusal(bent, "LU-KV") == ""
+    for spread, refused in ((0.0099, True), (0.0101, False)):  # at a quarter of the cache
+        values = line.repeat(1, 1).repeat(2, 2)
+        values[24:, 0, 1] += spread * (1 - line[24:, 0, 0]) / 0.75
+        assert bool(refusal(RatioCurves(values), "LU-KV")) is refused
 
 
 def test_what_a_file_does_not_state_is_not_held_against_it():
     for kind in (R, R2, RAZOR, DUO, "sliced Shapley value"):
         assert refusal(HeadScores(np.array([[3.0, 2.0], [2.0, 1.0]]), {"kind": kind})) == ""
     assert refusal(HeadScores(np.ones((1, 1))), "HeadKV") == "", "a single head has no rival"
-    assert "effective heads" in refusal(HeadScores(np.array(ONE_HEAD)), "HeadKV"), "the kind of the method that asks"
+    assert "one head has nearly" in refusal(HeadScores(np.array(ONE_HEAD)), "HeadKV"), "the method's kind"
+
+
+@pytest.mark.parametrize("value", ["high", [0.9], True, {"a": 1}])
+def test_evidence_that_is_no_number_is_an_error_with_words(value):
+    profile = HeadScores(np.array([[2.0, 1.0]]), {"kind": "sliced Shapley value", "evidence": {"reliability": value}})
+    with pytest.raises(CokvError, match=r"cokv: the profile's evidence 'reliability' is .* expected a number"):
+        get_method("cokv").check(64, 1, 2, profile)
+
+
+def test_a_reliability_that_could_not_be_measured_is_refused():
+    unknown = HeadScores(np.array([[2.0, 1.0]]), {"kind": "any", "evidence": {"reliability": None}})
+    assert "reliability could not be measured" in refusal(unknown)
+    assert refusal(HeadScores(np.array([[2.0]]), unknown.provenance)) == "", "a single head has no order"
 
 
 def test_a_games_reliability_is_that_of_its_stability():
@@ -164,7 +184,7 @@ def test_reliability_is_one_for_equal_samples_and_none_for_noise():
 
 
 def test_shipped_profiles_are_valid_but_for_those_that_the_model_cannot_have():
-    refused = {"headkv_r": "effective heads", "razorattention": "the model copies"}
+    refused = {"headkv_r": "one head has nearly all", "razorattention": "the model copies"}
     for name in ("headkv_r", "headkv_r2", "razorattention", "duoattention-normalized", "lukv-normalized", "cokv"):
         reason = refusal(load_profile(f"embedded/{name}"))
         assert (refused[name] in reason) if name in refused else reason == "", (name, reason)

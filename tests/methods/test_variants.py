@@ -50,6 +50,7 @@ def test_a_parameter_that_papers_sweep_makes_none():
     assert method.variant == NORMALIZED
     assert method.changed == {"window_size": (8, 32), "kernel_size": (5, 7)}
     assert get_method("snapkv", "unpooled", window_size=8).variant == "unpooled"
+    assert get_method("snapkv", kernel_size=1).variant == "kernel_size=1", "no paper sweeps pooling away"
     twice = get_method(get_method("snapkv", window_size=8), window_size=32)
     assert twice.changed == {}, "compared with the paper, not with what was there before"
     assert get_method(get_method("snapkv", window_size=8), "official").variant == "official"
@@ -61,7 +62,7 @@ def test_every_swept_parameter_is_one():
         assert {row.owner(name) for name in row.parameters} <= {"paper", "experiment", "budget"}
     assert METHODS["cake"].owner("kernel_size") == METHODS["headkv_r"].owner("beta") == "paper"
     rows = {(row["name"], row["preset"]): row["set by"] for row in describe_methods()}
-    assert rows["cake", "normalized"] == "paper: kernel_size; experiment: window_size, gamma, tau1, tau2"
+    assert rows["cake", "normalized"] == "paper: kernel_size, gamma; experiment: window_size, tau1, tau2"
     assert rows["fastgen", "normalized"] == "paper: frequent_share, local_share; budget: least_threshold"
 
 
@@ -102,8 +103,10 @@ def test_a_default_for_what_a_paper_fixes_is_refused(experiment, line, words):
 def test_an_experiment_may_hold_a_method_and_its_variants_each_once(experiment):
     spec = experiment('"arkvale"', "{name = 'arkvale', params = {page = 8}}")
     assert [cell.method.variant for cell in grid_cells(spec)] == ["normalized", "page=8"]
-    with pytest.raises(SuiteError, match="each variant of a method once"):
+    with pytest.raises(SuiteError, match="each with the same parameters once"):
         experiment('"arkvale"', "{name = 'arkvale', params = {page = 32}}")
+    with pytest.raises(SuiteError, match="each with the same parameters once"):  # one method under two names
+        experiment("{name = 'snapkv', params = {kernel_size = 1}}", "{name = 'snapkv', preset = 'unpooled'}")
 
 
 def test_a_run_says_what_differs_from_the_papers():

@@ -14,6 +14,7 @@ from cokv.methods.scorers.expected_attention import ExpectedAttention
 from cokv.methods.scorers.window_attention import WindowAttention
 from cokv.profiles.answered_prompts import ProfilingPrompt
 from cokv.profiles.lukv_curves import in_kept_order, lukv_curves
+from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError
 
 
@@ -127,7 +128,10 @@ def test_a_method_takes_curves_of_its_own_scorer(make_model, prompt, preset):
     sizes = {"window_size": 4, "kernel_size": 3} if preset == "normalized" else {}
     method = get_method("lukv", preset, **sizes)
     prefilled = prefill(model, prompt(60), 4, method.observers)
-    curves = lukv_curves(model, [ProfilingPrompt(prompt(60, seed=3), Stop(4))], method.scorer)
+    one = lukv_curves(model, [ProfilingPrompt(prompt(60, seed=3), Stop(4))], method.scorer)
+    with pytest.raises(CokvError, match="reliability could not be measured"):
+        method.select(prefilled, 20, one)
+    curves = RatioCurves(one.values, {"kind": one.provenance["kind"]})
     kept = method.select(prefilled, 20, curves)
     assert kept.total == 20 * 6 and np.ptp(kept.counts) > 0
 

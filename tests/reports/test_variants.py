@@ -33,7 +33,9 @@ SPEC = {
         ]
     }
 }
-REFUSED = "headkv_r: no valid profile: one head has nearly all of the score: 1.00 effective heads, expected at least 2"
+REFUSED = (
+    "headkv_r: no valid profile: one head has nearly all of the score, as if 1.00 heads shared it, expected at least 2"
+)
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_a_refused_profile_and_a_missed_budget_say_which_they_are(metrics: dict[
 
 
 def test_what_the_budget_decided_is_in_the_metrics_and_below_the_table(metrics: dict[str, Any], labels: Labels) -> None:
-    note = "DuoAttention (num_sinks=4, local=28), heads kept whole: 2.50 at 64."
+    note = "DuoAttention (num_sinks=4, local=28), heads kept whole, mean where feasible: 2.50 at 64."
     assert fact_notes(metrics, labels, "ruler") == [note]
     assert fact_notes(metrics, labels) == [note.replace("2.50", "ruler 2.50")]
     (table,) = score_tables(metrics, labels)

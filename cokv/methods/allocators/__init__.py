@@ -49,3 +49,12 @@ class StatesFacts(Protocol):
     def facts(self, total: int, seq_len: int, reserved: int, profile: Any) -> dict[str, float]:
         """That number by name, for a run's records; arguments as of `budgets`."""
         ...
+
+
+@runtime_checkable
+class HasFloor(Protocol):
+    """An allocator that needs more slots than its scorer, how many depending on the prompt's length."""
+
+    def check_floor(self, slots: int, heads: int, reserved: int) -> None:
+        """Raises Infeasible for a kv_budget at which no prompt longer than it could be compressed."""
+        ...

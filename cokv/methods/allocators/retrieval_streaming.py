@@ -42,7 +42,6 @@ class RetrievalStreaming:
 
     looks_at: ClassVar[LooksAt] = "shape"
     exact: ClassVar[bool] = True
-    has_floor: ClassVar[bool] = True  # above the scorer's sinks
 
     local: int = 256
     retrieval_share: float | None = None
@@ -62,12 +61,6 @@ class RetrievalStreaming:
         heads, least = values.size, min(reserved + self.local, seq_len)
         count = self._whole_heads(heads, total, seq_len, least)
         needed = count * seq_len + (heads - count) * least
-        if needed > total and seq_len <= reserved + self.local:
-            raise Infeasible(
-                f"{reserved} sinks and {self.local} newest tokens in every head, and a whole head, need more than "
-                f"{reserved + self.local} KV slots per head, the total is {total} for {heads} heads; set kv_budget "
-                f"above {reserved + self.local}"
-            )
         if needed > total:
             raise Infeasible(
                 f"{count} whole head{'s' * (count > 1)}, and {reserved} sinks and {self.local} newest tokens in each "
@@ -86,6 +79,19 @@ class RetrievalStreaming:
         """How many heads keep the whole prompt."""
         least = min(reserved + self.local, seq_len)
         return {"whole_heads": float(self._whole_heads(profile.values.size, total, seq_len, least))}
+
+    def check_floor(self, slots: int, heads: int, reserved: int) -> None:
+        """Raises Infeasible for a budget at which no prompt longer than it could be compressed."""
+        count = 1 if self.retrieval_share is None else self._whole_heads(heads, 0, 0, 0)
+        if count >= heads:
+            raise Infeasible(f"{count} whole heads of {heads} leave none to compress; use a model with more KV heads")
+        least = reserved + self.local - (-count // (heads - count))
+        if slots < least:
+            raise Infeasible(
+                f"{count} whole head{'s' * (count > 1)}, and {reserved} sinks and {self.local} newest tokens in each "
+                f"other head, need at least {least} KV slots per head on any prompt that is to be compressed, and more "
+                f"the longer it is; kv_budget is {slots}"
+            )
 
     def _whole_heads(self, heads: int, total: int, seq_len: int, least: int) -> int:
         """At least one, whether the total pays for it or not."""

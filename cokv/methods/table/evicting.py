@@ -135,6 +135,6 @@ EVICTING: tuple[Method, ...] = (
             "authors, 1 here; no official preset: the released code keeps the total by handing out "
             "remainders in layer order"
         ),
-        owners=swept("window_size", "tau1", "tau2", "gamma"),
+        owners=swept("window_size", "tau1", "tau2"),
     ),
 )
