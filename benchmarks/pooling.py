@@ -72,17 +72,17 @@ def read_averages(run: Path) -> list[Row]:
 
 def pairs_of(rows: Sequence[Row]) -> tuple[list[Pair], list[str]]:
     """The pairs that a run has, and a line for each that it lacks."""
-    found = {(r["benchmark"], r["method"], r["preset"], r["kv_budget"]): r for r in rows}
+    by_key = {(r["benchmark"], r["method"], r["preset"], r["kv_budget"]): r for r in rows}
     benchmarks = [name for name in BENCHMARKS if any(r["benchmark"] == name for r in rows)]
     pairs, missing = [], []
     for method, (title, without, pooled) in PRESETS.items():
-        lacks = [preset for preset in (without, pooled) if not any(key[1:3] == (method, preset) for key in found)]
+        lacks = [preset for preset in (without, pooled) if not any(key[1:3] == (method, preset) for key in by_key)]
         if lacks:
             missing.append(f"{title}: left out, the run has no {method} of preset {' and '.join(lacks)}")
             continue
-        budgets = {key[3] for key in found if key[1] == method}
+        budgets = {key[3] for key in by_key if key[1] == method}
         for benchmark, budget in ((b, k) for b in benchmarks for k in sorted(budgets, key=budget_order)):
-            two = [found.get((benchmark, method, preset, budget), {}) for preset in (without, pooled)]
+            two = [by_key.get((benchmark, method, preset, budget), {}) for preset in (without, pooled)]
             if all("mean" in row for row in two):
                 pairs.append(Pair(benchmark, method, budget, *two))
             else:

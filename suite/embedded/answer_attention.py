@@ -53,13 +53,13 @@ class AttentionByPlace:
             for query, place in zip(self.queries, self.places, strict=True):
                 if not row <= query < row + len(shares):
                     continue
-                seen = shares[query - row, : query + 1]
+                attention = shares[query - row, : query + 1]
                 low, high = max(place - REACH, 0), min(place + REACH, query) + 1
-                by_offset[head, low - place + REACH : high - place + REACH] += seen[low:high]
-                last = seen[-RECENT:].flip(0)
+                by_offset[head, low - place + REACH : high - place + REACH] += attention[low:high]
+                last = attention[-RECENT:].flip(0)
                 by_distance[head, : len(last)] += last
-                sentence[head] += seen[slice(*self.sentence)].sum()
-                parts[head] += torch.stack([seen[inside].sum() for inside in _parts(query, place)])
+                sentence[head] += attention[slice(*self.sentence)].sum()
+                parts[head] += torch.stack([attention[inside].sum() for inside in _parts(query, place)])
         return tuple(sums)
 
 
@@ -98,8 +98,8 @@ def attention_rows(loaded: LoadedModel, answers: Sequence[CopiedAnswer], behind:
 
     The queries are those of the answer's steps; with `behind`, those of the prompt's tokens that far behind the places.
     """
-    seen = [_look(loaded, answer, behind) for answer in answers]
-    by_offset, by_distance, sentence, parts = (torch.stack(kind).mean(dim=0) for kind in zip(*seen, strict=True))
+    by_answer = [_look(loaded, answer, behind) for answer in answers]
+    by_offset, by_distance, sentence, parts = (torch.stack(kind).mean(dim=0) for kind in zip(*by_answer, strict=True))
     rows = []
     for layer in range(by_offset.shape[0]):
         for head in range(by_offset.shape[1]):

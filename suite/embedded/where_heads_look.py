@@ -24,6 +24,7 @@ from reports.attention_plot import offset_figure
 from reports.style import save
 from suite.embedded.answer_attention import REACH, RECENT, SINKS, Row, attention_rows, copied_answer
 from suite.embedded.needed_places import needed_places, sentences
+from suite.errors import USER_ERRORS
 from suite.profiles.prompts import NEEDLES, needle_prompts
 from suite.spec import Experiment, MethodSpec, ProfilesSpec, RulerSpec
 
@@ -78,6 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=8, help="needles per task")
     parser.add_argument("--out", type=Path, help="folder for where_heads_look.json, .png and .svg")
     args = parser.parse_args(arguments)
+    if args.samples < 1 or args.length < 128:
+        parser.error(f"--samples {args.samples} --length {args.length}, expected at least 1 needle and 128 tokens")
+    try:
+        _measure(args, sys.argv[1:] if arguments is None else arguments)
+    except USER_ERRORS as error:
+        parser.error(" ".join(str(error).split()))
+
+
+def _measure(args: argparse.Namespace, given: Sequence[str]) -> None:
+    """Measures, prints, and with --out writes. given: the arguments as the user wrote them, for the record."""
     loaded = load_model(args.model)
     named = needles_of(loaded, args.length, args.samples)
     copied = [(task, copied_answer(loaded, needle)) for task, needle in named]
@@ -92,7 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(*(sentences(needed) if needed else ["no head has most of its attention at one offset"]), sep="\n")
     if args.out is None:
         return
-    given = sys.argv[1:] if arguments is None else arguments
     record = {
         "command": shlex.join(["python", "-m", "suite.embedded.where_heads_look", *given]),
         "versions": probes.versions(),

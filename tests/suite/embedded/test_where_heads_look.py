@@ -108,3 +108,12 @@ def test_the_command_prints_its_table_and_writes_the_figure(tmp_path, capsys):
     assert len(record["heads"]) == 16 and len(record["heads"][0]["by_offset"]) == len(record["offsets"])
     for row in record["heads"]:
         assert sum(row["parts"].values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["--model", "no/such"], "no local folder"), (["--samples", "0"], "at least 1 needle")]
+)
+def test_a_users_mistake_is_one_line(arguments, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and words in capsys.readouterr().err
