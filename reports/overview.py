@@ -21,12 +21,12 @@ Row = Mapping[str, Any]
 
 
 def ranked(metrics: Row, labels: Labels) -> list[Variant]:
-    """Variants by the mean of their averages, best first; those without any, last. The full cache apart, on top.
+    """Variants in the order of a table: by score, or in the order of the labels where these do not rank."""
+    return by_score(metrics, labels) if labels.ranks else labels.variants
 
-    In the order of the labels where these do not rank.
-    """
-    if not labels.ranks:
-        return labels.variants
+
+def by_score(metrics: Row, labels: Labels) -> list[Variant]:
+    """Variants by the mean of their averages, best first; those without any, last. The full cache apart, on top."""
     means: dict[Variant, list[float]] = {}
     for row in metrics["averages"]:
         means.setdefault(variant_of(row), []).extend([row["mean"]] if "mean" in row else [])

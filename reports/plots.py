@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from reports.kv_budget import Budget, budget_text, slot_positions
 from reports.labels import Labels, is_full
-from reports.overview import ranked
+from reports.overview import by_score
 from reports.records import Variant, variant_of
 from reports.style import ERROR_BAR, figure_settings, legend, panels
 
@@ -53,7 +53,7 @@ def shown(metrics: Row, labels: Labels) -> list[Variant]:
     if len(labels.variants) <= MOST + 1:
         return labels.variants
     sized = {variant_of(row) for row in metrics["cells"] if row["kv_budget"] is not None}
-    best = [variant for variant in ranked(metrics, labels) if variant in sized]
+    best = [variant for variant in by_score(metrics, labels) if variant in sized]
     named = [variant for variant in best if variant.method in ALWAYS]
     chosen = {*(named + [variant for variant in best if variant not in named])[:MOST]}
     return [variant for variant in labels.variants if is_full(variant) or variant in chosen]

@@ -11,6 +11,7 @@ from reports import aggregate
 from reports.errors import ReportError
 from reports.labels import Labels
 from reports.overview import overview_table
+from reports.plots import MOST, shown
 from reports.records import check_record, digest, variant_of
 from reports.rundir import load_run
 from reports.tables import fact_notes, score_tables
@@ -128,3 +129,14 @@ def test_a_run_knows_whether_its_model_ranks(run_dir: Any, model: str, ranks: bo
     spec["about"] = {**spec.get("about", {}), "model": model}
     (run_dir / "spec.json").write_text(json.dumps(spec))
     assert load_run(run_dir).labels.ranks is ranks
+
+
+def test_a_run_that_ranks_nothing_still_draws_its_best_methods_not_those_listed_first(record: Any) -> None:
+    names = [f"method_{number:02d}" for number in range(12)]  # listed worst first
+    records = [record(name, 64, 5.0 * number, sample) for number, name in enumerate(names) for sample in range(2)]
+    metrics = aggregate(records)
+    drawn = [
+        shown(metrics, Labels(metrics["cells"], {name: name for name in names}, ranks=ranks)) for ranks in (False, True)
+    ]
+    assert drawn[0] == drawn[1], "what is drawn is no ranking, and the first of a list would be one"
+    assert {variant.method for variant in drawn[0]} == set(names[-MOST:])
