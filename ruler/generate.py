@@ -33,6 +33,14 @@ class Encoder(Protocol):
     def encode(self, text: str, add_special_tokens: bool = ...) -> Sequence[int]: ...
 
 
+AsRead = Callable[[Draft], str]  # a prompt's whole text as the model reads it, in a chat template for example
+
+
+def bare(draft: Draft) -> str:
+    """The prompt alone."""
+    return draft.prompt
+
+
 @dataclass(frozen=True)
 class Sources:
     """Real text named by the user; None means generated stand-ins, which every sample then notes."""
@@ -106,7 +114,7 @@ def largest_size(task: Task, sources: Sources | None = None) -> int:
     return _LIMIT[task.kind]
 
 
-def fit(task: Task, tokenizer: Encoder, length: int, sources: Sources | None = None) -> int:
+def fit(task: Task, tokenizer: Encoder, length: int, sources: Sources | None = None, as_read: AsRead = bare) -> int:
     """The largest haystack size whose prompt fits `length` tokens. Raises when not even the smallest fits."""
     task = at_length(task, length)
 
@@ -114,7 +122,7 @@ def fit(task: Task, tokenizer: Encoder, length: int, sources: Sources | None = N
         probe = draft(task, size, random.Random(f"fit/{task.name}"), sources, index=0)
         if not probe.outputs:
             return 0
-        return len(tokenizer.encode(probe.prompt, add_special_tokens=False)) + task.tokens_to_generate
+        return len(tokenizer.encode(as_read(probe), add_special_tokens=False)) + task.tokens_to_generate
 
     low, high, end = 0, 1, largest_size(task, sources)
     if (smallest := tokens(0)) > length:
@@ -144,11 +152,13 @@ def generate(
     sources: Sources | None = None,
     offset: int = 0,
     last_questions: bool = False,
+    as_read: AsRead = bare,
 ) -> Iterator[Sample]:
     """`count` samples of a task, each at most `length` tokens with its answer. Sample i does not depend on `count`.
 
     Of a question file, the i-th sample after `offset` asks question offset + i, or with `last_questions` the i-th from
-    the end. A task, length or source that cannot work raises here, not at the first sample.
+    the end. What `as_read` puts around a prompt counts into the length. A task, length or source that cannot work
+    raises here, not at the first sample.
     """
     task = at_length(get_task(name, preset), length)
     sources = sources or Sources()
@@ -157,12 +167,12 @@ def generate(
         raise RulerError(
             f"{name}: {count} samples asked, but its file has {len(source.questions)} questions; ask for fewer"
         )
-    size = fit(task, tokenizer, length, sources)
+    size = fit(task, tokenizer, length, sources, as_read)
 
     def samples() -> Iterator[Sample]:
         for i in range(count):
             question = -1 - i if last_questions else offset + i
-            yield _fitted(task, tokenizer, length, size, seed, offset + i, preset, sources, question)
+            yield _fitted(task, tokenizer, length, size, seed, offset + i, preset, sources, question, as_read)
 
     return samples()
 
@@ -177,12 +187,13 @@ def _fitted(
     preset: str,
     sources: Sources,
     question: int,
+    as_read: AsRead,
 ) -> Sample:
     """Draws one sample, shrinking the haystack while this draw is longer than the fitted probe was."""
     sample_id = f"{task.name}/{length}/{seed}/{index}"
     while size >= 0:
         drawn = draft(task, size, random.Random(f"{preset}/{sample_id}"), sources, question)
-        tokens = len(tokenizer.encode(drawn.prompt, add_special_tokens=False)) + task.tokens_to_generate
+        tokens = len(tokenizer.encode(as_read(drawn), add_special_tokens=False)) + task.tokens_to_generate
         if tokens <= length and drawn.outputs:
             return Sample(
                 task=task.name,

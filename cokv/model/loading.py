@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from cokv.model.chat import turn_end
 from cokv.model.shape import Shape, model_shape
 from cokv.types import CokvError
 
@@ -51,10 +52,16 @@ class LoadedModel:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Every token that ends generation: the model's generation config first, then the tokenizer's."""
-        eos = getattr(self.model.generation_config, "eos_token_id", None)
-        eos = eos if eos is not None else self.tokenizer.eos_token_id
-        return tuple(eos) if isinstance(eos, (list, tuple)) else () if eos is None else (eos,)
+        """Every token that ends generation: what ends a turn of the chat template, the generation config's, and the
+        tokenizer's. A config may name only some of them: a Llama-3 ends at two, and conversions lose one."""
+        config = getattr(self.model.generation_config, "eos_token_id", None)
+        configured = config if isinstance(config, (list, tuple)) else (config,)
+        ends = (self._turn_end, *configured, self.tokenizer.eos_token_id)
+        return tuple(dict.fromkeys(int(end) for end in ends if end is not None))
+
+    @cached_property
+    def _turn_end(self) -> int | None:
+        return turn_end(self.tokenizer)
 
     def identity(self) -> dict[str, Any]:
         return {

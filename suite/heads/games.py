@@ -25,7 +25,7 @@ from suite.errors import SuiteError
 from suite.heads.block_evaluation import Answer, Block
 from suite.spec import Experiment, GameSpec
 from suite.tasks.benchmarks import seeds_of, test_prompts, validation_prompts
-from suite.tasks.prompt import Prompt, text_of
+from suite.tasks.prompt import Prompt, continuation, text_of
 
 VERSIONS_THAT_MATTER = ("cokv", "torch", "transformers", "tokenizers", "numpy", "rouge", "jieba")
 
@@ -62,8 +62,8 @@ def gold_ids(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...] | None:
     """The gold answer as greedy decoding would write it, ended by a stop token where there is room for one."""
     if prompt.gold is None:
         return None
-    stop, ids = prompt.stop, loaded.tokenizer.encode(prompt.gold, add_special_tokens=False)
-    ends = [eos for eos in loaded.eos_ids if eos in stop.stop_ids][:1]
+    stop, ids = prompt.stop, continuation(loaded.tokenizer, prompt.answer_prefix, prompt.gold)
+    ends = [token for token in stop.stop_ids if token in loaded.eos_ids][:1]
     inside = next((index + 1 for index, token in enumerate(ids) if token in stop.stop_ids), None)
     return tuple([*ids, *ends][: stop.max_new_tokens] if inside is None else ids[:inside])
 

@@ -22,9 +22,10 @@ from ruler.generate import wording
 from ruler.niah import needle_span
 from ruler.sample import Sample
 from ruler.scoring import score
-from suite.spec import Experiment, ProfilesSpec, RulerSpec
+from suite.spec import Chat, Experiment, ProfilesSpec, RulerSpec
 from suite.tasks.benchmarks import task_names, validation_prompts
-from suite.tasks.prompt import VALIDATION_OFFSET, text_of
+from suite.tasks.prompt import VALIDATION_OFFSET, continuation, text_of
+from suite.tasks.ruler_text import RulerText
 
 NEEDLES = ("niah_single_1", "niah_single_2", "niah_multikey_1")
 PASSKEYS = ("niah_multikey_1", "niah_multivalue", "niah_multiquery")
@@ -37,20 +38,25 @@ def needle_spec(experiment: Experiment, tasks: Sequence[str] = NEEDLES, length: 
     spec = experiment.profiles or ProfilesSpec()
     generated = experiment.ruler or experiment.longbench_mini
     preset = "mini" if experiment.longbench_mini is not None else "official"
+    chat: Chat = "task" if experiment.longbench_mini is None else "never"  # whose prompts are never wrapped
+    chat = experiment.ruler.chat if experiment.ruler is not None else chat
     return RulerSpec(
         preset=experiment.ruler.preset if experiment.ruler is not None else preset,  # type: ignore[arg-type]
         length=length or spec.length or (generated.length if generated is not None else LENGTH),
         tasks=tuple(tasks),
         samples=spec.prompts,
         essays=experiment.ruler.essays if experiment.ruler is not None else None,
+        chat=chat,
     )
 
 
 def needle_prompts(experiment: Experiment, loaded: LoadedModel) -> list[Needle]:
     """Prompts with one answer, which occurs in the context once. The needle is the sentence that holds it."""
     needles = []
-    for sample in _samples(experiment, loaded, needle_spec(experiment)):
-        ids, places = _tokens_at(loaded, sample.prompt, *needle_span(sample.context, sample.outputs[0], wording()))
+    spec = needle_spec(experiment)
+    text = RulerText.of(spec, loaded.tokenizer)
+    for sample in _samples(experiment, text, spec):
+        ids, places = _tokens_at(text, sample, *needle_span(sample.context, sample.outputs[0], wording()))
         stop = Stop(sample.tokens_to_generate, loaded.eos_ids)
 
         def right(tokens: list[int], sample: Sample = sample) -> bool:
@@ -67,16 +73,18 @@ def _answer_tokens(loaded: LoadedModel, sample: Sample) -> int:
     answer = sample.outputs[0]
     gold = sample.gold or f" {answer}"
     through_answer = gold[: gold.index(answer) + len(answer)] if answer in gold else answer
-    return len(loaded.tokenizer.encode(through_answer, add_special_tokens=False))
+    return len(continuation(loaded.tokenizer, sample.answer_prefix, through_answer))
 
 
 def passkey_prompts(experiment: Experiment, loaded: LoadedModel, length: int | None) -> list[AnsweredPrompt]:
     """Prompts for several values, each followed by its full right answer."""
     prompts = []
-    for sample in _samples(experiment, loaded, needle_spec(experiment, PASSKEYS, length)):
-        ids = loaded.tokenizer.encode(sample.prompt)
-        gold = loaded.tokenizer.encode(sample.gold or " ".join(sample.outputs), add_special_tokens=False)
-        prompts.append(AnsweredPrompt(torch.tensor(ids + gold, dtype=torch.int64), len(ids)))
+    spec = needle_spec(experiment, PASSKEYS, length)
+    text = RulerText.of(spec, loaded.tokenizer)
+    for sample in _samples(experiment, text, spec):
+        ids = text.begin(text.whole(sample))
+        gold = continuation(loaded.tokenizer, sample.answer_prefix, sample.gold or " ".join(sample.outputs))
+        prompts.append(AnsweredPrompt(torch.cat([ids, torch.tensor(gold, dtype=torch.int64)]), len(ids)))
     return prompts
 
 
@@ -89,21 +97,24 @@ def profiling_prompts(experiment: Experiment, loaded: LoadedModel, count: int) -
     ]
 
 
-def _samples(experiment: Experiment, loaded: LoadedModel, spec: RulerSpec) -> Iterator[Sample]:
+def _samples(experiment: Experiment, text: RulerText, spec: RulerSpec) -> Iterator[Sample]:
     seed = (experiment.profiles or ProfilesSpec()).seed
-    tokenizer: Any = loaded.tokenizer
+    tokenizer: Any = text.tokenizer
     sources = ruler_generate.Sources.read(Path(spec.essays) if spec.essays else None)
     for task in spec.tasks:
         yield from ruler_generate.generate(
-            task, tokenizer, spec.length, spec.samples, seed, spec.preset, sources, offset=OFFSET
+            task, tokenizer, spec.length, spec.samples, seed, spec.preset, sources, OFFSET, as_read=text.whole
         )
 
 
-def _tokens_at(loaded: LoadedModel, text: str, start: int, end: int) -> tuple[torch.Tensor, list[int]]:
-    """Token ids of a prompt, and the positions of those that hold characters start..end."""
-    tokenizer: Any = loaded.tokenizer
+def _tokens_at(text: RulerText, sample: Sample, start: int, end: int) -> tuple[torch.Tensor, list[int]]:
+    """Token ids of a sample's prompt, and the positions of those that hold characters start..end of its context."""
+    tokenizer: Any = text.tokenizer
     if not tokenizer.is_fast:
         raise CokvError("this model's tokenizer does not tell where a token stands in a text; use a fast tokenizer")
-    encoded = tokenizer(text, return_offsets_mapping=True)
+    before, after = text.parts(sample)
+    shift = len(before) - len(sample.context)  # the context stands at the end of its part
+    start, end = start + shift, end + shift
+    encoded = tokenizer(before + after, return_offsets_mapping=True, add_special_tokens=not text.chat)
     places = [place for place, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
     return torch.tensor(encoded["input_ids"], dtype=torch.int64), places

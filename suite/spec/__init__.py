@@ -4,7 +4,7 @@ Errors name the file, the key, and what was expected. What can change an answer 
 (suite/experiment.py); where and how fast it runs is not.
 """
 
-from suite.spec.benchmarks import LongBenchMiniSpec, LongBenchSpec, RulerSpec
+from suite.spec.benchmarks import Chat, LongBenchMiniSpec, LongBenchSpec, RulerSpec
 from suite.spec.experiment import Experiment
 from suite.spec.game import GameSpec
 from suite.spec.measure import MeasureSpec
@@ -16,6 +16,7 @@ from suite.spec.reading import read_experiment, with_game
 __all__ = [
     "FILES",
     "SHAPLEY",
+    "Chat",
     "Experiment",
     "GameSpec",
     "LongBenchMiniSpec",

@@ -14,6 +14,8 @@ from ruler.errors import RulerError
 from ruler.tasks import get_task
 from suite.spec.part import Count, Part, nearest
 
+Chat = Literal["task", "never"]
+
 
 class RulerSpec(Part):
     """RULER tasks: prepared by the official generator (`data`), or generated for the model's tokenizer.
@@ -25,7 +27,8 @@ class RulerSpec(Part):
     length: Count
     tasks: tuple[str, ...]
     samples: Count
-    data: str | None = None  # the official generator's output folder, or one file of it
+    data: str | None = None  # the official generator's output folder, or one file of it: read as it stands
+    chat: Chat = "task"  # task: in the tokenizer's chat template, where it has one
     essays: str | None = None
     questions: dict[str, str] = Field(default_factory=dict)
 

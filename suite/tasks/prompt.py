@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from cokv.decode.decode import Stop
 from cokv.model.loading import LoadedModel
 
+CHAT_NOTE = "in the model's chat template"
+NO_CHAT_NOTE = "an instruct model without its chat template"
 VALIDATION_OFFSET = 1_000_000  # index of a generated task's first validation sample, of every seed
 
 
@@ -32,11 +35,22 @@ class Prompt:
     notes: tuple[str, ...]
     all_classes: tuple[str, ...] | None = None  # labels of a classification, to judge texts again
     gold: str | None = None  # a full answer as it would follow the prompt, where the benchmark has one
+    answer_prefix: str = ""  # the prompt's last words, which gold continues
     groups: dict[str, str] = field(default_factory=dict)  # LongBench's: length bucket, difficulty
 
     @property
     def prompt_tokens(self) -> int:
         return self.context_ids.numel() + (0 if self.question_ids is None else self.question_ids.numel())
+
+
+def continuation(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:
+    """Tokens of `text` as it continues `before`: a tokenizer may write a text's beginning otherwise than its middle.
+
+    Where the two would share a token, those of `text` alone.
+    """
+    ids: list[int] = tokenizer.encode(before, add_special_tokens=False)
+    both: list[int] = tokenizer.encode(before + text, add_special_tokens=False)
+    return both[len(ids) :] if both[: len(ids)] == ids else tokenizer.encode(text, add_special_tokens=False)
 
 
 def text_of(loaded: LoadedModel, tokens: list[int]) -> str:

@@ -9,9 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
 from cokv.decode.decode import Stop
 from cokv.model.loading import LoadedModel
 from ruler import generate as ruler_generate
@@ -21,6 +18,7 @@ from ruler.sample import Sample
 from ruler.scoring import score
 from suite.spec import RulerSpec
 from suite.tasks.prompt import VALIDATION_OFFSET, Prompt
+from suite.tasks.ruler_text import RulerText
 
 
 @functools.cache
@@ -85,25 +83,26 @@ def prompts(
 ) -> Iterator[Prompt]:
     """`count` samples. A test sample and a validation sample never share a seed stream, nor a question of a file."""
     check(spec, count if validation else 0)
+    text = RulerText.of(spec, loaded.tokenizer)
     if spec.data is not None:
         samples = _prepared(spec.data, task, spec.length, seed)
         for sample in samples[: -count - 1 : -1] if validation else samples[:count]:
-            yield _prompt(sample, loaded, query_aware)
+            yield _prompt(sample, text, loaded, query_aware)
         return
     sources = _sources(spec.essays, tuple(sorted(spec.questions.items())))
     tokenizer: Any = loaded.tokenizer
     offset = VALIDATION_OFFSET if validation else 0
     for sample in ruler_generate.generate(
-        task, tokenizer, spec.length, count, seed, spec.preset, sources, offset, last_questions=validation
+        task, tokenizer, spec.length, count, seed, spec.preset, sources, offset, validation, text.whole
     ):
-        yield _prompt(sample, loaded, query_aware)
+        yield _prompt(sample, text, loaded, query_aware)
 
 
-def _prompt(sample: Sample, loaded: LoadedModel, query_aware: bool) -> Prompt:
-    context, question = sample.context, sample.question + sample.answer_prefix
+def _prompt(sample: Sample, text: RulerText, loaded: LoadedModel, query_aware: bool) -> Prompt:
+    context, question = text.parts(sample)
     if query_aware:
         context, question = context + question, ""
-    ids = _encode(loaded.tokenizer, context, special=True)
+    ids = text.begin(context)
     if len(ids) > loaded.shape.context_length:
         raise RulerError(
             f"{sample.sample_id}: the prompt has {len(ids)} tokens, the model {loaded.shape.context_length} positions; "
@@ -115,14 +114,11 @@ def _prompt(sample: Sample, loaded: LoadedModel, query_aware: bool) -> Prompt:
         sample_id=sample.sample_id,
         seed=sample.seed,
         context_ids=ids,
-        question_ids=_encode(loaded.tokenizer, question, special=False) if question else None,
+        question_ids=text.go_on(question) if question else None,
         references=sample.outputs,
         stop=Stop(sample.tokens_to_generate, loaded.eos_ids),
         metric=functools.partial(score, sample.metric),
-        notes=sample.notes,
+        notes=(*sample.notes, *text.notes),
         gold=sample.gold,
+        answer_prefix=sample.answer_prefix,
     )
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> torch.Tensor:
-    return torch.tensor(tokenizer.encode(text, add_special_tokens=special), dtype=torch.int64)

@@ -1,0 +1,58 @@
+"""How a RULER prompt is written for a model: bare, or in the model's own chat template.
+
+As in NVIDIA/RULER `scripts/data/prepare.py`: context and question are the user's turn, and the answer prefix stands
+behind the template's generation prompt, unchanged, its leading space included. The template's tokens count into the
+length (`scripts/data/synthetic/*.py`, which subtract them). Differs: the template is the tokenizer's own, where the
+official `template.py` writes one out per model family, and its tokens are counted in the whole prompt, not apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from cokv.model.chat import has_chat_template, user_turn_around
+from ruler.sample import Draft, Sample
+from suite.spec import RulerSpec
+from suite.tasks.prompt import CHAT_NOTE, NO_CHAT_NOTE
+
+
+@dataclass(frozen=True)
+class RulerText:
+    """The text of samples for a tokenizer. chat: in its chat template."""
+
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool
+    prepared: bool = False
+
+    @classmethod
+    def of(cls, spec: RulerSpec, tokenizer: PreTrainedTokenizerBase) -> RulerText:
+        """Prepared data is never wrapped: the official generator has written a template into its `input` already."""
+        chat = spec.chat == "task" and spec.data is None and has_chat_template(tokenizer)
+        return cls(tokenizer, chat, spec.data is not None)
+
+    def parts(self, sample: Sample | Draft) -> tuple[str, str]:
+        """(what ends with the context, what begins with the question); joined they are the whole prompt."""
+        if not self.chat:
+            return sample.context, sample.question + sample.answer_prefix
+        before, after = user_turn_around(self.tokenizer, sample.context, sample.question)
+        return before, after + sample.answer_prefix
+
+    def whole(self, sample: Sample | Draft) -> str:
+        return "".join(self.parts(sample))
+
+    def begin(self, text: str) -> torch.Tensor:
+        """int64 [t]: tokens of a text that begins a prompt. A template has its own special tokens: none are added."""
+        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=not self.chat), dtype=torch.int64)
+
+    def go_on(self, text: str) -> torch.Tensor:
+        """int64 [t]: tokens of a text that continues a prompt."""
+        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.int64)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.chat:
+            return (CHAT_NOTE,)
+        return (NO_CHAT_NOTE,) if has_chat_template(self.tokenizer) and not self.prepared else ()
