@@ -18,7 +18,7 @@ from suite.spec.part import Count, Part, nearest
 class RulerSpec(Part):
     """RULER tasks: prepared by the official generator (`data`), or generated for the model's tokenizer.
 
-    `essays` and `questions` are the user's files; without them text is generated.
+    `essays` (a folder, or a bundled text) and `questions` are real text; without them text is generated.
     """
 
     preset: Literal["mini", "official"] = "official"
@@ -26,7 +26,7 @@ class RulerSpec(Part):
     tasks: tuple[str, ...]
     samples: Count
     data: str | None = None  # the official generator's output folder, or one file of it
-    essays: str | None = None
+    essays: str | None = None  # a folder of .txt files, or the name of a bundled text: alice
     questions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
