@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from longbench.errors import LongBenchError
 from longbench.mini.generate import BUILDERS as LONGBENCH_MINI
 from longbench.presets import get_preset
+from longbench.subset import check_has_subset
 from longbench.tasks import get_task as get_longbench_task
 from ruler.errors import RulerError
 from ruler.tasks import get_task
@@ -50,6 +51,7 @@ class LongBenchSpec(Part):
     data: str | None = None
     protocol: str = "official"
     samples: Count | None = None  # per task; None: all
+    subset: Literal["mini"] | None = None  # mini: the samples of MiniLongBench alone
     partial: bool = False  # accept files with fewer records than the official ones
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     split_seed: int = 0
@@ -60,6 +62,8 @@ class LongBenchSpec(Part):
             get_preset(self.protocol)
             for name in self.tasks:
                 get_longbench_task(name)
+                if self.subset is not None:
+                    check_has_subset(name)
         except LongBenchError as error:
             raise ValueError(str(error)) from None
         _named_once(self.tasks)

@@ -210,7 +210,9 @@ def test_a_bundled_text_is_chosen_by_name_and_named_in_the_notes(tokenizer, tmp_
 def test_a_bundled_text_is_prose_and_nothing_else(name: str) -> None:
     text = BUNDLED[name].path.read_text(encoding="utf-8")
     assert 100_000 < len(text) < 200_000
-    assert not re.search(r"gutenberg|copyright|licen[sc]e|fulcrum|\betext|\bchapter [IVX]|http|\*|_", text, re.IGNORECASE)
+    assert not re.search(
+        r"gutenberg|copyright|licen[sc]e|fulcrum|\betext|\bchapter [IVX]|http|\*|_", text, re.IGNORECASE
+    )
     assert all(line[0] != " " and line[-1] != " " and "  " not in line for line in text.splitlines() if line)
 
 
