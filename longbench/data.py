@@ -46,6 +46,7 @@ class DataSet:
     source: str
     sha256: str
     revision: str | None = None
+    subset: str | None = None
 
     def to_record(self) -> dict[str, Any]:
         """What a run's record says about its data."""
@@ -57,6 +58,7 @@ class DataSet:
             "source": self.source,
             "revision": self.revision,
             "sha256": self.sha256,
+            **({} if self.subset is None else {"subset": self.subset}),
         }
 
 

@@ -18,8 +18,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
-from ruler import chain, frequency, haystack, lexicon, niah, qa, words
+from ruler import chain, frequency, lexicon, niah, qa, words
 from ruler.errors import RulerError
+from ruler.essays import Essays, read_essays
 from ruler.questions import read_questions
 from ruler.sample import Draft, Sample, Task
 from ruler.tasks import at_length, get_task
@@ -45,18 +46,18 @@ def bare(draft: Draft) -> str:
 class Sources:
     """Real text named by the user; None means generated stand-ins, which every sample then notes."""
 
-    essays: tuple[str, ...] | None = None
+    essays: Essays | None = None
     questions: dict[str, qa.QuestionSet] | None = None  # by task name
 
     @classmethod
-    def read(cls, essay_folder: Path | None = None, question_files: dict[str, Path] | None = None) -> "Sources":
-        essays = tuple(haystack.read_essays(Path(essay_folder))) if essay_folder else None
+    def read(cls, essays: Path | str | None = None, question_files: dict[str, Path] | None = None) -> "Sources":
+        """essays: a folder of .txt files, or a bundled text's name, see `essays.py`."""
         questions = {}
         for name, path in (question_files or {}).items():
             if get_task(name).kind != "qa":
                 raise RulerError(f"{name} takes no question file; expected qa_1 or qa_2")
             questions[name] = read_questions(Path(path))
-        return cls(essays, questions or None)
+        return cls(None if essays is None else read_essays(essays), questions or None)
 
     def asked_of(self, task: Task) -> qa.QuestionSet | None:
         """The user's questions for this task, if there are any."""
@@ -68,8 +69,10 @@ class Sources:
         if task.kind == "niah" and task.params["type_haystack"] == "essay":
             if self.essays is None:
                 notes.append("essay haystack is generated text")
-            elif size > len(self.essays):
-                notes.append("the essays are shorter than the haystack and repeat")
+            else:
+                notes += [self.essays.note] if self.essays.note else []
+                if size > len(self.essays.sentences):
+                    notes.append("the essays are shorter than the haystack and repeat")
         if task.kind == "qa" and self.asked_of(task) is None:
             notes.append("questions and documents are generated")
         if size >= largest_size(task, self):
@@ -97,7 +100,7 @@ def draft(task: Task, size: int, rng: random.Random, sources: Sources | None = N
     sources = sources or Sources()
     if task.kind == "qa":
         return qa.build(task.params, size, rng, wording(), sources.asked_of(task), index)
-    return _BUILD[task.kind](task.params, size, rng, wording(), sources.essays)
+    return _BUILD[task.kind](task.params, size, rng, wording(), sources.essays.sentences if sources.essays else None)
 
 
 def largest_size(task: Task, sources: Sources | None = None) -> int:

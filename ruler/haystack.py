@@ -1,21 +1,18 @@
 """What surrounds a needle: repeated noise, essay text, or other needles. Returns sentences; knows nothing of tokens or
 lengths.
 
-The essay is either text the user names (a folder of .txt files, read from its start as RULER does) or, offline,
-sentences that are *generated* here from small word lists. Generated text is grammatical but meaningless: it stands in
-for essays, and the notes of every record name it.
+The essay is either real text (`essays.py`), read from its start as RULER does, or sentences that are *generated* here
+from small word lists. Generated text is grammatical but meaningless: it stands in for essays, and the notes of every
+record name it.
 
 Facts follow NVIDIA/RULER `scripts/data/synthetic/niah.py`. Differs: the unit of noise and essay is a sentence of ours,
 not a paragraph of five or a word, so that a length is filled more closely and no sentence is cut.
 """
 
 import random
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from ruler import words
-from ruler.errors import RulerError
 
 DEPTHS = tuple(round(100 * i / 39) for i in range(40))  # percent of the text: where the official essay needles may lie
 
@@ -49,32 +46,9 @@ def _sentence(rng: random.Random) -> str:
     return pick(forms)
 
 
-def read_essays(folder: Path) -> list[str]:
-    """All sentences of the folder's .txt files, in file-name order."""
-    files = sorted(f for f in folder.glob("*.txt") if f.is_file()) if folder.is_dir() else []
-    if not files:
-        raise RulerError(
-            f"no .txt file in the essay folder {folder}; put plain-text essays there or leave the essay folder unset"
-        )
-    sentences: list[str] = []
-    for file in files:
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise RulerError(
-                f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first"
-            ) from None
-        except OSError as error:
-            raise RulerError(f"cannot read the essay {file} ({error.strerror}); check its permissions") from None
-        sentences += [s for s in re.split(r"(?<=[.!?])\s+", " ".join(text.split())) if s]
-    if not sentences:
-        raise RulerError(f"the essay folder {folder} has only empty files; put plain-text essays there")
-    return sentences
-
-
 def essay(count: int, rng: random.Random, source: Sequence[str] | None) -> list[str]:
-    """`count` sentences of the user's essays from their start (repeated when too few), or generated ones when there is
-    no source.
+    """`count` sentences of the essays from their start (repeated when too few), or generated ones when there is no
+    source.
     """
     if source is None:
         return generated_essay(count, rng)

@@ -7,7 +7,6 @@ head game use. LU-KV's prompts are the tasks' own validation prompts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,7 +99,7 @@ def profiling_prompts(experiment: Experiment, loaded: LoadedModel, count: int) -
 def _samples(experiment: Experiment, text: RulerText, spec: RulerSpec) -> Iterator[Sample]:
     seed = (experiment.profiles or ProfilesSpec()).seed
     tokenizer: Any = text.tokenizer
-    sources = ruler_generate.Sources.read(Path(spec.essays) if spec.essays else None)
+    sources = ruler_generate.Sources.read(spec.essays)
     for task in spec.tasks:
         yield from ruler_generate.generate(
             task, tokenizer, spec.length, spec.samples, seed, spec.preset, sources, OFFSET, as_read=text.whole

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from longbench.errors import LongBenchError
 from longbench.mini.generate import BUILDERS as LONGBENCH_MINI
 from longbench.presets import get_preset
+from longbench.subset import check_has_subset
 from longbench.tasks import get_task as get_longbench_task
 from ruler.errors import RulerError
 from ruler.tasks import get_task
@@ -20,7 +21,7 @@ Chat = Literal["task", "never"]
 class RulerSpec(Part):
     """RULER tasks: prepared by the official generator (`data`), or generated for the model's tokenizer.
 
-    `essays` and `questions` are the user's files; without them text is generated.
+    `essays` (a folder, or a bundled text) and `questions` are real text; without them text is generated.
     """
 
     preset: Literal["mini", "official"] = "official"
@@ -29,7 +30,7 @@ class RulerSpec(Part):
     samples: Count
     data: str | None = None  # the official generator's output folder, or one file of it: read as it stands
     chat: Chat = "task"  # task: in the tokenizer's chat template, where it has one
-    essays: str | None = None
+    essays: str | None = None  # a folder of .txt files, or the name of a bundled text: alice
     questions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -53,6 +54,7 @@ class LongBenchSpec(Part):
     data: str | None = None
     protocol: str = "official"
     samples: Count | None = None  # per task; None: all
+    subset: Literal["mini"] | None = None  # mini: the samples of MiniLongBench alone
     partial: bool = False  # accept files with fewer records than the official ones
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     split_seed: int = 0
@@ -63,6 +65,8 @@ class LongBenchSpec(Part):
             get_preset(self.protocol)
             for name in self.tasks:
                 get_longbench_task(name)
+                if self.subset is not None:
+                    check_has_subset(name)
         except LongBenchError as error:
             raise ValueError(str(error)) from None
         _named_once(self.tasks)

@@ -20,7 +20,8 @@ from longbench.official import groups_of, judge_sample
 from longbench.presets import get_preset
 from longbench.protocol import Protocol, TokenizedPrompt, build_prompt, finish_prediction, stop_rule
 from longbench.sources import load_dataset, load_from_hub
-from longbench.split import split_ids
+from longbench.split import Split, split_ids
+from longbench.subset import select_mini
 from longbench.tasks import base_name
 from longbench.templates import Templates, files_for, read_templates
 from suite.errors import SuiteError
@@ -30,10 +31,10 @@ from suite.tasks.prompt import Prompt
 
 @functools.lru_cache(maxsize=32)
 def dataset(spec: LongBenchSpec, task: str) -> longbench_data.DataSet:
-    """The data set, from the user's folder or archive, or from the hub at its pinned revision."""
-    if spec.data is None:
-        return load_from_hub(task)
-    return load_dataset(spec.data, task, partial=spec.partial)
+    """The data set, from the user's folder or archive, or from the hub at its pinned revision; its subset, if asked."""
+    partial = spec.partial or spec.subset is not None  # a subset is counted by itself
+    data = load_from_hub(task, partial=partial) if spec.data is None else load_dataset(spec.data, task, partial=partial)
+    return data if spec.subset is None else select_mini(data, partial=spec.partial)
 
 
 def _templates(spec: LongBenchSpec) -> Templates:
@@ -68,19 +69,27 @@ def prompts(
     spec: LongBenchSpec, loaded: LoadedModel, task: str, part: str, count: int | None, seed: int
 ) -> Iterator[Prompt]:
     """`part`: "validation" or "test" samples, in the split's own order, at most `count`."""
-    data = dataset(spec, task)
-    by_id = {sample.id: sample for sample in data.samples}
-    split = split_ids(task, by_id, seed=spec.split_seed, validation_share=spec.validation_share)
+    by_id = {sample.id: sample for sample in dataset(spec, task).samples}
+    split = _split(spec, task)
     ids = split.validation if part == "validation" else split.test
     for sample_id in ids[:count]:
         yield _prompt(spec, loaded, task, by_id[sample_id], seed)
 
 
+def _split(spec: LongBenchSpec, task: str) -> Split:
+    ids = [sample.id for sample in dataset(spec, task).samples]
+    return split_ids(task, ids, seed=spec.split_seed, validation_share=spec.validation_share)
+
+
 def test_count(spec: LongBenchSpec, task: str) -> int:
     """Test samples of a task: all that are not validation, at most the experiment's number."""
-    data = dataset(spec, task)
-    split = split_ids(task, [s.id for s in data.samples], seed=spec.split_seed, validation_share=spec.validation_share)
+    split = _split(spec, task)
     return min(len(split.test), spec.samples or len(split.test))
+
+
+def _subset_note(spec: LongBenchSpec, task: str) -> str:
+    split = _split(spec, task)
+    return f"MiniLongBench: {task} has {len(split.test)} samples for test and {len(split.validation)} for validation"
 
 
 def tokenize(
@@ -120,7 +129,11 @@ def _prompt(spec: LongBenchSpec, loaded: LoadedModel, task: str, sample: longben
         seed=seed,
         references=sample.answers,
         metric=metric,
-        notes=(f"protocol {protocol.name}", *((f"{protocol.truncation}-truncated",) if built.truncated else ())),
+        notes=(
+            f"protocol {protocol.name}",
+            *((f"{protocol.truncation}-truncated",) if built.truncated else ()),
+            *((_subset_note(spec, task),) if spec.subset is not None else ()),
+        ),
         all_classes=sample.all_classes,
         groups=groups_of(task, record),
         **tokens,

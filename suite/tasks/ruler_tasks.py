@@ -14,6 +14,7 @@ from cokv.model.loading import LoadedModel
 from ruler import generate as ruler_generate
 from ruler.data import find_files, read_file
 from ruler.errors import RulerError
+from ruler.essays import essay_files
 from ruler.sample import Sample
 from ruler.scoring import score
 from suite.spec import RulerSpec
@@ -23,7 +24,7 @@ from suite.tasks.ruler_text import RulerText
 
 @functools.cache
 def _sources(essays: str | None, questions: tuple[tuple[str, str], ...]) -> ruler_generate.Sources:
-    return ruler_generate.Sources.read(Path(essays) if essays else None, {task: Path(path) for task, path in questions})
+    return ruler_generate.Sources.read(essays, {task: Path(path) for task, path in questions})
 
 
 def _file(root: str, task: str, length: int) -> Path:
@@ -70,7 +71,7 @@ def identity(spec: RulerSpec) -> dict[str, Any]:
     """The generators' version, and checksums of the wording and of the user's own text."""
     files = {f"questions/{task}": Path(path) for task, path in spec.questions.items()}
     if spec.essays is not None:
-        files |= {f"essays/{file.name}": file for file in sorted(Path(spec.essays).glob("*.txt"))}
+        files |= {f"essays/{file.name}": file for file in essay_files(spec.essays)}
     if spec.data is not None:
         files |= {f"data/{task}": _file(spec.data, task, spec.length) for task in spec.tasks}
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ruler import RulerError
+from ruler.essays import BUNDLED, read_essays
 from ruler.generate import Sources, generate
-from ruler.haystack import read_essays
 from ruler.questions import read_questions
 from ruler.scoring import score
 
@@ -183,14 +183,37 @@ def test_essays_are_read_in_name_order_and_used_from_their_start(tokenizer, tmp_
     (tmp_path / "b.txt").write_text("Third one!\nFourth one? ", encoding="utf-8")
     (tmp_path / "a.txt").write_text("\ufeffFirst one.  Second\none.\n", encoding="utf-8")
     (tmp_path / "notes.md").write_text("Not an essay.", encoding="utf-8")
-    assert read_essays(tmp_path) == ["First one.", "Second one.", "Third one!", "Fourth one?"]
-    sources = Sources.read(essay_folder=tmp_path)
+    assert read_essays(tmp_path).sentences == ("First one.", "Second one.", "Third one!", "Fourth one?")
+    sources = Sources.read(essays=tmp_path)
     sample = next(generate("niah_single_2", tokenizer("whitespace"), 500, 1, seed=0, sources=sources))
     text = re.sub(r"The secret number of \S+ is \d+\. ?", "", sample.context.partition("\n")[2])
     assert text.startswith("First one. Second one. Third one! Fourth one? First one.")
     assert sample.notes == ("the essays are shorter than the haystack and repeat",)
     short = next(generate("niah_single_2", tokenizer("whitespace"), 162, 1, seed=0, sources=sources))
     assert short.notes == ()
+
+
+def test_a_bundled_text_is_chosen_by_name_and_named_in_the_notes(tokenizer, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alice").mkdir()
+    (tmp_path / "alice" / "own.txt").write_text("My own essay.", encoding="utf-8")
+    sample = next(generate("niah_single_2", tokenizer("whitespace"), 1024, 1, seed=0, sources=Sources.read("alice")))
+    text = re.sub(r"The secret number of \S+ is \d+\. ?", "", sample.context.partition("\n")[2])
+    assert text.startswith("Alice was beginning to get very tired of sitting by her sister on the bank")
+    assert "haystack: Alice's Adventures in Wonderland" in sample.notes[0] and "not RULER's essays" in sample.notes[0]
+    assert read_essays("./alice").sentences == ("My own essay.",)
+    other_task = next(generate("cwe", tokenizer("whitespace"), 1024, 1, seed=0, sources=Sources.read("alice")))
+    assert other_task.notes == ()
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_text_is_prose_and_nothing_else(name: str) -> None:
+    text = BUNDLED[name].path.read_text(encoding="utf-8")
+    assert 100_000 < len(text) < 200_000
+    assert not re.search(
+        r"gutenberg|copyright|licen[sc]e|fulcrum|\betext|\bchapter [IVX]|http|\*|_", text, re.IGNORECASE
+    )
+    assert all(line[0] != " " and line[-1] != " " and "  " not in line for line in text.splitlines() if line)
 
 
 def test_essay_folders_that_cannot_be_used_are_errors(tmp_path: Path) -> None:

@@ -249,3 +249,26 @@ def test_foreign_predictions_are_scored(tmp_path):
 def test_protocols_stand_side_by_side():
     result = call("protocols")
     assert result.exit_code == 0 and "8000" in result.stdout and "31500" in result.stdout
+
+
+@official_files
+def test_minilongbench_runs_as_it_is_and_says_how_many_samples_each_part_has(experiment, tmp_path):
+    path = experiment(data=f"{DATA}/minilongbench", tasks=["trec", "passage_count"], samples=9)
+    path.write_text(path.read_text().replace("partial = true", 'subset = "mini"'))
+    records = [json.loads(line) for line in (run(path, tmp_path / "runs") / "predictions.jsonl").open()]
+    counts = {"trec": (7, 1), "passage_count": (3, 1)}
+    for task, (test, validation) in counts.items():
+        of_task = [record for record in records if record["task"] == task and record["method"] == "full"]
+        note = f"MiniLongBench: {task} has {test} samples for test and {validation} for validation"
+        assert len(of_task) == test and all(note in record["notes"] for record in of_task)
+
+
+@official_files
+def test_files_that_lack_samples_of_minilongbench_are_one_clear_line(experiment, tmp_path):
+    path = experiment(tasks=["multi_news"])
+    path.write_text(path.read_text().replace("partial = true", 'subset = "mini"'))
+    result = call("reproduce", "--experiment", path, "--runs", tmp_path / "runs")
+    assert result.exit_code == 2 and "lacks 5 of MiniLongBench's 11 samples of multi_news" in result.output
+    path.write_text(path.read_text().replace('subset = "mini"', 'subset = "mini"\npartial = true'))
+    folder = run(path, tmp_path / "runs")
+    assert "5 samples for test and 1 for validation" in (folder / "predictions.jsonl").read_text()
