@@ -17,6 +17,7 @@ from suite.heads.experiment_ssv import compute_head_scores
 from suite.heads.games import VERSIONS_THAT_MATTER
 from suite.profiles import run_profiles as profiles_run
 from suite.profiles.run_profiles import compute_profiles
+from suite.profiles.shapley_by_task import shapley_by_task
 from suite.run.cells import grid_cells, variant_facts
 from suite.run.folder import RunFolder
 from suite.run.measure import measure_decode
@@ -102,6 +103,7 @@ def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None)
                 scores = compute_head_scores(experiment, loaded, folder, pool)
         with folder.stage("profiles", 1):
             profiles = compute_profiles(experiment, loaded, folder)
+        scores = shapley_by_task(experiment, scores, profiles)
         with folder.stage("samples", size(pool)):
             run_samples(experiment, loaded, folder, scores, profiles, pool)
         if experiment.measure is not None and folder.read("measurements.json") is None:

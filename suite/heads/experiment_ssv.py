@@ -39,7 +39,7 @@ def compute_head_scores(
     spec, shape = game_spec(experiment), loaded.shape
     players = shape.num_layers * shape.num_kv_heads
     halves = plans(spec, players)
-    tasks, coalitions = task_names(experiment), order(halves)
+    tasks, coalitions = spec.tasks or task_names(experiment), order(halves)
     total = len(tasks) * (evaluations(spec, players) + len(removal_cuts(np.zeros(players), spec)) + 1)
     scores: dict[str, HeadScores] = {}
     stability: dict[str, Any] = {}
@@ -56,7 +56,7 @@ def compute_head_scores(
             "num_layers": shape.num_layers,
             "num_kv_heads": shape.num_kv_heads,
             "utility": _utility_label(spec),
-            "slice_sizes": list(spec.slice_sizes),
+            "slice_sizes": list(spec.sizes_of(players)),
             "coalitions_per_size": spec.coalitions_per_size,
             "prompts": spec.prompts,
             "tasks": {task: {**stability[task], "head_removal": removed[task]} for task in tasks},
@@ -80,7 +80,7 @@ def _play(
     }
     for name, game in games.items():
         if not name.endswith(REMOVAL):
-            game.add_design(design(estimator(spec), seeds(spec)))
+            game.add_design(design(estimator(spec, game.num_players), seeds(spec)))
     evaluate_games(
         {name: (game, coalitions[name]) for name, game in games.items()},
         pool,
@@ -95,7 +95,7 @@ def _assessed(
     game: RecordedGame, halves: Halves, spec: GameSpec, loaded: LoadedModel
 ) -> tuple[HeadScores, dict[str, Any]]:
     """Scores from both halves' draws, and how far the two agree."""
-    shape, method = (loaded.shape.num_layers, loaded.shape.num_kv_heads), estimator(spec)
+    shape, method = (loaded.shape.num_layers, loaded.shape.num_kv_heads), estimator(spec, game.num_players)
     utilities = known_utilities(game, halves[0]), known_utilities(game, halves[1])
     pooled = method.aggregate(merge_plans(halves), np.concatenate(utilities))
     stability = assess(method, halves, utilities, seed=spec.seed).to_json()

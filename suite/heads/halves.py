@@ -18,10 +18,11 @@ from suite.spec import GameSpec
 Halves: TypeAlias = tuple[Plan, Plan]
 
 
-def estimator(spec: GameSpec) -> SlicedShapley | AdjustedSlicedShapley:
+def estimator(spec: GameSpec, num_players: int) -> SlicedShapley | AdjustedSlicedShapley:
+    sizes = spec.sizes_of(num_players)
     if spec.estimator == "adjusted":
-        return AdjustedSlicedShapley(spec.slice_sizes, spec.coalitions_per_size, spec.draws)
-    return SlicedShapley(spec.slice_sizes, spec.coalitions_per_size, spec.aggregation, spec.draws)
+        return AdjustedSlicedShapley(sizes, spec.coalitions_per_size, spec.draws)
+    return SlicedShapley(sizes, spec.coalitions_per_size, spec.aggregation, spec.draws)
 
 
 def seeds(spec: GameSpec) -> tuple[int, int]:
@@ -29,7 +30,7 @@ def seeds(spec: GameSpec) -> tuple[int, int]:
 
 
 def plans(spec: GameSpec, num_players: int) -> Halves:
-    first, second = (estimator(spec).plan(num_players, seed) for seed in seeds(spec))
+    first, second = (estimator(spec, num_players).plan(num_players, seed) for seed in seeds(spec))
     return first, second
 
 

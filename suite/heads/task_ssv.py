@@ -62,7 +62,7 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
     players = num_players(loaded, spec)
     halves = plans(spec, players)
     for half in halves:  # aggregate raises where a player is never drawn
-        estimator(spec).aggregate(half, np.zeros(len(half.coalitions)))
+        estimator(spec, players).aggregate(half, np.zeros(len(half.coalitions)))
     prompts = list(validation_prompts(experiment, loaded, task, spec.prompts))
     game_identity = identity(loaded, model.device, prompts, spec)
     make_worker = GamesWorker(experiment).for_pool(pool, loaded)
@@ -72,7 +72,7 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
     folder.open()
     with folder.lock(), Ledger(folder.path / LEDGER) as ledger:
         game = ledger.game(task, game_identity, players, len(prompts))
-        game.add_design(design(estimator(spec), seeds(spec)))
+        game.add_design(design(estimator(spec, players), seeds(spec)))
         with progress(f"profile {task}", merge_plans(halves).evaluations) as report:
             watch = StoppingWatch(game, experiment, halves, rules, report)
             evaluate_games({task: (game, watch.coalitions)}, pool, make_worker, lambda _: watch, spec.block_size)
@@ -85,7 +85,7 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
 def _scores(game: RecordedGame, experiment: Experiment, watch: StoppingWatch) -> HeadScores:
     spec = game_spec(experiment)
     try:
-        scores = score_halves(estimator(spec), watch.halves, watch.utilities(), spec.seed)
+        scores = score_halves(estimator(spec, game.num_players), watch.halves, watch.utilities(), spec.seed)
     except (CokvError, SuiteError) as error:
         raise SuiteError(
             f"stopped after {watch.evaluated} coalitions ({watch.stopped}), too early for a score of every head: "
@@ -138,7 +138,7 @@ class StoppingWatch:
             return False
         self.last_shown = now
         state = live_state(
-            estimator(self.spec),
+            estimator(self.spec, self.game.num_players),
             self.halves,
             self.utilities(),
             now - self.start,

@@ -49,15 +49,21 @@ class NoProfile(CokvError):
 
 @dataclass(frozen=True)
 class Profiles:
-    """The profiles of a run by name; a text says why a profile could not be computed."""
+    """The profiles of a run by name; a text says why a profile could not be computed.
+
+    task_scores_first: a task's own Shapley values are used where there are any, in place of a file of [profiles].
+    """
 
     by_name: Mapping[str, Profile | str] = field(default_factory=dict)
+    task_scores_first: bool = False
 
     def of(self, method: Method, shapley: HeadScores | None) -> Profile | None:
         """A method's profile. shapley: its task's head scores. Raises CokvError where it could not be computed."""
         if not method.needs_profile:
             return None
-        profile = self.by_name.get(profile_name(method))
+        of_model = self.by_name.get(profile_name(method))
+        own = shapley is not None and SHAPLEY in method.profile_kinds and self.task_scores_first
+        profile = shapley if own else of_model
         if isinstance(profile, str):
             raise NoProfile(f"{method.name}: no profile of this model: {profile}")
         profile = shapley if profile is None else profile
@@ -110,7 +116,7 @@ def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFol
                 _store(stem, profile)
             profiles[need.name] = profile
             report.advance(note=need.name)
-    return Profiles(profiles)
+    return Profiles(profiles, experiment.game is not None and experiment.game.tasks is not None)
 
 
 def profile_name(method: Method) -> str:

@@ -37,4 +37,4 @@ def check_fit(experiment: Experiment, loaded: LoadedModel) -> None:
     if experiment.game is not None:
         players = loaded.shape.num_layers * loaded.shape.num_kv_heads
         for plan in plans(experiment.game, players):  # `aggregate` raises if a player is never drawn
-            estimator(experiment.game).aggregate(plan, np.zeros(len(plan.coalitions)))
+            estimator(experiment.game, players).aggregate(plan, np.zeros(len(plan.coalitions)))

@@ -28,6 +28,7 @@ class RulerSpec(Part):
     length: Count
     tasks: tuple[str, ...]
     samples: Count
+    max_new_tokens: Count | None = None  # answers end there at the latest; None: the task's own length
     data: str | None = None  # the official generator's output folder, or one file of it: read as it stands
     chat: Chat = "task"  # task: in the tokenizer's chat template, where it has one
     essays: str | None = None  # a folder of .txt files, or the name of a bundled text: alice

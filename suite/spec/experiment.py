@@ -12,7 +12,7 @@ from suite.spec.game import GameSpec
 from suite.spec.measure import MeasureSpec
 from suite.spec.methods import MethodSpec
 from suite.spec.model import ModelSpec, ProtocolSpec
-from suite.spec.part import Budget, Part, each_once
+from suite.spec.part import Budget, Part, each_once, nearest
 from suite.spec.profiles import SHAPLEY, ProfilesSpec
 
 
@@ -74,6 +74,15 @@ class Experiment(Part):
                 f"{', '.join(without_file)} needs scores of KV heads, [game] players is {self.game.players!r}; "
                 "leave it out here, and compute other profiles with `cokv profile ssv --players`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _games_have_tasks(self) -> Experiment:
+        parts = (self.ruler, self.longbench, self.longbench_mini)
+        tasks = [task for part in parts if part is not None for task in part.tasks]
+        for task in (self.game.tasks or ()) if self.game is not None else ():
+            if task not in tasks:
+                raise ValueError(f"[game] tasks names {task!r}; {nearest(task, tasks)}")
         return self
 
     @model_validator(mode="after")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cokv.decode.session import FirstToken
 from cokv.game.draws import Draws
@@ -13,18 +14,35 @@ from cokv.game.utility import Utility
 from suite.spec.part import Count, Part, each_once
 
 
+def _share(text: str) -> str:
+    """A share of the players, written as a fraction."""
+    try:
+        share = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f'got {text!r}, expected a number of players, or a share of them such as "1/4"') from None
+    if not 0 < share < 1:
+        raise ValueError(f'got {text!r}, expected a share of the players between 0 and 1, such as "1/4"')
+    return str(share)
+
+
+Size = Count | Annotated[str, AfterValidator(_share)]
+
+
 class GameSpec(Part):
     """Head scores by Sliced Shapley values, one game per task, on validation prompts that no test sample shares.
 
     `prompts` to `first_token` define the game (cokv.game.utility), the other fields how coalitions are drawn and used.
+    tasks: which tasks have a game of their own, by default all; the others use the mean over these, or a profile that
+    [profiles] names. slice_sizes: numbers of players, or shares of them ("1/4"), which fit any model.
     """
 
+    tasks: tuple[str, ...] | None = None
     prompts: Count = 8
     window_size: Count = 8
     utility: Utility = "metric"
     players: Players = "kv_head"
     first_token: FirstToken = "prefill"
-    slice_sizes: tuple[Count, ...]
+    slice_sizes: tuple[Size, ...]
     coalitions_per_size: Count
     estimator: Literal["sliced", "adjusted"] = "sliced"
     draws: Draws = "independent"
@@ -36,8 +54,19 @@ class GameSpec(Part):
 
     @field_validator("slice_sizes")
     @classmethod
-    def _distinct(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+    def _distinct(cls, values: tuple[Size, ...]) -> tuple[Size, ...]:
         return each_once(values)
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct_tasks(cls, values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if values is None else each_once(values)
+
+    def sizes_of(self, num_players: int) -> tuple[int, ...]:
+        """The slice sizes as numbers of players, shares rounded to the nearest."""
+        return tuple(
+            size if isinstance(size, int) else round(Fraction(size) * num_players) for size in self.slice_sizes
+        )
 
     @model_validator(mode="after")
     def _aggregation_fits_estimator(self) -> GameSpec:

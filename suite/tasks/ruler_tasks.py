@@ -88,7 +88,7 @@ def prompts(
     if spec.data is not None:
         samples = _prepared(spec.data, task, spec.length, seed)
         for sample in samples[: -count - 1 : -1] if validation else samples[:count]:
-            yield _prompt(sample, text, loaded, query_aware)
+            yield _prompt(spec, sample, text, loaded, query_aware)
         return
     sources = _sources(spec.essays, tuple(sorted(spec.questions.items())))
     tokenizer: Any = loaded.tokenizer
@@ -96,10 +96,10 @@ def prompts(
     for sample in ruler_generate.generate(
         task, tokenizer, spec.length, count, seed, spec.preset, sources, offset, validation, text.whole
     ):
-        yield _prompt(sample, text, loaded, query_aware)
+        yield _prompt(spec, sample, text, loaded, query_aware)
 
 
-def _prompt(sample: Sample, text: RulerText, loaded: LoadedModel, query_aware: bool) -> Prompt:
+def _prompt(spec: RulerSpec, sample: Sample, text: RulerText, loaded: LoadedModel, query_aware: bool) -> Prompt:
     context, question = text.parts(sample)
     if query_aware:
         context, question = context + question, ""
@@ -109,6 +109,11 @@ def _prompt(sample: Sample, text: RulerText, loaded: LoadedModel, query_aware: b
             f"{sample.sample_id}: the prompt has {len(ids)} tokens, the model {loaded.shape.context_length} positions; "
             "prepare the data for this model's tokenizer, or choose a shorter length"
         )
+    max_new_tokens = sample.tokens_to_generate
+    shorter: tuple[str, ...] = ()
+    if spec.max_new_tokens is not None and spec.max_new_tokens < max_new_tokens:
+        shorter = (f"answers of at most {spec.max_new_tokens} tokens, not {max_new_tokens}",)
+        max_new_tokens = spec.max_new_tokens
     return Prompt(
         benchmark="ruler",
         task=sample.task,
@@ -117,9 +122,9 @@ def _prompt(sample: Sample, text: RulerText, loaded: LoadedModel, query_aware: b
         context_ids=ids,
         question_ids=text.go_on(question) if question else None,
         references=sample.outputs,
-        stop=Stop(sample.tokens_to_generate, loaded.eos_ids),
+        stop=Stop(max_new_tokens, loaded.eos_ids),
         metric=functools.partial(score, sample.metric),
-        notes=(*sample.notes, *text.notes),
+        notes=(*sample.notes, *text.notes, *shorter),
         gold=sample.gold,
         answer_prefix=sample.answer_prefix,
     )
