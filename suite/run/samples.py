@@ -60,21 +60,21 @@ class SampleWorker:
 
 
 class _Prompts:
-    """Test samples by index, generated in order; those of the last (task, seed) are cached."""
+    """Test samples by index, generated in order, each once."""
 
     def __init__(self, experiment: Experiment, loaded: LoadedModel) -> None:
         self.experiment, self.loaded = experiment, loaded
-        self.group: tuple[str, int] | None = None
-        self.prompts: list[Prompt] = []
-        self.remaining: Iterator[Prompt] = iter(())
+        self.prompts: dict[tuple[str, int], list[Prompt]] = {}
+        self.remaining: dict[tuple[str, int], Iterator[Prompt]] = {}
 
     def get(self, task: str, seed: int, index: int) -> Prompt:
-        if self.group != (task, seed):
-            self.group, self.prompts = (task, seed), []
-            self.remaining = test_prompts(self.experiment, self.loaded, task, seed)
-        while len(self.prompts) <= index:
-            self.prompts.append(next(self.remaining))
-        return self.prompts[index]
+        group = (task, seed)
+        if group not in self.prompts:
+            self.prompts[group] = []
+            self.remaining[group] = test_prompts(self.experiment, self.loaded, task, seed)
+        while len(self.prompts[group]) <= index:
+            self.prompts[group].append(next(self.remaining[group]))
+        return self.prompts[group][index]
 
 
 def run_samples(
@@ -87,12 +87,13 @@ def run_samples(
 ) -> None:
     """Writes the missing records of predictions.jsonl. scores: Shapley values per task; profiles: those per model."""
     finished = _finished(folder, len(grid_cells(experiment)))
-    blocks: list[Block] = [
+    planned: list[Block] = [
         (task, seed, index)
         for task in task_names(experiment)
         for seed in seeds_of(experiment, task)
         for index in range(test_count(experiment, task))
     ]
+    blocks = in_rounds(planned)
     worker = SampleWorker(experiment, scores, profiles, frozenset(finished))
     make_worker: MakeWorker = (lambda _: worker.on(loaded)) if isinstance(pool, InProcess) else worker
     ids: dict[int, tuple[str, str]] = {}
@@ -102,7 +103,18 @@ def run_samples(
             if records:
                 append(records)
                 report.advance(note=blocks[index][0])
-    _sort_records(folder, {ids[index]: index for index in range(len(blocks))})
+    by_block = {blocks[index]: sample for index, sample in ids.items()}
+    _sort_records(folder, {by_block[block]: place for place, block in enumerate(planned)})
+
+
+def in_rounds(blocks: list[Block]) -> list[Block]:
+    """Every task's first sample, then every task's second: a run that is not finished says something of all tasks."""
+    seen: Counter[str] = Counter()
+    rounds = []
+    for block in blocks:
+        rounds.append(seen[block[0]])
+        seen[block[0]] += 1
+    return [block for _, block in sorted(zip(rounds, blocks, strict=True), key=lambda pair: pair[0])]
 
 
 def _finished(folder: RunFolder, cells_per_sample: int) -> set[tuple[str, str]]:
