@@ -200,11 +200,20 @@ def _about(task: LongBenchTask) -> str:
 @app.command()
 @reported
 def protocols() -> None:
-    """The published ways to run LongBench, side by side."""
+    """The published ways to run LongBench, side by side, and RULER's.
+
+    chat: `task` wraps the tasks that allow it in the tokenizer's own chat template (in LongBench all but trec,
+    triviaqa, samsum, lsht, lcc and repobench-p; in RULER all), `always` all, `never` none. LongBench refuses to wrap
+    without a template; RULER then reads the bare prompt. Each field of a LongBench protocol can be set in
+    [longbench.fields], RULER's chat in [ruler], query_aware and first_token in [protocol].
+    """
     from longbench.presets import side_by_side
+    from ruler.protocol import PROTOCOL, RELEASED
 
     rows = [{"field": name, **values} for name, values in side_by_side().items()]
     _table(rows, list(rows[0]))
+    ruler = [{"ruler": name, "official": official, "here": here} for name, (official, here) in PROTOCOL.items()]
+    _table([{"ruler": "released", "official": RELEASED, "here": ""}, *ruler], list(ruler[0]))
 
 
 @app.command()
