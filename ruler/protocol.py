@@ -13,7 +13,7 @@ PROTOCOL: dict[str, tuple[str, str]] = {
         "prompt, template, answer prefix and tokens to generate, without specials that the tokenizer adds",
         "the same, searched by single units of the haystack",
     ),
-    "max_new_tokens": ("128 niah, 30 vt, 120 cwe, 50 fwe, 32 qa", "the same (preset mini: fewer; see cokv tasks)"),
+    "max_new_tokens": ("128 niah, 30 vt, 120 cwe, 50 fwe, 32 qa", "the same (preset mini has its own: cokv tasks)"),
     "truncation": ("none: every prompt is fitted", "the same"),
     "stop": (
         "the serving engine's end tokens",
@@ -23,7 +23,7 @@ PROTOCOL: dict[str, tuple[str, str]] = {
         "case-insensitive substring; mean share of references (niah, vt, cwe, fwe), any reference (qa)",
         "the same",
     ),
-    "query_aware": ("the whole prompt is read at once", "[protocol] query_aware; false: question, end of turn and "
-                    "prefix are read on the compressed cache"),
+    "query_aware": ("the whole prompt is read at once", "query_aware of the experiment; false: question, end of turn "
+                    "and prefix are read on the compressed cache"),
 }  # fmt: skip
 """Field -> (the official code, here)."""

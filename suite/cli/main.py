@@ -204,8 +204,9 @@ def protocols() -> None:
 
     chat: `task` wraps the tasks that allow it in the tokenizer's own chat template (in LongBench all but trec,
     triviaqa, samsum, lsht, lcc and repobench-p; in RULER all), `always` all, `never` none. LongBench refuses to wrap
-    without a template; RULER then reads the bare prompt. Each field of a LongBench protocol can be set in
-    [longbench.fields], RULER's chat in [ruler], query_aware and first_token in [protocol].
+    without a template; RULER then reads the bare prompt. In an experiment file, `longbench.fields` changes any field
+    of a LongBench protocol, `ruler.chat` RULER's; `protocol.query_aware` holds for all but LongBench,
+    `protocol.first_token` for all.
     """
     from longbench.presets import side_by_side
     from ruler.protocol import PROTOCOL, RELEASED

@@ -42,7 +42,10 @@ def changed_protocol(name: str, changes: Mapping[str, Any]) -> Protocol:
         whole = json.dumps({**asdict(preset), **values})
         changed = TypeAdapter(Protocol).validate_json(whole, strict=True)
     except ValidationError as error:
-        key = str(error.errors()[0]["loc"][0])
+        first = error.errors()[0]
+        if not first["loc"]:  # the protocol's own check
+            raise ValueError(f"fields: {first['msg'].removeprefix('Value error, ')}") from None
+        key = str(first["loc"][0])
         hint = get_type_hints(Protocol)[key]
         raise ValueError(f"fields.{key}: got {changes.get(key)!r}, expected {_expected(hint)}") from None
     _check_datasets(changed)
