@@ -37,8 +37,9 @@ class Protocol:
     decoded together (as version 2 does), `head` the beginning. chat: `task` wraps the
     prompts of tasks that allow it in the tokenizer's own chat template, `always` wraps all, `never` none.
     newline_stop: data sets whose generation ends at a newline, after one token at least. min_new_tokens: of every
-    data set. extra_new_tokens: added to the official generation length. eos: which end tokens count, the model's
-    `generation_config` or the `tokenizer`'s one. query_aware: is the question in the prompt while tokens are chosen;
+    data set. extra_new_tokens: added to the generation length, which is the official one unless max_new_tokens gives
+    another, for all data sets or by data set. eos: which end tokens count, the model's `generation_config` or the
+    `tokenizer`'s one; stop_ids: further ones. query_aware: is the question in the prompt while tokens are chosen;
     if not, question_at says where it begins (`parts.py`) and cue in whose turn of a chat its last line, such as
     `Answer:`, stands. tail_tokens: last prompt tokens that are run on the compressed cache of those before them.
     first_token: from the uncompressed prefill, or from the last prompt token run again on the compressed cache.
@@ -57,6 +58,8 @@ class Protocol:
     newline_stop: tuple[str, ...] = ("samsum",)
     min_new_tokens: int = 0
     extra_new_tokens: int = 0
+    max_new_tokens: int | tuple[tuple[str, int], ...] | None = None
+    stop_ids: tuple[int, ...] = ()
     eos: Literal["generation_config", "tokenizer"] = "tokenizer"
     query_aware: bool = True
     question_at: Cut = "context_end"
@@ -72,6 +75,12 @@ class Protocol:
         for length in (self.max_length, *(length for _, length in self.max_lengths)):
             if length is not None and length < 2:
                 raise LongBenchError(f"got max_length {length}, expected at least 2: half of it is kept at each end")
+        counts = self.max_new_tokens if isinstance(self.max_new_tokens, tuple) else (("", self.max_new_tokens),)
+        if any(count is not None and count < 1 for _, count in counts) or self.min_new_tokens < 0:
+            raise LongBenchError(
+                f"got max_new_tokens {self.max_new_tokens} and min_new_tokens {self.min_new_tokens}, expected at "
+                "least one token and none"
+            )
 
     def length_for(self, model: str) -> int | None:
         """Prompt tokens kept for a model of this name."""
@@ -167,7 +176,7 @@ def _chat(tokenizer: Tokenizer, text: str, protocol: Protocol) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise LongBenchError(
             f"protocol {protocol.name!r} wraps prompts in the tokenizer's chat template, but this tokenizer has none; "
-            "use a chat model's tokenizer or set chat = 'never'"
+            "use a chat model's tokenizer or set [longbench.fields] chat = 'never'"
         )
     wrapped: str = tokenizer.apply_chat_template(  # type: ignore[attr-defined]
         [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, **dict(protocol.chat_arguments)
@@ -200,7 +209,16 @@ def stop_rule(
         ids = tuple(eos_token_ids)
     else:
         ids = eos_ids
-    return StopRule(tuple(dict.fromkeys(ids)), min_new, templates.max_new_tokens(dataset) + protocol.extra_new_tokens)
+    ids = (*ids, *protocol.stop_ids)
+    return StopRule(tuple(dict.fromkeys(ids)), min_new, answer_length(protocol, dataset, templates))
+
+
+def answer_length(protocol: Protocol, dataset: str, templates: Templates) -> int:
+    """Tokens of an answer, at most."""
+    length = protocol.max_new_tokens
+    if isinstance(length, tuple):
+        length = dict(length).get(get_task(dataset).name)
+    return (templates.max_new_tokens(dataset) if length is None else length) + protocol.extra_new_tokens
 
 
 def finish_prediction(protocol: Protocol, text: str, dataset: str = "") -> str:

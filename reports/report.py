@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from reports.chat import template_line
 from reports.head_experiments import head_experiments
 from reports.intervals import CONFIDENCE
 from reports.labels import Labels
@@ -54,6 +55,7 @@ def _write_all(run: Run, folder: Path) -> None:
     overview = overview and _with_notes(overview, labels)
     figures = _draw(run, folder)
     parts = [f"# {escape_markdown(_title(run))}\n", *_context(run), "## Scores\n"]
+    parts += [f"{escape_markdown(line)}\n"] if (line := template_line(run.records)) else []
     parts += [to_markdown(overview)] if overview else []
     parts += [_image("overview", "Average scores of all methods")] if "overview" in figures else []
     parts += [to_markdown(table) for table in scores]
@@ -215,6 +217,8 @@ def terminal_table(run_dir: str | Path, console: Console | None = None, allow_un
 def _print(run: Run, console: Console, star: str) -> None:
     if not run.finished:
         console.print(Text("This run is not finished: the numbers are those of the records so far."))
+    if line := template_line(run.records):
+        console.print(Text(line, style="dim"))
     labels = run.labels
     for table in _averages(run):
         console.print(to_rich(_starred(table, star)))

@@ -111,7 +111,7 @@ def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None)
             with folder.stage("latency and memory", 1):
                 folder.write("measurements.json", measure_decode(experiment, loaded, first_scores, profiles))
         if experiment.longbench is not None:
-            folder.write("longbench.json", official_numbers(folder.lines(PREDICTIONS), experiment.longbench.protocol))
+            folder.write("longbench.json", official_numbers(folder.lines(PREDICTIONS), experiment.longbench.resolved()))
         folder.write("metrics.json", aggregate(folder.lines(PREDICTIONS)))
         folder.write("done.json", {"records": len(folder.lines(PREDICTIONS)), "hash": folder.hash})
     return folder

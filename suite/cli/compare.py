@@ -36,6 +36,9 @@ def compare(
     param: Annotated[
         list[str] | None, typer.Option(help="name=value for every method that has it, such as window_size=8.")
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is the user's turn of the model's own chat template.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for compare.json, selections, and the picture.")] = None,
 ) -> None:
     """Which tokens of one prompt each method keeps, and what the model then answers.
@@ -63,7 +66,7 @@ def compare(
     loaded = load_model(model, revision, device, dtype)
     stored = shipped(loaded) if run is None else of_run(run, task, loaded)
     profiles = profiles_of(compared_methods, loaded, profile or [], stored)
-    comparison = compare_methods(loaded, text, compared_methods, budget, max_new_tokens, profiles)
+    comparison = compare_methods(loaded, text, compared_methods, budget, max_new_tokens, profiles, chat)
     reason = comparison.why_none_ran(methods)
     paths = write(comparison, out) if out is not None and not reason else []  # before anything can fail to be printed
     show(comparison)

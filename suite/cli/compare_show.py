@@ -71,6 +71,8 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         mark = Text("yes", "green") if comparison.same(row) else Text("no", "red")
         table.add_row(row.method.label, kept, spread(row.selection), answer, mark)
     console.print(table)
+    if comparison.template_unused:
+        console.print(Text("This model has a chat template, and the prompt is read without it; --chat uses it.", "dim"))
     for origin, names in _origins(comparison).items():
         console.print(Text(f"profile {origin}: {', '.join(names)}", "dim"))
 
@@ -86,7 +88,8 @@ def _origins(comparison: Comparison) -> dict[str, list[str]]:
 
 def _title(comparison: Comparison) -> str:
     share = f" ({comparison.kv_budget} of the prompt)" if isinstance(comparison.kv_budget, str) else ""
-    return f"{comparison.seq_len} prompt tokens, {comparison.kv_slots} KV slots per head{share}"
+    chat = ", in the chat template" if comparison.chat else ""
+    return f"{comparison.seq_len} prompt tokens{chat}, {comparison.kv_slots} KV slots per head{share}"
 
 
 def stored_as(method: Method) -> str:

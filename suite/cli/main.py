@@ -200,11 +200,21 @@ def _about(task: LongBenchTask) -> str:
 @app.command()
 @reported
 def protocols() -> None:
-    """The published ways to run LongBench, side by side."""
+    """The published ways to run LongBench, side by side, and RULER's.
+
+    chat: `task` wraps the tasks that allow it in the tokenizer's own chat template (in LongBench all but trec,
+    triviaqa, samsum, lsht, lcc and repobench-p; in RULER all), `always` all, `never` none. LongBench refuses to wrap
+    without a template; RULER then reads the bare prompt. In an experiment file, `longbench.fields` changes any field
+    of a LongBench protocol, `ruler.chat` RULER's; `protocol.query_aware` holds for all but LongBench,
+    `protocol.first_token` for all.
+    """
     from longbench.presets import side_by_side
+    from ruler.protocol import PROTOCOL, RELEASED
 
     rows = [{"field": name, **values} for name, values in side_by_side().items()]
     _table(rows, list(rows[0]))
+    ruler = [{"ruler": name, "official": official, "here": here} for name, (official, here) in PROTOCOL.items()]
+    _table([{"ruler": "released", "official": RELEASED, "here": ""}, *ruler], list(ruler[0]))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Any
 
 from longbench import predictions as longbench_predictions
 from longbench.predictions import Prediction
+from longbench.protocol import Protocol
 from longbench.rescoring import score_predictions
 from reports import load_run
 from reports.rundir import REPRODUCE, Run
@@ -17,6 +18,7 @@ from ruler.predictions import Answer
 from ruler.scoring import score as ruler_score
 from ruler.tasks import get_task
 from suite.errors import SuiteError
+from suite.spec.longbench_fields import changed_protocol
 from suite.tasks.longbench_official import judge
 
 FORMATS = (*longbench_predictions.FORMATS, "ruler")
@@ -49,7 +51,7 @@ def _score(record: dict[str, Any], run: Run) -> float:
         preset = _setting(run, "ruler", "preset")
         return ruler_score(get_task(record["task"], preset).metric, record["prediction"], record["references"])
     if record["benchmark"] == "longbench":
-        return 100 * judge(record, _setting(run, "longbench", "protocol"))
+        return 100 * judge(record, _protocol(run))
     if record["benchmark"] == "longbench_mini":
         from longbench.metrics import sample_score
 
@@ -57,6 +59,16 @@ def _score(record: dict[str, Any], run: Run) -> float:
     raise SuiteError(
         f"records of benchmark {record['benchmark']!r} cannot be judged; expected ruler, longbench or longbench_mini"
     )
+
+
+def _protocol(run: Run) -> Protocol:
+    """The LongBench protocol of a run, with the fields that it changed."""
+    name = _setting(run, "longbench", "protocol")
+    changes = run.spec["experiment"]["longbench"].get("fields", {})
+    try:
+        return changed_protocol(name, changes)
+    except (ValueError, AttributeError) as error:
+        raise SuiteError(f"{run.path.name}/spec.json: experiment.longbench.{error}; restore the file") from None
 
 
 def _setting(run: Run, benchmark: str, name: str) -> str:

@@ -17,6 +17,7 @@ import torch
 from cokv.decode.decode import Stop
 from cokv.methods.method import Method
 from cokv.methods.registry import METHODS, get_method
+from cokv.model.chat import has_chat_template, user_turn
 from cokv.model.loading import LoadedModel
 from cokv.types import CokvError, KVBudget, Selection
 from suite.errors import SuiteError
@@ -49,6 +50,8 @@ class Comparison:
     full_bytes: int
     full: Compared
     methods: tuple[Compared, ...]
+    chat: bool = False  # the prompt is wrapped in the model's chat template
+    template_unused: bool = False  # the model has one, and the prompt is bare
 
     def same(self, row: Compared) -> bool:
         """Whether a method's answer equals the full cache's."""
@@ -86,6 +89,7 @@ class Comparison:
             "kv_budget": self.kv_budget,
             "kv_slots": self.kv_slots,
             "prompt_tokens": self.seq_len,
+            "chat": self.chat,
             "full_bytes": self.full_bytes,
             "methods": [row_json(row) for row in (self.full, *self.methods)],
         }
@@ -140,10 +144,17 @@ def compare(
     kv_budget: KVBudget | int | str,
     max_new_tokens: int,
     profiles: Mapping[str, SourcedProfile | str] | None = None,
+    chat: bool = False,
 ) -> Comparison:
-    """Answers of the full cache and of every method to one prompt. profiles: by method name, or why there is none."""
+    """Answers of the full cache and of every method to one prompt. profiles: by method name, or why there is none.
+
+    chat: the text is the user's turn of the model's own chat template.
+    """
     profiles, kv_budget = profiles or {}, KVBudget.parse(kv_budget)
-    ids = torch.tensor(loaded.tokenizer(text)["input_ids"], dtype=torch.int64)
+    if chat:
+        text = user_turn(loaded.tokenizer, text)
+    encoded = loaded.tokenizer(text, **({"add_special_tokens": False} if chat else {}))
+    ids = torch.tensor(encoded["input_ids"], dtype=torch.int64)
     if ids.numel() + max_new_tokens > loaded.shape.context_length:
         raise SuiteError(
             f"the prompt has {ids.numel()} tokens, with {max_new_tokens} of an answer more than the model's "
@@ -179,4 +190,7 @@ def compare(
             kept_bytes=result.decoded.kept_bytes,
         )
     slots = kv_budget.of(read.seq_len)
-    return Comparison(kv_budget.nominal, slots, read.seq_len, read.full_bytes, rows[0], tuple(rows[1:]))
+    unused = not chat and has_chat_template(loaded.tokenizer)
+    return Comparison(
+        kv_budget.nominal, slots, read.seq_len, read.full_bytes, rows[0], tuple(rows[1:]), chat, template_unused=unused
+    )

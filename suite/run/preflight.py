@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from cokv.model.loading import LoadedModel
-from longbench.presets import get_preset
 from suite.errors import SuiteError
 from suite.heads.halves import estimator, plans
 from suite.spec import Experiment
+from suite.tasks import longbench_tasks
 
 
 def check_fit(experiment: Experiment, loaded: LoadedModel) -> None:
@@ -21,11 +21,13 @@ def check_fit(experiment: Experiment, loaded: LoadedModel) -> None:
                 f"choose a length of at most {positions}, or a model that has more"
             )
     if experiment.longbench is not None:
-        kept = get_preset(experiment.longbench.protocol).length_for(loaded.name)
-        if kept is not None and kept > positions:
+        protocol = experiment.longbench.resolved()
+        kept = protocol.length_for(loaded.name)
+        answer = longbench_tasks.longest_answer(experiment.longbench)
+        if kept is not None and kept + answer > positions:
             raise SuiteError(
-                f"[longbench] protocol {experiment.longbench.protocol!r} keeps prompts of {kept} tokens, the model has "
-                f"{positions} positions; choose a protocol that keeps fewer (cokv protocols), or a model that has more"
+                f"[longbench] protocol {protocol.name!r} keeps prompts of {kept} tokens and answers of up to {answer}, "
+                f"the model has {positions} positions; {longbench_tasks.remedy(experiment.longbench, loaded)}"
             )
     if experiment.measure is not None:
         measured_tokens = experiment.measure.prompt_tokens + experiment.measure.new_tokens

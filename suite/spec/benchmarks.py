@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from longbench.errors import LongBenchError
 from longbench.mini.generate import BUILDERS as LONGBENCH_MINI
-from longbench.presets import get_preset
+from longbench.protocol import Protocol
 from longbench.subset import check_has_subset
 from longbench.tasks import get_task as get_longbench_task
 from ruler.errors import RulerError
 from ruler.tasks import get_task
+from suite.spec.longbench_fields import changed_protocol
 from suite.spec.part import Count, Part, nearest
 
 Chat = Literal["task", "never"]
@@ -54,6 +55,7 @@ class LongBenchSpec(Part):
     templates: str  # folder with the official dataset2prompt.json and dataset2maxlen.json
     data: str | None = None
     protocol: str = "official"
+    fields: dict[str, Any] = Field(default_factory=dict)  # of the protocol, changed
     samples: Count | None = None  # per task; None: all
     subset: Literal["mini"] | None = None  # mini: the samples of MiniLongBench alone
     partial: bool = False  # accept files with fewer records than the official ones
@@ -63,7 +65,7 @@ class LongBenchSpec(Part):
     @model_validator(mode="after")
     def _known(self) -> LongBenchSpec:
         try:
-            get_preset(self.protocol)
+            self.resolved()
             for name in self.tasks:
                 get_longbench_task(name)
                 if self.subset is not None:
@@ -72,6 +74,10 @@ class LongBenchSpec(Part):
             raise ValueError(str(error)) from None
         _named_once(self.tasks)
         return self
+
+    def resolved(self) -> Protocol:
+        """The protocol with the changed fields."""
+        return changed_protocol(self.protocol, self.fields)
 
 
 class LongBenchMiniSpec(Part):

@@ -16,7 +16,7 @@ from longbench.mini import generate as mini
 from longbench.presets import get_preset
 from suite.spec import LongBenchMiniSpec
 from suite.tasks.longbench_tasks import tokenize
-from suite.tasks.prompt import VALIDATION_OFFSET, Prompt
+from suite.tasks.prompt import VALIDATION_OFFSET, Prompt, chat_notes
 
 BENCHMARK = "longbench_mini"
 PROTOCOL = replace(get_preset("official"), max_length=None, max_lengths=(), chat="never")
@@ -48,7 +48,7 @@ def _prompt(task: str, sample: mini.MiniSample, loaded: LoadedModel, seed: int, 
         seed=seed,
         references=tuple(sample.record["answers"]),
         metric=functools.partial(_metric, task, all_classes),
-        notes=(mini.NOTE,),
+        notes=(mini.NOTE, *chat_notes(loaded.tokenizer, wrapped=False)),
         all_classes=all_classes,
         **tokens,
     )

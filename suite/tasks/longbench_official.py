@@ -12,8 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from longbench.official import judge_sample, official_scores
-from longbench.presets import get_preset
-from longbench.protocol import finish_prediction
+from longbench.protocol import Protocol, finish_prediction
 from longbench.tasks import TASKS, base_name, category_means
 from reports.kv_budget import budget_order, mean_slots
 
@@ -21,20 +20,20 @@ SCHEMA = 1
 ROW = ("method", "preset", "kv_budget")
 
 
-def judge(record: dict[str, Any], protocol: str) -> float:
+def judge(record: dict[str, Any], protocol: Protocol) -> float:
     """One stored answer, in [0, 1]."""
-    text = finish_prediction(get_preset(protocol), record["prediction"], base_name(record["task"]))
+    text = finish_prediction(protocol, record["prediction"], base_name(record["task"]))
     return judge_sample(record["task"], text, record["references"], record.get("all_classes"))
 
 
-def official_numbers(records: Iterable[dict[str, Any]], protocol: str) -> dict[str, Any]:
+def official_numbers(records: Iterable[dict[str, Any]], protocol: Protocol) -> dict[str, Any]:
     """One row per (task, method, preset, kv_budget); a row counts its infeasible samples."""
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         if record["benchmark"] == "longbench":
             cells[record["task"], *(record[name] for name in ROW)].append(record)
     rows = [_row(key, members, protocol) for key, members in sorted(cells.items(), key=_order)]
-    return {"schema": SCHEMA, "protocol": protocol, "rows": rows, "categories": _categories(rows)}
+    return {"schema": SCHEMA, "protocol": protocol.name, "rows": rows, "categories": _categories(rows)}
 
 
 def _order(cell: tuple[tuple[Any, ...], Any]) -> tuple[Any, ...]:
@@ -48,7 +47,7 @@ def _slots(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     return {} if slots is None else {"kv_slots": slots}
 
 
-def _row(key: tuple[Any, ...], members: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
+def _row(key: tuple[Any, ...], members: list[dict[str, Any]], protocol: Protocol) -> dict[str, Any]:
     feasible = [record for record in members if record["score"] is not None]
     row = dict(zip(("task", *ROW), key, strict=True)) | {"n": len(feasible)} | _slots(members)
     if len(feasible) < len(members):

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from cokv.decode.decode import Stop
+from cokv.model.chat import has_chat_template, user_turn
 from cokv.model.loading import LoadedModel
 from longbench import data as longbench_data
 from longbench.official import groups_of, judge_sample
-from longbench.presets import get_preset
-from longbench.protocol import Protocol, TokenizedPrompt, build_prompt, finish_prediction, stop_rule
+from longbench.protocol import Protocol, TokenizedPrompt, answer_length, build_prompt, finish_prediction, stop_rule
 from longbench.sources import load_dataset, load_from_hub
 from longbench.split import Split, split_ids
 from longbench.subset import select_mini
@@ -26,15 +26,24 @@ from longbench.tasks import base_name
 from longbench.templates import Templates, files_for, read_templates
 from suite.errors import SuiteError
 from suite.spec import LongBenchSpec
-from suite.tasks.prompt import Prompt
+from suite.tasks.prompt import Prompt, chat_notes
+
+ALLOWANCE = 16  # tokens that a cut prompt may gain: its halves are tokenized again, joined
+
+
+def dataset(spec: LongBenchSpec, task: str) -> longbench_data.DataSet:
+    """The data set, from the user's folder or archive, or from the hub at its pinned revision."""
+    return _read_dataset(spec.data, task, spec.partial, spec.subset)
 
 
 @functools.lru_cache(maxsize=32)
-def dataset(spec: LongBenchSpec, task: str) -> longbench_data.DataSet:
-    """The data set, from the user's folder or archive, or from the hub at its pinned revision; its subset, if asked."""
-    partial = spec.partial or spec.subset is not None  # a subset is counted by itself
-    data = load_from_hub(task, partial=partial) if spec.data is None else load_dataset(spec.data, task, partial=partial)
-    return data if spec.subset is None else select_mini(data, partial=spec.partial)
+def _read_dataset(data: str | None, task: str, partial: bool, subset: str | None) -> longbench_data.DataSet:
+    allows_fewer = partial or subset is not None  # a subset is counted by itself
+    if data is None:
+        read = load_from_hub(task, partial=allows_fewer)
+    else:
+        read = load_dataset(data, task, partial=allows_fewer)
+    return read if subset is None else select_mini(read, partial=partial)
 
 
 def _templates(spec: LongBenchSpec) -> Templates:
@@ -61,7 +70,7 @@ def identity(spec: LongBenchSpec) -> dict[str, Any]:
     return {
         "data": {task: dataset(spec, task).to_record() for task in spec.tasks},
         "templates": _templates(spec).to_record(),
-        "protocol": asdict(get_preset(spec.protocol)),
+        "protocol": asdict(spec.resolved()),
     }
 
 
@@ -108,14 +117,33 @@ def tokenize(
     }
 
 
+def longest_answer(spec: LongBenchSpec) -> int:
+    """Tokens of an answer, at most, over the experiment's tasks."""
+    return max(answer_length(spec.resolved(), task, _templates(spec)) for task in spec.tasks)
+
+
+def remedy(spec: LongBenchSpec, loaded: LoadedModel) -> str:
+    """The key that makes every task's prompts fit this model, with a value."""
+    protocol, answer = spec.resolved(), longest_answer(spec)
+    around = ALLOWANCE
+    if protocol.chat != "never" and has_chat_template(loaded.tokenizer):
+        around += len(loaded.tokenizer.encode(user_turn(loaded.tokenizer, ""), add_special_tokens=False))
+    length = loaded.shape.context_length - answer - around
+    if length < 2:
+        return f"set [longbench.fields] max_new_tokens below {answer}, or choose a model with more positions"
+    return f"set [longbench.fields] max_length = {length}, or choose a model with more positions"
+
+
 def _prompt(spec: LongBenchSpec, loaded: LoadedModel, task: str, sample: longbench_data.Sample, seed: int) -> Prompt:
-    protocol, record = get_preset(spec.protocol), dict(sample.record)
+    protocol, record = spec.resolved(), dict(sample.record)
     built, tokens = tokenize(protocol, _templates(spec), task, record, loaded)
     positions = loaded.shape.context_length
-    if len(built.input_ids) > positions:
+    answer = tokens["stop"].max_new_tokens
+    if len(built.input_ids) + answer > positions:
+        how = "does not cut it for this model" if protocol.length_for(loaded.name) is None else "cuts it too long"
         raise SuiteError(
-            f"{task} {sample.id}: the prompt has {len(built.input_ids)} tokens, the model {positions} positions, and "
-            f"protocol {protocol.name!r} does not cut it for this model; choose one that does"
+            f"{task} {sample.id}: the prompt has {len(built.input_ids)} tokens and the answer up to {answer}, the "
+            f"model {positions} positions, and protocol {protocol.name!r} {how}; {remedy(spec, loaded)}"
         )
 
     def metric(text: str, references: tuple[str, ...]) -> float:
@@ -133,6 +161,7 @@ def _prompt(spec: LongBenchSpec, loaded: LoadedModel, task: str, sample: longben
             f"protocol {protocol.name}",
             *((f"{protocol.truncation}-truncated",) if built.truncated else ()),
             *((_subset_note(spec, task),) if spec.subset is not None else ()),
+            *chat_notes(loaded.tokenizer, built.chat),
         ),
         all_classes=sample.all_classes,
         groups=groups_of(task, record),

@@ -9,10 +9,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from cokv.decode.decode import Stop
+from cokv.model.chat import has_chat_template
 from cokv.model.loading import LoadedModel
+from reports.chat import WITH_TEMPLATE, WITHOUT_TEMPLATE
 
-CHAT_NOTE = "in the model's chat template"
-NO_CHAT_NOTE = "an instruct model without its chat template"
 VALIDATION_OFFSET = 1_000_000  # index of a generated task's first validation sample, of every seed
 
 
@@ -41,6 +41,13 @@ class Prompt:
     @property
     def prompt_tokens(self) -> int:
         return self.context_ids.numel() + (0 if self.question_ids is None else self.question_ids.numel())
+
+
+def chat_notes(tokenizer: PreTrainedTokenizerBase, wrapped: bool) -> tuple[str, ...]:
+    """What a record says about the chat template; nothing for a tokenizer without one."""
+    if not has_chat_template(tokenizer):
+        return ()
+    return (WITH_TEMPLATE,) if wrapped else (WITHOUT_TEMPLATE,)
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from cokv.model.chat import has_chat_template, user_turn_around
 from ruler.sample import Draft, Sample
 from suite.spec import RulerSpec
-from suite.tasks.prompt import CHAT_NOTE, NO_CHAT_NOTE
+from suite.tasks.prompt import chat_notes
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,5 @@ class RulerText:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self.chat:
-            return (CHAT_NOTE,)
-        return (NO_CHAT_NOTE,) if has_chat_template(self.tokenizer) and not self.prepared else ()
+        """Of a record. What prepared data holds is not known here."""
+        return () if self.prepared else chat_notes(self.tokenizer, self.chat)

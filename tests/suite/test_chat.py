@@ -12,13 +12,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from cokv.model.chat import turn_end, user_turn_around
 from cokv.model.loading import LoadedModel
 from cokv.types import CokvError
+from reports.chat import WITH_TEMPLATE, WITHOUT_TEMPLATE, template_line
 from ruler.data import read_file
 from ruler.generate import generate
 from suite.heads.games import gold_ids
 from suite.profiles.prompts import needle_prompts, passkey_prompts
 from suite.spec import Experiment, ProfilesSpec, RulerSpec
 from suite.tasks import ruler_tasks
-from suite.tasks.prompt import CHAT_NOTE, NO_CHAT_NOTE, Prompt, continuation
+from suite.tasks.prompt import Prompt, continuation
 from suite.tasks.ruler_text import RulerText
 
 LENGTH = 400
@@ -69,7 +70,7 @@ def test_a_prompt_is_the_reference_rendering_with_the_answer_prefix_behind_it(te
         assert user == tokenizer.decode(reference)
         if tokenizer.bos_token_id is not None:
             assert prompt.context_ids.tolist().count(tokenizer.bos_token_id) == 1, "one BOS: the template's"
-        assert CHAT_NOTE in prompt.notes
+        assert WITH_TEMPLATE in prompt.notes
 
 
 def _samples(tokenizer, prompt: Prompt, validation: bool):
@@ -109,8 +110,10 @@ def test_chat_never_and_no_template_give_the_bare_prompt(template, aware):
     tokenizer.chat_template = None
     none = prompts(loaded_with(tokenizer), aware)
     for a, b in zip(never, none, strict=True):
-        assert a.context_ids.tolist() == b.context_ids.tolist() and NO_CHAT_NOTE in a.notes and b.notes == a.notes[:-1]
-        assert not {CHAT_NOTE, NO_CHAT_NOTE} & set(b.notes)
+        assert (
+            a.context_ids.tolist() == b.context_ids.tolist() and WITHOUT_TEMPLATE in a.notes and b.notes == a.notes[:-1]
+        )
+        assert not {WITH_TEMPLATE, WITHOUT_TEMPLATE} & set(b.notes)
         assert (a.context_ids[0] == tokenizer.bos_token_id) == (template is LLAMA3)
 
 
@@ -124,7 +127,7 @@ def test_prepared_data_is_read_as_it_stands(tmp_path):
     (prompt,) = ruler_tasks.prompts(made, loaded, "niah_single_1", 1, 0, True, False)
     (sample,) = read_file(path)
     assert loaded.tokenizer.decode(prompt.context_ids) == sample.prompt
-    assert not {CHAT_NOTE, NO_CHAT_NOTE} & set(prompt.notes), "what its input holds is the file's matter"
+    assert not {WITH_TEMPLATE, WITHOUT_TEMPLATE} & set(prompt.notes), "what its input holds is the file's matter"
 
 
 @templates
@@ -208,3 +211,12 @@ def test_profiles_are_measured_on_wrapped_prompts_and_know_where_the_needle_is(t
         text = tokenizer.decode(passkey.input_ids[: passkey.start])
         assert ENDS[template] in text and not text.endswith(ENDS[template])
         assert ENDS[template] not in tokenizer.decode(passkey.input_ids[passkey.start :])
+
+
+def test_a_report_names_the_tasks_read_without_the_template():
+    def record(task: str, *notes: str) -> dict:
+        return {"benchmark": "ruler", "task": task, "notes": list(notes)}
+
+    assert template_line([record("vt", WITH_TEMPLATE), record("cwe")]) == ""
+    assert "read ruler/cwe without it" in template_line([record("vt", WITH_TEMPLATE), record("cwe", WITHOUT_TEMPLATE)])
+    assert "read all tasks without it" in template_line([record("cwe", WITHOUT_TEMPLATE)])

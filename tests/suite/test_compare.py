@@ -1,6 +1,7 @@
 """One prompt under several methods: what is shown is what was kept and answered."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -302,3 +303,34 @@ def test_check_method_ends_with_1_where_a_check_fails(monkeypatch):
     assert result.exit_code == 1 and "FAIL" in result.stdout and "torch.float64" in result.stdout
     result = runner.invoke(app, ["check-method", "own_scorers:Missing"])
     assert result.exit_code == 2 and result.stderr.startswith("cokv: method ")
+
+
+@pytest.fixture(scope="module")
+def chat_model(random_model, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(random_model, folder)
+    template = "<bos>{% for m in messages %}the {{ m.content }} is<eos>{% endfor %}"
+    template += "{% if add_generation_prompt %}the{% endif %}"
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder
+
+
+def test_chat_reads_the_prompt_as_the_users_turn(chat_model, random_model, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text("road is long. " * 20)
+    line = ["compare", "--prompt-file", str(file), "--kv-budget", "16", "--methods", "knorm", "--max-new-tokens", "4"]
+    result = runner.invoke(app, [*line, "--model", str(chat_model), "--chat", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0 and "in the chat template" in result.stdout and "--chat uses it" not in result.stdout
+    stored = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert stored["chat"] is True
+    tokenizer = load_model(str(chat_model)).tokenizer
+    turn = [{"role": "user", "content": read_prompt(file)}]
+    ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+    assert stored["prompt_tokens"] == len(ids) and ids.count(tokenizer.bos_token_id) == 1
+    assert not any("<" in str(row.get("answer", "")) for row in stored["methods"]), "no special token is shown"
+    result = runner.invoke(app, [*line, "--model", str(chat_model), "--out", str(tmp_path / "bare")])
+    assert result.exit_code == 0 and "--chat uses it" in result.stdout
+    assert json.loads((tmp_path / "bare" / "compare.json").read_text())["chat"] is False
+    result = runner.invoke(app, [*line, "--model", str(random_model), "--chat"])
+    assert result.exit_code == 2 and "no chat template" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert "--chat" not in runner.invoke(app, [*line, "--model", str(random_model)]).stdout

@@ -59,6 +59,7 @@ def experiment(tmp_path, random_model, monkeypatch):
             samples=more.get("samples", 1),
             protocol=protocol,
         )
+        text += more.get("fields", "")
         path = tmp_path / "longbench.toml"
         path.write_text(text, encoding="utf-8")
         return path
@@ -178,6 +179,7 @@ def test_version_2_runs_with_its_columns(experiment, chat_model, local, tmp_path
 
 def test_prompts_that_pass_the_models_positions_are_refused(experiment, local, tmp_path, monkeypatch):
     path = experiment(tasks=["qasper_e"], data=local, templates=local)
+    remedy = "set [longbench.fields] max_length = 1004"  # 1024 positions - 4 of an answer - 16 for cutting
     for kept, message in ((2000, "keeps prompts of 2000 tokens"), (None, "does not cut it")):
         wide = dataclasses.replace(presets.PRESETS["cokv"], max_length=kept)
         monkeypatch.setitem(presets.PRESETS, "cokv", wide)
@@ -186,6 +188,60 @@ def test_prompts_that_pass_the_models_positions_are_refused(experiment, local, t
         (local / "qasper_e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         result = call("reproduce", "--experiment", path, "--runs", tmp_path / "runs")
         assert result.exit_code == 2 and message in result.stderr and "1024" in result.stderr
+        assert remedy in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    path.write_text(path.read_text() + "[longbench.fields]\nmax_length = 1004\n")
+    folder = run(path, tmp_path / "fits")
+    prompt_tokens = {r["prompt_tokens"] for r in records_of(folder)}
+    assert all(900 < tokens <= 1020 for tokens in prompt_tokens), prompt_tokens
+
+
+def test_changed_fields_are_named_wherever_the_protocol_is(experiment, chat_model, local, tmp_path):
+    fields = """
+[longbench.fields]
+max_length = 60
+max_new_tokens = { qasper = 3 }
+chat = "always"
+cut_at = ["lantern"]
+strip = true
+"""
+    name = 'cokv (chat=always, cut_at=["lantern"], max_length=60, max_new_tokens={"qasper": 3}, strip=true)'
+    path = experiment(model=chat_model, tasks=["qasper_e"], data=local, templates=local, samples=2)
+    plain = run(path, tmp_path / "plain")
+    path.write_text(path.read_text() + fields)
+    folder = run(path, tmp_path / "runs")
+    assert folder.name != plain.name
+    records = records_of(folder)
+    assert {r["generated_tokens"] for r in records} <= {1, 2, 3} and len(records) == 4
+    assert all(f"protocol {name}" in r["notes"] and "in the model's chat template" in r["notes"] for r in records)
+    assert all("an instruct model without its chat template" in r["notes"] for r in records_of(plain))
+    assert json.loads((folder / "longbench.json").read_text())["protocol"] == name
+    identity = json.loads((folder / "spec.json").read_text())["data"]["longbench"]["protocol"]
+    assert identity["max_length"] == 60 and identity["max_new_tokens"] == [["qasper", 3]] and identity["name"] == name
+    report = (folder / "report" / "report.md").read_text()
+    assert "max_length=60" in report.replace("\\", "") and "without it: an instruct" not in report
+    assert "read all tasks without it" in (plain / "report" / "report.md").read_text()
+    assert "4 scores the same" in call("score", folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("max_lenght = 7", "fields.max_lenght: a protocol has no such field; did you mean max_length"),
+        ('max_length = "7"', "fields.max_length: got '7', expected an integer"),
+        ("max_length = 1", "got max_length 1, expected at least 2"),
+        ('chat = "task_"', "fields.chat: got 'task_', expected one of task, always, never"),
+        ("strip = 1", "fields.strip: got 1, expected true or false"),
+        ('max_new_tokens = { qasper = "4" }', "expected an integer or a table of names, each with an integer"),
+        ("max_new_tokens = { qasberg = 4 }", "unknown data set 'qasberg'; did you mean qasper"),
+        ("max_new_tokens = 0", "max_new_tokens 0"),
+        ('first_token = "prefill"', "[protocol] first_token"),
+        ('name = "mine"', "a protocol has no such field"),
+    ],
+)
+def test_a_wrong_field_is_one_line(experiment, local, tmp_path, fields, message):
+    path = experiment(tasks=["qasper_e"], data=local, templates=local, fields=f"[longbench.fields]\n{fields}\n")
+    result = call("reproduce", "--experiment", path, "--runs", tmp_path / "runs")
+    assert result.exit_code == 2 and message in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("task", ["qasper", "longbench_v2"])
@@ -249,6 +305,7 @@ def test_foreign_predictions_are_scored(tmp_path):
 def test_protocols_stand_side_by_side():
     result = call("protocols")
     assert result.exit_code == 0 and "8000" in result.stdout and "31500" in result.stdout
+    assert "answer_prefix" in result.stdout and "behind the template's generation prompt" in result.stdout
 
 
 @official_files
