@@ -64,7 +64,8 @@ def _fetch_into(known: KnownModel, part: Path, say: Say) -> None:
     if got != known.sha256:
         raise CokvError(f"{known.name}: {known.file} has sha256 {got}, expected {known.sha256}; fetch it again")
     say(f"converting {known.file} to safetensors in float32")
-    convert(file, part, got)
+    for note in convert(file, part, got).notes:
+        say(f"  {note}")
     file.unlink()
     say(f"done in {time.monotonic() - began:.0f} s")
 
@@ -93,6 +94,8 @@ def _reason(stderr: str) -> str:
     lines = [line.removeprefix("ERROR:").strip() for line in stderr.splitlines() if line.startswith("ERROR:")]
     if any(sign in stderr for sign in UNREACHABLE):
         return "the package index cannot be reached; connect, or set pip's index, and fetch again"
+    if "No matching distribution" in stderr:
+        return "pip finds no such wheel; its index lacks it, or cannot be reached: check pip's index, and fetch again"
     return f"pip says: {' '.join(' '.join(lines[-1:]).split())[:200] or 'nothing'}; check pip's index, and fetch again"
 
 

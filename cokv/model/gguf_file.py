@@ -31,10 +31,11 @@ from cokv.types import CokvError
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError, RuntimeError)
 # tokenizer.ggml.pre by rule, as in llama.cpp's src/llama-vocab.cpp: every digit alone, then as GPT-2; and as GPT-2.
 DIGIT_BY_DIGIT = set(["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"])
+LLAMA3 = set(["llama3", "llama-v3", "llama-bpe"])  # begin with a token unless told; whole words before merges
 AS_GPT2 = set(["gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion"])
 
 
-def folder_of(file: Path, say: Callable[[str], None] | None = None) -> Path:
+def folder_of(file: Path, say: Callable[[str], None] = lambda line: None) -> Path:
     """The folder that this file is converted into, once per content. Raises CokvError, which names the file."""
     check_magic(file)
     sha256 = store.sha256_of(file)
@@ -44,9 +45,9 @@ def folder_of(file: Path, say: Callable[[str], None] | None = None) -> Path:
     require_extra(str(file))
     with store.new_folder(folder) as part:
         if part is not None:
-            if say is not None:
-                say(f"converting {file.name} into {folder}")
-            convert(file, part, sha256)
+            say(f"converting {file.name}, once, into {folder}")
+            for note in convert(file, part, sha256).notes:
+                say(f"{file.name}: {note}")
     return folder
 
 
@@ -69,10 +70,10 @@ def convert(file: Path, out: Path, sha256: str) -> store.Conversion:
     reader = f"transformers {metadata.version('transformers')}"
     where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        model_shape(AutoConfig.from_pretrained(file.parent, **where))
+        config = _config(file, where, header)
         header.require_tokenizer()
         read: Any = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=torch.float32, output_loading_info=True, **where
+            file.parent, config=config, dtype=torch.float32, output_loading_info=True, **where
         )
         loaded, report = read
         _require_all(loaded, report, header, reader)
@@ -96,12 +97,22 @@ def convert(file: Path, out: Path, sha256: str) -> store.Conversion:
     return conversion
 
 
+def _config(file: Path, where: dict[str, Any], header: Header) -> Any:
+    """As transformers reads it, and what it leaves at a default although the file says it."""
+    config = AutoConfig.from_pretrained(file.parent, **where)
+    head_dim = header.number("attention.key_length")
+    if head_dim is not None and getattr(config, "head_dim", head_dim) != head_dim:
+        config.head_dim = int(head_dim)
+    follow_rotary(header, config)
+    model_shape(config)
+    return config
+
+
 def _plain(loaded: Any, header: Header) -> Any:
     """The model without the marks of its file, which would not be saved; on the same memory."""
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    follow_rotary(header, config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(loaded.state_dict(), strict=True, assign=True)
@@ -134,13 +145,16 @@ def _tokenizer(file: Path, where: dict[str, Any], header: Header) -> tuple[Any, 
     """The file's tokenizer, and what of it could not be followed."""
     from tokenizers import pre_tokenizers
 
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-    rows = int(header.tensors["token_embd.weight"].shape[-1])
-    if len(tokenizer) > rows:
-        raise CokvError(f"its tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows")
     rule, notes = header.text("tokenizer.ggml.pre"), []
+    begins = {"add_bos_token": True} if rule in LLAMA3 else {}  # what the file says goes before this
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, **where, **begins)
+    tokens, rows = len(header.fields["tokenizer.ggml.tokens"].data), int(header.tensors["token_embd.weight"].shape[-1])
+    if tokens > rows:
+        raise CokvError(f"its tokenizer has {tokens} tokens, the embedding {rows} rows")
     if header.text("tokenizer.ggml.model") == "gpt2":
         backend = tokenizer.backend_tokenizer
+        if rule in LLAMA3 or rule == "tekken":
+            backend.model.ignore_merges = True
         if rule in DIGIT_BY_DIGIT:
             as_gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
             backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), as_gpt2])

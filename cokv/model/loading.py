@@ -7,6 +7,7 @@ Qwen2, Qwen3 are tested). Knows nothing of caches or methods.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -104,7 +105,7 @@ def load_model(
     if name in KNOWN:
         return _load_converted(name, _fetched(name), device, dtype)
     if is_gguf:
-        return _load_converted(folder.name, gguf_file.folder_of(folder), device, dtype)
+        return _load_converted(folder.name, gguf_file.folder_of(folder, _say), device, dtype)
     if local:
         return _load(name, folder, None, device, dtype)
     if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
@@ -124,6 +125,10 @@ def _fetched(name: str) -> Path:
             f"cokv model fetch {name}"
         )
     return store.converted_folder(known.sha256)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _load_converted(name: str, folder: Path, device: str, dtype: str) -> LoadedModel:
