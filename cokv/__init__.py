@@ -9,7 +9,7 @@ detach          gives a model back the attention implementation it had
 attach          makes a model read compressed caches that were made elsewhere (unpickled ones)
 get_method      a Method by name, with its hyper-parameters; METHODS: all of them
 load_profile    head scores, curves or gates of a model, from a file of ours or a published one
-load_model      the embedded model, a local folder, or a hub model at a pinned revision
+load_model      the embedded model, a known one, a local folder, a GGUF file, or a hub model at a pinned revision
 CokvError       what every wrong input raises, in one line; Infeasible: a budget that a method cannot meet
 
 Everything else is internal. Names are loaded when they are first used.

@@ -19,6 +19,7 @@ from suite.profiles import run_profiles as profiles_run
 from suite.profiles.run_profiles import compute_profiles
 from suite.profiles.shapley_by_task import shapley_by_task
 from suite.run.cells import grid_cells, variant_facts
+from suite.run.fetching import fetch_known
 from suite.run.folder import RunFolder
 from suite.run.measure import measure_decode
 from suite.run.preflight import check_fit
@@ -76,6 +77,7 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
     if experiment.ruler is not None:
         ruler_tasks.check(experiment.ruler, profiles_run.validation_prompts_per_task(experiment))
     spec = experiment.model
+    fetch_known(spec.name)
     loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype)
     check_fit(experiment, loaded)
     methods = [cell.method for cell in grid_cells(experiment)]

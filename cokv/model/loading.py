@@ -1,4 +1,4 @@
-"""Models: loading them (pinned revision, safetensors only, no remote code) and what the engine must know of one.
+"""Models: loading them (pinned revision or checksum, no remote code) and what the engine must know of one.
 
 Works on any decoder whose attention goes through transformers' attention interface with standard K/V (Llama, Mistral,
 Qwen2, Qwen3 are tested). Knows nothing of caches or methods.
@@ -6,8 +6,8 @@ Qwen2, Qwen3 are tested). Knows nothing of caches or methods.
 
 from __future__ import annotations
 
-import hashlib
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -18,25 +18,31 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from cokv.model import gguf_file, store
 from cokv.model.chat import turn_end
+from cokv.model.known import KNOWN
 from cokv.model.shape import Shape, model_shape
 from cokv.types import CokvError
 
 EMBEDDED = "embedded"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-IDENTITY = {".safetensors", ".json", ".jinja", ".model", ".txt"}  # weights, configs, chat template, vocabularies
+GGUF = ".gguf"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model with its tokenizer and its identity. `digest` covers the bytes of weights, config and tokenizer."""
+    """A model with its tokenizer and its identity. `digest` covers the bytes of weights, config and tokenizer.
+
+    gguf: sha256 of the GGUF file that the model was converted from, None if from none. Its digest is of that file.
+    """
 
     name: str
     revision: str | None
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     digest: str
+    gguf: str | None = None
 
     @cached_property
     def shape(self) -> Shape:
@@ -68,6 +74,7 @@ class LoadedModel:
             "model": self.name,
             "revision": self.revision,
             "digest": self.digest,
+            **({} if self.gguf is None else {"gguf": self.gguf}),
             "dtype": str(self.dtype).removeprefix("torch."),
             "attention": self.model.config._attn_implementation,
         }
@@ -76,7 +83,12 @@ class LoadedModel:
 def load_model(
     name: str = EMBEDDED, revision: str | None = None, device: str = "cpu", dtype: str = "float32"
 ) -> LoadedModel:
-    """Loads `embedded`, a local folder, or a hub model at a pinned revision. Only safetensors, never remote code."""
+    """Loads a model onto a device, in a dtype. Only safetensors and GGUF, never remote code. Raises CokvError.
+
+    name: `embedded`; a known model (cokv/model/known.py), once it is fetched; a local folder; a `.gguf` file, which is
+    converted once into the cache; or a hub model, at a pinned revision. A name in these tables is that model even where
+    a folder is called so: write ./NAME for the folder.
+    """
     if dtype not in DTYPES:
         raise CokvError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
@@ -88,7 +100,8 @@ def load_model(
     if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
         raise CokvError(f"no device {device!r}; there are {torch.cuda.device_count()}, counted from cuda:0")
     folder = Path(name).expanduser()
-    local = name == EMBEDDED or (name != "" and folder.is_dir())
+    is_gguf = name not in KNOWN and folder.suffix.lower() == GGUF and not folder.is_dir()
+    local = name == EMBEDDED or name in KNOWN or is_gguf or (name != "" and folder.is_dir())
     if local and revision is not None:
         raise CokvError(f"revision is {revision!r}, but model {name!r} is local and has none; leave `revision` out")
     if name == EMBEDDED:
@@ -96,6 +109,10 @@ def load_model(
             if not folder.is_dir():
                 raise CokvError(f"the embedded model's weights are not in {folder}; install the package again")
             return _load(EMBEDDED, folder, None, device, dtype)
+    if name in KNOWN:
+        return _load_converted(name, _fetched(name), device, dtype)
+    if is_gguf:
+        return _load_converted(folder.name, gguf_file.folder_of(folder, _say), device, dtype)
     if local:
         return _load(name, folder, None, device, dtype)
     if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
@@ -104,6 +121,28 @@ def load_model(
             "give the 40 digits of a commit as `revision`, or fix the path"
         )
     return _load(name, None, revision, device, dtype)
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a known model. Raises CokvError where it is not on this machine."""
+    known = KNOWN[name]
+    if not store.is_converted(known.sha256):
+        raise CokvError(
+            f"known model {name!r} is not on this machine; fetch it ({known.size / 1e6:.0f} MB) with: "
+            f"cokv model fetch {name}"
+        )
+    return store.converted_folder(known.sha256)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _load_converted(name: str, folder: Path, device: str, dtype: str) -> LoadedModel:
+    loaded = _load(name, folder, None, device, dtype)
+    if loaded.gguf is None:
+        raise CokvError(f"{folder} is not as it was converted; delete this folder, and load or fetch {name} again")
+    return loaded
 
 
 def _load(name: str, folder: Path | None, revision: str | None, device: str, dtype: str) -> LoadedModel:
@@ -139,14 +178,9 @@ def _load(name: str, folder: Path | None, revision: str | None, device: str, dty
             f"{' '.join(str(error).split())[:300]}; expected config.json, safetensors and a tokenizer that fit together"
         ) from None
     model.requires_grad_(False).eval().to(device)
-    digest = _digest(folder) if folder is not None else str(revision)
-    return LoadedModel(name, revision, model, tokenizer, digest)
-
-
-def _digest(folder: Path) -> str:
-    """sha256 over a local folder's files. A hub model needs none: its revision is a commit, which pins them."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in IDENTITY:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+    if folder is None:  # a hub model's revision is a commit, which pins its bytes
+        return LoadedModel(name, revision, model, tokenizer, str(revision))
+    conversion, content = store.conversion_of(folder)
+    if conversion is None:
+        return LoadedModel(name, None, model, tokenizer, content)
+    return LoadedModel(name, None, model, tokenizer, conversion.digest, conversion.sha256)

@@ -17,6 +17,7 @@ from suite.cli.commands import ExperimentFile, experiment_of, replace_unencodabl
 from suite.cli.compare import compare
 from suite.cli.heads import app as heads_app
 from suite.cli.lm_eval import PASSED_ON, lm_eval
+from suite.cli.model import app as model_app
 from suite.cli.profile import app as profile_app
 from suite.errors import SuiteError
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(profile_app, name="profile")
 app.add_typer(heads_app, name="heads")
+app.add_typer(model_app, name="model")
 app.command()(compare)
 app.command("check-method")(check_method)
 app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)

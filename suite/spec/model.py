@@ -9,7 +9,7 @@ from suite.spec.part import Part
 
 
 class ModelSpec(Part):
-    """Which model: `embedded`, a local folder, or a hub name with a pinned revision."""
+    """Which model: `embedded`, a known one, a local folder, a `.gguf` file, or a hub name with a pinned revision."""
 
     name: str = "embedded"
     revision: str | None = None
