@@ -24,6 +24,7 @@ from suite.heads.games import REMOVAL, GamesWorker, game_prompts, game_spec, ope
 from suite.heads.halves import Halves, design, estimator, evaluations, order, plans, seeds
 from suite.heads.ledger_scores import known_utilities
 from suite.heads.removal import removal, removal_cuts
+from suite.heads.run_scores import STABILITY, store_scores
 from suite.run.folder import RunFolder
 from suite.run.progress import Reporter, progress
 from suite.spec import Experiment, GameSpec
@@ -47,10 +48,10 @@ def compute_head_scores(
         play = partial(_play, experiment, loaded, ledger, pool, report)
         for task, game in play({task: coalitions for task in tasks}).items():
             scores[task], stability[task] = _assessed(game, halves, spec, loaded)
-            scores[task].save(folder.path / "head_scores" / f"{task}.safetensors")
+        store_scores(folder, scores)
         removed = removal(play, {task: ssv.values.ravel() for task, ssv in scores.items()}, spec)
     folder.write(
-        "stability.json",
+        STABILITY,
         {
             "num_players": players,
             "num_layers": shape.num_layers,

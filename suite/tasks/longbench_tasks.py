@@ -64,6 +64,16 @@ def identity(spec: LongBenchSpec) -> dict[str, Any]:
     }
 
 
+def shared_identity(spec: LongBenchSpec) -> dict[str, Any]:
+    """What determines the prompts of all tasks alike. Which samples are test samples decides no answer to them."""
+    return {"protocol": asdict(get_preset(spec.protocol))}
+
+
+def task_identity(spec: LongBenchSpec, task: str) -> dict[str, Any]:
+    """Checksums of the files that determine one task's samples."""
+    return {"data": dataset(spec, task).sha256, "templates": _read_templates(spec.templates, files_for([task])).sha256}
+
+
 def prompts(
     spec: LongBenchSpec, loaded: LoadedModel, task: str, part: str, count: int | None, seed: int
 ) -> Iterator[Prompt]:
