@@ -15,46 +15,63 @@ from cokv.types import HeadScores
 from reports.aggregate import aggregate
 from suite.heads.experiment_ssv import compute_head_scores
 from suite.heads.games import VERSIONS_THAT_MATTER
+from suite.heads.run_scores import store_scores
 from suite.profiles import run_profiles as profiles_run
-from suite.profiles.run_profiles import compute_profiles
+from suite.profiles.run_profiles import Profiles, compute_profiles
 from suite.profiles.shapley_by_task import shapley_by_task
 from suite.run.cells import grid_cells, variant_facts
 from suite.run.fetching import fetch_known
 from suite.run.folder import RunFolder
-from suite.run.measure import measure_decode
+from suite.run.measure import measure_decode, measured_settings
 from suite.run.preflight import check_fit
-from suite.run.samples import PREDICTIONS, run_samples
+from suite.run.samples import run_samples
 from suite.run.source import source_digest
+from suite.run.stored_answers import PREDICTIONS
 from suite.run.workers import size
 from suite.spec import Experiment
 from suite.tasks import longbench_mini_tasks, longbench_tasks, ruler_tasks
+from suite.tasks.benchmarks import shared_identity
 from suite.tasks.longbench_official import official_numbers
 
-# Not hashed: names, the paths of the model and the user's texts (checksums of their content are hashed), and the choice
-# among several GPUs.
-NOT_HASHED: Any = {
+MEASUREMENTS = "measurements.json"
+# What is asked does not change with names, with the paths of the model and the user's texts (checksums of their content
+# are stated), with the choice among several GPUs, or with how many coalitions are evaluated at a time.
+NOT_ASKED: Any = {
     "name": True,
     "description": True,
-    "profiles": True,  # settings and checksums of the profiles in use are hashed
+    "profiles": True,  # settings and checksums of the profiles in use are stated
     "model": {"name", "device"},
     "ruler": {"data", "essays", "questions"},
     "longbench": {"data", "templates"},
+    "game": {"block_size"},
 }
 
 
 def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
-    """Everything that can change an answer or a score."""
+    """What all answers of a run share, and each can change with. It gives the folder its name.
+
+    What can change some of them only, such as a method's parameters, its profile or a task's file, is in their own
+    identity: suite/run/stored_answers.py.
+    """
     versions = probes.versions()
-    profiles = profiles_run.identity(experiment)
     return {
-        "experiment": experiment.model_dump(mode="json", exclude=NOT_HASHED),
         "model": {name: value for name, value in loaded.identity().items() if name != "model"},
-        "methods": [cell.method.spec() for cell in grid_cells(experiment)],
-        "data": _data(experiment),
-        **({"profiles": profiles} if profiles else {}),
+        "protocol": experiment.protocol.model_dump(mode="json"),
+        "benchmarks": shared_identity(experiment),
         "versions": {name: versions[name] for name in VERSIONS_THAT_MATTER if name in versions},
         "source": source_digest(),
         "device": loaded.device.type,
+    }
+
+
+def asked(experiment: Experiment) -> dict[str, Any]:
+    """What the experiment asks for: all that can change a number of its report, beside `identity`."""
+    profiles = profiles_run.identity(experiment)
+    return {
+        "experiment": experiment.model_dump(mode="json", exclude=NOT_ASKED),
+        "methods": [cell.method.spec() for cell in grid_cells(experiment)],
+        "data": _data(experiment),
+        "profiles": profiles,
     }
 
 
@@ -88,7 +105,7 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
         "titles": {method.name: method.title for method in methods},
         "variants": [variant_facts(method) for method in dict.fromkeys(methods)],
     }
-    return RunFolder(runs, experiment.name, identity(experiment, loaded), about), loaded
+    return RunFolder(runs, experiment.name, identity(experiment, loaded), asked(experiment), about), loaded
 
 
 def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None) -> RunFolder:
@@ -99,21 +116,35 @@ def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None)
     if folder.done:
         return folder
     with folder.lock():
+        folder.ask()
         scores: dict[str, HeadScores] = {}
         if experiment.game is not None:
             with folder.stage("head game", size(pool)):
                 scores = compute_head_scores(experiment, loaded, folder, pool)
+        else:
+            store_scores(folder, {})
         with folder.stage("profiles", 1):
             profiles = compute_profiles(experiment, loaded, folder)
         scores = shapley_by_task(experiment, scores, profiles)
         with folder.stage("samples", size(pool)):
             run_samples(experiment, loaded, folder, scores, profiles, pool)
-        if experiment.measure is not None and folder.read("measurements.json") is None:
-            first_scores = next(iter(scores.values()), None)
-            with folder.stage("latency and memory", 1):
-                folder.write("measurements.json", measure_decode(experiment, loaded, first_scores, profiles))
+        _measure(experiment, loaded, folder, next(iter(scores.values()), None), profiles)
         if experiment.longbench is not None:
             folder.write("longbench.json", official_numbers(folder.lines(PREDICTIONS), experiment.longbench.resolved()))
         folder.write("metrics.json", aggregate(folder.lines(PREDICTIONS)))
-        folder.write("done.json", {"records": len(folder.lines(PREDICTIONS)), "hash": folder.hash})
+        folder.finish(records=len(folder.lines(PREDICTIONS)))
     return folder
+
+
+def _measure(
+    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, scores: HeadScores | None, profiles: Profiles
+) -> None:
+    """Measures again where [measure], a measured method or its profile has changed since the last time."""
+    settings = None if experiment.measure is None else measured_settings(experiment, scores, profiles)
+    stored = folder.read(MEASUREMENTS)
+    folder.put_aside(MEASUREMENTS, None if stored is None else str(stored.get("settings")), settings)
+    if settings is None or folder.read(MEASUREMENTS) is not None:
+        return
+    with folder.stage("latency and memory", 1):
+        measured = measure_decode(experiment, loaded, scores, profiles)
+        folder.write(MEASUREMENTS, {"settings": settings, **measured})

@@ -11,7 +11,7 @@ Nothing here knows of models, methods or tasks.
 from cokv.types.arrays import FloatArray, IntArray
 from cokv.types.budgets import Budgets
 from cokv.types.errors import CokvError, Infeasible
-from cokv.types.files import JSON, named, read_tensors, write_tensors
+from cokv.types.files import JSON, named, read_tensors, replace_file, sync_folder, write_tensors
 from cokv.types.head_scores import HeadScores
 from cokv.types.kv_budget import KVBudget
 from cokv.types.selection import Selection
@@ -28,5 +28,7 @@ __all__ = [
     "Selection",
     "named",
     "read_tensors",
+    "replace_file",
+    "sync_folder",
     "write_tensors",
 ]

@@ -28,7 +28,7 @@ def write_tensors(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata=metadata)
-        os.replace(part, target)
+        replace_file(part, target)
     except (OSError, SafetensorError) as error:
         raise CokvError(
             f"{target}: cannot be written ({_one_line(error)}); choose a folder that can be written to"
@@ -36,6 +36,26 @@ def write_tensors(
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def replace_file(part: Path, target: Path) -> None:
+    """Renames a whole file over its target, both on disk when this returns: after a crash of the machine the target is
+    the old file or the new one.
+    """
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts a folder's entries on disk. Some file systems cannot sync a folder; they keep its entries themselves."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_tensors(

@@ -13,7 +13,7 @@ from suite.errors import SuiteError
 app = typer.Typer(help="Head profiles: how much each KV head is worth to a task.", no_args_is_help=True)
 
 Shape = Annotated[str | None, typer.Option(help="LAYERSxKV_HEADS such as 32x8: reduces query heads to KV heads.")]
-LedgerFile = Annotated[Path, typer.Argument(help="A ledger: game.sqlite of a run or profile folder.")]
+LedgerFile = Annotated[Path, typer.Argument(help="A ledger: game.sqlite of a folder in runs/games.")]
 
 
 @app.command()

@@ -1,35 +1,36 @@
 """Head scores of an experiment: two independent SSV runs per task, their stability, and the head-removal check.
 
-The games are played on validation prompts. Every evaluated coalition is in the run's ledger, from which a killed run
-continues. Methods use the two runs pooled: twice the draws. Head removal is measured on test samples (removal.py).
+The games are played on validation prompts. Every evaluated coalition is in the game's ledger (game_folder.py), from
+which a killed run continues. Methods use the two runs pooled: twice the draws. Head removal is measured on test samples
+(removal.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cokv.cluster import Pool
-from cokv.game.ledger import Ledger
 from cokv.game.plan import BoolArray, merge_plans
 from cokv.game.recorded import RecordedGame
 from cokv.game.stability import assess
 from cokv.model.loading import LoadedModel
 from cokv.types import JSON, HeadScores
 from suite.heads.block_evaluation import evaluate_games, show_progress
-from suite.heads.games import REMOVAL, GamesWorker, game_prompts, game_spec, open_game
+from suite.heads.games import TEST, GamesWorker, game_prompts, game_spec, open_game
 from suite.heads.halves import Halves, design, estimator, evaluations, order, plans, seeds
 from suite.heads.ledger_scores import known_utilities
 from suite.heads.removal import removal, removal_cuts
+from suite.heads.run_scores import STABILITY, store_scores
 from suite.run.folder import RunFolder
 from suite.run.progress import Reporter, progress
 from suite.spec import Experiment, GameSpec
 from suite.tasks.benchmarks import task_names
-
-LEDGER = "game.sqlite"
 
 
 def compute_head_scores(
@@ -43,14 +44,14 @@ def compute_head_scores(
     total = len(tasks) * (evaluations(spec, players) + len(removal_cuts(np.zeros(players), spec)) + 1)
     scores: dict[str, HeadScores] = {}
     stability: dict[str, Any] = {}
-    with Ledger(folder.path / LEDGER) as ledger, progress("head game", total) as report:
-        play = partial(_play, experiment, loaded, ledger, pool, report)
+    with ExitStack() as opened, progress("head game", total) as report:
+        play = partial(_play, experiment, loaded, folder.path.parent, opened, pool, report)
         for task, game in play({task: coalitions for task in tasks}).items():
             scores[task], stability[task] = _assessed(game, halves, spec, loaded)
-            scores[task].save(folder.path / "head_scores" / f"{task}.safetensors")
+        store_scores(folder, scores)
         removed = removal(play, {task: ssv.values.ravel() for task, ssv in scores.items()}, spec)
     folder.write(
-        "stability.json",
+        STABILITY,
         {
             "num_players": players,
             "num_layers": shape.num_layers,
@@ -68,19 +69,22 @@ def compute_head_scores(
 def _play(
     experiment: Experiment,
     loaded: LoadedModel,
-    ledger: Ledger,
+    runs: Path,
+    opened: ExitStack,
     pool: Pool,
     report: Reporter,
     coalitions: Mapping[str, BoolArray],
 ) -> dict[str, RecordedGame]:
-    """Games by name (see games.game_prompts), with at least these coalitions of each on record."""
-    spec = game_spec(experiment)
-    games = {
-        name: open_game(ledger, name, experiment, loaded, game_prompts(experiment, loaded, name)) for name in coalitions
-    }
-    for name, game in games.items():
-        if not name.endswith(REMOVAL):
-            game.add_design(design(estimator(spec, game.num_players), seeds(spec)))
+    """Games by name (see games.game_prompts), with at least these coalitions of each on record.
+
+    They stay open, and locked, as long as `opened`.
+    """
+    spec, device, games = game_spec(experiment), experiment.model.device, {}
+    for name in coalitions:
+        prompts = game_prompts(experiment, loaded, name)
+        _, games[name] = opened.enter_context(open_game(runs, name, loaded, device, prompts, spec))
+        if not name.endswith(TEST):
+            games[name].add_design(design(estimator(spec, games[name].num_players), seeds(spec)))
     evaluate_games(
         {name: (game, coalitions[name]) for name, game in games.items()},
         pool,

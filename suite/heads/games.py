@@ -6,7 +6,9 @@ import itertools
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,6 @@ import torch
 from cokv import probes
 from cokv.cluster import InProcess, MakeWorker, Pool, Worker
 from cokv.game.identity import digest
-from cokv.game.ledger import Ledger
 from cokv.game.players import grid
 from cokv.game.prefills import PrefillStore
 from cokv.game.recorded import RecordedGame
@@ -23,6 +24,9 @@ from cokv.model.loading import LoadedModel, load_model
 from cokv.types import JSON
 from suite.errors import SuiteError
 from suite.heads.block_evaluation import Answer, Block
+from suite.heads.game_folder import opened_game
+from suite.run.folder import RunFolder
+from suite.run.source import GAME, source_digest
 from suite.spec import Experiment, GameSpec
 from suite.tasks.benchmarks import seeds_of, test_prompts, validation_prompts
 from suite.tasks.prompt import Prompt, continuation, text_of
@@ -83,6 +87,7 @@ def identity(loaded: LoadedModel, device: str, prompts: Sequence[Prompt], spec: 
         "first_token": spec.first_token,
         "window_size": spec.window_size,
         "versions": {name: versions[name] for name in VERSIONS_THAT_MATTER if name in versions},
+        "source": source_digest(GAME, ()),
     }
 
 
@@ -101,13 +106,10 @@ def _digest(prompt: Prompt) -> str:
 
 
 def open_game(
-    ledger: Ledger, name: str, experiment: Experiment, loaded: LoadedModel, prompts: Sequence[Prompt]
-) -> RecordedGame:
-    """The ledger's game over these prompts."""
-    spec = game_spec(experiment)
-    return ledger.game(
-        name, identity(loaded, experiment.model.device, prompts, spec), num_players(loaded, spec), len(prompts)
-    )
+    runs: Path, name: str, loaded: LoadedModel, device: str, prompts: Sequence[Prompt], spec: GameSpec
+) -> AbstractContextManager[tuple[RunFolder, RecordedGame]]:
+    """The game over these prompts in its folder, see game_folder.py."""
+    return opened_game(runs, name, identity(loaded, device, prompts, spec), num_players(loaded, spec), len(prompts))
 
 
 def num_players(loaded: LoadedModel, spec: GameSpec) -> int:
@@ -131,13 +133,13 @@ def worker_of(game: HeadGame) -> Worker:
     return evaluate
 
 
-REMOVAL = "/removal"  # behind a task's name: the game over its test samples
+TEST = "/test"  # behind a task's name: the game over its test samples
 
 
 def game_prompts(experiment: Experiment, loaded: LoadedModel, name: str) -> list[Prompt]:
     """The prompts of a game by name: a task's validation prompts, or the first of its test samples."""
     spec = game_spec(experiment)
-    task = name.removesuffix(REMOVAL)
+    task = name.removesuffix(TEST)
     if task == name:
         return list(validation_prompts(experiment, loaded, task, spec.prompts))
     return list(itertools.islice(all_test_prompts(experiment, loaded, task), spec.removal_samples))

@@ -13,28 +13,27 @@ from typing import Any
 
 from cokv.cluster import InProcess
 from cokv.game.identity import digest
-from cokv.game.ledger import Ledger
 from cokv.game.plan import BoolArray, distinct
 from cokv.methods.method import Method
 from cokv.model.loading import LoadedModel
 from cokv.types import CokvError, FloatArray, HeadScores
 from suite.errors import SuiteError
 from suite.heads.block_evaluation import evaluate_games, show_progress
-from suite.heads.games import all_test_prompts, game_of, identity, num_players, worker_of
+from suite.heads.games import TEST, all_test_prompts, game_of, open_game, worker_of
 from suite.heads.masking import Evaluate, MaskingSpec, coalitions_of, curves, cuts
+from suite.heads.run_scores import MASKING, TRANSFER, scores_file
 from suite.heads.transfer import answers, matrix, methods_of
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
 from suite.spec import Experiment, GameSpec
 from suite.tasks.prompt import Prompt
 
-MASKING, TRANSFER, ANSWERS = "masking.json", "transfer.json", "transfer.jsonl"
-LEDGER = "masking.sqlite"
+ANSWERS = "transfer.jsonl"
 
 
 def scores_of(folder: RunFolder, task: str, loaded: LoadedModel) -> HeadScores:
     """The run's head scores of a task."""
-    file = folder.path / "head_scores" / f"{task}.safetensors"
+    file = scores_file(folder, task)
     if not file.is_file():
         raise SuiteError(f"{folder.path} holds no head scores of {task}; run `cokv reproduce`, or give --scores FILE")
     return HeadScores.load(file).require_shape(loaded.shape.num_layers, loaded.shape.num_kv_heads)
@@ -53,14 +52,12 @@ def recorded_game(
     window_size: int,
     advance: Callable[[int], None],
 ) -> Evaluate:
-    """The head game over test samples, with a ledger: recorded coalitions are never evaluated again."""
+    """The head game over test samples, in its folder: recorded coalitions are never evaluated again."""
     spec = GameSpec(window_size=window_size, slice_sizes=(1,), coalitions_per_size=1)  # its coalitions are not used
-    name = f"{task}/{len(prompts)} samples"
+    name = f"{task}{TEST}"
 
     def evaluate(coalitions: BoolArray) -> FloatArray:
-        facts = identity(loaded, loaded.device.type, prompts, spec)
-        with Ledger(folder.path / LEDGER) as ledger:
-            game = ledger.game(name, facts, num_players(loaded, spec), len(prompts))
+        with open_game(folder.path.parent, name, loaded, loaded.device.type, prompts, spec) as (_, game):
             evaluate_games(
                 {name: (game, coalitions)},
                 InProcess(),

@@ -14,7 +14,7 @@ from scipy import stats
 from cokv.game.plan import BoolArray
 from cokv.game.recorded import RecordedGame
 from cokv.types import FloatArray
-from suite.heads.games import REMOVAL
+from suite.heads.games import TEST
 from suite.heads.masking import Cut, MaskingSpec, coalitions_of, cuts, samples_by_cut
 from suite.spec import GameSpec
 
@@ -34,9 +34,9 @@ def removal(play: Play, values: Mapping[str, FloatArray], spec: GameSpec) -> dic
     values: each task's head scores [num_players].
     """
     masked = {task: removal_cuts(scores, spec) for task, scores in values.items()}
-    coalitions = {f"{task}{REMOVAL}": coalitions_of(cuts) for task, cuts in masked.items()}
+    coalitions = {f"{task}{TEST}": coalitions_of(cuts) for task, cuts in masked.items()}
     percent = {name: 100 * game.utilities(coalitions[name]) for name, game in play(coalitions).items()}
-    return {task: _rows(cuts, percent[f"{task}{REMOVAL}"], spec.seed) for task, cuts in masked.items()}
+    return {task: _rows(cuts, percent[f"{task}{TEST}"], spec.seed) for task, cuts in masked.items()}
 
 
 def _rows(cuts: list[Cut], percent: FloatArray, seed: int) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """SSV of one task: its head game evaluated until complete or until a stop rule holds, and the scores as files.
 
-`runs/profiles/<experiment>-<task>-<hash8>/` holds `spec.json` (the game's identity, which the hash covers), the
-ledger, and the newest scores. The number of coalitions, the seed and the stop rules are no part of the identity: a
-longer run adds to the same ledger.
+The game's folder (game_folder.py) holds the ledger, which `cokv reproduce` shares, and the newest scores of this
+command. The number of coalitions, the seed and the stop rules are no part of the game's identity: a longer run adds to
+the same ledger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from cokv.cluster import InProcess, Pool
-from cokv.game.ledger import Ledger
 from cokv.game.plan import alternating_rows, distinct, merge_plans
 from cokv.game.recorded import RecordedGame
 from cokv.game.stopping import GameState, StopRules, live_state
@@ -22,17 +21,16 @@ from cokv.model.loading import load_model
 from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
 from suite.heads.block_evaluation import evaluate_games
-from suite.heads.games import GamesWorker, game_spec, identity, num_players
+from suite.heads.games import GamesWorker, game_spec, num_players, open_game
 from suite.heads.halves import Halves, design, estimator, plans, seeds
 from suite.heads.ledger_scores import score_halves
 from suite.heads.score_provenance import as_json, head_scores
-from suite.run.folder import RunFolder
 from suite.run.preflight import check_fit
 from suite.run.progress import Reporter, progress
 from suite.spec import Experiment
 from suite.tasks.benchmarks import task_names, validation_prompts
 
-LEDGER, SCORES, READABLE = "game.sqlite", "ssv.safetensors", "ssv.json"
+SCORES, READABLE = "ssv.safetensors", "ssv.json"
 DONE = "all planned coalitions are evaluated"
 
 
@@ -64,14 +62,11 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
     for half in halves:  # aggregate raises where a player is never drawn
         estimator(spec, players).aggregate(half, np.zeros(len(half.coalitions)))
     prompts = list(validation_prompts(experiment, loaded, task, spec.prompts))
-    game_identity = identity(loaded, model.device, prompts, spec)
+    opened = open_game(runs, task, loaded, model.device, prompts, spec)
     make_worker = GamesWorker(experiment).for_pool(pool, loaded)
     del loaded  # workers in other processes load it themselves
 
-    folder = RunFolder(runs / "profiles", f"{experiment.name}-{task}", game_identity)
-    folder.open()
-    with folder.lock(), Ledger(folder.path / LEDGER) as ledger:
-        game = ledger.game(task, game_identity, players, len(prompts))
+    with opened as (folder, game):
         game.add_design(design(estimator(spec, players), seeds(spec)))
         with progress(f"profile {task}", merge_plans(halves).evaluations) as report:
             watch = StoppingWatch(game, experiment, halves, rules, report)

@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cokv.game.identity import digest
 from cokv.methods.method import Method
 from cokv.methods.profile_rules import refusal
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from cokv.profiles.load import Profile, load_profile, profile_path
 from cokv.profiles.razor_scores import PERIODS, REPEATS
-from cokv.types import JSON, CokvError, HeadScores
+from cokv.types import JSON, CokvError, HeadScores, replace_file
 from longbench.errors import LongBenchError
 from ruler.errors import RulerError
 from suite.errors import SuiteError
@@ -31,6 +32,8 @@ from suite.run.folder import RunFolder
 from suite.run.progress import progress
 from suite.spec import SHAPLEY, Experiment, ProfilesSpec
 from suite.tasks.benchmarks import task_names
+
+STORED_FOR = "stored_for"  # in a stored profile: the digest of the settings it was made for
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,20 @@ class Profiles:
         return profile
 
 
+def profile_content(method: Method, shapley: HeadScores | None, profiles: Profiles) -> JSON:
+    """A checksum of the numbers that a method's profile holds, or why it has none; None where it needs none.
+
+    How the numbers were measured is left out: it changes no answer.
+    """
+    try:
+        profile = profiles.of(method, shapley)
+    except NoProfile as error:
+        return str(error)
+    if profile is None:
+        return None
+    return [*profile.values.shape, hashlib.sha256(profile.values.tobytes()).hexdigest()]
+
+
 def needed(experiment: Experiment) -> list[Need]:
     """The profiles that do not come from the head game, each once."""
     spec = experiment.profiles or ProfilesSpec()
@@ -109,11 +126,10 @@ def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFol
         return Profiles()
     with progress("profiles", len(needs)) as report:
         for need in needs:
-            stem = folder.path / "profiles" / need.name
-            profile = read_stored(stem)
+            profile = _stored(need, folder)
             if profile is None:
                 profile = _read(need, loaded) if need.files else _computed(need, experiment, loaded)
-                _store(stem, profile)
+                _store(folder.path / "profiles" / need.name, profile, need.settings)
             profiles[need.name] = profile
             report.advance(note=need.name)
     return Profiles(profiles, experiment.game is not None and experiment.game.tasks is not None)
@@ -156,26 +172,55 @@ def _checksums(files: tuple[str, ...]) -> dict[str, JSON]:
 
 
 def read_stored(stem: Path) -> Profile | str | None:
-    """What an earlier start of this run has stored: a profile, or why there is none; None: nothing."""
+    """What is stored under this name: a profile, or why there is none; None: nothing."""
     reason_file, file = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.safetensors")
     if reason_file.exists():
-        try:
-            return str(json.loads(reason_file.read_text(encoding="utf-8"))["unavailable"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise SuiteError(f"{reason_file} is damaged ({error}); delete that file and run again") from None
+        return str(_reason(reason_file)["unavailable"])
     if not file.exists():
         return None
     return load_profile(file)
 
 
-def _store(stem: Path, profile: Profile | str) -> None:
+def _reason(file: Path) -> dict[str, JSON]:
+    """A file that says why there is no profile, and for which settings."""
+    try:
+        reason = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(reason, dict) or "unavailable" not in reason:
+            raise ValueError("expected an object with 'unavailable'")
+    except (ValueError, RecursionError) as error:
+        raise SuiteError(f"{file} is damaged ({error}); delete that file and run again") from None
+    return reason
+
+
+def _stored(need: Need, folder: RunFolder) -> Profile | str | None:
+    """What an earlier start of this run has stored for these settings. A profile of other settings is put aside."""
+    stem = folder.path / "profiles" / need.name
+    for suffix in (".json", ".safetensors"):
+        file = stem.with_name(f"{need.name}{suffix}")
+        stored = str(_facts(file).get(STORED_FOR)) if file.exists() else None
+        folder.put_aside(f"profiles/{file.name}", stored, digest(need.settings))
+    return read_stored(stem)
+
+
+def _facts(file: Path) -> Mapping[str, JSON]:
+    """What a stored profile says of itself, or the file that says why there is none."""
+    try:
+        return _reason(file) if file.suffix == ".json" else load_profile(file).provenance
+    except CokvError as error:
+        raise SuiteError(f"{error}; delete that file and run again") from None
+
+
+def _store(stem: Path, profile: Profile | str, settings: dict[str, JSON]) -> None:
     if not isinstance(profile, str):
-        profile.save(stem.with_name(f"{stem.name}.safetensors"))
+        facts = {**profile.provenance, STORED_FOR: digest(settings)}
+        type(profile)(profile.values, facts).save(stem.with_name(f"{stem.name}.safetensors"))
         return
     stem.parent.mkdir(exist_ok=True)
     part = stem.with_name(f".{stem.name}.part")
-    part.write_text(json.dumps({"unavailable": profile}, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(stem.with_name(f"{stem.name}.json"))
+    part.write_text(
+        json.dumps({"unavailable": profile, STORED_FOR: digest(settings)}, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    replace_file(part, stem.with_name(f"{stem.name}.json"))
 
 
 def workload(experiment: Experiment, length: int, new_tokens: int) -> tuple[int, int, int, int]:

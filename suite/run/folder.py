@@ -1,9 +1,12 @@
 """A run folder: `spec.json` first, one flushed line per sample, `done.json` last.
 
-The same command goes on in the same folder. The folder's name ends in a hash over everything that can change an
-answer: the experiment, the model's bytes, task and wording versions, and the library versions that matter. A torn last
-line, as a kill leaves it, is dropped and computed again; any other damage is an error that names the file and what to
-do, never repaired.
+The same command goes on in the same folder. The folder's name ends in a hash over what all its answers share: the
+model's bytes, the protocol, lengths and wording, this project's code, and the library versions that matter. What is
+asked of it (methods, budgets, tasks, samples, seeds) is no part of the hash, so that a run can grow: `spec.json` holds
+what was asked last in a part that is rewritten, and `done.json` says for what the folder is complete.
+
+A torn last line, as a kill leaves it, is dropped and computed again; any other damage is an error that names the file
+and what to do, never repaired.
 """
 
 from __future__ import annotations
@@ -17,37 +20,57 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cokv.game.identity import canonical
+from cokv.game.identity import canonical, digest
+from cokv.types import replace_file, sync_folder
 from reports.rundir import missing_files
 from suite.errors import SuiteError
 
-SCHEMA = 1
+SCHEMA = 2
+SPEC, DONE = "spec.json", "done.json"
 ABOUT = "about"  # the part of spec.json that changes no answer: names, titles, where the model was loaded from
 STAGES = "stages.jsonl"
+EARLIER = "earlier"  # folder of what was made for settings that are not asked for now
 LEFT_BY_A_KILL = {".spec.json.part"}  # between making the folder and its first file
 
 
 class RunFolder:
-    """One run's files. Opening it checks that it belongs to `identity`; `about` is stored for readers only."""
+    """One run's files. Opening it checks that it belongs to `identity`.
 
-    def __init__(self, root: Path, name: str, identity: dict[str, Any], about: dict[str, Any] | None = None) -> None:
+    asked: what the run is to hold in the end, which may change; about: facts for readers, which change nothing.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        identity: dict[str, Any],
+        asked: dict[str, Any] | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
         self.hash = hashlib.sha256(canonical({"schema": SCHEMA, **identity}).encode()).hexdigest()[:8]
         self.path = root / f"{name}-{self.hash}"
-        self.identity, self.about = identity, about or {}
+        self.identity, self.asked, self.about = identity, asked or {}, about or {}
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do. A file that was deleted from a finished run is made again."""
-        return not missing_files(self.path)
+        """Whether nothing is left to do of what is asked. A file that was deleted from a finished run is made again."""
+        if missing_files(self.path):
+            return False
+        done = self.read(DONE)
+        return isinstance(done, dict) and done.get("asked") == digest(self.asked) and self._is_spec(self.read(SPEC))
+
+    def finish(self, **facts: Any) -> None:
+        """Marks what is asked as complete."""
+        self.write(DONE, {"hash": self.hash, "asked": digest(self.asked), **facts})
 
     def open(self) -> None:
         """Makes the folder, or checks the spec of the one that exists."""
         spec = {"schema": SCHEMA, "hash": self.hash, **self.identity}
-        file = self.path / "spec.json"
+        file = self.path / SPEC
         if file.exists():
             stored = _load(file, "move the folder away and run again")
-            about = stored.pop(ABOUT, None) if isinstance(stored, dict) else None
-            if not isinstance(about, dict | None) or canonical(stored) != canonical(spec):
+            fixed = {name: stored.get(name) for name in spec} if isinstance(stored, dict) else None
+            if canonical(fixed) != canonical(spec):
                 raise SuiteError(f"{file} was written for another experiment; move the folder away and run again")
             return
         if self.path.is_dir() and any(f.name not in LEFT_BY_A_KILL for f in self.path.iterdir()):
@@ -56,11 +79,29 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise SuiteError(
                 f"cannot make the run folder {self.path} ({error.strerror}); choose another with --runs"
             ) from None
-        self.write("spec.json", {**spec, ABOUT: self.about} if self.about else spec)
+        self._write_spec()
+
+    def ask(self) -> None:
+        """Stores what is asked now, under the lock. Where that is another thing than last time, the run is not done."""
+        if not self._is_spec(self.read(SPEC)):
+            (self.path / DONE).unlink(missing_ok=True)
+            sync_folder(self.path)
+            self._write_spec()
+
+    def _is_spec(self, stored: Any) -> bool:
+        return canonical(stored) == canonical(self._spec())
+
+    def _spec(self) -> dict[str, Any]:
+        about = {ABOUT: self.about} if self.about else {}
+        return {"schema": SCHEMA, "hash": self.hash, **self.identity, **self.asked, **about}
+
+    def _write_spec(self) -> None:
+        self.write(SPEC, self._spec())
 
     def write(self, name: str, value: Any) -> None:
         """Writes a JSON file whole or not at all."""
@@ -68,14 +109,30 @@ class RunFolder:
         with part.open("w", encoding="utf-8") as file:
             json.dump(value, file, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
             file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.path / name)
+        replace_file(part, self.path / name)
 
     def read(self, name: str) -> Any | None:
         """A JSON file of the run, or None where it has not been written yet."""
         file = self.path / name
-        return _load(file, "delete that file and run again") if file.exists() else None
+        remedy = "move the folder away" if name == SPEC else "delete that file"
+        return _load(file, f"{remedy} and run again") if file.exists() else None
+
+    def put_aside(self, name: str, stored: str | None, wanted: str | None) -> None:
+        """Where a file was made for other settings than those wanted: moves it to `earlier/`, under the digest of the
+        settings it was made for, and brings back the one that was made for those wanted, if there is one.
+
+        stored, wanted: digests, None without a file and where none is wanted.
+        """
+        file = self.path / name
+        if stored == wanted:
+            return
+        if stored is not None:
+            _move(file, self._earlier(file, stored))
+        if wanted is not None and (earlier := self._earlier(file, wanted)).exists():
+            _move(earlier, file)
+
+    def _earlier(self, file: Path, settings: str) -> Path:
+        return self.path / EARLIER / f"{file.stem}-{settings}{file.suffix}"
 
     def lines(self, name: str, required: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         """The whole lines of a JSON-lines file, each with the `required` keys. A torn last line is cut off the file."""
@@ -103,7 +160,7 @@ class RunFolder:
         """Replaces a JSON-lines file, whole or not at all."""
         part = self.path / f".{name}.part"
         part.write_bytes(b"".join(canonical(record).encode() + b"\n" for record in records))
-        os.replace(part, self.path / name)
+        replace_file(part, self.path / name)
 
     @contextmanager
     def appender(self, name: str) -> Iterator[Any]:
@@ -140,6 +197,13 @@ class RunFolder:
                     f"{self.path} cannot be locked ({error.strerror}); name a folder on another disk with --runs"
                 ) from None
             yield
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    source.replace(target)
+    sync_folder(target.parent)
+    sync_folder(source.parent)
 
 
 def _load(file: Path, remedy: str) -> Any:

@@ -22,11 +22,12 @@ from cokv.cache.compat import cache_argument
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import check_prompt, prefill
+from cokv.game.identity import digest
 from cokv.methods.method import NORMALIZED, prefill_requirements
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from cokv.types import HeadScores, KVBudget, Selection
-from suite.profiles.run_profiles import NoProfile, Profiles
+from suite.profiles.run_profiles import NoProfile, Profiles, profile_content
 from suite.run.answers import Request, compress_prompt
 from suite.run.progress import progress
 from suite.spec import Experiment
@@ -35,6 +36,14 @@ DYNAMIC, RAGGED = "dynamic_cache", "ragged"
 Arm = tuple[str, str, str]  # method, variant, runtime
 PrefillNeeds = tuple[int, tuple[Any, ...]]  # window of queries, observers
 FULL_CACHE_NEEDS: PrefillNeeds = (1, ())
+
+
+def measured_settings(experiment: Experiment, scores: HeadScores | None, profiles: Profiles) -> str:
+    """A digest of what is measured: the section, and the methods with the numbers of their profiles."""
+    assert experiment.measure is not None
+    methods = [get_method(m.name, m.preset, **m.params) for m in experiment.methods]
+    contents = [[method.spec(), profile_content(method, scores, profiles)] for method in methods]
+    return digest({"measure": experiment.measure.model_dump(mode="json"), "methods": contents})
 
 
 @torch.no_grad()

@@ -1,14 +1,18 @@
 """The sample stage: every (method, budget) on every test sample, in this process or by workers.
 
-All (method, budget) pairs share one prefill per sample and decode together. Their records are written at once, so a
-kill loses at most the samples in flight, one per worker. Workers finish in any order; the finished file is sorted in
-the order of the plan, so that the metrics of any two runs are the same, byte for byte.
+All (method, budget) pairs that a sample lacks share one prefill and decode together. Their records are written at once,
+so a kill loses at most the samples in flight, one per worker. Workers finish in any order; the finished file is sorted
+in the order of the plan, so that the metrics of any two runs are the same, byte for byte.
+
+A run that has grown answers as one run of the whole does, up to rounding: how many rows share a batch decides the sizes
+of matrix products, whose last bits differ. A token can change only where its two best logits lie as close as that,
+about 1e-5 in float32.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +28,13 @@ from suite.run.answers import Request, answer
 from suite.run.cells import GridCell, grid_cells
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
+from suite.run.stored_answers import PREDICTIONS, AskedCells, Sample, arrange, bring_back
 from suite.spec import Experiment
 from suite.tasks.benchmarks import seeds_of, task_names, test_count, test_prompts
 from suite.tasks.prompt import Prompt, text_of
 
-PREDICTIONS = "predictions.jsonl"
 Block = tuple[str, int, int]  # task, seed, index among their samples
-Answer = tuple[str, list[dict[str, Any]]]  # sample_id and its records; none if they are already written
+Answer = tuple[Sample, list[dict[str, Any]]]  # a sample and its new records; none if all are stored
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class SampleWorker:
     experiment: Experiment
     scores: Mapping[str, HeadScores]  # per task
     profiles: Profiles
-    finished: frozenset[tuple[str, str]]  # task, sample_id
+    digests: Mapping[str, Sequence[str]]  # by task, of the identity of each cell of the grid
+    stored: Mapping[Sample, frozenset[int]]  # places in the grid of the cells that a sample has
 
     def __call__(self, device: str) -> Worker:
         return self.on(load_on(self.experiment, device))
@@ -51,10 +56,14 @@ class SampleWorker:
 
         def work(block: Block) -> Answer:
             prompt = source.get(*block)
-            if (prompt.task, prompt.sample_id) in self.finished:
-                return prompt.sample_id, []
-            scores = self.scores.get(prompt.task)
-            return prompt.sample_id, list(run_sample(loaded, prompt, grid, scores, self.profiles, first))
+            sample = prompt.task, prompt.seed, prompt.sample_id
+            missing = [i for i in range(len(grid)) if i not in self.stored.get(sample, ())]
+            if not missing:
+                return sample, []
+            cells, scores = [grid[i] for i in missing], self.scores.get(prompt.task)
+            records = run_sample(loaded, prompt, cells, scores, self.profiles, first)
+            digests = self.digests[prompt.task]
+            return sample, [{**record, "cell": digests[i]} for i, record in zip(missing, records, strict=True)]
 
         return work
 
@@ -86,7 +95,8 @@ def run_samples(
     pool: Pool,
 ) -> None:
     """Writes the missing records of predictions.jsonl. scores: Shapley values per task; profiles: those per model."""
-    finished = _finished(folder, len(grid_cells(experiment)))
+    asked = AskedCells(experiment, scores, profiles)
+    stored = bring_back(folder, asked)
     planned: list[Block] = [
         (task, seed, index)
         for task in task_names(experiment)
@@ -94,17 +104,21 @@ def run_samples(
         for index in range(test_count(experiment, task))
     ]
     blocks = in_rounds(planned)
-    worker = SampleWorker(experiment, scores, profiles, frozenset(finished))
+    worker = SampleWorker(experiment, scores, profiles, asked.digests, stored)
     make_worker: MakeWorker = (lambda _: worker.on(loaded)) if isinstance(pool, InProcess) else worker
-    ids: dict[int, tuple[str, str]] = {}
-    with folder.appender(PREDICTIONS) as append, progress("samples", len(blocks), len(finished)) as report:
-        for index, (sample_id, records) in pool.map_blocks(make_worker, blocks):
-            ids[index] = blocks[index][0], sample_id
+    finished = sum(len(cells) == len(asked.grid) for cells in stored.values())
+    samples: dict[int, Sample] = {}
+    with (
+        folder.appender(PREDICTIONS) as append,
+        progress("samples", len(blocks), min(finished, len(blocks))) as report,
+    ):
+        for index, (sample, records) in pool.map_blocks(make_worker, blocks):
+            samples[index] = sample
             if records:
                 append(records)
                 report.advance(note=blocks[index][0])
-    by_block = {blocks[index]: sample for index, sample in ids.items()}
-    _sort_records(folder, {by_block[block]: place for place, block in enumerate(planned)})
+    by_block = {blocks[index]: sample for index, sample in samples.items()}
+    arrange(folder, asked, [by_block[block] for block in planned])
 
 
 def in_rounds(blocks: list[Block]) -> list[Block]:
@@ -117,28 +131,10 @@ def in_rounds(blocks: list[Block]) -> list[Block]:
     return [block for _, block in sorted(zip(rounds, blocks, strict=True), key=lambda pair: pair[0])]
 
 
-def _finished(folder: RunFolder, cells_per_sample: int) -> set[tuple[str, str]]:
-    """Samples with all their records. A crash may leave only some of a sample's: these are dropped, to be redone."""
-    records = folder.lines(PREDICTIONS, ("task", "sample_id", "method", "kv_budget"))
-    counts = Counter((r["task"], r["sample_id"]) for r in records)
-    complete = {sample for sample, count in counts.items() if count == cells_per_sample}
-    if len(complete) < len(counts):
-        folder.rewrite(PREDICTIONS, [r for r in records if (r["task"], r["sample_id"]) in complete])
-    return complete
-
-
-def _sort_records(folder: RunFolder, order: Mapping[tuple[str, str], int]) -> None:
-    """Sorts samples in the order of the plan; the records of one sample keep their order."""
-    records = folder.lines(PREDICTIONS)
-    indices = [order[r["task"], r["sample_id"]] for r in records]
-    if indices != sorted(indices):
-        folder.rewrite(PREDICTIONS, sorted(records, key=lambda r: order[r["task"], r["sample_id"]]))
-
-
 def run_sample(
     loaded: LoadedModel,
     prompt: Prompt,
-    grid: list[GridCell],
+    grid: Sequence[GridCell],
     scores: HeadScores | None,
     profiles: Profiles | None = None,
     first_token: FirstToken = "prefill",

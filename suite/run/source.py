@@ -1,4 +1,4 @@
-"""A digest of this project's code, so that a run with changed code is a different run.
+"""A digest of the code that computes, so that a run with changed code is a different run, and a game likewise.
 
 It ignores comments, docstrings and layout, and includes each file's path.
 """
@@ -12,18 +12,33 @@ import importlib
 from pathlib import Path
 
 ROOMS = ("cokv", "longbench", "ruler", "suite")  # `reports` only reads what a run has written
+SILENT = ("suite.cli", "suite.embedded", "suite.integrations")  # change no answer of a run
+GAME = (  # what a utility of the head game depends on; how coalitions are drawn and averaged is no part of it
+    *("cokv.cache", "cokv.decode", "cokv.model", "cokv.types", "longbench", "ruler", "suite.tasks"),
+    *("cokv.game.players", "cokv.game.prefills", "cokv.game.teacher_forcing", "cokv.game.utility"),
+    "suite.heads.games",
+)
 
 
 @functools.cache
-def source_digest() -> str:
-    """First 16 hex digits of the sha256 over every module."""
-    digest = hashlib.sha256()
-    for room in ROOMS:
-        (folder,) = importlib.import_module(room).__path__
-        for path in sorted(Path(folder).rglob("*.py")):
-            digest.update(f"{room}/{path.relative_to(folder).as_posix()}\n".encode())
-            digest.update(meaning(path.read_text(encoding="utf-8")).encode())
+def source_digest(parts: tuple[str, ...] = ROOMS, without: tuple[str, ...] = SILENT) -> str:
+    """First 16 hex digits of the sha256 over every module of these packages and modules."""
+    left_out, digest = {path for part in without for path in _files(part)}, hashlib.sha256()
+    for part in parts:
+        for path, name in _files(part).items():
+            if path not in left_out:
+                digest.update(f"{name}\n".encode())
+                digest.update(meaning(path.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:16]
+
+
+def _files(part: str) -> dict[Path, str]:
+    """The files of a package, or of one module, with their names inside it."""
+    module = importlib.import_module(part)
+    if not hasattr(module, "__path__"):
+        return {Path(str(module.__file__)): part}
+    (folder,) = module.__path__
+    return {path: f"{part}/{path.relative_to(folder).as_posix()}" for path in sorted(Path(folder).rglob("*.py"))}
 
 
 def meaning(source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from cokv.model.loading import LoadedModel
 from suite.spec import Experiment, LongBenchMiniSpec, LongBenchSpec, RulerSpec
@@ -14,6 +15,26 @@ def task_names(experiment: Experiment) -> tuple[str, ...]:
     """RULER's tasks, then LongBench's."""
     parts = (experiment.ruler, experiment.longbench, experiment.longbench_mini)
     return tuple(task for part in parts if part is not None for task in part.tasks)
+
+
+def shared_identity(experiment: Experiment) -> dict[str, Any]:
+    """What determines the samples of each benchmark, and is the same for all of its tasks."""
+    shared: dict[str, Any] = {}
+    if experiment.ruler is not None:
+        shared["ruler"] = ruler_tasks.shared_identity(experiment.ruler)
+    if experiment.longbench is not None:
+        shared["longbench"] = longbench_tasks.shared_identity(experiment.longbench)
+    if experiment.longbench_mini is not None:
+        shared["longbench_mini"] = longbench_mini_tasks.shared_identity(experiment.longbench_mini)
+    return shared
+
+
+def task_identity(experiment: Experiment, task: str) -> dict[str, Any]:
+    """What determines one task's samples beside that."""
+    part = _part(experiment, task)
+    if isinstance(part, RulerSpec):
+        return ruler_tasks.task_identity(part, task)
+    return longbench_tasks.task_identity(part, task) if isinstance(part, LongBenchSpec) else {}
 
 
 def seeds_of(experiment: Experiment, task: str) -> tuple[int, ...]:

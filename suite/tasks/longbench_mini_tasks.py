@@ -27,6 +27,11 @@ def identity() -> dict[str, Any]:
     return {"version": mini.VERSION, **mini.templates().to_record()}
 
 
+def shared_identity(spec: LongBenchMiniSpec) -> dict[str, Any]:
+    """What determines the samples of all tasks alike."""
+    return {"length": spec.length, **identity()}
+
+
 def prompts(
     spec: LongBenchMiniSpec, loaded: LoadedModel, task: str, count: int, seed: int, query_aware: bool, validation: bool
 ) -> Iterator[Prompt]:

@@ -39,10 +39,7 @@ def dataset(spec: LongBenchSpec, task: str) -> longbench_data.DataSet:
 @functools.lru_cache(maxsize=32)
 def _read_dataset(data: str | None, task: str, partial: bool, subset: str | None) -> longbench_data.DataSet:
     allows_fewer = partial or subset is not None  # a subset is counted by itself
-    if data is None:
-        read = load_from_hub(task, partial=allows_fewer)
-    else:
-        read = load_dataset(data, task, partial=allows_fewer)
+    read = load_from_hub(task, partial=allows_fewer) if data is None else load_dataset(data, task, partial=allows_fewer)
     return read if subset is None else select_mini(read, partial=partial)
 
 
@@ -72,6 +69,16 @@ def identity(spec: LongBenchSpec) -> dict[str, Any]:
         "templates": _templates(spec).to_record(),
         "protocol": asdict(spec.resolved()),
     }
+
+
+def shared_identity(spec: LongBenchSpec) -> dict[str, Any]:
+    """What determines the prompts of all tasks alike. Which samples are test samples decides no answer to them."""
+    return {"protocol": asdict(spec.resolved())}
+
+
+def task_identity(spec: LongBenchSpec, task: str) -> dict[str, Any]:
+    """Checksums of the files that determine one task's samples."""
+    return {"data": dataset(spec, task).sha256, "templates": _read_templates(spec.templates, files_for([task])).sha256}
 
 
 def prompts(

@@ -70,13 +70,40 @@ def check(spec: RulerSpec, validation: int) -> None:
 def identity(spec: RulerSpec) -> dict[str, Any]:
     """The generators' version, and checksums of the wording and of the user's own text."""
     files = {f"questions/{task}": Path(path) for task, path in spec.questions.items()}
-    if spec.essays is not None:
-        files |= {f"essays/{file.name}": file for file in essay_files(spec.essays)}
     if spec.data is not None:
         files |= {f"data/{task}": _file(spec.data, task, spec.length) for task in spec.tasks}
-    digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
     wording = hashlib.sha256(resources.files("ruler").joinpath("wording.toml").read_bytes()).hexdigest()
-    return {"version": ruler_generate.VERSION, "wording": wording, "sources": digests}
+    sources = {**_essays(spec), **_checksums(files)}
+    return {"version": ruler_generate.VERSION, "wording": wording, "sources": sources}
+
+
+def shared_identity(spec: RulerSpec) -> dict[str, Any]:
+    """What determines the samples of all tasks alike."""
+    facts: dict[str, Any] = {
+        "preset": spec.preset,
+        "length": spec.length,
+        "prepared": spec.data is not None,
+        "chat": spec.chat,
+    }
+    facts["max_new_tokens"] = spec.max_new_tokens
+    return {**facts, **identity(spec), "sources": _essays(spec)}
+
+
+def task_identity(spec: RulerSpec, task: str) -> dict[str, str]:
+    """Checksums of the files that determine one task's samples alone."""
+    files = {"questions": Path(spec.questions[task])} if task in spec.questions else {}
+    if spec.data is not None:
+        files["data"] = _file(spec.data, task, spec.length)
+    return _checksums(files)
+
+
+def _essays(spec: RulerSpec) -> dict[str, str]:
+    essays = () if spec.essays is None else essay_files(spec.essays)
+    return _checksums({f"essays/{file.name}": file for file in essays})
+
+
+def _checksums(files: dict[str, Path]) -> dict[str, str]:
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
 
 
 def prompts(

@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(experiment_file, t
     command = ("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
     with full_disk(pattern):
         assert "No space left on device; free some space" in refused(call(*command))
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*-*")
     predictions = (folder / "predictions.jsonl").read_bytes()
     assert call(*command).exit_code == 0
     assert (folder / "predictions.jsonl").read_bytes() == predictions
@@ -94,19 +94,20 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(experiment_file, t
 
 def test_a_ledger_of_another_game_is_named(experiment_file, tmp_path):
     assert call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs").exit_code == 0
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*-*")
     (folder / "done.json").unlink()
-    with sqlite3.connect(folder / "game.sqlite") as connection:
+    ledger = next((tmp_path / "runs" / "games").glob("vt-*")) / "game.sqlite"
+    with sqlite3.connect(ledger) as connection:
         connection.execute("UPDATE game SET identity = replace(identity, '\"window_size\":8', '\"window_size\":4')")
     message = refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
     assert "game.sqlite" in message and "window_size is 4" in message
-    (folder / "game.sqlite").write_bytes(b"nothing of the kind" * 99)
+    ledger.write_bytes(b"nothing of the kind" * 99)
     assert "game.sqlite" in refused(call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs"))
 
 
 def test_a_line_that_is_no_record_is_named(experiment_file, tmp_path):
     assert call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs").exit_code == 0
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*-*")
     (folder / "done.json").unlink()
     file = folder / "predictions.jsonl"
     file.write_text(file.read_text() + '{"other": 1}\n')
@@ -136,7 +137,7 @@ def test_a_budget_below_the_window_is_infeasible_not_given_more(experiment_file,
     experiment_file.write_text(text)
     result = call("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
     assert result.exit_code == 0, result.output
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*-*")
     records = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     snapkv = [r for r in records if r["method"] == "snapkv"]
     assert snapkv and all(r["score"] is None and "window" in r["infeasible"] for r in snapkv)
@@ -153,7 +154,7 @@ def test_a_model_that_does_not_exist_is_refused(experiment_file, tmp_path, rando
 def test_the_report_of_an_unfinished_run_is_replaced_when_the_run_ends(experiment_file, tmp_path):
     command = ("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
     assert call(*command).exit_code == 0
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*-*")
     (folder / "done.json").unlink()
     assert call("report", folder, "--unfinished").exit_code == 0
     assert "not finished" in (folder / "report" / "report.md").read_text()

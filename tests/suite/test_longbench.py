@@ -118,7 +118,7 @@ def call(*arguments: object):
 def run(path: Path, runs: Path) -> Path:
     result = call("reproduce", "--experiment", path, "--runs", runs)
     assert result.exit_code == 0, result.output
-    (folder,) = runs.iterdir()
+    (folder,) = runs.glob("*-*")
     return folder
 
 

@@ -53,7 +53,7 @@ def test_stand_ins_run_whole_and_are_judged_again_alike(tmp_path, random_model, 
     path = written(tmp_path, EXPERIMENT.format(model=random_model, aware=aware))
     result = call("reproduce", "--experiment", path, "--runs", tmp_path / "runs")
     assert result.exit_code == 0, result.output
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*-*")
     records = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert len(records) == 4 * 2 * 3  # tasks x seeds x (full, snapkv, cokv)
     assert {r["benchmark"] for r in records} == {"longbench_mini"}

@@ -1,5 +1,6 @@
 """`cokv profile`: scores of a task from its ledger; extended, stopped, merged, shared out without a difference."""
 
+import fcntl
 import json
 import sqlite3
 from pathlib import Path
@@ -14,6 +15,7 @@ from cokv.game.plan import merge_plans
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import HeadScores
 from suite.cli.main import app
+from suite.heads.games import worker_of
 from suite.heads.ledger_scores import from_record
 
 runner = CliRunner()
@@ -171,26 +173,50 @@ def test_a_ledger_is_aggregated_again_without_a_model(game_file, tmp_path):
     assert "--game" in refused(call("aggregate", ledger, "--game", "fwe"))
 
 
-def test_the_ledger_of_a_whole_experiment_is_shown_and_aggregated(experiment_file, tmp_path):
-    result = runner.invoke(app, ["reproduce", "--experiment", str(experiment_file), "--runs", str(tmp_path)])
+def reproduce(experiment_file: Path, runs: Path) -> Path:
+    result = runner.invoke(app, ["reproduce", "--experiment", str(experiment_file), "--runs", str(runs)])
     assert result.exit_code == 0, result.output
-    (folder,) = tmp_path.glob("tiny-*")
-    shown = call("show", folder / "game.sqlite").stdout
-    assert "vt/removal" in shown and "niah_single_1" in shown
-    written = tmp_path / "vt.safetensors"
-    assert "name one of" in refused(call("aggregate", folder / "game.sqlite"))
-    assert call("aggregate", folder / "game.sqlite", "--game", "vt", "--out", written).exit_code == 0
+    (folder,) = runs.glob("tiny-*")
+    return folder
+
+
+def test_the_ledgers_of_an_experiment_are_shown_and_aggregated(experiment_file, tmp_path):
+    folder = reproduce(experiment_file, tmp_path / "runs")
+    games = {path.name.rpartition("-")[0]: path / "game.sqlite" for path in (tmp_path / "runs" / "games").iterdir()}
+    assert games.keys() == {"vt", "vt-test", "niah_single_1", "niah_single_1-test"}
+    assert "vt" in call("show", games["vt"]).stdout
+    assert "leave_one_out" in refused(call("aggregate", games["vt-test"])), "test samples have no planned coalitions"
+    both, written = tmp_path / "both.sqlite", tmp_path / "vt.safetensors"
+    assert call("merge", both, games["vt"], games["niah_single_1"]).exit_code == 0
+    assert "name one of" in refused(call("aggregate", both))
+    assert call("aggregate", both, "--game", "vt", "--out", written).exit_code == 0
     stored = HeadScores.load(folder / "head_scores" / "vt.safetensors")
     assert np.array_equal(HeadScores.load(written).values, stored.values)
 
 
-def test_a_profile_and_an_experiment_play_the_same_game(experiment_file, tmp_path):
-    """So that their ledgers can be merged."""
-    result = runner.invoke(app, ["reproduce", "--experiment", str(experiment_file), "--runs", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    (run,) = tmp_path.glob("tiny-*")
-    profile = ssv(experiment_file, tmp_path)
-    assert "6 known already" in call("merge", profile / "game.sqlite", run / "game.sqlite").stdout
+def test_a_profile_and_an_experiment_share_the_ledger_of_their_game(experiment_file, tmp_path, monkeypatch):
+    """Whoever plays second evaluates nothing: a profile after a run, and a run after a profile."""
+    run = reproduce(experiment_file, tmp_path / "one")
+    profile = ssv(experiment_file, tmp_path / "two")
+    recorded = digest(profile)
+    with monkeypatch.context() as patched:
+        patched.setattr("suite.heads.games.worker_of", None)
+        assert digest(ssv(experiment_file, tmp_path / "one")) == recorded
+    called = []
+    monkeypatch.setattr("suite.heads.games.worker_of", lambda game: called.append(game) or worker_of(game))
+    assert (reproduce(experiment_file, tmp_path / "two") / "stability.json").read_bytes() == (
+        run / "stability.json"
+    ).read_bytes()
+    assert len(called) == 3, "the other task's game, and removal on both tasks"
+    assert digest(profile) == recorded
+
+
+def test_a_game_is_played_by_one_process_at_a_time(experiment_file, tmp_path):
+    folder = ssv(experiment_file, tmp_path)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        message = refused(call("ssv", "--experiment", experiment_file, "--task", "vt", "--runs", tmp_path))
+    assert f"{folder} is being written by another process" in message
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from cokv.model.loading import load_model
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
-from suite.experiment import identity, run_experiment
+from suite.experiment import asked, run_experiment
 from suite.profiles import run_profiles as profiles_run
 from suite.profiles.prompts import needle_prompts, passkey_prompts
 from suite.profiles.run_profiles import PROFILERS, NoProfile, Profiles, needed
@@ -121,10 +121,12 @@ def test_a_file_stands_for_a_profile(experiment, tmp_path, called):
     folder = run_experiment(spec, tmp_path / "runs")
     assert sorted(called) == ["duoattention", "razorattention"]
     assert all(record["infeasible"] is None for record in folder.lines("predictions.jsonl"))
-    loaded = load_model(spec.model.name)
-    before = identity(spec, loaded)
+    before = asked(spec)
     HeadScores(rng.random((2, 2)), {"kind": "HeadKV-R score, mean over needles"}).save(tmp_path / "heads.safetensors")
-    assert identity(spec, loaded) != before, "other bytes are another run"
+    assert asked(spec) != before, "other bytes are another profile"
+    again = run_experiment(spec, tmp_path / "runs")
+    others = again.lines("other_predictions.jsonl")
+    assert again.path == folder.path and {record["method"] for record in others} == {"headkv_r"}
     assert {need.name for need in needed(spec) if need.files} == {"headkv_r", "lukv-normalized", "lukv-kvpress"}
 
 
@@ -166,14 +168,25 @@ def test_a_wrong_file_ends_the_run_before_any_work(experiment, tmp_path, called,
     assert not list((tmp_path / "runs").glob("*/predictions.jsonl"))
 
 
-def test_settings_are_part_of_the_run_and_only_those_in_use(experiment, random_model):
-    loaded = load_model(str(random_model))
+def test_settings_are_asked_for_where_they_are_in_use(experiment):
     one, other = experiment(), experiment(steps="4")
-    assert identity(one, loaded) != identity(other, loaded)
+    assert asked(one) != asked(other)
     alone = [e.model_copy(update={"methods": e.methods[:2]}) for e in (one, other)]  # no DuoAttention
-    assert identity(alone[0], loaded) == identity(alone[1], loaded)
+    assert asked(alone[0]) == asked(alone[1])
     without = one.model_copy(update={"methods": one.methods[:1]})
-    assert "profiles" not in identity(without, loaded)
+    assert asked(without)["profiles"] == {}
+
+
+def test_a_profile_of_other_settings_is_computed_beside_the_first(experiment, tmp_path, called):
+    folder = run_experiment(experiment(), tmp_path / "runs")
+    stored = {file.name: file.read_bytes() for file in (folder.path / "profiles").iterdir()}
+    called.clear()
+    again = run_experiment(experiment(steps="4"), tmp_path / "runs")
+    assert again.path == folder.path and called == ["duoattention"]
+    called.clear()
+    run_experiment(experiment(), tmp_path / "runs")
+    assert called == []
+    assert {file.name: file.read_bytes() for file in (folder.path / "profiles").iterdir()} == stored
 
 
 def test_the_plan_counts_the_profiles(experiment, random_model):

@@ -99,13 +99,13 @@ def test_blocks_missing_from_the_ledger_are_evaluated_again(experiment_file, tmp
     whole = contents(folder.path)
     for name in ("done.json", "metrics.json", "stability.json", "predictions.jsonl"):
         (folder.path / name).unlink()
-    with sqlite3.connect(folder.path / "game.sqlite") as connection:
-        assert connection.execute("DELETE FROM utility WHERE block > 1").rowcount > 0
+    for ledger in (tmp_path / "runs" / "games").glob("*/game.sqlite"):
+        with sqlite3.connect(ledger) as connection:
+            assert connection.execute("DELETE FROM utility").rowcount > 0
     assert contents(run(experiment_file, tmp_path / "runs").path) == whole
 
 
-def test_a_half_recorded_sample_is_redone_whole(experiment_file, tmp_path):
-    """A crash of the machine can leave some of a sample's lines: they are dropped, not doubled."""
+def test_a_half_recorded_sample_gets_the_cells_that_it_lacks(experiment_file, tmp_path):
     folder = run(experiment_file, tmp_path / "runs")
     whole = contents(folder.path)
     for name in ("done.json", "metrics.json"):
@@ -179,18 +179,18 @@ def test_a_killed_process_resumes_to_the_same_answers(experiment_file, tmp_path,
     command = [sys.executable, "-m", "suite.cli.main", "reproduce", "--experiment", str(experiment_file)]
     command += ["--runs", str(tmp_path / "killed"), "--workers", str(workers)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    for watched, size in (("game.sqlite", 1), ("predictions.jsonl", 1), ("predictions.jsonl", 6000)):
+    for watched, size in (("vt-*/game.sqlite", 1), ("predictions.jsonl", 1), ("predictions.jsonl", 6000)):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            files = list((tmp_path / "killed").glob(f"*/{watched}"))
+            files = list((tmp_path / "killed").rglob(watched))
             if files and files[0].stat().st_size >= size:
                 process.send_signal(signal.SIGKILL)
                 break
             time.sleep(0.01)
         process.wait(timeout=120)
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
-    (folder,) = (tmp_path / "killed").iterdir()
+    (folder,) = (tmp_path / "killed").glob("tiny-*")
     assert contents(folder) == whole
 
 

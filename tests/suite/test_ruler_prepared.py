@@ -43,7 +43,7 @@ def call(path: Path, runs: Path):
 def test_prepared_samples_run_once_whatever_the_seeds_and_the_last_ones_are_the_games(experiment_file, data, tmp_path):
     result = call(write(experiment_file, data), tmp_path / "runs")
     assert result.exit_code == 0, result.output
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*-*")
     records = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert {r["references"][0] for r in records} == {"A0", "A1", "A2", "A3"} and {r["seed"] for r in records} == {0}
     spec = json.loads((folder / "spec.json").read_text())

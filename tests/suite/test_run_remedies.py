@@ -95,7 +95,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
 @pytest.mark.parametrize("command", ["report", "reproduce"])
 @pytest.mark.parametrize(("name", "damage"), DAMAGE)
 def test_following_the_advice_ends_in_the_same_answers(finished, tmp_path, command, name, damage):
-    (good,) = (finished / "runs").iterdir()
+    (good,) = (finished / "runs").glob("*-*")
     run = tmp_path / "runs" / good.name
     shutil.copytree(good, run)
     damage(run / name)
@@ -115,7 +115,7 @@ def test_following_the_advice_ends_in_the_same_answers(finished, tmp_path, comma
 
 @pytest.mark.parametrize("spec", ["{}", '{"experiment": 3}', '{"experiment": {"ruler": {}}}'])
 def test_a_score_without_the_settings_of_its_benchmark_is_refused(finished, tmp_path, spec):
-    (good,) = (finished / "runs").iterdir()
+    (good,) = (finished / "runs").glob("*-*")
     shutil.copytree(good, tmp_path / good.name)
     (tmp_path / good.name / "spec.json").write_text(spec)
     message = refused(call("score", tmp_path / good.name))
@@ -123,7 +123,7 @@ def test_a_score_without_the_settings_of_its_benchmark_is_refused(finished, tmp_
 
 
 def test_a_score_without_its_text_is_refused(finished, tmp_path):
-    (good,) = (finished / "runs").iterdir()
+    (good,) = (finished / "runs").glob("*-*")
     shutil.copytree(good, tmp_path / good.name)
     file = tmp_path / good.name / "predictions.jsonl"
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
