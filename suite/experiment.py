@@ -1,4 +1,5 @@
-"""Runs an experiment into its folder: head scores and profiles, then every sample, then measurements and metrics.
+"""Runs an experiment into its folder: head scores and profiles, then every sample, then measurements, checks
+and metrics.
 
 Each stage saves finished work, so a killed run can resume, with metrics equal to an uninterrupted run's, byte for byte.
 """
@@ -13,6 +14,9 @@ from cokv.cluster import InProcess, Pool
 from cokv.model.loading import LoadedModel, load_model
 from cokv.types import HeadScores
 from reports.aggregate import aggregate
+from suite.checks.context import Context
+from suite.checks.run import RECORD as CHECKS
+from suite.checks.run import run_checks
 from suite.heads.experiment_ssv import compute_head_scores
 from suite.heads.games import VERSIONS_THAT_MATTER
 from suite.profiles import run_profiles as profiles_run
@@ -108,6 +112,10 @@ def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None)
             first_scores = next(iter(scores.values()), None)
             with folder.stage("latency and memory", 1):
                 folder.write("measurements.json", measure_decode(experiment, loaded, first_scores, profiles))
+        if experiment.checks is not None and folder.read(CHECKS) is None:
+            with folder.stage("checks", size(pool)):
+                context = Context(experiment, loaded, scores, folder.lines(PREDICTIONS))
+                folder.write(CHECKS, run_checks(context, folder, pool))
         if experiment.longbench is not None:
             folder.write("longbench.json", official_numbers(folder.lines(PREDICTIONS), experiment.longbench.protocol))
         folder.write("metrics.json", aggregate(folder.lines(PREDICTIONS)))
