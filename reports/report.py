@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from reports.chat import template_line
+from reports.checks import checks_table
 from reports.head_experiments import head_experiments
 from reports.intervals import CONFIDENCE
 from reports.labels import Labels
@@ -91,11 +92,14 @@ def _write_all(run: Run, folder: Path) -> None:
     experiments, experiment_tables = head_experiments(run.masking, run.transfer, folder)
     parts += experiments
 
+    checks = checks_table(run.checks) if run.checks else None
+    parts += ["## Checks of the paper's claims\n", to_markdown(checks)] if checks else []
+
     parts.append("## Decode latency and memory\n")
     decode = decode_table(run.measurements, labels) if run.measurements else None
     decode = decode and _with_notes(decode, labels)
     parts += _section(decode, "nothing was measured" if run.measurements else "the run has no measurements.json")
-    tables += [table for table in (stability, removal, *experiment_tables, decode) if table is not None]
+    tables += [table for table in (stability, removal, *experiment_tables, checks, decode) if table is not None]
 
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
     (folder / "table.tex").write_text(LATEX_HEAD + "\n".join(to_latex(table) for table in scores), encoding="utf-8")

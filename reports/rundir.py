@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.aggregate import SCHEMA, aggregate
+from reports.checks import check_checks
 from reports.errors import ReportError
 from reports.head_experiments import check_masking, check_transfer
 from reports.labels import Labels
@@ -48,6 +49,7 @@ class Run:
     longbench: Mapping[str, Any] | None = None
     masking: Mapping[str, Any] | None = None
     transfer: Mapping[str, Any] | None = None
+    checks: Mapping[str, Any] | None = None
     stages: tuple[Mapping[str, Any], ...] = ()  # seconds of each stage, of each start that ended one
 
     @cached_property
@@ -107,6 +109,7 @@ def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
         longbench=_read_optional(path / "longbench.json", check_longbench),
         masking=_read_optional(path / "masking.json", check_masking),
         transfer=_read_optional(path / "transfer.json", check_transfer),
+        checks=_read_optional(path / "checks.json", check_checks),
         stages=tuple(_read_stages(path / "stages.jsonl")),
     )
 

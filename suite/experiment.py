@@ -1,18 +1,24 @@
-"""Runs an experiment into its folder: head scores and profiles, then every sample, then measurements and metrics.
+"""Runs an experiment into its folder: head scores and profiles, then every sample, then measurements, checks
+and metrics.
 
 Each stage saves finished work, so a killed run can resume, with metrics equal to an uninterrupted run's, byte for byte.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cokv import probes
 from cokv.cluster import InProcess, Pool
+from cokv.game.identity import digest
 from cokv.model.loading import LoadedModel, load_model
 from cokv.types import HeadScores
 from reports.aggregate import aggregate
+from suite.checks.context import Context
+from suite.checks.run import RECORD as CHECKS
+from suite.checks.run import run_checks
 from suite.heads.experiment_ssv import compute_head_scores
 from suite.heads.games import VERSIONS_THAT_MATTER
 from suite.heads.run_scores import store_scores
@@ -129,6 +135,7 @@ def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None)
         with folder.stage("samples", size(pool)):
             run_samples(experiment, loaded, folder, scores, profiles, pool)
         _measure(experiment, loaded, folder, next(iter(scores.values()), None), profiles)
+        _check(experiment, loaded, folder, scores, pool)
         if experiment.longbench is not None:
             folder.write("longbench.json", official_numbers(folder.lines(PREDICTIONS), experiment.longbench.resolved()))
         folder.write("metrics.json", aggregate(folder.lines(PREDICTIONS)))
@@ -148,3 +155,17 @@ def _measure(
     with folder.stage("latency and memory", 1):
         measured = measure_decode(experiment, loaded, scores, profiles)
         folder.write(MEASUREMENTS, {"settings": settings, **measured})
+
+
+def _check(
+    experiment: Experiment, loaded: LoadedModel, folder: RunFolder, scores: Mapping[str, HeadScores], pool: Pool
+) -> None:
+    """Checks again where anything that the experiment asks for has changed since the last time."""
+    settings = None if experiment.checks is None else digest(asked(experiment))
+    stored = folder.read(CHECKS)
+    folder.put_aside(CHECKS, None if stored is None else str(stored.get("settings")), settings)
+    if settings is None or folder.read(CHECKS) is not None:
+        return
+    with folder.stage("checks", size(pool)):
+        context = Context(experiment, loaded, scores, folder.lines(PREDICTIONS))
+        folder.write(CHECKS, {"settings": settings, **run_checks(context, folder, pool)})

@@ -103,7 +103,7 @@ def split_half_reliability(
     """
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     halves = np.zeros((splits, plan.num_draws))
-    for draws in _draws_by_stratum(plan):
+    for draws in draws_by_stratum(plan):
         for row in halves:
             row[generator.permutation(draws)[: (len(draws) + int(generator.integers(2))) // 2]] = 1.0
     first = estimator.resample(plan, utilities, halves)
@@ -148,7 +148,7 @@ def bootstrap_interval(
         )
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     weights = np.zeros((resamples, plan.num_draws))
-    for draws in _draws_by_stratum(plan):
+    for draws in draws_by_stratum(plan):
         weights[:, draws] = generator.multinomial(len(draws), np.full(len(draws), 1.0 / len(draws)), size=resamples)
     values = estimator.resample(plan, utilities, weights)
     interval = np.full((plan.num_players, 2), np.nan)
@@ -159,7 +159,7 @@ def bootstrap_interval(
     return interval
 
 
-def _draws_by_stratum(plan: Plan) -> list[IntArray]:
+def draws_by_stratum(plan: Plan) -> list[IntArray]:
     """Draws of one size and stage, which are resampled among themselves."""
     kinds = np.stack([plan.stratum, plan.stage], axis=1)
     return [np.unique(plan.draw[(kinds == kind).all(axis=1)]) for kind in np.unique(kinds, axis=0)]

@@ -54,6 +54,10 @@ def reproduce(
     ] = None,
     ray: Annotated[str | None, typer.Option(help="'auto', or the address of a Ray cluster.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run, and how long.")] = False,
+    model: Annotated[str | None, typer.Option(help="In place of the experiment's [model] name.")] = None,
+    revision: Annotated[str | None, typer.Option(help="In place of its revision.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="In place of its dtype.")] = None,
+    device: Annotated[str | None, typer.Option(help="In place of its device.")] = None,
 ) -> None:
     """Run an experiment, or go on with it, and write its report. A finished run is only reported."""
     from transformers.utils.logging import disable_progress_bar
@@ -61,9 +65,10 @@ def reproduce(
     from reports import terminal_table, write_report
     from suite.experiment import open_run, run_experiment
     from suite.run.workers import pool_for, size
+    from suite.spec import with_model
 
     disable_progress_bar()
-    spec = experiment_of(experiment, limit)
+    spec = with_model(experiment_of(experiment, limit), name=model, revision=revision, dtype=dtype, device=device)
     pool = pool_for(spec.model, workers, ray)
     if dry_run:
         from suite.run.plan import plan

@@ -5,18 +5,22 @@ Errors name the file, the key, and what was expected. What can change an answer 
 """
 
 from suite.spec.benchmarks import Chat, LongBenchMiniSpec, LongBenchSpec, RulerSpec
+from suite.spec.checks import CHECKS, CheckName, ChecksSpec
 from suite.spec.experiment import Experiment
 from suite.spec.game import GameSpec
 from suite.spec.measure import MeasureSpec
 from suite.spec.methods import MethodSpec
 from suite.spec.model import ModelSpec, ProtocolSpec
 from suite.spec.profiles import FILES, SHAPLEY, ProfilesSpec
-from suite.spec.reading import read_experiment, with_game
+from suite.spec.reading import read_experiment, with_game, with_model
 
 __all__ = [
+    "CHECKS",
     "FILES",
     "SHAPLEY",
     "Chat",
+    "CheckName",
+    "ChecksSpec",
     "Experiment",
     "GameSpec",
     "LongBenchMiniSpec",
@@ -29,4 +33,5 @@ __all__ = [
     "RulerSpec",
     "read_experiment",
     "with_game",
+    "with_model",
 ]

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cokv.methods.registry import get_method
 from suite.spec.benchmarks import LongBenchMiniSpec, LongBenchSpec, RulerSpec
+from suite.spec.checks import ChecksSpec
 from suite.spec.game import GameSpec
 from suite.spec.measure import MeasureSpec
 from suite.spec.methods import MethodSpec
@@ -32,6 +33,7 @@ class Experiment(Part):
     game: GameSpec | None = None
     profiles: ProfilesSpec | None = None
     measure: MeasureSpec | None = None
+    checks: ChecksSpec | None = None
 
     @field_validator("kv_budgets", "seeds")
     @classmethod
@@ -93,4 +95,21 @@ class Experiment(Part):
                     f"[game] window_size {self.game.window_size} covers prompts of {part.length} tokens, so every "
                     "coalition would keep the whole prompt; choose a smaller window_size"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _checks_have_a_game(self) -> Experiment:
+        if self.checks is None:
+            return self
+        if self.game is None or self.game.players != "kv_head":
+            raise ValueError(
+                "[checks] needs a [game] section with KV heads as players: it says how the game is played, and gives "
+                "the head scores that are checked"
+            )
+        parts = (self.ruler, self.longbench, self.longbench_mini)
+        known = [task for part in parts if part is not None for task in part.tasks]
+        for key, among in (("tasks", known), ("game_tasks", list(self.checks.tasks or known))):
+            unknown = [task for task in getattr(self.checks, key) or () if task not in among]
+            if unknown:
+                raise ValueError(f"[checks] {key} names {unknown[0]!r}; {nearest(unknown[0], among)}")
         return self

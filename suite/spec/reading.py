@@ -11,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 
 from suite.errors import SuiteError
 from suite.spec.experiment import Experiment
-from suite.spec.game import GameSpec
 from suite.spec.methods import check_defaults, with_defaults
 from suite.spec.part import nearest
 from suite.text_files import read_text
@@ -51,12 +50,28 @@ def with_game(experiment: Experiment, **changes: Any) -> Experiment:
     """The experiment with some keys of its [game] section changed; None leaves a key unchanged."""
     if experiment.game is None:
         raise SuiteError(f"experiment {experiment.name!r} has no [game] section, which says how the game is played")
-    game = {**experiment.game.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
+    return experiment.model_copy(update={"game": _changed(experiment.game, changes, "the game")})
+
+
+def with_model(experiment: Experiment, **changes: Any) -> Experiment:
+    """The experiment with some keys of its [model] section changed; None leaves a key unchanged.
+
+    Another name drops the revision, which is of the other model.
+    """
+    if changes.get("name") is not None:
+        changes = {**changes, "revision": changes.get("revision") or ""}
+    model = _changed(experiment.model, changes, "the model")
+    return experiment.model_copy(update={"model": model.model_copy(update={"revision": model.revision or None})})
+
+
+def _changed(section: Any, changes: dict[str, Any], title: str) -> Any:
+    """A section with some keys changed, checked as a file's is."""
+    values = {**section.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
     try:
-        return experiment.model_copy(update={"game": GameSpec.model_validate(game)})
+        return type(section).model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the game"
+        key = ".".join(str(part) for part in first["loc"]) or title
         got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
         raise SuiteError(f"{key}: {first['msg'].removeprefix('Value error, ')}{got}") from None
 
