@@ -1,7 +1,8 @@
 """A tokenizer's own chat template: a text as the user's turn, ready for the answer, and the token that ends a turn.
 
 A template writes its special tokens itself, BOS included, so a wrapped text is encoded with `add_special_tokens=False`,
-as transformers' `apply_chat_template(tokenize=True)` does. A system prompt that a template adds by itself stays.
+as transformers' `apply_chat_template(tokenize=True)` does. A system prompt that a template adds by itself stays; where
+it states today's date, `fix_date` sets one, so that a prompt is the same tomorrow.
 """
 
 from __future__ import annotations
@@ -13,15 +14,31 @@ from transformers import PreTrainedTokenizerBase
 
 from cokv.types import CokvError
 
+# 26 July 2024, as in Llama 3.1's template, in place of the function of transformers that asks the clock.
+FIXED_DATE = (
+    "{% macro strftime_now(form) %}{{ form | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July') "
+    "| replace('%m', '07') | replace('%Y', '2024') | replace('%y', '24') | replace('%A', 'Friday') "
+    "| replace('%a', 'Fri') | replace('%H', '00') | replace('%M', '00') | replace('%S', '00') }}{% endmacro %}"
+)
+
 
 def has_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
+def fix_date(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Makes a template that states today's date state the same one every day."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, str) and "strftime_now" in template and not template.startswith(FIXED_DATE):
+        tokenizer.chat_template = FIXED_DATE + template
+
+
 def user_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """`text` as the user's only turn, then what begins the answer (the generation prompt)."""
     if not has_chat_template(tokenizer):
-        raise CokvError("this model's tokenizer has no chat template; use an instruct model, or leave the template out")
+        raise CokvError(
+            "this model's tokenizer has no chat template; use an instruct model, or read the prompt without one"
+        )
     return _render(tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)
 
 
@@ -64,5 +81,5 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], add
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise CokvError(
             f"the model's chat template fails on a plain turn: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}; fix the template, or leave it out"
+            f"{' '.join(str(error).split())[:200]}; fix the template, or read prompts without it"
         ) from None

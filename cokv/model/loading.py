@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cokv.model import gguf_file, store
-from cokv.model.chat import turn_end
+from cokv.model.chat import fix_date, turn_end
 from cokv.model.known import KNOWN
 from cokv.model.shape import Shape, model_shape
 from cokv.types import CokvError
@@ -170,6 +170,7 @@ def _load(name: str, folder: Path | None, revision: str | None, device: str, dty
         if folder and not any((folder / file).is_file() for file in VOCABULARIES):
             raise CokvError(f"model {name!r}: no tokenizer in its folder; expected one of {', '.join(VOCABULARIES)}")
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where)
+        fix_date(tokenizer)
     except CokvError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:

@@ -37,16 +37,23 @@ def needle_spec(experiment: Experiment, tasks: Sequence[str] = NEEDLES, length: 
     spec = experiment.profiles or ProfilesSpec()
     generated = experiment.ruler or experiment.longbench_mini
     preset = "mini" if experiment.longbench_mini is not None else "official"
-    chat: Chat = "task" if experiment.longbench_mini is None else "never"  # whose prompts are never wrapped
-    chat = experiment.ruler.chat if experiment.ruler is not None else chat
     return RulerSpec(
         preset=experiment.ruler.preset if experiment.ruler is not None else preset,  # type: ignore[arg-type]
         length=length or spec.length or (generated.length if generated is not None else LENGTH),
         tasks=tuple(tasks),
         samples=spec.prompts,
         essays=experiment.ruler.essays if experiment.ruler is not None else None,
-        chat=chat,
+        chat=_chat(experiment),
     )
+
+
+def _chat(experiment: Experiment) -> Chat:
+    """Profiles are measured on prompts like the tasks' own: in the chat template where those are."""
+    if experiment.ruler is not None:
+        return experiment.ruler.chat
+    if experiment.longbench is not None:
+        return "never" if experiment.longbench.resolved().chat == "never" else "task"
+    return "never"  # longbench_mini
 
 
 def needle_prompts(experiment: Experiment, loaded: LoadedModel) -> list[Needle]:
@@ -114,6 +121,6 @@ def _tokens_at(text: RulerText, sample: Sample, start: int, end: int) -> tuple[t
     before, after = text.parts(sample)
     shift = len(before) - len(sample.context)  # the context stands at the end of its part
     start, end = start + shift, end + shift
-    encoded = tokenizer(before + after, return_offsets_mapping=True, add_special_tokens=not text.chat)
+    encoded = tokenizer(before + after, return_offsets_mapping=True, add_special_tokens=text.adds_specials(before))
     places = [place for place, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
     return torch.tensor(encoded["input_ids"], dtype=torch.int64), places

@@ -151,6 +151,8 @@ def compare(
     chat: the text is the user's turn of the model's own chat template.
     """
     profiles, kv_budget = profiles or {}, KVBudget.parse(kv_budget)
+    if chat and not has_chat_template(loaded.tokenizer):
+        raise SuiteError(f"model {loaded.name!r} has no chat template; leave --chat out, or name an instruct model")
     if chat:
         text = user_turn(loaded.tokenizer, text)
     encoded = loaded.tokenizer(text, **({"add_special_tokens": False} if chat else {}))

@@ -29,7 +29,8 @@ class RulerText:
 
     @classmethod
     def of(cls, spec: RulerSpec, tokenizer: PreTrainedTokenizerBase) -> RulerText:
-        """Prepared data is never wrapped: the official generator has written a template into its `input` already."""
+        """Prepared data is never wrapped: the official generator has written a template into its `input` already
+        (unless it ran with --prepare_for_ns, which the file does not say)."""
         chat = spec.chat == "task" and spec.data is None and has_chat_template(tokenizer)
         return cls(tokenizer, chat, spec.data is not None)
 
@@ -45,7 +46,12 @@ class RulerText:
 
     def begin(self, text: str) -> torch.Tensor:
         """int64 [t]: tokens of a text that begins a prompt. A template has its own special tokens: none are added."""
-        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=not self.chat), dtype=torch.int64)
+        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=self.adds_specials(text)), dtype=torch.int64)
+
+    def adds_specials(self, text: str) -> bool:
+        """Prepared data may begin with BOS in writing, which then is the only one."""
+        bos = self.tokenizer.bos_token
+        return not self.chat and not (isinstance(bos, str) and text.startswith(bos))
 
     def go_on(self, text: str) -> torch.Tensor:
         """int64 [t]: tokens of a text that continues a prompt."""

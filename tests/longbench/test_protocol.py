@@ -14,6 +14,7 @@ from longbench.presets import PRESETS, get_preset, side_by_side
 from longbench.protocol import (
     Protocol,
     StopRule,
+    answer_length,
     build_prompt,
     encode,
     finish_prediction,
@@ -188,3 +189,14 @@ def test_every_preset_names_its_source_and_unknown_ones_are_answered() -> None:
     assert set(side_by_side()["max_length"]) == set(PRESETS) and side_by_side()["query_aware"]["kvpress"] == "no"
     with pytest.raises(LongBenchError, match="kvcache-factory"):
         get_preset("snapkv")
+
+
+def test_answer_lengths_and_stop_tokens_can_be_set(tokenizer: Any) -> None:
+    qasper, samsum = (replace(PLAIN, max_new_tokens=n) for n in (7, (("samsum", 9),)))
+    assert [answer_length(p, "qasper", TEMPLATES) for p in (PLAIN, qasper, samsum)] == [40, 7, 40]
+    assert answer_length(samsum, "samsum", TEMPLATES) == 9
+    assert answer_length(replace(qasper, extra_new_tokens=2), "qasper_e", TEMPLATES) == 9
+    rule = stop_rule(replace(PLAIN, stop_ids=(5, 1)), "qasper", TEMPLATES, tokenizer)
+    assert rule.token_ids == (1, 5)
+    with pytest.raises(LongBenchError, match="max_new_tokens"):
+        replace(PLAIN, max_new_tokens=(("qasper", 0),))

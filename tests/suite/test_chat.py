@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,8 +12,10 @@ from chat_tokenizers import CHATML, LLAMA3, tokenizer_with
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cokv.model.chat import turn_end, user_turn_around
-from cokv.model.loading import LoadedModel
+from cokv.model.loading import LoadedModel, load_model
 from cokv.types import CokvError
+from longbench.presets import get_preset
+from longbench.protocol import build_prompt
 from reports.chat import WITH_TEMPLATE, WITHOUT_TEMPLATE, template_line
 from ruler.data import read_file
 from ruler.generate import generate
@@ -153,6 +157,32 @@ def test_a_template_without_an_end_token_ends_no_turn():
     tokenizer.chat_template = "no turns"
     with pytest.raises(CokvError, match="0 times; expected once"):
         user_turn_around(tokenizer, "a", "b")
+
+
+def test_a_template_that_states_the_date_states_the_same_one_tomorrow(random_model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(random_model, folder)
+    dated = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %} " + CHATML
+    (folder / "chat_template.jinja").write_text(dated, encoding="utf-8")
+    tokenizer = load_model(str(folder)).tokenizer
+    assert user_turn_around(tokenizer, "a", "b")[0].startswith("26 Jul 2024 <|im_start|>")
+    built = build_prompt(
+        get_preset("official"), "qasper", "{context} {input}", {"context": "a", "input": "b"}, tokenizer
+    )
+    assert built.chat and built.text.startswith("26 Jul 2024 <|im_start|>")
+
+
+def test_bos_in_writing_is_the_only_one(tmp_path):
+    loaded = loaded_with(tokenizer_with(LLAMA3))
+    tokenizer = loaded.tokenizer
+    turn = [{"role": "user", "content": "Find it."}]
+    written = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    path = tmp_path / "niah_single_1.jsonl"
+    path.write_text(json.dumps({"index": 0, "input": written, "outputs": ["a"], "length": 40}) + "\n")
+    made = RulerSpec(length=LENGTH, tasks=("niah_single_1",), samples=1, data=str(path))
+    (prompt,) = ruler_tasks.prompts(made, loaded, "niah_single_1", 1, 0, True, False)
+    reference = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+    assert prompt.context_ids.tolist() == reference
 
 
 def test_a_text_that_holds_the_mark_is_cut_at_the_right_place():

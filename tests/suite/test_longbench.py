@@ -223,6 +223,22 @@ strip = true
     assert "4 scores the same" in call("score", folder).stdout
 
 
+def test_the_length_that_is_proposed_fits_with_the_template_and_the_answer(experiment, chat_model, local, tmp_path):
+    rows = [json.loads(line) for line in (local / "qasper_e.jsonl").read_text().splitlines()]
+    rows = [row | {"context": "The lantern is green. " * 400} for row in rows]
+    (local / "qasper_e.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = experiment(model=chat_model, tasks=["qasper_e"], data=local, templates=local)
+    plain = path.read_text() + '[longbench.fields]\nchat = "always"\nmax_new_tokens = 9\nmax_length = '
+    path.write_text(f"{plain}1020\n")  # and an answer of 9: too long for 1024 positions
+    refused = call("reproduce", "--experiment", path, "--runs", tmp_path / "runs")
+    assert refused.exit_code == 2 and "answers of up to 9" in refused.stderr, refused.output
+    length = int(refused.stderr.split("max_length = ")[-1].split(",")[0])
+    assert 1024 - 9 - 40 < length < 1024 - 9 - 16, "the template has tokens too"
+    path.write_text(f"{plain}{length}\n")
+    folder = run(path, tmp_path / "runs")
+    assert {r["prompt_tokens"] for r in records_of(folder)} <= set(range(900, 1024 - 9 + 1))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
