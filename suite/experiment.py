@@ -35,8 +35,8 @@ NOT_HASHED: Any = {
     "description": True,
     "profiles": True,  # settings and checksums of the profiles in use are hashed
     "model": {"name", "device"},
-    "ruler": {"data", "essays", "questions"},
-    "longbench": {"data", "templates"},
+    "ruler": {"data", "revision", "essays", "questions"},
+    "longbench": {"data", "revision", "templates"},
 }
 
 

@@ -9,11 +9,14 @@ from pydantic import Field, model_validator
 from longbench.errors import LongBenchError
 from longbench.mini.generate import BUILDERS as LONGBENCH_MINI
 from longbench.presets import get_preset
+from longbench.sources import OFFICIAL_REPOS
 from longbench.subset import check_has_subset
 from longbench.tasks import get_task as get_longbench_task
+from ruler.data import KVPRESS_REPO, KVPRESS_REVISION
 from ruler.errors import RulerError
 from ruler.tasks import get_task
 from suite.spec.part import Count, Part, nearest
+from suite.tasks.hub_rows import pinned_revision
 
 
 class RulerSpec(Part):
@@ -26,7 +29,8 @@ class RulerSpec(Part):
     length: Count
     tasks: tuple[str, ...]
     samples: Count
-    data: str | None = None  # the official generator's output folder, or one file of it
+    data: str | None = None  # the official generator's output folder, one file of it, or hub:OWNER/NAME (kvpress's)
+    revision: str | None = None  # the hub's commit
     essays: str | None = None  # a folder of .txt files, or the name of a bundled text: alice
     questions: dict[str, str] = Field(default_factory=dict)
 
@@ -40,15 +44,25 @@ class RulerSpec(Part):
         _named_once(self.tasks)
         if self.data is not None and (self.preset != "official" or self.essays is not None or self.questions):
             raise ValueError("`data` is prepared already; leave out `essays` and `questions`, and keep preset official")
+        _ = self.hub_revision
         return self
+
+    @property
+    def hub_revision(self) -> str | None:
+        """The commit that `data` is read at; None if it is a path."""
+        return pinned_revision(self.data, self.revision, {KVPRESS_REPO: KVPRESS_REVISION})
 
 
 class LongBenchSpec(Part):
-    """LongBench v1 on official data: a folder, a `data.zip`, or (without `data`) the hub at a pinned revision."""
+    """LongBench v1 on official data: a folder, a `data.zip`, or (without `data`) the hub at a pinned revision.
+
+    `data = "hub:OWNER/NAME"` names a repository: the official ones, or one with the official fields in Parquet files.
+    """
 
     tasks: tuple[str, ...]
     templates: str  # folder with the official dataset2prompt.json and dataset2maxlen.json
     data: str | None = None
+    revision: str | None = None  # the hub's commit
     protocol: str = "official"
     samples: Count | None = None  # per task; None: all
     subset: Literal["mini"] | None = None  # mini: the samples of MiniLongBench alone
@@ -67,7 +81,13 @@ class LongBenchSpec(Part):
         except LongBenchError as error:
             raise ValueError(str(error)) from None
         _named_once(self.tasks)
+        _ = self.hub_revision
         return self
+
+    @property
+    def hub_revision(self) -> str | None:
+        """The commit that `data` is read at; None if it is a path, or left out."""
+        return pinned_revision(self.data, self.revision, OFFICIAL_REPOS)
 
 
 class LongBenchMiniSpec(Part):

@@ -19,13 +19,14 @@ from longbench import data as longbench_data
 from longbench.official import groups_of, judge_sample
 from longbench.presets import get_preset
 from longbench.protocol import Protocol, TokenizedPrompt, build_prompt, finish_prediction, stop_rule
-from longbench.sources import load_dataset, load_from_hub
+from longbench.sources import OFFICIAL_REPOS, load_dataset, load_from_hub
 from longbench.split import Split, split_ids
 from longbench.subset import select_mini
 from longbench.tasks import base_name
 from longbench.templates import Templates, files_for, read_templates
 from suite.errors import SuiteError
 from suite.spec import LongBenchSpec
+from suite.tasks.hub_rows import read_rows, repo_of
 from suite.tasks.prompt import Prompt
 
 
@@ -33,8 +34,20 @@ from suite.tasks.prompt import Prompt
 def dataset(spec: LongBenchSpec, task: str) -> longbench_data.DataSet:
     """The data set, from the user's folder or archive, or from the hub at its pinned revision; its subset, if asked."""
     partial = spec.partial or spec.subset is not None  # a subset is counted by itself
-    data = load_from_hub(task, partial=partial) if spec.data is None else load_dataset(spec.data, task, partial=partial)
+    data = _whole(spec, task, partial)
     return data if spec.subset is None else select_mini(data, partial=spec.partial)
+
+
+def _whole(spec: LongBenchSpec, task: str, partial: bool) -> longbench_data.DataSet:
+    if spec.data is None:
+        return load_from_hub(task, partial=partial)
+    repo, revision = repo_of(spec.data), spec.hub_revision
+    if repo is None or revision is None:
+        return load_dataset(spec.data, task, partial=partial)
+    if repo in OFFICIAL_REPOS:
+        return load_from_hub(task, repo=repo, revision=revision, partial=partial)
+    read = read_rows(repo, revision, task, "test")
+    return longbench_data.from_rows(read.rows, task, read.source, read.sha256, partial=partial, revision=revision)
 
 
 def _templates(spec: LongBenchSpec) -> Templates:

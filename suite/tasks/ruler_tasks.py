@@ -15,12 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from cokv.decode.decode import Stop
 from cokv.model.loading import LoadedModel
 from ruler import generate as ruler_generate
-from ruler.data import find_files, read_file
+from ruler.data import find_files, from_rows, read_file
 from ruler.errors import RulerError
 from ruler.essays import essay_files
 from ruler.sample import Sample
 from ruler.scoring import score
 from suite.spec import RulerSpec
+from suite.tasks.hub_rows import HubRows, read_rows, repo_of
 from suite.tasks.prompt import VALIDATION_OFFSET, Prompt
 
 
@@ -43,8 +44,17 @@ def _file(root: str, task: str, length: int) -> Path:
 
 
 @functools.lru_cache(maxsize=16)
-def _prepared(root: str, task: str, length: int, seed: int) -> tuple[Sample, ...]:
-    return tuple(read_file(_file(root, task, length), task, seed))
+def _prepared(root: str, revision: str | None, task: str, length: int, seed: int) -> tuple[Sample, ...]:
+    if revision is None:
+        return tuple(read_file(_file(root, task, length), task, seed))
+    read = _hub_rows(root, revision, task, length)
+    return tuple(from_rows(read.rows, task, length, read.source, seed))
+
+
+def _hub_rows(data: str, revision: str, task: str, length: int) -> HubRows:
+    repo = repo_of(data)
+    assert repo is not None, "the spec gives files no revision"
+    return read_rows(repo, revision, str(length), "test", task)
 
 
 def check(spec: RulerSpec, validation: int) -> None:
@@ -54,7 +64,7 @@ def check(spec: RulerSpec, validation: int) -> None:
     """
     for task in spec.tasks if spec.data is not None else ():
         assert spec.data is not None
-        count = len(_prepared(spec.data, task, spec.length, 0))
+        count = len(_prepared(spec.data, spec.hub_revision, task, spec.length, 0))
         if spec.samples + validation > count:
             raise RulerError(
                 f"{task}: {spec.samples} test samples and {validation} validation prompts asked, but {spec.data} has "
@@ -74,9 +84,12 @@ def identity(spec: RulerSpec) -> dict[str, Any]:
     files = {f"questions/{task}": Path(path) for task, path in spec.questions.items()}
     if spec.essays is not None:
         files |= {f"essays/{file.name}": file for file in essay_files(spec.essays)}
-    if spec.data is not None:
+    if spec.data is not None and spec.hub_revision is None:
         files |= {f"data/{task}": _file(spec.data, task, spec.length) for task in spec.tasks}
     digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
+    if spec.data is not None and spec.hub_revision is not None:
+        rows = {task: _hub_rows(spec.data, spec.hub_revision, task, spec.length) for task in spec.tasks}
+        digests |= {f"data/{task}": read.sha256 for task, read in rows.items()}
     wording = hashlib.sha256(resources.files("ruler").joinpath("wording.toml").read_bytes()).hexdigest()
     return {"version": ruler_generate.VERSION, "wording": wording, "sources": digests}
 
@@ -87,7 +100,7 @@ def prompts(
     """`count` samples. A test sample and a validation sample never share a seed stream, nor a question of a file."""
     check(spec, count if validation else 0)
     if spec.data is not None:
-        samples = _prepared(spec.data, task, spec.length, seed)
+        samples = _prepared(spec.data, spec.hub_revision, task, spec.length, seed)
         for sample in samples[: -count - 1 : -1] if validation else samples[:count]:
             yield _prompt(sample, loaded, query_aware)
         return
