@@ -9,14 +9,14 @@ from pydantic import Field, model_validator
 from longbench.errors import LongBenchError
 from longbench.mini.generate import BUILDERS as LONGBENCH_MINI
 from longbench.presets import get_preset
-from longbench.sources import OFFICIAL_REPOS
+from longbench.sources import FORMATTED_REPOS, OFFICIAL_REPOS
 from longbench.subset import check_has_subset
 from longbench.tasks import get_task as get_longbench_task
 from ruler.data import KVPRESS_REPO, KVPRESS_REVISION
 from ruler.errors import RulerError
 from ruler.tasks import get_task
 from suite.spec.part import Count, Part, nearest
-from suite.tasks.hub_rows import pinned_revision
+from suite.tasks.hub_rows import pinned_revision, repo_of
 
 
 class RulerSpec(Part):
@@ -81,6 +81,11 @@ class LongBenchSpec(Part):
         except LongBenchError as error:
             raise ValueError(str(error)) from None
         _named_once(self.tasks)
+        if repo_of(self.data) in FORMATTED_REPOS:
+            raise ValueError(
+                f"{repo_of(self.data)} holds prompts that kvpress has formatted, not the official records; leave `data` "
+                "out for the official repository, or name a copy with the official fields"
+            )
         _ = self.hub_revision
         return self
 

@@ -22,7 +22,7 @@ from longbench.protocol import Protocol, TokenizedPrompt, build_prompt, finish_p
 from longbench.sources import OFFICIAL_REPOS, load_dataset, load_from_hub
 from longbench.split import Split, split_ids
 from longbench.subset import select_mini
-from longbench.tasks import base_name
+from longbench.tasks import V2, base_name
 from longbench.templates import Templates, files_for, read_templates
 from suite.errors import SuiteError
 from suite.spec import LongBenchSpec
@@ -46,7 +46,8 @@ def _whole(spec: LongBenchSpec, task: str, partial: bool) -> longbench_data.Data
         return load_dataset(spec.data, task, partial=partial)
     if repo in OFFICIAL_REPOS:
         return load_from_hub(task, repo=repo, revision=revision, partial=partial)
-    read = read_rows(repo, revision, task, "test")
+    config, split = ("default", "train") if task == V2.name else (task, "test")
+    read = read_rows(repo, revision, config, split)
     return longbench_data.from_rows(read.rows, task, read.source, read.sha256, partial=partial, revision=revision)
 
 

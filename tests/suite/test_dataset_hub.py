@@ -44,6 +44,12 @@ def longbench_rows(count: int = 200) -> list[dict[str, object]]:
     ]
 
 
+def v2_rows(count: int = 503) -> list[dict[str, object]]:
+    choices = {f"choice_{letter}": f"lantern {letter}" for letter in "ABCD"}
+    fields = {"domain": "d", "sub_domain": "s", "difficulty": "hard", "length": "short", "answer": "B"} | choices
+    return [fields | {"_id": f"v2-{i}", "question": "Which?", "context": "A shelf."} for i in range(count)]
+
+
 def ruler_experiment(folder: Path, model: Path, query_aware: bool = True, **section: object) -> Path:
     values = {"data": f"hub:{RULER}", "revision": REVISION, "length": 512, "samples": 4, "tasks": ["vt"]} | section
     return write(folder, model, "hub", f"[protocol]\nquery_aware = {json.dumps(query_aware)}\n\n[ruler]\n", values)
@@ -52,6 +58,7 @@ def ruler_experiment(folder: Path, model: Path, query_aware: bool = True, **sect
 def longbench_experiment(folder: Path, model: Path, name: str = "hub", **section: object) -> Path:
     (folder / "dataset2prompt.json").write_text(json.dumps({"qasper": "{context} {input}"}), encoding="utf-8")
     (folder / "dataset2maxlen.json").write_text(json.dumps({"qasper": 4}), encoding="utf-8")
+    (folder / "0shot.txt").write_text("$DOC$ $Q$ $C_A$ $C_B$ $C_C$ $C_D$", encoding="utf-8")
     values = {"data": f"hub:{LONGBENCH}", "revision": REVISION, "samples": 2, "tasks": ["qasper"]} | section
     return write(folder, model, name, "[longbench]\n", {"templates": str(folder), "protocol": "cokv"} | values)
 
@@ -178,19 +185,23 @@ def test_a_source_without_a_commit_is_refused_when_the_file_is_read(random_model
         read_experiment(ruler_experiment(tmp_path, random_model, **section))
 
 
-def test_longbench_in_parquet_files_runs_as_the_official_files_do(random_model, tmp_path):
-    local = tmp_path / "local"
+def test_longbench_of_the_hub_runs_as_the_official_files_do(random_model, tmp_path):
+    local, v2 = tmp_path / "local", json.dumps(v2_rows())
     local.mkdir()
     lines = "".join(json.dumps(row | {"all_classes": None}) + "\n" for row in longbench_rows())
     (local / "qasper.jsonl").write_text(lines, encoding="utf-8")
+    (local / "data.json").write_text(v2, encoding="utf-8")
+    files, file_tasks = {"data": str(local), "revision": None}, ["qasper", "longbench_v2"]
     paths = [
         longbench_experiment(tmp_path, random_model, name="hub"),
-        longbench_experiment(tmp_path, random_model, name="local", data=str(local), revision=None),
+        longbench_experiment(tmp_path, random_model, name="v2", data="hub:someone/v2", tasks=["longbench_v2"]),
+        longbench_experiment(tmp_path, random_model, name="local", tasks=file_tasks, **files),
     ]
-    with serve({LONGBENCH: repository({"qasper": longbench_rows()})}) as (address, _):
-        assert [code for code, _ in reproduce(address, tmp_path, *paths)] == [0, 0]
-    from_hub, from_file = (records(tmp_path, name) for name in ("hub", "local"))
-    assert from_hub == from_file and len(from_hub) == 4
+    repos = {LONGBENCH: repository({"qasper": longbench_rows()}), "someone/v2": {"data.json": v2.encode()}}
+    with serve(repos) as (address, _):
+        assert [code for code, _ in reproduce(address, tmp_path, *paths)] == [0, 0, 0]
+    assert records(tmp_path, "hub") + records(tmp_path, "v2") == records(tmp_path, "local")
+    assert len(records(tmp_path, "local")) == 8
 
 
 @pytest.mark.parametrize("repo", ["THUDM/LongBench", "zai-org/LongBench", "zai-org/LongBench-v2"])
@@ -199,6 +210,11 @@ def test_known_repositories_need_no_revision(random_model, tmp_path, repo):
     ruler = read_experiment(ruler_experiment(tmp_path, random_model, data="hub:simonjegou/ruler", revision=None))
     assert longbench.longbench is not None and len(longbench.longbench.hub_revision or "") == 40
     assert ruler.ruler is not None and len(ruler.ruler.hub_revision or "") == 40
+
+
+def test_prompts_that_kvpress_has_formatted_are_refused_by_name(random_model, tmp_path):
+    with pytest.raises(SuiteError, match="Xnhyacinth/LongBench holds prompts that kvpress has formatted"):
+        read_experiment(longbench_experiment(tmp_path, random_model, data="hub:Xnhyacinth/LongBench", revision=None))
 
 
 def test_datasets_is_imported_only_where_a_hub_source_is_read():
