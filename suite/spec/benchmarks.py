@@ -81,10 +81,10 @@ class LongBenchSpec(Part):
         except LongBenchError as error:
             raise ValueError(str(error)) from None
         _named_once(self.tasks)
-        if repo_of(self.data) in FORMATTED_REPOS:
+        if (repo := repo_of(self.data)) in FORMATTED_REPOS:
             raise ValueError(
-                f"{repo_of(self.data)} holds prompts that kvpress has formatted, not the official records; leave `data` "
-                "out for the official repository, or name a copy with the official fields"
+                f"{repo} holds prompts that kvpress has formatted, not the official records; leave `data` out for the "
+                "official repository, or name a copy with the official fields"
             )
         _ = self.hub_revision
         return self
