@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -119,6 +120,37 @@ def read_dataset(path: Path | str, name: str, *, partial: bool = False, line_lim
             f"cannot read {path} ({error.strerror}); expected the official {name}.jsonl, "
             "so give the folder or data.zip that holds it"
         ) from None
+
+
+def from_rows(
+    rows: Iterable[dict[str, Any]],
+    name: str,
+    source: str,
+    sha256: str,
+    *,
+    partial: bool = False,
+    revision: str | None = None,
+) -> DataSet:
+    """The data set `name` from rows of a table, checked as lines of a file are.
+
+    A column has one type: tables write the official null of `all_classes` as an empty list, which is read as null.
+    """
+    task = get_task(name)
+    check = check_v2 if task is V2 else check_v1
+    records = []
+    for number, row in enumerate(rows, 1):
+        place = f"{source} row {number}"
+        if task is not V2 and {"question", "answer_prefix"} <= row.keys():
+            raise LongBenchError(
+                f"{source}: holds prompts that are formatted already (columns question and answer_prefix), not the "
+                "official records; give the official data.zip, or a copy with the official fields"
+            )
+        if task is not V2 and row.get("all_classes") == []:
+            row = row | {"all_classes": None}
+        check(row, place)
+        records.append(row)
+    _check_whole(records, name, task, source, partial)
+    return DataSet(name, task, tuple(map(_sample, records)), source, sha256, revision)
 
 
 def read_v2_array(path: Path | str, *, partial: bool = False, revision: str | None = None) -> DataSet:

@@ -25,6 +25,18 @@ HUB_REPO_V2 = "THUDM/LongBench-v2"
 HUB_REVISION_V2 = "2b48e494f2c7a2f0af81aae178e05c7e1dde0fe9"
 """Commits of the data sets' repositories, named in every record; looked up in stored copies of the hub's pages."""
 
+OFFICIAL_REPOS = {HUB_REPO: HUB_REVISION, HUB_REPO_V2: HUB_REVISION_V2}
+OFFICIAL_REPOS |= {repo.replace("THUDM/", "zai-org/"): revision for repo, revision in OFFICIAL_REPOS.items()}
+"""Repositories of the official `data.zip` and `data.json`, under the owner's old and new name, and their commits."""
+
+FORMATTED_REPOS = (
+    "Xnhyacinth/LongBench",
+    "Xnhyacinth/LongBench-e",
+    "Xnhyacinth/LongBench-v2",
+    "simonjegou/LongBench-v2",
+)
+"""kvpress's: prompts in its own division (context, question, answer_prefix), from which no official record follows."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -22,6 +22,9 @@ from ruler.tasks import TASKS, get_task
 
 LINE_LIMIT = 64 * 2**20  # bytes; a sample of a million tokens has about five million
 EXPECTED = "expected the official input, outputs and length"
+KVPRESS_REPO = "simonjegou/ruler"
+KVPRESS_REVISION = "24adceac8a0e6532936e8d721cd9e9084d2e4686"  # of the hub, as projects that pin it state
+NOTE_KVPRESS = "as kvpress publishes RULER; its length is counted with the tokenizer of Llama 3.1"
 NOTE = "prepared by the official generator; its length is counted with the tokenizer it was prepared for"
 
 
@@ -99,7 +102,7 @@ def read_file(path: Path, task: str | None = None, seed: int = 0) -> list[Sample
                 answer_prefix=prefix,
                 outputs=_outputs(record, place),
                 gold=None,
-                length=_length(record, place),
+                length=_count(record, "length", place),
                 tokens_to_generate=row.tokens_to_generate,
                 metric=row.metric,
                 notes=(NOTE,),
@@ -107,6 +110,38 @@ def read_file(path: Path, task: str | None = None, seed: int = 0) -> list[Sample
         )
     if not samples:
         raise RulerError(f"{path} is empty; {EXPECTED} on every line")
+    return samples
+
+
+def from_rows(rows: Iterable[dict[str, Any]], task: str, length: int, source: str, seed: int = 0) -> list[Sample]:
+    """Samples from rows as kvpress publishes RULER: `context, question, answer_prefix, answer, task, max_new_tokens`.
+
+    Released code: NVIDIA/kvpress, `evaluation/benchmarks/ruler`. The question is apart from the context. `length` is
+    what the samples were prepared for; a row states none of its own.
+    """
+    row = get_task(task)
+    samples: list[Sample] = []
+    for number, record in enumerate(rows, 1):
+        place = f"{source} row {number}"
+        if (name := _text(record, "task", place)) != task:
+            raise RulerError(f"{place}: is of task {name!r}, expected {task!r}")
+        outputs = _outputs({**record, "outputs": _field(record, "answer", place)}, place)
+        samples.append(
+            Sample(
+                task=task,
+                sample_id=f"{task}/{length}/{seed}/{len(samples)}",
+                seed=seed,
+                context=_text(record, "context", place),
+                question=_text(record, "question", place),
+                answer_prefix=_text(record, "answer_prefix", place, default=""),
+                outputs=outputs,
+                gold=None,
+                length=None,
+                tokens_to_generate=_count(record, "max_new_tokens", place),
+                metric=row.metric,
+                notes=(NOTE_KVPRESS,),
+            )
+        )
     return samples
 
 
@@ -174,11 +209,11 @@ def _outputs(record: dict[str, Any], place: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _length(record: dict[str, Any], place: str) -> int:
-    value = _field(record, "length", place)
+def _count(record: dict[str, Any], field: str, place: str) -> int:
+    value = _field(record, field, place)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         shown = value if isinstance(value, int) and not isinstance(value, bool) else _kind(value)
-        raise RulerError(f"{place}: 'length' is {shown}; expected a count of tokens")
+        raise RulerError(f"{place}: {field!r} is {shown}; expected a count of tokens")
     return value
 
 

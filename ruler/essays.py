@@ -1,6 +1,11 @@
 """Real text for the essay haystacks: a folder of the user's .txt files, or a text that ships with this package.
 
-RULER's own essays are not shipped. Knows nothing of tasks or lengths.
+RULER's own essays are not shipped. Its script (NVIDIA/RULER, `scripts/data/synthetic/json`) joins Paul Graham's essays
+to one text: the 49 .txt files of LLMTest_NeedleInAHaystack in file-name order, then some 170 pages of his site. A
+folder of those 49 files gives the beginning of that text, about 150,000 tokens, and a shorter haystack reads no more.
+Differs: files are joined by a space, where the script puts nothing between them.
+
+Knows nothing of tasks or lengths.
 """
 
 import re

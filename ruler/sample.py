@@ -41,8 +41,8 @@ class Sample:
     """One benchmark sample. `length` = tokens of the prompt with its answer prefix plus `tokens_to_generate`, without
     specials.
 
-    A sample read from prepared data has its whole input as `context`, an empty `question`, no `gold`, and the `length`
-    its file states.
+    A sample read from prepared data has no `gold` and the `length` its file states, if any. The official files do not
+    part the question from the context: the whole input is `context`, and `question` is empty.
     """
 
     task: str
@@ -53,7 +53,7 @@ class Sample:
     answer_prefix: str
     outputs: tuple[str, ...]
     gold: str | None
-    length: int
+    length: int | None
     tokens_to_generate: int
     metric: Metric
     notes: tuple[str, ...] = ()

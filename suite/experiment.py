@@ -47,8 +47,8 @@ NOT_ASKED: Any = {
     "description": True,
     "profiles": True,  # settings and checksums of the profiles in use are stated
     "model": {"name", "device"},
-    "ruler": {"data", "essays", "questions"},
-    "longbench": {"data", "templates"},
+    "ruler": {"data", "revision", "essays", "questions"},
+    "longbench": {"data", "revision", "templates"},
     "game": {"block_size"},
 }
 

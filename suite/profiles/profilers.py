@@ -35,12 +35,15 @@ def settings_of(experiment: Experiment, spec: ProfilesSpec, method: Method) -> d
 
 def _needle_settings(experiment: Experiment, spec: ProfilesSpec, method: Method) -> dict[str, JSON]:
     ruler = needle_spec(experiment)
-    return {"needles": {**ruler.model_dump(mode="json", exclude={"essays", "questions", "data"})}, **_wording(ruler)}
+    return {
+        "needles": {**ruler.model_dump(mode="json", exclude={"essays", "questions", "data", "revision"})},
+        **_wording(ruler),
+    }
 
 
 def _duo_settings(experiment: Experiment, spec: ProfilesSpec, method: Method) -> dict[str, JSON]:
     ruler = needle_spec(experiment, PASSKEYS, spec.passkey_length)
-    passkeys = ruler.model_dump(mode="json", exclude={"essays", "questions", "data"})
+    passkeys = ruler.model_dump(mode="json", exclude={"essays", "questions", "data", "revision"})
     return {"passkeys": passkeys, **_wording(ruler), **asdict(_training(spec, method))}
 
 

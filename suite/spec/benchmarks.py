@@ -9,12 +9,15 @@ from pydantic import Field, model_validator
 from longbench.errors import LongBenchError
 from longbench.mini.generate import BUILDERS as LONGBENCH_MINI
 from longbench.protocol import Protocol
+from longbench.sources import FORMATTED_REPOS, OFFICIAL_REPOS
 from longbench.subset import check_has_subset
 from longbench.tasks import get_task as get_longbench_task
+from ruler.data import KVPRESS_REPO, KVPRESS_REVISION
 from ruler.errors import RulerError
 from ruler.tasks import get_task
 from suite.spec.longbench_fields import changed_protocol
 from suite.spec.part import Count, Part, nearest
+from suite.tasks.hub_rows import pinned_revision, repo_of
 
 Chat = Literal["task", "never"]
 
@@ -30,7 +33,8 @@ class RulerSpec(Part):
     tasks: tuple[str, ...]
     samples: Count
     max_new_tokens: Count | None = None  # answers end there at the latest; None: the task's own length
-    data: str | None = None  # the official generator's output folder, or one file of it: read as it stands
+    data: str | None = None  # the official generator's output folder, one file of it, or hub:OWNER/NAME (kvpress's)
+    revision: str | None = None  # the hub's commit
     chat: Chat = "task"  # task: in the tokenizer's chat template, where it has one
     essays: str | None = None  # a folder of .txt files, or the name of a bundled text: alice
     questions: dict[str, str] = Field(default_factory=dict)
@@ -45,15 +49,25 @@ class RulerSpec(Part):
         _named_once(self.tasks)
         if self.data is not None and (self.preset != "official" or self.essays is not None or self.questions):
             raise ValueError("`data` is prepared already; leave out `essays` and `questions`, and keep preset official")
+        _ = self.hub_revision
         return self
+
+    @property
+    def hub_revision(self) -> str | None:
+        """The commit that `data` is read at; None if it is a path."""
+        return pinned_revision(self.data, self.revision, {KVPRESS_REPO: KVPRESS_REVISION})
 
 
 class LongBenchSpec(Part):
-    """LongBench v1 on official data: a folder, a `data.zip`, or (without `data`) the hub at a pinned revision."""
+    """LongBench v1 on official data: a folder, a `data.zip`, or (without `data`) the hub at a pinned revision.
+
+    `data = "hub:OWNER/NAME"` names a repository: the official ones, or one with the official fields in Parquet files.
+    """
 
     tasks: tuple[str, ...]
     templates: str  # folder with the official dataset2prompt.json and dataset2maxlen.json
     data: str | None = None
+    revision: str | None = None  # the hub's commit
     protocol: str = "official"
     fields: dict[str, Any] = Field(default_factory=dict)  # of the protocol, changed
     samples: Count | None = None  # per task; None: all
@@ -73,11 +87,22 @@ class LongBenchSpec(Part):
         except LongBenchError as error:
             raise ValueError(str(error)) from None
         _named_once(self.tasks)
+        if (repo := repo_of(self.data)) in FORMATTED_REPOS:
+            raise ValueError(
+                f"{repo} holds prompts that kvpress has formatted, not the official records; leave `data` out for the "
+                "official repository, or name a copy with the official fields"
+            )
+        _ = self.hub_revision
         return self
 
     def resolved(self) -> Protocol:
         """The protocol with the changed fields."""
         return changed_protocol(self.protocol, self.fields)
+
+    @property
+    def hub_revision(self) -> str | None:
+        """The commit that `data` is read at; None if it is a path, or left out."""
+        return pinned_revision(self.data, self.revision, OFFICIAL_REPOS)
 
 
 class LongBenchMiniSpec(Part):

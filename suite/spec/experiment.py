@@ -46,7 +46,8 @@ class Experiment(Part):
             raise ValueError("there is nothing to run: add a [ruler], [longbench] or [longbench_mini] section")
         if self.longbench is not None and self.longbench_mini is not None:
             raise ValueError("[longbench] and [longbench_mini] name the same tasks; give each its own experiment")
-        if self.ruler is not None and self.ruler.data is not None and not self.protocol.query_aware:
+        prepared = self.ruler is not None and self.ruler.data is not None and self.ruler.hub_revision is None
+        if prepared and not self.protocol.query_aware:
             raise ValueError(
                 "[ruler] `data` does not say where its questions begin, so query_aware = false cannot be kept; "
                 "generate the tasks (leave `data` out), or set query_aware = true"

@@ -19,28 +19,43 @@ from cokv.model.loading import LoadedModel
 from longbench import data as longbench_data
 from longbench.official import groups_of, judge_sample
 from longbench.protocol import Protocol, TokenizedPrompt, answer_length, build_prompt, finish_prediction, stop_rule
-from longbench.sources import load_dataset, load_from_hub
+from longbench.sources import OFFICIAL_REPOS, load_dataset, load_from_hub
 from longbench.split import Split, split_ids
 from longbench.subset import select_mini
-from longbench.tasks import base_name
+from longbench.tasks import V2, base_name
 from longbench.templates import Templates, files_for, read_templates
 from suite.errors import SuiteError
 from suite.spec import LongBenchSpec
+from suite.tasks.hub_rows import read_rows, repo_of
 from suite.tasks.prompt import Prompt, chat_notes
 
 ALLOWANCE = 16  # tokens that a cut prompt may gain: its halves are tokenized again, joined
 
 
 def dataset(spec: LongBenchSpec, task: str) -> longbench_data.DataSet:
-    """The data set, from the user's folder or archive, or from the hub at its pinned revision."""
-    return _read_dataset(spec.data, task, spec.partial, spec.subset)
+    """The data set, from the user's folder or archive, or from the hub at its pinned revision; its subset, if asked."""
+    return _read_dataset(spec.data, spec.hub_revision, task, spec.partial, spec.subset)
 
 
 @functools.lru_cache(maxsize=32)
-def _read_dataset(data: str | None, task: str, partial: bool, subset: str | None) -> longbench_data.DataSet:
-    allows_fewer = partial or subset is not None  # a subset is counted by itself
-    read = load_from_hub(task, partial=allows_fewer) if data is None else load_dataset(data, task, partial=allows_fewer)
+def _read_dataset(
+    data: str | None, revision: str | None, task: str, partial: bool, subset: str | None
+) -> longbench_data.DataSet:
+    read = _whole(data, revision, task, partial or subset is not None)  # a subset is counted by itself
     return read if subset is None else select_mini(read, partial=partial)
+
+
+def _whole(data: str | None, revision: str | None, task: str, partial: bool) -> longbench_data.DataSet:
+    if data is None:
+        return load_from_hub(task, partial=partial)
+    repo = repo_of(data)
+    if repo is None or revision is None:
+        return load_dataset(data, task, partial=partial)
+    if repo in OFFICIAL_REPOS:
+        return load_from_hub(task, repo=repo, revision=revision, partial=partial)
+    config, split = ("default", "train") if task == V2.name else (task, "test")
+    read = read_rows(repo, revision, config, split)
+    return longbench_data.from_rows(read.rows, task, read.source, read.sha256, partial=partial, revision=revision)
 
 
 def _templates(spec: LongBenchSpec) -> Templates:

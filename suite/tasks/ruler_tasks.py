@@ -12,12 +12,13 @@ from typing import Any
 from cokv.decode.decode import Stop
 from cokv.model.loading import LoadedModel
 from ruler import generate as ruler_generate
-from ruler.data import find_files, read_file
+from ruler.data import find_files, from_rows, read_file
 from ruler.errors import RulerError
 from ruler.essays import essay_files
 from ruler.sample import Sample
 from ruler.scoring import score
 from suite.spec import RulerSpec
+from suite.tasks.hub_rows import HubRows, read_rows, repo_of
 from suite.tasks.prompt import VALIDATION_OFFSET, Prompt
 from suite.tasks.ruler_text import RulerText
 
@@ -41,8 +42,17 @@ def _file(root: str, task: str, length: int) -> Path:
 
 
 @functools.lru_cache(maxsize=16)
-def _prepared(root: str, task: str, length: int, seed: int) -> tuple[Sample, ...]:
-    return tuple(read_file(_file(root, task, length), task, seed))
+def _prepared(root: str, revision: str | None, task: str, length: int, seed: int) -> tuple[Sample, ...]:
+    if revision is None:
+        return tuple(read_file(_file(root, task, length), task, seed))
+    read = _hub_rows(root, revision, task, length)
+    return tuple(from_rows(read.rows, task, length, read.source, seed))
+
+
+def _hub_rows(data: str, revision: str, task: str, length: int) -> HubRows:
+    repo = repo_of(data)
+    assert repo is not None, "the spec gives files no revision"
+    return read_rows(repo, revision, str(length), "test", task)
 
 
 def check(spec: RulerSpec, validation: int) -> None:
@@ -52,7 +62,7 @@ def check(spec: RulerSpec, validation: int) -> None:
     """
     for task in spec.tasks if spec.data is not None else ():
         assert spec.data is not None
-        count = len(_prepared(spec.data, task, spec.length, 0))
+        count = len(_prepared(spec.data, spec.hub_revision, task, spec.length, 0))
         if spec.samples + validation > count:
             raise RulerError(
                 f"{task}: {spec.samples} test samples and {validation} validation prompts asked, but {spec.data} has "
@@ -69,11 +79,13 @@ def check(spec: RulerSpec, validation: int) -> None:
 
 def identity(spec: RulerSpec) -> dict[str, Any]:
     """The generators' version, and checksums of the wording and of the user's own text."""
-    files = {f"questions/{task}": Path(path) for task, path in spec.questions.items()}
-    if spec.data is not None:
-        files |= {f"data/{task}": _file(spec.data, task, spec.length) for task in spec.tasks}
     wording = hashlib.sha256(resources.files("ruler").joinpath("wording.toml").read_bytes()).hexdigest()
-    sources = {**_essays(spec), **_checksums(files)}
+    sources = {
+        **_essays(spec),
+        **_checksums({f"questions/{task}": Path(path) for task, path in spec.questions.items()}),
+    }
+    if spec.data is not None:
+        sources |= {f"data/{task}": _data_checksum(spec, spec.data, task) for task in spec.tasks}
     return {"version": ruler_generate.VERSION, "wording": wording, "sources": sources}
 
 
@@ -84,17 +96,22 @@ def shared_identity(spec: RulerSpec) -> dict[str, Any]:
         "length": spec.length,
         "prepared": spec.data is not None,
         "chat": spec.chat,
+        "max_new_tokens": spec.max_new_tokens,
     }
-    facts["max_new_tokens"] = spec.max_new_tokens
     return {**facts, **identity(spec), "sources": _essays(spec)}
 
 
 def task_identity(spec: RulerSpec, task: str) -> dict[str, str]:
     """Checksums of the files that determine one task's samples alone."""
-    files = {"questions": Path(spec.questions[task])} if task in spec.questions else {}
-    if spec.data is not None:
-        files["data"] = _file(spec.data, task, spec.length)
-    return _checksums(files)
+    sums = _checksums({"questions": Path(spec.questions[task])} if task in spec.questions else {})
+    return sums if spec.data is None else {**sums, "data": _data_checksum(spec, spec.data, task)}
+
+
+def _data_checksum(spec: RulerSpec, data: str, task: str) -> str:
+    """Of a task's prepared file, or of its rows on the hub."""
+    if spec.hub_revision is not None:
+        return _hub_rows(data, spec.hub_revision, task, spec.length).sha256
+    return hashlib.sha256(_file(data, task, spec.length).read_bytes()).hexdigest()
 
 
 def _essays(spec: RulerSpec) -> dict[str, str]:
@@ -113,7 +130,7 @@ def prompts(
     check(spec, count if validation else 0)
     text = RulerText.of(spec, loaded.tokenizer)
     if spec.data is not None:
-        samples = _prepared(spec.data, task, spec.length, seed)
+        samples = _prepared(spec.data, spec.hub_revision, task, spec.length, seed)
         for sample in samples[: -count - 1 : -1] if validation else samples[:count]:
             yield _prompt(spec, sample, text, loaded, query_aware)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,21 @@ def test_essays_are_read_in_name_order_and_used_from_their_start(tokenizer, tmp_
     assert sample.notes == ("the essays are shorter than the haystack and repeat",)
     short = next(generate("niah_single_2", tokenizer("whitespace"), 162, 1, seed=0, sources=sources))
     assert short.notes == ()
+
+
+@pytest.mark.skipif("COKV_TEST_DATA" not in os.environ, reason="COKV_TEST_DATA is not set: no essays here")
+@pytest.mark.parametrize("length", [1024, 4096])
+def test_rulers_essay_files_are_joined_in_the_official_order_and_fill_the_length(tokenizer, length: int) -> None:
+    folder = Path(os.environ["COKV_TEST_DATA"]) / "essays"
+    names = sorted(file.name for file in folder.glob("*.txt"))
+    whole = " ".join(" ".join((folder / name).read_text(encoding="utf-8").split()) for name in names)
+    sources = Sources.read(folder)
+    assert len(names) == 49 and " ".join(sources.essays.sentences if sources.essays else ()) == whole
+    for task in ("niah_single_2", "niah_multivalue"):
+        sample = next(generate(task, tokenizer("whitespace"), length, 1, seed=0, sources=sources))
+        text = re.sub(r"The secret numbers? of \S+ is \d+\. ?", "", sample.context.partition("\n")[2])
+        assert whole.startswith(text.strip()), "the haystack is the essays from their start, the needles apart"
+        assert 0.9 * length < (sample.length or 0) <= length and sample.notes == ()
 
 
 def test_a_bundled_text_is_chosen_by_name_and_named_in_the_notes(tokenizer, tmp_path: Path, monkeypatch) -> None:
