@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from cokv import probes
 from cokv.cluster import InProcess, MakeWorker, Pool, Worker
+from cokv.cluster.machine import available_memory
 from cokv.game.identity import digest
 from cokv.game.ledger import Ledger
 from cokv.game.players import grid
@@ -23,6 +25,7 @@ from cokv.model.loading import LoadedModel, load_model
 from cokv.types import JSON
 from suite.errors import SuiteError
 from suite.heads.block_evaluation import Answer, Block
+from suite.run.workers import size
 from suite.spec import Experiment, GameSpec
 from suite.tasks.benchmarks import seeds_of, test_prompts, validation_prompts
 from suite.tasks.prompt import Prompt, text_of
@@ -35,12 +38,13 @@ def prompt_ids(prompt: Prompt) -> torch.Tensor:
     return prompt.context_ids if prompt.question_ids is None else torch.cat([prompt.context_ids, prompt.question_ids])
 
 
-def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> HeadGame:
+def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec, processes: int = 1) -> HeadGame:
     """The head game of a [game] section over these prompts, judged by their metric or teacher-forced on gold answers.
 
-    Prefills are computed when first needed, and kept within half of the free memory.
+    Prefills are computed when first needed, and kept within this process's share of the memory that is available now.
+    processes: that play games on this machine at the same time.
     """
-    store = PrefillStore(loaded.model, *_prefill_bounds(loaded.device))
+    store = PrefillStore(loaded.model, *_prefill_bounds(loaded.device, processes))
     game_prompts = []
     for prompt in prompts:
 
@@ -52,10 +56,16 @@ def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> H
     return HeadGame(loaded.model, game_prompts, spec.window_size, **rules)
 
 
-def _prefill_bounds(device: torch.device) -> tuple[int, int]:
-    """Bytes for prefills: on the device, and in CPU memory."""
-    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return (torch.cuda.mem_get_info(device)[0] // 2, host) if device.type == "cuda" else (host, 0)
+def _prefill_bounds(device: torch.device, processes: int) -> tuple[int, int]:
+    """Bytes for one process's prefills: on the device, and in CPU memory.
+
+    A run takes a quarter of the CPU memory that is available, so that another run finds some; of a GPU, half.
+    """
+    host = available_memory() // 4 // processes
+    if device.type != "cuda":
+        return host, 0
+    on_one_gpu = math.ceil(processes / max(torch.cuda.device_count(), 1))
+    return torch.cuda.mem_get_info(device)[0] // 2 // on_one_gpu, host
 
 
 def gold_ids(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...] | None:
@@ -153,6 +163,7 @@ class GamesWorker:
     """Makes a worker: loads the model on the device, and plays one game at a time, whose prompts it prefills."""
 
     experiment: Experiment
+    processes: int = 1  # workers that share the memory of a machine
 
     def __call__(self, device: str) -> Worker:
         return self.on(load_on(self.experiment, device))
@@ -165,7 +176,7 @@ class GamesWorker:
             if worker is None or block[0] != name:
                 worker = None  # its prefills make room first
                 name, prompts = block[0], game_prompts(self.experiment, loaded, block[0])
-                worker = worker_of(game_of(loaded, prompts, game_spec(self.experiment)))
+                worker = worker_of(game_of(loaded, prompts, game_spec(self.experiment), self.processes))
             answer: Answer = worker(block)
             return answer
 
@@ -173,7 +184,9 @@ class GamesWorker:
 
     def for_pool(self, pool: Pool, loaded: LoadedModel) -> MakeWorker:
         """Within this process on the loaded model; in other processes each worker loads one itself."""
-        return (lambda _: self.on(loaded)) if isinstance(pool, InProcess) else self
+        if isinstance(pool, InProcess):
+            return lambda _: self.on(loaded)
+        return replace(self, processes=size(pool))
 
 
 def load_on(experiment: Experiment, device: str) -> LoadedModel:
