@@ -67,8 +67,8 @@ class Experiment(Part):
         without_file = [name for name in shapley if not profiles.files_of(name)]
         if without_file and self.game is None and profiles.source == "computed":
             raise ValueError(
-                f"{', '.join(without_file)} needs head scores: add a [game] section, or to [profiles] a file, or "
-                "source = 'shipped'"
+                f"{', '.join(without_file)} needs head scores: add a [game] section, or a file in [profiles], or "
+                "source = 'shipped' there"
             )
         if without_file and self.game is not None and self.game.players != "kv_head":
             raise ValueError(

@@ -108,7 +108,7 @@ def experiment(tmp_path: Path, profiles: str) -> Any:
 def test_an_experiment_runs_on_shipped_profiles_and_its_hash_covers_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SuiteError, match=r"add a .game. section, or to .profiles. a file, or source = 'shipped'"):
+    with pytest.raises(SuiteError, match=r"add a .game. section, or a file in .profiles., or source = 'shipped'"):
         experiment(tmp_path, "")
     spec = experiment(tmp_path, '[profiles]\nsource = "shipped"')
     assert [need.files for need in needed(spec)] == [
