@@ -43,7 +43,8 @@ def compress(
     model: a transformers decoder; its text part answers through cokv's attention from now on, with identical results
     for any other cache. method: a name of `cokv.METHODS`, a Method, `module:Class` or `kvpress:Press`. kv_budget: mean
     KV slots per (layer, KV head), window and sinks included, or a share of the prompt's tokens ("20%"). profile: what
-    the method needs of the model, an object, a file, or the name of a shipped one ("embedded/cokv"). tokenizer: for
+    the method needs of the model, an object, a file, the name of a shipped one ("embedded/cokv"), or the name of its
+    model ("embedded"), of whose profiles the method takes its own. tokenizer: for
     methods that must know what tokens say. params: the method's hyper-parameters.
 
     The prompt is the model's first forward pass; what is read later, a further turn or the next piece of a prompt that
@@ -57,9 +58,9 @@ def compress(
     if chosen.takes_budget and kv_budget is None:
         raise CokvError(f"{chosen.name}: needs kv_budget, KV slots per head or a share of the prompt such as '20%'")
     if isinstance(profile, (str, os.PathLike)):
-        from cokv.profiles.load import load_profile
+        from cokv.profiles.load import profile_for
 
-        profile = load_profile(profile)
+        profile = profile_for(profile, chosen)
     if tokenizer is None and any(getattr(observer, "needs_tokenizer", False) for observer in chosen.observers):
         raise CokvError(f"{chosen.name}: needs to know what tokens say; give tokenizer=")
     with ragged_attention(model):  # refuses a model that it cannot serve, and leaves one to which the method says no

@@ -41,7 +41,12 @@ class Conversion:
     @property
     def digest(self) -> str:
         """The model's identity: of the file alone, so that it is the same whatever versions converted it."""
-        return hashlib.sha256(f"gguf {self.sha256} {self.conversion}".encode()).hexdigest()[:16]
+        return digest_of(self.sha256, self.conversion)
+
+
+def digest_of(sha256: str, conversion: int = CONVERSION) -> str:
+    """The digest of the model that is converted from the GGUF file with this checksum."""
+    return hashlib.sha256(f"gguf {sha256} {conversion}".encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:

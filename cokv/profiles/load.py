@@ -8,12 +8,13 @@
 | `.json` | HeadKV's scores of query heads | HeadScores |
 | `.tsv`, its config beside it | DuoAttention's gates | HeadScores |
 
-Knows no method: the caller checks by a profile's provenance that it is of the kind that a method needs, and made on
+The caller checks by a profile's provenance that it is of the kind that a method needs, and made on
 the model in use.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +23,14 @@ from typing import TypeAlias
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from cokv.methods.method import Method
 from cokv.profiles.contributions import Contributions, head_scores, is_contributions, read_contributions
 from cokv.profiles.duo_file import DuoPattern, read_duo
 from cokv.profiles.headkv_file import read_headkv
 from cokv.profiles.lukv_file import KIND as CURVES
 from cokv.profiles.lukv_file import RatioCurves, read_lukv
 from cokv.profiles.npy import read_npy
+from cokv.profiles.shipped import REASON, shipped_folders, shipped_for, shipped_path
 from cokv.types import CokvError, HeadScores, named
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -35,14 +38,12 @@ Profile: TypeAlias = HeadScores | RatioCurves
 Published: TypeAlias = Contributions | HeadScores | DuoPattern | RatioCurves
 
 SUFFIXES = (".npy", ".json", ".tsv", ".safetensors")
-SHIPPED = Path(__file__).parents[1] / "embedded" / "profiles"
-PREFIX = "embedded/"  # of a shipped profile's name, before the stem of its file
 
 
 def load_profile(path_or_paths: PathLike | Sequence[PathLike], shape: tuple[int, int] | None = None) -> Profile:
     """The profile in a file; or in several, as CoKV's release has one file of sums and counts per slice size.
 
-    path_or_paths: paths, or names `embedded/<stem>` of profiles that ship with the embedded model (`shipped_profiles`).
+    path_or_paths: paths, or names MODEL/STEM of profiles that ship with a model (`shipped_profiles`).
     shape: (num_layers, num_kv_heads) of the model: a profile of another shape is refused, and HeadKV's query heads are
     reduced to KV heads. Raises CokvError.
     """
@@ -66,6 +67,9 @@ def read_published(path: PathLike, shape: tuple[int, int] | None = None) -> Publ
     """One file as its authors published it. shape: as of `load_profile`; not checked where a file has none itself."""
     path = profile_path(path)
     suffix = path.suffix
+    if suffix == REASON and path.parent in shipped_folders().values():
+        reason = json.loads(path.read_text(encoding="utf-8"))["unavailable"]
+        raise CokvError(f"no {path.stem} profile ships with {path.parent.name}, as it can have none: {reason}")
     if suffix == ".npy":
         value = read_npy(path)
         if isinstance(value, np.ndarray):
@@ -109,16 +113,18 @@ def expand(paths: Sequence[PathLike]) -> list[Path]:
     return files
 
 
-def shipped_profiles() -> tuple[str, ...]:
-    """Names of the profiles that ship with the embedded model."""
-    return tuple(f"{PREFIX}{file.stem}" for file in sorted(SHIPPED.glob("*.safetensors")))
+def profile_for(path_or_name: PathLike, method: Method) -> Profile | None:
+    """The profile in a file, or of that name; of a model's name alone, the one that the method takes.
+
+    None for a method that needs none, of a model's name. Raises CokvError.
+    """
+    name = os.fspath(path_or_name)
+    if name not in shipped_folders() or Path(name).exists():
+        return load_profile(name)
+    return load_profile(shipped_for(name, method)) if method.needs_profile else None
 
 
 def profile_path(path_or_name: PathLike) -> Path:
     """The file behind a shipped profile's name; any other path as it is. Raises CokvError for an unknown name."""
     name = os.fspath(path_or_name)
-    if not name.startswith(PREFIX) or Path(name).suffix:
-        return Path(name)
-    if name not in shipped_profiles():
-        raise CokvError(f"no shipped profile {name!r}, expected one of {', '.join(shipped_profiles())}, or a file")
-    return SHIPPED / f"{name.removeprefix(PREFIX)}.safetensors"
+    return shipped_path(name) or Path(name)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cokv.profiles.load import SHIPPED
+from cokv.model.loading import EMBEDDED
+from cokv.profiles.load import load_profile
 from cokv.types import FloatArray, HeadScores
 from suite.checks.answers import Answered, Arm
 from suite.checks.compared import against
@@ -17,8 +18,6 @@ from suite.checks.context import Context, Row, category, not_run
 from suite.checks.pooled import Pooled
 from suite.checks.rules import judged
 from suite.checks.settings import own_arm
-from suite.profiles.profile_folder import SHAPLEY_FILE
-from suite.run.workers import EMBEDDED
 from suite.spec import SHAPLEY
 
 NAME = "profiles"
@@ -50,7 +49,7 @@ def unified(context: Context) -> HeadScores:
 
 def layer_averages(num_layers: int, num_kv_heads: int) -> HeadScores:
     """The embedded model's layer means over relative depth, for a model of this shape."""
-    means = HeadScores.load(SHIPPED / SHAPLEY_FILE).values.mean(axis=1)
+    means = load_profile((f"{EMBEDDED}/cokv",)).values.mean(axis=1)
     return HeadScores(
         np.repeat(resampled(means, num_layers)[:, None], num_kv_heads, axis=1),
         {"kind": SHAPLEY, "model": EMBEDDED, "resampled": "layer means, linear over relative depth"},

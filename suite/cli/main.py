@@ -52,7 +52,8 @@ def reproduce(
     limit: Annotated[int | None, typer.Option(help="At most this many samples per task and seed.")] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
     workers: Annotated[
-        int | None, typer.Option(help="Processes, each with its own model; by default one, of the embedded model more.")
+        int | None,
+        typer.Option(help="Processes, each with its own model; by default one per CPU, if they fit in memory."),
     ] = None,
     ray: Annotated[str | None, typer.Option(help="'auto', or the address of a Ray cluster.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run, and how long.")] = False,

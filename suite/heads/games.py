@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from cokv import probes
 from cokv.cluster import InProcess, MakeWorker, Pool, Worker
+from cokv.cluster.machine import available_memory
 from cokv.game.identity import digest
 from cokv.game.players import grid
 from cokv.game.prefills import PrefillStore
@@ -27,6 +29,7 @@ from suite.heads.block_evaluation import Answer, Block
 from suite.heads.game_folder import opened_game
 from suite.run.folder import RunFolder
 from suite.run.source import GAME, source_digest
+from suite.run.workers import size
 from suite.spec import Experiment, GameSpec
 from suite.tasks.benchmarks import seeds_of, test_prompts, validation_prompts
 from suite.tasks.prompt import Prompt, continuation, text_of
@@ -39,12 +42,13 @@ def prompt_ids(prompt: Prompt) -> torch.Tensor:
     return prompt.context_ids if prompt.question_ids is None else torch.cat([prompt.context_ids, prompt.question_ids])
 
 
-def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> HeadGame:
+def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec, processes: int = 1) -> HeadGame:
     """The head game of a [game] section over these prompts, judged by their metric or teacher-forced on gold answers.
 
-    Prefills are computed when first needed, and kept within half of the free memory.
+    Prefills are computed when first needed, and kept within this process's share of the memory that is available now.
+    processes: that play games on this machine at the same time.
     """
-    store = PrefillStore(loaded.model, *_prefill_bounds(loaded.device))
+    store = PrefillStore(loaded.model, *_prefill_bounds(loaded.device, processes))
     game_prompts = []
     for prompt in prompts:
 
@@ -56,10 +60,16 @@ def game_of(loaded: LoadedModel, prompts: Sequence[Prompt], spec: GameSpec) -> H
     return HeadGame(loaded.model, game_prompts, spec.window_size, **rules)
 
 
-def _prefill_bounds(device: torch.device) -> tuple[int, int]:
-    """Bytes for prefills: on the device, and in CPU memory."""
-    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return (torch.cuda.mem_get_info(device)[0] // 2, host) if device.type == "cuda" else (host, 0)
+def _prefill_bounds(device: torch.device, processes: int) -> tuple[int, int]:
+    """Bytes for one process's prefills: on the device, and in CPU memory.
+
+    A run takes a quarter of the CPU memory that is available, so that another run finds some; of a GPU, half.
+    """
+    host = available_memory() // 4 // processes
+    if device.type != "cuda":
+        return host, 0
+    on_one_gpu = math.ceil(processes / max(torch.cuda.device_count(), 1))
+    return torch.cuda.mem_get_info(device)[0] // 2 // on_one_gpu, host
 
 
 def gold_ids(loaded: LoadedModel, prompt: Prompt) -> tuple[int, ...] | None:
@@ -155,6 +165,7 @@ class GamesWorker:
     """Makes a worker: loads the model on the device, and plays one game at a time, whose prompts it prefills."""
 
     experiment: Experiment
+    processes: int = 1  # workers that share the memory of a machine
 
     def __call__(self, device: str) -> Worker:
         return self.on(load_on(self.experiment, device))
@@ -167,7 +178,7 @@ class GamesWorker:
             if worker is None or block[0] != name:
                 worker = None  # its prefills make room first
                 name, prompts = block[0], game_prompts(self.experiment, loaded, block[0])
-                worker = worker_of(game_of(loaded, prompts, game_spec(self.experiment)))
+                worker = worker_of(game_of(loaded, prompts, game_spec(self.experiment), self.processes))
             answer: Answer = worker(block)
             return answer
 
@@ -175,7 +186,9 @@ class GamesWorker:
 
     def for_pool(self, pool: Pool, loaded: LoadedModel) -> MakeWorker:
         """Within this process on the loaded model; in other processes each worker loads one itself."""
-        return (lambda _: self.on(loaded)) if isinstance(pool, InProcess) else self
+        if isinstance(pool, InProcess):
+            return lambda _: self.on(loaded)
+        return replace(self, processes=size(pool))
 
 
 def load_on(experiment: Experiment, device: str) -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Profiles in a folder: of a run, or shipped with the embedded model.
+"""Profiles in a folder: of a run, or shipped with a model.
 
 Shapley values come per task; their mean over tasks is used for a prompt of no known task.
 """
@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from cokv.methods.method import Method
-from cokv.model.loading import EMBEDDED, LoadedModel
+from cokv.model.loading import LoadedModel
 from cokv.profiles.evidence import reliability
-from cokv.profiles.load import SHIPPED, Profile
+from cokv.profiles.load import Profile
+from cokv.profiles.shipped import SHAPLEY_STEM, SUFFIX, model_of_digest, profile_name, shipped_folders
 from cokv.types import JSON, HeadScores
 from suite.errors import SuiteError
-from suite.profiles.run_profiles import profile_name, read_stored
+from suite.profiles.run_profiles import read_stored
 from suite.spec import SHAPLEY
 
 MEAN = f"{SHAPLEY}, mean over tasks"
-SHAPLEY_FILE = "cokv.safetensors"  # of the shipped profiles
+SHAPLEY_FILE = f"{SHAPLEY_STEM}{SUFFIX}"  # of the shipped profiles
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,23 @@ def _made_for(profile: Profile, method: Method) -> str:
 
 def of_run(run: Path, task: str | None, loaded: LoadedModel) -> ProfileFolder:
     """The profiles of a run on this model, with the head scores of one task, or the mean over all."""
-    model = _spec(run).get("model")
-    digest = model.get("digest") if isinstance(model, dict) else None
+    digest = digest_of(run)
     if digest != loaded.digest:
         raise SuiteError(
             f"{run} was run on a model of digest {digest}, this one has {loaded.digest}; name a run of the same model"
         )
+    return stored_in(run, task)
+
+
+def digest_of(run: Path) -> str | None:
+    """Of the model that a run was on."""
+    model = _spec(run).get("model")
+    digest = model.get("digest") if isinstance(model, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def stored_in(run: Path, task: str | None = None) -> ProfileFolder:
+    """The profiles of a run, with the head scores of one task, or the mean over all."""
     scores = head_scores_of(run)
     if task is not None and task not in scores:
         raise SuiteError(f"{run} holds no head scores of task {task!r}; it has {', '.join(scores) or 'none'}")
@@ -124,8 +136,10 @@ def mean_over_tasks(scores: Mapping[str, HeadScores]) -> HeadScores:
 
 
 def shipped(loaded: LoadedModel) -> ProfileFolder | None:
-    """The profiles that ship with the package; None unless the model is the embedded one."""
-    if loaded.name != EMBEDDED:
+    """The profiles that ship with this model, by its name or its digest; None if none do."""
+    folders = shipped_folders()
+    model = loaded.name if loaded.name in folders else model_of_digest(loaded.digest)
+    if model is None:
         return None
-    file = SHIPPED / SHAPLEY_FILE
-    return ProfileFolder(SHIPPED, "shipped with the embedded model", HeadScores.load(file) if file.is_file() else None)
+    file, title = folders[model] / SHAPLEY_FILE, f"the {model} model" if model == "embedded" else model
+    return ProfileFolder(folders[model], f"shipped with {title}", HeadScores.load(file) if file.is_file() else None)

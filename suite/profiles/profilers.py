@@ -70,7 +70,6 @@ SETTINGS: Mapping[str, Callable[[Experiment, ProfilesSpec, Method], dict[str, JS
     "duoattention": _duo_settings,
     "lukv": _lukv_settings,
 }
-OF_PARAMETERS = {"duoattention", "lukv"}
 
 
 def _razor(experiment: Experiment, loaded: LoadedModel, spec: ProfilesSpec, method: Method) -> Profile:

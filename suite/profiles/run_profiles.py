@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +21,12 @@ from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from cokv.profiles.load import Profile, load_profile, profile_path
 from cokv.profiles.razor_scores import PERIODS, REPEATS
+from cokv.profiles.shipped import profile_name, shipped_for
 from cokv.types import JSON, CokvError, HeadScores, replace_file
 from longbench.errors import LongBenchError
 from ruler.errors import RulerError
 from suite.errors import SuiteError
-from suite.profiles.profilers import OF_PARAMETERS, PROFILERS, settings_of
+from suite.profiles.profilers import PROFILERS, settings_of
 from suite.profiles.prompts import PASSKEYS, needle_spec
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
@@ -38,12 +38,16 @@ STORED_FOR = "stored_for"  # in a stored profile: the digest of the settings it 
 
 @dataclass(frozen=True)
 class Need:
-    """One profile: its name (and file's stem), a method that uses it, the files it is read from, and its settings."""
+    """One profile: its name (and file's stem), a method that uses it, the files it is read from, and its settings.
+
+    shipped: the one file is a shipped profile's name.
+    """
 
     name: str
     method: Method
     files: tuple[str, ...]
     settings: dict[str, JSON]
+    shipped: bool = False
 
 
 class NoProfile(CokvError):
@@ -54,19 +58,18 @@ class NoProfile(CokvError):
 class Profiles:
     """The profiles of a run by name; a text says why a profile could not be computed.
 
-    task_scores_first: a task's own Shapley values are used where there are any, in place of a file of [profiles].
+    yielding: names of those that give way to a task's own head scores.
     """
 
     by_name: Mapping[str, Profile | str] = field(default_factory=dict)
-    task_scores_first: bool = False
+    yielding: frozenset[str] = frozenset()
 
     def of(self, method: Method, shapley: HeadScores | None) -> Profile | None:
         """A method's profile. shapley: its task's head scores. Raises CokvError where it could not be computed."""
         if not method.needs_profile:
             return None
-        of_model = self.by_name.get(profile_name(method))
-        own = shapley is not None and SHAPLEY in method.profile_kinds and self.task_scores_first
-        profile = shapley if own else of_model
+        name = profile_name(method)
+        profile = None if shapley is not None and name in self.yielding else self.by_name.get(name)
         if isinstance(profile, str):
             raise NoProfile(f"{method.name}: no profile of this model: {profile}")
         profile = shapley if profile is None else profile
@@ -95,12 +98,16 @@ def needed(experiment: Experiment) -> list[Need]:
     needs: dict[str, Need] = {}
     for entry in experiment.methods:
         method = get_method(entry.name, entry.preset, **entry.params)
-        files = spec.files_of(method.name)
-        if not method.needs_profile or (SHAPLEY in method.profile_kinds and not files):
+        files, shipped = spec.files_of(method.name), False
+        if not method.needs_profile:
+            continue
+        if not files and spec.source == "shipped":
+            files, shipped = (_shipped(experiment.model.name, method),), True
+        if SHAPLEY in method.profile_kinds and not files:
             continue
         name = profile_name(method)
         settings = _checksums(files) if files else settings_of(experiment, spec, method)
-        needs.setdefault(name, Need(name, method, files, settings))
+        needs.setdefault(name, Need(name, method, files, settings, shipped))
     return list(needs.values())
 
 
@@ -132,13 +139,19 @@ def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFol
                 _store(folder.path / "profiles" / need.name, profile, need.settings)
             profiles[need.name] = profile
             report.advance(note=need.name)
-    return Profiles(profiles, experiment.game is not None and experiment.game.tasks is not None)
+    own_first = experiment.game is not None and experiment.game.tasks is not None
+    yielding = (n.name for n in needs if SHAPLEY in n.method.profile_kinds and (n.shipped or own_first))
+    return Profiles(profiles, frozenset(yielding))
 
 
-def profile_name(method: Method) -> str:
-    """Profiles that depend on a method's parameters are per variant, others serve all variants."""
-    variant = re.sub(r"[^A-Za-z0-9_.=-]+", "-", method.variant)
-    return f"{method.name}-{variant}" if method.name in OF_PARAMETERS else method.name
+def _shipped(model: str, method: Method) -> str:
+    try:
+        return shipped_for(model, method)
+    except CokvError as error:
+        raise SuiteError(
+            f"[profiles] source is 'shipped', but {error}; leave `source` out, and profiles are computed, or name "
+            f"a file of it as [profiles] {method.name}"
+        ) from None
 
 
 def _computed(need: Need, experiment: Experiment, loaded: LoadedModel) -> Profile | str:
@@ -151,13 +164,29 @@ def _computed(need: Need, experiment: Experiment, loaded: LoadedModel) -> Profil
     return type(profile)(profile.values, provenance)
 
 
-def _read(need: Need, loaded: LoadedModel) -> Profile:
+def _read(need: Need, loaded: LoadedModel) -> Profile | str:
     """The files of [profiles]. A file of another kind or shape is the user's to correct."""
+    if need.shipped:
+        return _read_shipped(need, loaded)
     profile = load_profile(need.files, (loaded.shape.num_layers, loaded.shape.num_kv_heads))
     kind = profile.provenance.get("kind")
     if not isinstance(kind, str) or not kind.startswith(need.method.profile_kinds):
         expected = " or ".join(need.method.profile_kinds)
         raise SuiteError(f"[profiles] {need.method.name}: {need.files[0]} is of kind {kind!r}, expected {expected}")
+    return profile
+
+
+def _read_shipped(need: Need, loaded: LoadedModel) -> Profile | str:
+    """A shipped profile, or the reason that ships in its place."""
+    file = profile_path(need.files[0])
+    profile = read_stored(file.with_suffix(""))
+    assert profile is not None, file
+    model = None if isinstance(profile, str) else profile.provenance.get("model")
+    if isinstance(model, dict) and model.get("digest") != loaded.digest:
+        raise SuiteError(
+            f"[profiles] {need.files[0]} was made on a model of digest {model.get('digest')}, this one has "
+            f"{loaded.digest}; leave `source` out, so that profiles are computed"
+        )
     return profile
 
 

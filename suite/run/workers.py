@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-
 from cokv.cluster import InProcess, Pool
+from cokv.cluster.machine import available_memory, usable_cpus
 from cokv.cluster.processes import Processes
+from cokv.model.weights import weights_bytes
 from suite.spec import ModelSpec
 
-EMBEDDED = "embedded"
 MAX_DEFAULT_WORKERS = 8
+ALLOWANCE = 512 << 20  # bytes per process: the interpreter and torch, a prompt's cache, the rows of a batch
 
 
 def pool_for(model: ModelSpec, workers: int | None, ray: str | None = None) -> Pool:
@@ -33,8 +33,17 @@ def size(pool: Pool) -> int:
 
 
 def default_workers(model: ModelSpec) -> int:
-    """For the embedded model on a CPU, which is too small for several threads, one process per thread that torch would
-    use. One otherwise, so that a real model's weights are in memory once.
+    """On a CPU as many processes, of one thread each, as it has CPUs (at most MAX_DEFAULT_WORKERS) and memory.
+
+    Each process counts with the model's weights in the run's dtype and ALLOWANCE for everything else; all of them, and
+    this process's weights, must fit in half of the memory that is available, as another run may start. (Weights run
+    in the dtype of their file take less: processes share the file's pages.) One process on a GPU, and where the
+    size of the weights is not known before loading.
     """
-    small = model.name == EMBEDDED and model.device == "cpu"
-    return min(torch.get_num_threads(), MAX_DEFAULT_WORKERS) if small else 1
+    if model.device != "cpu":
+        return 1
+    weights = weights_bytes(model.name, model.revision, model.dtype)
+    if weights is None:
+        return 1
+    fitting = (available_memory() // 2 - weights) // (weights + ALLOWANCE)
+    return max(min(usable_cpus(), MAX_DEFAULT_WORKERS, fitting), 1)

@@ -68,9 +68,10 @@ class Experiment(Part):
         profiles = self.profiles or ProfilesSpec()
         shapley = [m.name for m in self.methods if SHAPLEY in get_method(m.name).profile_kinds]
         without_file = [name for name in shapley if not profiles.files_of(name)]
-        if without_file and self.game is None:
+        if without_file and self.game is None and profiles.source == "computed":
             raise ValueError(
-                f"{', '.join(without_file)} needs head scores: add a [game] section, or a file in [profiles]"
+                f"{', '.join(without_file)} needs head scores: add a [game] section, or a file in [profiles], or "
+                "source = 'shipped' there"
             )
         if without_file and self.game is not None and self.game.players != "kv_head":
             raise ValueError(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from cokv.model.loading import load_model
-from cokv.profiles.load import load_profile, profile_path, shipped_profiles
+from cokv.profiles.load import load_profile, profile_path
 from cokv.profiles.lukv_file import RatioCurves
+from cokv.profiles.shipped import shipped_profiles
 from cokv.types import CokvError, HeadScores
 
 
@@ -24,7 +25,7 @@ def write_contributions(path, size: int, samples: int = 6) -> None:
 def test_every_shipped_profile_has_a_name_and_fits_the_embedded_model():
     shape = load_model().shape
     assert {"embedded/cokv", "embedded/lukv-normalized"} <= set(shipped_profiles())
-    for name in shipped_profiles():
+    for name in shipped_profiles("embedded"):
         profile = load_profile(name, (shape.num_layers, shape.num_kv_heads))
         assert isinstance(profile, RatioCurves) == name.startswith("embedded/lukv")
         assert profile.provenance["model"]["digest"] == load_model().digest

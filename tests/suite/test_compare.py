@@ -258,7 +258,8 @@ def test_the_embedded_model_ships_its_profiles():
     assert "mean over" in usable["cokv"].origin and usable["lukv"].origin.endswith("made for window_size=8")
     other = replace(loaded, digest="0" * 16)
     assert all("another model" in message for message in profiles_of(methods, other, [], shipped(other)).values())
-    assert shipped(replace(loaded, name="other")) is None
+    assert shipped(replace(loaded, name="./elsewhere")).folder == shipped(loaded).folder, "known by its digest"
+    assert shipped(replace(other, name="./elsewhere")) is None
 
 
 def test_the_mean_counts_every_task_the_same():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cokv.model.loading import load_model
-from cokv.profiles.load import SHIPPED
+from cokv.profiles.shipped import EMBEDDED as SHIPPED
 from cokv.types import HeadScores
 from suite.profiles.shipped import PER_MODEL, main
 
