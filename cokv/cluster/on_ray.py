@@ -47,6 +47,11 @@ class OnRay:
         load_ray()
         check_address(self.address)
 
+    @property
+    def worker_threads(self) -> int | None:
+        """CPU threads of each worker; None: as many as the cluster gives it."""
+        return int(os.environ.get("OMP_NUM_THREADS", "0")) or None
+
     def map_blocks(self, make_worker: MakeWorker, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         if not blocks:
             return
@@ -71,7 +76,7 @@ class OnRay:
     def _actors(self, nodes: list[dict[str, Any]]) -> tuple[int, dict[str, float], int]:
         """How many actors, the Ray resources of each, and its CPU threads."""
         node_resources = [node["Resources"] for node in nodes if node["Alive"]]
-        threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+        threads = self.worker_threads
         if self.device.startswith("cuda"):
             gpus = int(sum(r.get("GPU", 0) for r in node_resources))
             count = self.workers or gpus

@@ -62,6 +62,13 @@ class Processes:
                 member.process.kill()
                 member.end()
 
+    @property
+    def worker_threads(self) -> int:
+        """CPU threads of each worker."""
+        import torch
+
+        return self.threads or max(1, torch.get_num_threads() // self.workers)
+
     def _devices(self) -> list[str]:
         if self.device != "cuda":
             return [self.device] * self.workers
@@ -77,12 +84,10 @@ class Processes:
         block: int,
         blocks: Sequence[Any],
     ) -> None:
-        import torch
-
         context = multiprocessing.get_context("spawn")  # a forked torch may hang, and CUDA cannot be forked at all
         own_end, worker_end = context.Pipe()
-        threads = self.threads or max(1, torch.get_num_threads() // self.workers)
-        process = context.Process(target=serve, args=(worker_end, make_worker, device, threads), daemon=True)
+        arguments = (worker_end, make_worker, device, self.worker_threads)
+        process = context.Process(target=serve, args=arguments, daemon=True)
         process.start()
         worker_end.close()  # so that the worker's death is the end of the pipe
         member = _Member(process, own_end, device, block)
