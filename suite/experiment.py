@@ -145,7 +145,8 @@ def _measure(
     """Measures again where [measure], a measured method or its profile has changed since the last time."""
     settings = None if experiment.measure is None else measured_settings(experiment, scores, profiles)
     stored = folder.read(MEASUREMENTS)
-    folder.put_aside(MEASUREMENTS, None if stored is None else str(stored.get("settings")), settings)
+    made_for = str(stored.get("settings")) if isinstance(stored, dict) else None if stored is None else "unknown"
+    folder.put_aside(MEASUREMENTS, made_for, settings)
     if settings is None or folder.read(MEASUREMENTS) is not None:
         return
     with folder.stage("latency and memory", 1):

@@ -16,6 +16,8 @@ from cokv.cluster.failures import WorkerFailures
 from cokv.cluster.worker import Outcome, serve
 from cokv.types import CokvError
 
+LOOK_INTERVAL = 2.0  # seconds between two looks at who is alive
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -39,10 +41,11 @@ class Processes:
             for device in self._devices()[: len(blocks)]:
                 self._start(team, make_worker, device, waiting.popleft(), blocks)
             while team:
-                for pipe in wait(list(team)):
-                    assert isinstance(pipe, Connection)
+                for pipe in _ready(team):
                     member = team[pipe]
                     try:
+                        if not pipe.poll():
+                            raise EOFError
                         outcome: Outcome = pipe.recv()
                     except (EOFError, OSError):
                         del team[pipe]
@@ -93,6 +96,12 @@ class Processes:
         member = _Member(process, own_end, device, block)
         team[own_end] = member
         member.take(block, blocks)
+
+
+def _ready(team: dict[Connection, _Member]) -> list[Connection]:
+    """The pipes of workers that have an answer or are dead. A dead worker's pipe may stay open in its children."""
+    ready = wait(list(team), timeout=LOOK_INTERVAL)
+    return [pipe for pipe, member in team.items() if pipe in ready or not member.process.is_alive()]
 
 
 @dataclass(eq=False)

@@ -17,6 +17,7 @@ from cokv.model.loading import EMBEDDED, LoadedModel
 from cokv.profiles.evidence import reliability
 from cokv.profiles.load import SHIPPED, Profile
 from cokv.types import JSON, HeadScores
+from reports.rundir import REPRODUCE
 from suite.errors import SuiteError
 from suite.profiles.run_profiles import profile_name, read_stored
 from suite.spec import SHAPLEY
@@ -103,7 +104,9 @@ def _spec(run: Path) -> dict[str, JSON]:
             f"{run} is no run folder: it has no spec.json; expected one that `cokv reproduce` wrote"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise SuiteError(f"{run / 'spec.json'} is damaged ({error}); name another run") from None
+        raise SuiteError(
+            f"{run / 'spec.json'} is damaged ({error}); name another run, or delete that file, then {REPRODUCE}"
+        ) from None
     return spec if isinstance(spec, dict) else {}
 
 

@@ -32,6 +32,7 @@ MACHINES = "machines"  # the part of spec.json that says on what the run was com
 STAGES = "stages.jsonl"
 EARLIER = "earlier"  # folder of what was made for settings that are not asked for now
 LEFT_BY_A_KILL = {".spec.json.part"}  # between making the folder and its first file
+SOME_RUNS_HAVE = ("longbench.json", "measurements.json", "stability.json")
 LOCK = ".lock"
 MARKS = {LOCK, DONE, STAGES, "predictions.jsonl"}  # a folder of this name that holds one of them is the run's
 
@@ -60,11 +61,14 @@ class RunFolder:
         if missing_files(self.path):
             return False
         done = self.read(DONE)
-        return isinstance(done, dict) and done.get("asked") == digest(self.asked) and self._is_spec(self.read(SPEC))
+        if not isinstance(done, dict) or not all((self.path / str(name)).exists() for name in done.get("files", ())):
+            return False
+        return done.get("asked") == digest(self.asked) and self._is_spec(self.read(SPEC))
 
     def finish(self, **facts: Any) -> None:
         """Marks what is asked as complete."""
-        self.write(DONE, {"hash": self.hash, "asked": digest(self.asked), **facts})
+        files = [name for name in SOME_RUNS_HAVE if (self.path / name).exists()]
+        self.write(DONE, {"hash": self.hash, "asked": digest(self.asked), "files": files, **facts})
 
     def open(self) -> None:
         """Makes the folder, or checks the spec of the one that exists; writes it again where it was deleted: the hash
