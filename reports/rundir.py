@@ -23,7 +23,7 @@ from reports.records import check_record, digest
 from reports.shapes import check_measurements, check_stability
 from reports.variants import MethodFacts
 
-FINISHED = ("done.json", "metrics.json", "predictions.jsonl")
+FINISHED = ("done.json", "metrics.json", "predictions.jsonl", "spec.json")
 EMBEDDED = "embedded"  # the model that ships, for tests
 REPRODUCE = "run `cokv reproduce` again with this run's experiment"
 ROW = {"benchmark", "kv_budget", "method", "preset", "query_aware", "first_token"}  # in every row of metrics.json
@@ -82,10 +82,7 @@ def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
     missing = missing_files(path)
     finished = not missing
     if not (path / "spec.json").is_file():
-        raise ReportError(
-            f"{str(path)!r} is not a run folder: it holds no spec.json; name another, or move the folder away, then "
-            f"{REPRODUCE}"
-        )
+        raise ReportError(f"{str(path)!r} is not a run folder: it holds no spec.json; name another, or {REPRODUCE}")
     if not finished and not allow_unfinished:
         raise ReportError(f"run {path.name!r} is not finished: it holds no {', '.join(missing)}; {REPRODUCE}")
     spec = _read_object(path / "spec.json")
@@ -187,10 +184,8 @@ def _remedy(run_dir: Path, action: str = "") -> str:
 
 def _remedy_for(path: Path) -> str:
     """What to do about a damaged JSON file of a run."""
-    if path.name == "spec.json":  # a folder without one is not recognized as a run
-        return f"move the folder away, then {REPRODUCE}"
-    if path.name == "metrics.json":
-        return f"delete metrics.json, then {REPRODUCE}"
+    if path.name in ("spec.json", "metrics.json"):  # a run without one of them is not done
+        return f"delete {path.name}, then {REPRODUCE}"
     if path.name in MADE_BY:
         return f"delete {path.name}, then run {MADE_BY[path.name]} again"
     return _remedy(path.parent, f"delete {path.name}")

@@ -6,6 +6,7 @@ Each stage saves finished work, so a killed run can resume, with metrics equal t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from suite.run.preflight import check_fit
 from suite.run.samples import run_samples
 from suite.run.source import source_digest
 from suite.run.stored_answers import PREDICTIONS
-from suite.run.workers import size
+from suite.run.workers import in_words, machine_of, size
 from suite.spec import Experiment
 from suite.tasks import longbench_mini_tasks, longbench_tasks, ruler_tasks
 from suite.tasks.benchmarks import shared_identity
@@ -122,7 +123,13 @@ def run_experiment(experiment: Experiment, runs: Path, pool: Pool | None = None)
     if folder.done:
         return folder
     with folder.lock():
-        folder.ask()
+        machine = machine_of(pool, loaded.device)
+        if before := folder.ask(machine):
+            print(
+                f"{folder.path.name}: computed so far on {', '.join(map(in_words, before))}, from here on "
+                f"{in_words(machine)}; numbers of the two are equal up to rounding (spec.json names both)",
+                file=sys.stderr,
+            )
         scores: dict[str, HeadScores] = {}
         if experiment.game is not None:
             with folder.stage("head game", size(pool)):
@@ -149,7 +156,8 @@ def _measure(
     """Measures again where [measure], a measured method or its profile has changed since the last time."""
     settings = None if experiment.measure is None else measured_settings(experiment, scores, profiles)
     stored = folder.read(MEASUREMENTS)
-    folder.put_aside(MEASUREMENTS, None if stored is None else str(stored.get("settings")), settings)
+    made_for = str(stored.get("settings")) if isinstance(stored, dict) else None if stored is None else "unknown"
+    folder.put_aside(MEASUREMENTS, made_for, settings)
     if settings is None or folder.read(MEASUREMENTS) is not None:
         return
     with folder.stage("latency and memory", 1):

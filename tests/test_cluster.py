@@ -71,6 +71,17 @@ def test_a_block_that_kills_every_worker_is_given_up(toys, tmp_path):
         gathered(Processes(1), toys.Toy(tmp_path / "log", fate={0: "dies"}), 2)
 
 
+def test_a_worker_that_ends_without_a_word_is_given_up_too(toys, tmp_path):
+    with pytest.raises(CokvError, match=r"3 workers died at block 0 .exit code 0.*use fewer workers"):
+        gathered(Processes(1), toys.Toy(tmp_path / "log", fate={0: "exits"}), 2)
+
+
+def test_a_dead_worker_whose_child_lives_is_not_waited_for(toys, tmp_path):
+    start = time.monotonic()
+    assert len(gathered(Processes(2), toys.Toy(tmp_path / "log", fate={1: "leaves a child"}), 4)) == 4
+    assert time.monotonic() - start < 25, "the child lives for 30 seconds"
+
+
 def test_closing_early_ends_the_workers(toys, tmp_path):
     results = Processes(1).map_blocks(toys.Toy(tmp_path / "log", 0.05), blocks(50))
     next(results)
@@ -187,3 +198,46 @@ def test_on_ray_a_killed_workers_block_is_done_elsewhere(toys, tmp_path, two_nod
         gathered(OnRay(two_nodes), refused, 5)
     with pytest.raises(CokvError, match="need a CPU each"):
         gathered(OnRay(two_nodes, workers=9), toys.Toy(tmp_path / "many"), 9)
+
+
+LOST = """
+import os, signal, subprocess, sys, threading, time
+from pathlib import Path
+import numpy as np
+import toy_workers
+from cokv.cluster.on_ray import OnRay
+from cokv.types import CokvError
+
+def kill(name):
+    for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]:
+        pid, parent, command = line.split(None, 2)
+        if int(parent) == os.getpid() and name in command:
+            os.kill(int(pid), signal.SIGKILL)
+
+blocks, killed, answers = list(enumerate(np.ones((400, 4, 12), bool))), 0.0, 0
+try:
+    for _ in OnRay("local").map_blocks(toy_workers.Toy(Path(sys.argv[2]), 0.3), blocks):
+        answers += 1
+        if answers == 2:
+            killed = time.monotonic()
+            kill(sys.argv[1])
+except CokvError as error:
+    print(f"{time.monotonic() - killed:.0f} {error}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("daemon", "message"), [("raylet/raylet", "Ray daemon of this machine"), ("gcs_server", "its head does not answer")]
+)
+def test_a_lost_ray_daemon_ends_in_one_line_within_a_minute(tmp_path, daemon, message):
+    """In a process of its own, since Ray ends with it."""
+    pytest.importorskip("ray", reason="Ray is not installed (pip install 'cokv[ray]')")
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LOST, daemon, str(tmp_path / "log")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+    (line,) = [line for line in done.stdout.splitlines() if "the Ray cluster is lost" in line]
+    seconds, _, said = line.partition(" ")
+    assert int(seconds) < 60 and message in said and "run the same command again" in said
+    assert done.returncode == 0

@@ -38,6 +38,14 @@ class Toy:
         if fate == "dies" or (fate == "dies once" and not marker.exists()):
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if fate == "exits":
+            os._exit(0)
+        if fate == "leaves a child" and not marker.exists():
+            marker.touch()
+            if os.fork() == 0:  # it holds every pipe of the worker open
+                time.sleep(30)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
         if fate == "refuses":
             from cokv.types import CokvError
 

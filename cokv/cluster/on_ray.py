@@ -13,12 +13,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from cokv.cluster import MakeWorker
 from cokv.cluster.failures import WorkerFailures
+from cokv.cluster.ray_health import CHECK_INTERVAL, CLOSE_TIMEOUT, check_alive, leave, within
 from cokv.cluster.worker import Outcome, WorkerHost
 from cokv.types import CokvError
 
@@ -47,6 +48,11 @@ class OnRay:
         load_ray()
         check_address(self.address)
 
+    @property
+    def worker_threads(self) -> int | None:
+        """CPU threads of each worker; None: as many as the cluster gives it."""
+        return int(os.environ.get("OMP_NUM_THREADS", "0")) or None
+
     def map_blocks(self, make_worker: MakeWorker, blocks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         if not blocks:
             return
@@ -65,13 +71,13 @@ class OnRay:
             try:
                 yield from _work(ray, start, starting, blocks, resources)
             finally:
-                for actor in starting.values():
-                    ray.kill(actor)
+                with suppress(Exception):  # of a lost cluster they are gone
+                    within(CLOSE_TIMEOUT, lambda: [ray.kill(actor) for actor in starting.values()])
 
     def _actors(self, nodes: list[dict[str, Any]]) -> tuple[int, dict[str, float], int]:
         """How many actors, the Ray resources of each, and its CPU threads."""
         node_resources = [node["Resources"] for node in nodes if node["Alive"]]
-        threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+        threads = self.worker_threads
         if self.device.startswith("cuda"):
             gpus = int(sum(r.get("GPU", 0) for r in node_resources))
             count = self.workers or gpus
@@ -93,10 +99,14 @@ def _work(
     no block. In the end `starting` holds the actors that are alive.
     """
     waiting, failures, last_answer = deque(range(len(blocks))), WorkerFailures(), time.monotonic()
+    home, last_check = ray.get_runtime_context().get_node_id(), time.monotonic()
     busy: dict[Any, tuple[Any, int]] = {}
     try:
         while waiting or busy:
             ready_calls, _ = ray.wait([*busy, *starting], num_returns=1, timeout=5.0)
+            if time.monotonic() - last_check > CHECK_INTERVAL:
+                check_alive(ray, home)
+                last_check = time.monotonic()
             if not ready_calls:
                 if not busy and time.monotonic() - last_answer > START_TIMEOUT:
                     total, free = _cpus_and_gpus(ray.cluster_resources()), _cpus_and_gpus(ray.available_resources())
@@ -159,7 +169,7 @@ def connected(address: str) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        leave(ray)
 
 
 def check_address(address: str) -> None:

@@ -16,6 +16,8 @@ from cokv.cluster.failures import WorkerFailures
 from cokv.cluster.worker import Outcome, serve
 from cokv.types import CokvError
 
+LOOK_INTERVAL = 2.0  # seconds between two looks at who is alive
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -39,10 +41,11 @@ class Processes:
             for device in self._devices()[: len(blocks)]:
                 self._start(team, make_worker, device, waiting.popleft(), blocks)
             while team:
-                for pipe in wait(list(team)):
-                    assert isinstance(pipe, Connection)
+                for pipe in _ready(team):
                     member = team[pipe]
                     try:
+                        if not pipe.poll():
+                            raise EOFError
                         outcome: Outcome = pipe.recv()
                     except (EOFError, OSError):
                         del team[pipe]
@@ -62,6 +65,13 @@ class Processes:
                 member.process.kill()
                 member.end()
 
+    @property
+    def worker_threads(self) -> int:
+        """CPU threads of each worker."""
+        import torch
+
+        return self.threads or max(1, torch.get_num_threads() // self.workers)
+
     def _devices(self) -> list[str]:
         if self.device != "cuda":
             return [self.device] * self.workers
@@ -77,17 +87,21 @@ class Processes:
         block: int,
         blocks: Sequence[Any],
     ) -> None:
-        import torch
-
         context = multiprocessing.get_context("spawn")  # a forked torch may hang, and CUDA cannot be forked at all
         own_end, worker_end = context.Pipe()
-        threads = self.threads or max(1, torch.get_num_threads() // self.workers)
-        process = context.Process(target=serve, args=(worker_end, make_worker, device, threads), daemon=True)
+        arguments = (worker_end, make_worker, device, self.worker_threads)
+        process = context.Process(target=serve, args=arguments, daemon=True)
         process.start()
         worker_end.close()  # so that the worker's death is the end of the pipe
         member = _Member(process, own_end, device, block)
         team[own_end] = member
         member.take(block, blocks)
+
+
+def _ready(team: dict[Connection, _Member]) -> list[Connection]:
+    """The pipes of workers that have an answer or are dead. A dead worker's pipe may stay open in its children."""
+    ready = wait(list(team), timeout=LOOK_INTERVAL)
+    return [pipe for pipe, member in team.items() if pipe in ready or not member.process.is_alive()]
 
 
 @dataclass(eq=False)

@@ -79,8 +79,8 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise CokvError(
-                f"{self.path}: not a ledger that can be used ({error}); what is recorded in it is kept, "
-                "check the file, its folder and the disk"
+                f"{self.path}: not a ledger that can be used ({error}); check its folder and the disk, or move the "
+                "file away: the same command then evaluates its coalitions again"
             ) from None
 
     @contextmanager

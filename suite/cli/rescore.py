@@ -79,7 +79,7 @@ def _setting(run: Run, benchmark: str, name: str) -> str:
     if not isinstance(setting, str):
         raise SuiteError(
             f"{run.path.name}/spec.json: has no experiment.{benchmark}.{name}, which says how answers are judged; "
-            f"move the folder away, then {REPRODUCE}"
+            f"delete spec.json, then {REPRODUCE}"
         )
     return setting
 

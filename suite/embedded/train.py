@@ -10,7 +10,6 @@ falls as the context grows and along a cosine at the end; steps whose gradient i
 
 import argparse
 import json
-import os
 import platform
 import time
 from collections import defaultdict, deque
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cokv.types import replace_file
 from suite.embedded import schedule
 from suite.embedded.feed import Feed
 from suite.embedded.initial_weights import config, load_weights, plant_previous_token_head
@@ -84,11 +84,11 @@ class Trainer:
         saved = {"model": weights, "optimizer": self.optimizer.state_dict(), "state": asdict(self.state)}
         part = self.out / "checkpoint.part"
         torch.save(saved, part)
-        os.replace(part, self.out / "checkpoint.pt")
+        replace_file(part, self.out / "checkpoint.pt")
         # The weights, tied head left out: what ships.
         shipped = {k: v.detach().float().cpu().contiguous() for k, v in weights.items() if k != "lm_head.weight"}
         save_file(shipped, str(self.out / "model.part"), metadata={"format": "pt"})
-        os.replace(self.out / "model.part", self.out / "model.safetensors")
+        replace_file(self.out / "model.part", self.out / "model.safetensors")
         self.config.save_pretrained(self.out)
         names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
         PreTrainedTokenizerFast(tokenizer_object=self.tokenizer, **names).save_pretrained(self.out)

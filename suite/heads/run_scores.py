@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cokv.types import CokvError, HeadScores
+from suite.errors import SuiteError
 from suite.run.folder import RunFolder
 
 SCORES, STABILITY = "head_scores", "stability.json"
@@ -30,7 +32,8 @@ def store_scores(folder: RunFolder, scores: Mapping[str, HeadScores]) -> None:
     for task, file in stored.items():
         if task in scores and not _same(file, scores[task]):
             changed.add(task)
-    _take_out(folder, changed)
+    if changed:
+        _take_out(folder, changed)
     for task in stored.keys() - scores.keys():
         stored[task].unlink()
     for task, of_task in scores.items():
@@ -46,12 +49,20 @@ def _same(file: Path, scores: HeadScores) -> bool:
         return False
 
 
+def _object(folder: RunFolder, name: str) -> dict[str, Any]:
+    """A JSON file of the run; empty where there is none."""
+    value = folder.read(name)
+    if not isinstance(value, dict | None):
+        raise SuiteError(f"{folder.path / name}: expected a JSON object; delete that file and run again")
+    return value or {}
+
+
 def _take_out(folder: RunFolder, changed: set[str]) -> None:
     """Curves and matrices made with head scores of these tasks that are no longer the run's."""
     removed = []
-    masking, transfer = folder.read(MASKING) or {}, folder.read(TRANSFER) or {}
+    masking, transfer = _object(folder, MASKING), _object(folder, TRANSFER)
     curves = masking.get("curves", [])
-    current = [curve for curve in curves if curve["scores"] != "run" or curve["task"] not in changed]
+    current = [curve for curve in curves if curve.get("scores") != "run" or curve.get("task") not in changed]
     if len(current) < len(curves):
         folder.write(MASKING, {**masking, "curves": current})
         removed.append("masking")

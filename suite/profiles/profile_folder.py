@@ -18,6 +18,7 @@ from cokv.profiles.evidence import reliability
 from cokv.profiles.load import Profile
 from cokv.profiles.shipped import SHAPLEY_STEM, SUFFIX, model_of_digest, profile_name, shipped_folders
 from cokv.types import JSON, HeadScores
+from reports.rundir import REPRODUCE
 from suite.errors import SuiteError
 from suite.profiles.run_profiles import read_stored
 from suite.spec import SHAPLEY
@@ -115,7 +116,9 @@ def _spec(run: Path) -> dict[str, JSON]:
             f"{run} is no run folder: it has no spec.json; expected one that `cokv reproduce` wrote"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise SuiteError(f"{run / 'spec.json'} is damaged ({error}); name another run") from None
+        raise SuiteError(
+            f"{run / 'spec.json'} is damaged ({error}); name another run, or delete that file, then {REPRODUCE}"
+        ) from None
     return spec if isinstance(spec, dict) else {}
 
 

@@ -228,6 +228,8 @@ def _stored(need: Need, folder: RunFolder) -> Profile | str | None:
         file = stem.with_name(f"{need.name}{suffix}")
         stored = str(_facts(file).get(STORED_FOR)) if file.exists() else None
         folder.put_aside(f"profiles/{file.name}", stored, digest(need.settings))
+        if file.exists():
+            _facts(file)  # raises for a damaged one that was brought back
     return read_stored(stem)
 
 

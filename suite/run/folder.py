@@ -28,9 +28,13 @@ from suite.errors import SuiteError
 SCHEMA = 2
 SPEC, DONE = "spec.json", "done.json"
 ABOUT = "about"  # the part of spec.json that changes no answer: names, titles, where the model was loaded from
+MACHINES = "machines"  # the part of spec.json that says on what the run was computed so far, which it may grow on
 STAGES = "stages.jsonl"
 EARLIER = "earlier"  # folder of what was made for settings that are not asked for now
 LEFT_BY_A_KILL = {".spec.json.part"}  # between making the folder and its first file
+SOME_RUNS_HAVE = ("longbench.json", "measurements.json", "stability.json")
+LOCK = ".lock"
+MARKS = {LOCK, DONE, STAGES, "predictions.jsonl"}  # a folder of this name that holds one of them is the run's
 
 
 class RunFolder:
@@ -57,23 +61,29 @@ class RunFolder:
         if missing_files(self.path):
             return False
         done = self.read(DONE)
-        return isinstance(done, dict) and done.get("asked") == digest(self.asked) and self._is_spec(self.read(SPEC))
+        if not isinstance(done, dict) or not all((self.path / str(name)).exists() for name in done.get("files", ())):
+            return False
+        return done.get("asked") == digest(self.asked) and self._is_spec(self.read(SPEC))
 
     def finish(self, **facts: Any) -> None:
         """Marks what is asked as complete."""
-        self.write(DONE, {"hash": self.hash, "asked": digest(self.asked), **facts})
+        files = [name for name in SOME_RUNS_HAVE if (self.path / name).exists()]
+        self.write(DONE, {"hash": self.hash, "asked": digest(self.asked), "files": files, **facts})
 
     def open(self) -> None:
-        """Makes the folder, or checks the spec of the one that exists."""
+        """Makes the folder, or checks the spec of the one that exists; writes it again where it was deleted: the hash
+        in the folder's name says what it was.
+        """
         spec = {"schema": SCHEMA, "hash": self.hash, **self.identity}
         file = self.path / SPEC
         if file.exists():
-            stored = _load(file, "move the folder away and run again")
+            stored = _load(file, "delete that file and run again")
             fixed = {name: stored.get(name) for name in spec} if isinstance(stored, dict) else None
             if canonical(fixed) != canonical(spec):
                 raise SuiteError(f"{file} was written for another experiment; move the folder away and run again")
             return
-        if self.path.is_dir() and any(f.name not in LEFT_BY_A_KILL for f in self.path.iterdir()):
+        present = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
+        if present - LEFT_BY_A_KILL and not present & MARKS:
             raise SuiteError(
                 f"{self.path} holds files but no spec.json, so it is no run folder; move the folder away and run again"
             )
@@ -84,24 +94,35 @@ class RunFolder:
             raise SuiteError(
                 f"cannot make the run folder {self.path} ({error.strerror}); choose another with --runs"
             ) from None
-        self._write_spec()
+        self._write_spec([])
 
-    def ask(self) -> None:
-        """Stores what is asked now, under the lock. Where that is another thing than last time, the run is not done."""
-        if not self._is_spec(self.read(SPEC)):
+    def ask(self, machine: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Stores what is asked now, under the lock; where that is another thing than last time, the run is not done.
+
+        machine: what decides the rounding of its numbers from now on. Returns the machines so far, this one left out.
+        """
+        stored = self.read(SPEC)
+        so_far = stored.get(MACHINES) if isinstance(stored, dict) else None
+        so_far = so_far if isinstance(so_far, list) else []
+        if not self._is_spec(stored):
             (self.path / DONE).unlink(missing_ok=True)
             sync_folder(self.path)
-            self._write_spec()
+        machines = so_far if machine is None or machine in so_far else [*so_far, machine]
+        if not self._is_spec(stored) or machines != so_far:
+            self._write_spec(machines)
+        return [other for other in so_far if other != machine]
 
     def _is_spec(self, stored: Any) -> bool:
-        return canonical(stored) == canonical(self._spec())
+        """Whether this is what is asked, of this run, wherever it was computed."""
+        return isinstance(stored, dict) and canonical({**stored, MACHINES: []}) == canonical(self._spec([]))
 
-    def _spec(self) -> dict[str, Any]:
+    def _spec(self, machines: list[Any]) -> dict[str, Any]:
         about = {ABOUT: self.about} if self.about else {}
-        return {"schema": SCHEMA, "hash": self.hash, **self.identity, **self.asked, **about}
+        fixed = {"schema": SCHEMA, "hash": self.hash, **self.identity}
+        return {**fixed, **self.asked, **about, MACHINES: machines}
 
-    def _write_spec(self) -> None:
-        self.write(SPEC, self._spec())
+    def _write_spec(self, machines: list[Any]) -> None:
+        self.write(SPEC, self._spec(machines))
 
     def write(self, name: str, value: Any) -> None:
         """Writes a JSON file whole or not at all."""
@@ -114,8 +135,7 @@ class RunFolder:
     def read(self, name: str) -> Any | None:
         """A JSON file of the run, or None where it has not been written yet."""
         file = self.path / name
-        remedy = "move the folder away" if name == SPEC else "delete that file"
-        return _load(file, f"{remedy} and run again") if file.exists() else None
+        return _load(file, "delete that file and run again") if file.exists() else None
 
     def put_aside(self, name: str, stored: str | None, wanted: str | None) -> None:
         """Where a file was made for other settings than those wanted: moves it to `earlier/`, under the digest of the
@@ -187,7 +207,7 @@ class RunFolder:
         """One process at a time: a second one is refused. The lock ends with the process, however that ends."""
         import fcntl
 
-        with (self.path / ".lock").open("w") as file:
+        with (self.path / LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

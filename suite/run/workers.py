@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 from cokv.cluster import InProcess, Pool
 from cokv.cluster.machine import available_memory, usable_cpus
 from cokv.cluster.processes import Processes
@@ -30,6 +34,23 @@ def pool_for(model: ModelSpec, workers: int | None, ray: str | None = None) -> P
 def size(pool: Pool) -> int:
     """Number of parallel workers; 1 if only a cluster knows it."""
     return getattr(pool, "workers", None) or 1
+
+
+def machine_of(pool: Pool, device: torch.device) -> dict[str, Any]:
+    """What decides the last bits of a run's numbers: the device, by its name, and the CPU threads of each worker.
+
+    Answers are equal, byte for byte, only where these are. None: only the cluster knows.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    here = torch.get_num_threads()
+    return {"device": name, "threads": getattr(pool, "worker_threads", here)}
+
+
+def in_words(machine: dict[str, Any]) -> str:
+    """A machine as `machine_of` describes it."""
+    threads = machine.get("threads")
+    count = "the cluster's threads" if threads is None else f"{threads} thread{'s' * (threads != 1)}"
+    return f"{machine.get('device')} with {count} per worker"
 
 
 def default_workers(model: ModelSpec) -> int:

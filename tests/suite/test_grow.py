@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from suite.experiment import run_experiment
 from suite.run.folder import RunFolder
@@ -187,3 +188,16 @@ def test_a_description_or_a_block_size_computes_nothing(runs):
     assert counted.samples == counted.coalitions == 0
     spec = json.loads((folder.path / "spec.json").read_text())
     assert spec["about"]["description"] == "new words"
+
+
+def test_a_run_that_goes_on_elsewhere_says_so_and_names_both(runs, capsys):
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        folder = run(grown("a budget"), runs)
+    finally:
+        torch.set_num_threads(before)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "computed so far" in line]
+    assert len(lines) == 1 and f"{before} thread" in lines[0] and f"{before + 1} threads" in lines[0]
+    machines = [{"device": "cpu", "threads": number} for number in (before, before + 1)]
+    assert folder.read("spec.json")["machines"] == machines
