@@ -220,3 +220,22 @@ def test_checks_need_a_game(tmp_path):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SuiteError, match=r"\[checks\] needs a \[game\] section"):
         read_experiment(path)
+
+
+def test_the_plan_counts_what_the_run_then_does(finished, file):
+    from cokv.game.ledger import Ledger
+    from cokv.model.loading import load_model
+    from suite.checks.workload import workload
+    from suite.heads.games import REMOVAL
+    from suite.heads.halves import evaluations
+
+    experiment = read_experiment(file)
+    work = workload(experiment, load_model())
+    with Ledger(finished.path / "game.sqlite", create=False) as ledger:
+        rows = {game.name: len(game) * game.num_prompts for game in ledger.games() if not game.name.endswith(REMOVAL)}
+    before = evaluations(experiment.game, 16) * experiment.game.prompts  # of the head game's own stage
+    done = sum(rows.values()) - before * len(work)
+    assert sum(task.game_rows for task in work.values()) == pytest.approx(done, rel=0.02)
+    answers = sum(len(line["outcomes"]) for line in finished.lines("checks.jsonl"))
+    refused = 6  # the window of 32, on three samples of two tasks
+    assert sum(task.answer_rows for task in work.values()) == answers + refused
