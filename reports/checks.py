@@ -76,14 +76,13 @@ def _budget(settings: Record) -> str:
 
 def _rule_sentences(rows: Sequence[Record], rules: Record) -> list[str]:
     """Of the rules in use, with the questions' checks."""
-    used: dict[str, dict[str, None]] = {rule: {} for rule in rules}
+    used: dict[str, dict[str, None]] = {}
     for row in rows:
         if "rule" in row:
-            used[row["rule"]][str(TITLES.get(row["check"], row["check"])).split()[0]] = None
+            used.setdefault(row["rule"], {})[str(TITLES.get(row["check"], row["check"])).split()[0]] = None
     return [
         f"{'Checks' if len(checks) > 1 else 'Check'} {', '.join(checks)}: holds if {rules[rule]['sentence']}."
         for rule, checks in used.items()
-        if checks
     ]
 
 
@@ -111,7 +110,8 @@ def _result(row: Record, rules: Record) -> Entry:
 
 def _plain(row: Record, unit: str = "", digits: int = 1) -> str:
     text = f"{row['score']:.{digits}f}" + (f" {unit}" if unit else "")
-    return text + (f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if "low" in row else "")
+    text += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if "low" in row else ""
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _number(value: float, form: str) -> str:

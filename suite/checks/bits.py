@@ -37,10 +37,12 @@ def arms(context: Context, task: str) -> dict[str, Arm]:
         MIXED: Arm("kivi4", {**WHOLE, "bits": bits_by_score(profile, 4, (2, 8))}, None, None, first),
         EVEN: Arm("kivi4", WHOLE, None, None, first),
     }
-    if isinstance(context.spec.kv_budget, int) and not own.refusal(context.loaded):
-        lengths = [prompt.context_ids.numel() for prompt in samples_of(context.experiment, context.loaded, task)]
-        slots = equal_slots(context, own, profile, lengths[0])
-        out |= {AS_IS: own, FOUR: Arm(own.method, own.params, slots, profile, first, PACKED)}
+    if isinstance(context.spec.kv_budget, int):
+        out[AS_IS] = own
+        if not own.refusal(context.loaded):  # else the run says why there is no such arm
+            seq_len = samples_of(context.experiment, context.loaded, task)[0].context_ids.numel()
+            slots = equal_slots(context, own, profile, seq_len)
+            out[FOUR] = Arm(own.method, own.params, slots, profile, first, PACKED)
     return out
 
 
