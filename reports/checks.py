@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from reports.errors import ReportError
@@ -32,12 +33,26 @@ def checks_table(record: Record) -> Table:
     body = []
     for row in rows:
         question = row["what"] + (f" ({row['task']})" if row.get("task") else "")
-        cells = (_result(row, rules), Entry(_verdict(row)), Entry(_behind(row)))
+        cells = (_result(row, rules), _verdict(row), Entry(_behind(row)))
         body.append((Entry(TITLES.get(row["check"], row["check"])), Entry(question), *cells))
     columns = ("Check", "Question", "Result, 95 % interval", "Verdict", "n")
     title = f"Checks of the paper's claims on {record['model']}"
     notes = (*_notes(record), *_rule_sentences(rows, rules))
-    return Table("checks", title, columns, tuple(body), notes, group_starts([row["check"] for row in rows]), left=4)
+    starts = group_starts([row["check"] for row in rows])
+    return Table("checks", title, columns, tuple(body), notes, starts, left=4, wide=True)
+
+
+def pages(table: Table) -> list[Table]:
+    """The table cut into one per check, since a page of LaTeX does not hold it whole. The notes are below the last."""
+    ends = [*sorted(table.rules), len(table.rows)]
+    parts = []
+    for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False), start=1):
+        title = table.title if number == 1 else f"{table.title} (continued)"
+        notes = table.notes if end == len(table.rows) else ()
+        name = f"{table.name}_{number}"
+        rows = table.rows[start:end]
+        parts.append(replace(table, name=name, title=title, rows=rows, notes=notes, rules=frozenset()))
+    return parts
 
 
 def _notes(record: Record) -> list[str]:
@@ -61,14 +76,13 @@ def _budget(settings: Record) -> str:
 
 def _rule_sentences(rows: Sequence[Record], rules: Record) -> list[str]:
     """Of the rules in use, with the questions' checks."""
-    used: dict[str, dict[str, None]] = {rule: {} for rule in rules}
+    used: dict[str, dict[str, None]] = {}
     for row in rows:
         if "rule" in row:
-            used[row["rule"]][str(TITLES.get(row["check"], row["check"])).split()[0]] = None
+            used.setdefault(row["rule"], {})[str(TITLES.get(row["check"], row["check"])).split()[0]] = None
     return [
         f"{'Checks' if len(checks) > 1 else 'Check'} {', '.join(checks)}: holds if {rules[rule]['sentence']}."
         for rule, checks in used.items()
-        if checks
     ]
 
 
@@ -88,13 +102,16 @@ def _result(row: Record, rules: Record) -> Entry:
     extra = [f"left {_plain(row['left'], '%')}"] if row.get("left") and row["score"] != row["left"]["score"] else []
     extra += [f"{_plain(row['arm'])} against {_plain(row['base'])}"] if "arm" in row and "base" in row else []
     extra += [f"across {row['across']:.2f}, within {row['within']:.2f}"] if "across" in row and "within" in row else []
+    extra += [f"Spearman {_plain(row['spearman'], digits=2)}"] if row.get("spearman") else []
+    extra += [f"{row['slots']['arm']:.0f} against {row['slots']['base']:.0f} slots"] if "slots" in row else []
     extra += [f"{row['bytes']['arm']:,.0f} against {row['bytes']['base']:,.0f} bytes"] if "bytes" in row else []
     return Entry(text, "; ".join([interval, *extra]))
 
 
-def _plain(row: Record, unit: str = "") -> str:
-    text = f"{row['score']:.1f}" + (f" {unit}" if unit else "")
-    return text + (f" [{row['low']:.1f}, {row['high']:.1f}]" if "low" in row else "")
+def _plain(row: Record, unit: str = "", digits: int = 1) -> str:
+    text = f"{row['score']:.{digits}f}" + (f" {unit}" if unit else "")
+    text += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if "low" in row else ""
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _number(value: float, form: str) -> str:
@@ -106,12 +123,13 @@ def _count(value: int | None, planned: int) -> str:
     return f"{value:,}" if value is not None else f"> {planned:,}"
 
 
-def _verdict(row: Record) -> str:
+def _verdict(row: Record) -> Entry:
+    """The verdict, and beside it why there is none, and which tasks are not in it."""
     if "not_run" in row:
-        return f"not run: {row['not_run']}"
-    text = str(row["verdict"]) + (f": {row['why']}" if row.get("why") else "")
-    left_out = row.get("left_out") or {}
-    return text + "".join(f"; without {task}: {why}" for task, why in left_out.items())
+        return Entry("not run", f"({row['not_run']})")
+    why = [row["why"]] if row.get("why") else []
+    why += [f"without {task}: {reason}" for task, reason in (row.get("left_out") or {}).items()]
+    return Entry(str(row["verdict"]), f"({'; '.join(why)})" if why else "")
 
 
 def _behind(row: Record) -> str:

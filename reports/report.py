@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from reports.chat import template_line
-from reports.checks import checks_table
+from reports.checks import checks_table, pages
 from reports.head_experiments import head_experiments
 from reports.intervals import CONFIDENCE
 from reports.labels import Labels
@@ -106,6 +106,8 @@ def _write_all(run: Run, folder: Path) -> None:
     for table in tables:
         (folder / f"{table.name}.md").write_text(to_markdown(table), encoding="utf-8")
         (folder / f"{table.name}.tex").write_text(LATEX_HEAD + to_latex(table), encoding="utf-8")
+    if checks is not None:
+        (folder / "checks.tex").write_text(LATEX_HEAD + "\n".join(map(to_latex, pages(checks))), encoding="utf-8")
 
 
 def _with_notes(table: Table, labels: Labels) -> Table:

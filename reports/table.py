@@ -65,6 +65,7 @@ class Table:
     notes: tuple[str, ...] = ()
     rules: frozenset[int] = frozenset()
     left: int = 1  # leading columns that are text, aligned left
+    wide: bool = False  # fitted to the text's width in LaTeX, as tables of many columns are
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -133,7 +134,7 @@ def to_latex(table: Table) -> str:
         r"\bottomrule",
         r"\end{tabular}",
     ]
-    if len(table.columns) > 6:
+    if table.wide or len(table.columns) > 6:
         tabular = [r"\resizebox{\textwidth}{!}{%", *tabular, "}"]
     caption = " ".join(escape_latex(text) for text in (table.title + ".", *table.notes))
     return "\n".join(

@@ -72,7 +72,7 @@ class Arm:
 Arms: TypeAlias = Mapping[str, Arm]
 """By name: "<check>/<name>"."""
 Block: TypeAlias = tuple[str, int]  # task, index of the sample
-Outcome: TypeAlias = dict[str, Any]  # score in percent, bytes; or infeasible: why
+Outcome: TypeAlias = dict[str, Any]  # score in percent, bytes, slots per head or None; or infeasible: why
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,10 @@ def answer_all(loaded: LoadedModel, prompt: Prompt, arms: Arms) -> dict[str, Out
             suffix=prompt.question_ids,
             **({} if prompt.question_ids is not None else {"first_token": first_token}),  # type: ignore[arg-type]
         )
-        outcomes |= {n: _outcome(loaded, prompt, one) for n, one in zip(rows, decoded, strict=True)}
+        outcomes |= {
+            n: {**_outcome(loaded, prompt, one), "slots": results[n].kv_slots}
+            for n, one in zip(rows, decoded, strict=True)
+        }
     return {name: outcomes[name] for name in arms}
 
 
@@ -153,8 +156,10 @@ class Answered:
     def scores(self, arm: str, tasks: Sequence[str]) -> dict[str, FloatArray]:
         return {task: np.array([outcome[arm]["score"] for outcome in self.by_task[task]]) for task in tasks}
 
-    def mean_bytes(self, arm: str, tasks: Sequence[str]) -> float:
-        return float(np.mean([outcome[arm]["bytes"] for task in tasks for outcome in self.by_task[task]]))
+    def mean(self, what: str, arm: str, tasks: Sequence[str]) -> float | None:
+        """Of `bytes` or `slots`, over all samples; None for an arm that has none."""
+        values = [outcome[arm][what] for task in tasks for outcome in self.by_task[task]]
+        return None if None in values else float(np.mean(values))
 
 
 def answer_samples(

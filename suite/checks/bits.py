@@ -23,6 +23,7 @@ from suite.checks.settings import own_arm
 NAME = "bits"
 PACKED = Quantize(bits=4, group=32, residual=8)
 WHOLE = {"group": 32, "residual": 32}  # of the arms that keep every token
+MEASURED = ("bytes", "slots")
 AS_IS, FOUR = f"{NAME}/16", f"{NAME}/4"
 BY_SCORE, AT_RANDOM, MIXED, EVEN = (f"{NAME}/{name}" for name in ("by score", "at random", "2 and 8 by score", "4 all"))
 
@@ -36,10 +37,12 @@ def arms(context: Context, task: str) -> dict[str, Arm]:
         MIXED: Arm("kivi4", {**WHOLE, "bits": bits_by_score(profile, 4, (2, 8))}, None, None, first),
         EVEN: Arm("kivi4", WHOLE, None, None, first),
     }
-    if isinstance(context.spec.kv_budget, int) and not own.refusal(context.loaded):
-        lengths = [prompt.context_ids.numel() for prompt in samples_of(context.experiment, context.loaded, task)]
-        slots = equal_slots(context, own, profile, lengths[0])
-        out |= {AS_IS: own, FOUR: Arm(own.method, own.params, slots, profile, first, PACKED)}
+    if isinstance(context.spec.kv_budget, int):
+        out[AS_IS] = own
+        if not own.refusal(context.loaded):  # else the run says why there is no such arm
+            seq_len = samples_of(context.experiment, context.loaded, task)[0].context_ids.numel()
+            slots = equal_slots(context, own, profile, seq_len)
+            out[FOUR] = Arm(own.method, own.params, slots, profile, first, PACKED)
     return out
 
 
@@ -100,8 +103,12 @@ def _row(context: Context, answered: Answered, what: str, arm: str, base: str) -
     tasks = [] if answered.infeasible(arm) or answered.infeasible(base) else answered.tasks_of(arm, base)
     if not tasks:
         return against(answered, NAME, what, arm, base, context.spec.seed)
-    taken, base_taken = answered.mean_bytes(arm, tasks), answered.mean_bytes(base, tasks)
+    measured = {
+        what: {"arm": answered.mean(what, arm, tasks), "base": answered.mean(what, base, tasks)} for what in MEASURED
+    }
+    taken, base_taken = measured["bytes"].values()
+    assert taken is not None and base_taken is not None
     apart = abs(taken / base_taken - 1)
     blocked = f"bytes differ by {100 * apart:.1f} %" if apart > BYTES else ""
     row = against(answered, NAME, what, arm, base, context.spec.seed, blocked=blocked)
-    return {**row, "bytes": {"arm": taken, "base": base_taken}}
+    return {**row, **{what: values for what, values in measured.items() if None not in values.values()}}

@@ -75,7 +75,8 @@ def rows(context: Context, answered: Answered) -> list[Row]:
         out.append(not_run(NAME, what, "the shipped profile is this model's own"))
     else:
         note = "the embedded model's shipped SSV, averaged per layer, interpolated over relative depth"
-        out.append({**against(answered, NAME, what, OWN, LAYERS, seed), "note": note})
+        row = against(answered, NAME, what, OWN, LAYERS, seed)
+        out.append(row if "not_run" in row else {**row, "note": f"Layer averages: {note}."})
     return out
 
 

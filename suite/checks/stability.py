@@ -12,7 +12,7 @@ from cokv.types import CokvError, FloatArray
 from reports.intervals import RESAMPLES, Resamples, interval
 from suite.checks.context import Context, Row, not_run
 from suite.checks.games import Played, Wanted, own_game, two_runs
-from suite.checks.order import TwoRuns
+from suite.checks.order import TwoRuns, rank_correlation
 from suite.checks.rules import judged, judged_reached
 from suite.heads.halves import estimator, order, plans
 
@@ -52,7 +52,7 @@ def task_rows(runs: TwoRuns, task: str, unbounded: bool, seed: int) -> list[Row]
         gaps = n * np.abs(first - second)
         mae = {"score": float(gaps.mean()), **interval(Resamples.draw(n, seed).means(gaps))}
         out.append({**common, "what": question, **mae, **judged("mae", mae, n)})
-    reliable = _reliability(first, second, seed)
+    reliable = _correlations(first, second, seed)
     out.append(
         {**common, "what": "Is the order of the heads reliable?", **reliable, **judged("reliability", reliable, n)}
     )
@@ -74,19 +74,23 @@ def task_rows(runs: TwoRuns, task: str, unbounded: bool, seed: int) -> list[Row]
     return out
 
 
-def _reliability(first: FloatArray, second: FloatArray, seed: int) -> dict[str, float]:
-    """Of both runs together, with an interval over heads; no score where a run has no spread."""
+def _correlations(first: FloatArray, second: FloatArray, seed: int) -> dict[str, Any]:
+    """Reliability of both runs together, and Spearman's correlation of the two, with intervals over heads; nothing
+    where a run has no spread.
+    """
     value = two_run_reliability(first, second)
     if value is None:
         return {}
     n = len(first)
     drawn = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
     left, right = first[drawn], second[drawn]
+    spearman = rank_correlation(left, right)
     left, right = left - left.mean(axis=1, keepdims=True), right - right.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
         r = (left * right).sum(axis=1) / np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
-    r = r[np.isfinite(r)]
-    return {"score": float(value), **interval(np.where(r > 0, 2 * r / (1 + r), r))}
+    r, spearman = r[np.isfinite(r)], spearman[np.isfinite(spearman)]
+    ranks = {"score": float(rank_correlation(first[None], second[None])[0]), **interval(spearman)}
+    return {"score": float(value), **interval(np.where(r > 0, 2 * r / (1 + r), r)), "spearman": ranks}
 
 
 def _count(value: float) -> int | None:

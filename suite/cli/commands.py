@@ -21,7 +21,7 @@ from suite.errors import USER_ERRORS, SuiteError
 DEFAULT = "embedded"
 EXPERIMENTS = Path("experiments")  # of the checkout; in a wheel they are data files
 ExperimentFile = Annotated[
-    Path | None, typer.Option(help="Experiment file, or the name of one that ships: embedded, smoke.")
+    Path | None, typer.Option(help="Experiment file, or the name of one that ships: embedded, smoke, cokv_checks.")
 ]
 
 

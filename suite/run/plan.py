@@ -12,6 +12,7 @@ from cokv.decode.batches import Row, Way
 from cokv.decode.decode import Stop, decode
 from cokv.model.loading import LoadedModel
 from cokv.types import Selection
+from suite.checks.workload import workload
 from suite.heads.halves import evaluations
 from suite.profiles import run_profiles as profiles_run
 from suite.run.cells import grid_cells
@@ -87,6 +88,15 @@ def plan(experiment: Experiment, loaded: LoadedModel, workers: int = 1) -> list[
         arms = sum(c.nominal == experiment.kv_budgets[0] for c in grid_cells(experiment)) + 2
         steps = arms * (measure.repeats + 1) * measure.new_tokens
         stages.append(Stage("latency and memory", 1, arms, measure.prompt_tokens, steps, steps * per_step / 4))
+    if experiment.checks is not None:
+        by_name = {t.name: t for t in tasks}
+        work = workload(experiment, loaded)
+        prompts = sum(w.game_prompts + w.samples for w in work.values())
+        prompt_tokens = sum((w.game_prompts + w.samples) * by_name[name].length for name, w in work.items())
+        rows_of_checks = sum(w.game_rows + w.answer_rows for w in work.values())
+        steps = sum((w.game_rows + w.answer_rows) * by_name[name].new_tokens for name, w in work.items())
+        seconds = (prompt_tokens * per_token + steps * per_step / grid) / workers
+        stages.append(Stage("checks", prompts, rows_of_checks, prompt_tokens, steps, seconds))
     return stages
 
 
