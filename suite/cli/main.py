@@ -50,6 +50,7 @@ class Benchmark(StrEnum):
 def reproduce(
     experiment: ExperimentFile = None,
     limit: Annotated[int | None, typer.Option(help="At most this many samples per task and seed.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task of the experiment; may be repeated.")] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are kept.")] = Path("runs"),
     workers: Annotated[
         int | None,
@@ -68,10 +69,11 @@ def reproduce(
     from reports import terminal_table, write_report
     from suite.experiment import open_run, run_experiment
     from suite.run.workers import pool_for, size
-    from suite.spec import with_model
+    from suite.spec import with_model, with_tasks
 
     disable_progress_bar()
-    spec = with_model(experiment_of(experiment, limit), name=model, revision=revision, dtype=dtype, device=device)
+    spec = with_tasks(experiment_of(experiment, limit), task or [])
+    spec = with_model(spec, name=model, revision=revision, dtype=dtype, device=device)
     pool = pool_for(spec.model, workers, ray)
     if dry_run:
         from suite.run.plan import plan

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,8 +102,8 @@ def needed(experiment: Experiment) -> list[Need]:
         files, shipped = spec.files_of(method.name), False
         if not method.needs_profile:
             continue
-        if not files and spec.source == "shipped":
-            files, shipped = (_shipped(experiment.model.name, method),), True
+        if not files and (name := _shipped(experiment.model.name, method, spec)):
+            files, shipped = (name,), True
         if SHAPLEY in method.profile_kinds and not files:
             continue
         name = profile_name(method)
@@ -128,13 +129,15 @@ def validation_prompts_per_task(experiment: Experiment) -> int:
 def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFolder) -> Profiles:
     """Computes what is missing in the run folder's `profiles/`; returns all profiles."""
     profiles: dict[str, Profile | str] = {}
-    needs = needed(experiment)
+    needs, spec = needed(experiment), experiment.profiles or ProfilesSpec()
     if not needs:
         return Profiles()
     with progress("profiles", len(needs)) as report:
         for need in needs:
             profile = _stored(need, folder)
             if profile is None:
+                if not need.files and spec.source == "shipped_or_computed":
+                    print(f"no profile of {need.name} ships with this model; computing it", file=sys.stderr)
                 profile = _read(need, loaded) if need.files else _computed(need, experiment, loaded)
                 _store(folder.path / "profiles" / need.name, profile, need.settings)
             profiles[need.name] = profile
@@ -144,10 +147,15 @@ def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFol
     return Profiles(profiles, frozenset(yielding))
 
 
-def _shipped(model: str, method: Method) -> str:
+def _shipped(model: str, method: Method, spec: ProfilesSpec) -> str | None:
+    """The name of the shipped profile that a method uses; None if its profile is to be computed."""
+    if spec.source == "computed":
+        return None
     try:
         return shipped_for(model, method)
     except CokvError as error:
+        if spec.source == "shipped_or_computed":
+            return None
         raise SuiteError(
             f"[profiles] source is 'shipped', but {error}; leave `source` out, and profiles are computed, or name "
             f"a file of it as [profiles] {method.name}"

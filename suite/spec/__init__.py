@@ -12,7 +12,7 @@ from suite.spec.measure import MeasureSpec
 from suite.spec.methods import MethodSpec
 from suite.spec.model import ModelSpec, ProtocolSpec
 from suite.spec.profiles import FILES, SHAPLEY, ProfilesSpec
-from suite.spec.reading import read_experiment, with_game, with_model
+from suite.spec.reading import read_experiment, with_game, with_model, with_tasks
 
 __all__ = [
     "CHECKS",
@@ -34,4 +34,5 @@ __all__ = [
     "read_experiment",
     "with_game",
     "with_model",
+    "with_tasks",
 ]

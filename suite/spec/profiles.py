@@ -15,8 +15,8 @@ __all__ = ["FILES", "SHAPLEY", "ProfilesSpec"]
 class ProfilesSpec(Part):
     """Profiles per model: for each method that needs one a file, ours or a published one; None: as `source` says.
 
-    source: `computed` in the run, or `shipped` with the model of the experiment; CoKV's head scores come from the game
-    where there is one. A method without a shipped profile is refused, not computed.
+    source: `computed` in the run, `shipped` with the model of the experiment (a method without a shipped profile is
+    refused, not computed), or `shipped_or_computed`. CoKV's head scores come from the game where there is one.
     prompts, length: number per needle task, and tokens, of HeadKV's needle prompts; length None: as in [ruler] or
     [longbench_mini]. passkey_length, steps: tokens per prompt, and number of training steps (one prompt each), of
     DuoAttention. task_prompts, per_layer: LU-KV's validation prompts per task, and whether importance is normalized per
@@ -30,7 +30,7 @@ class ProfilesSpec(Part):
     headkv_r2: str | None = None
     lukv: str | None = None
     cokv: str | tuple[str, ...] | None = None  # released sums and counts come in one file per slice size
-    source: Literal["computed", "shipped"] = "computed"
+    source: Literal["computed", "shipped", "shipped_or_computed"] = "computed"
     prompts: Count = 4
     length: Count | None = None
     task_prompts: Count = 2

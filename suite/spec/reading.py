@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -62,6 +63,39 @@ def with_model(experiment: Experiment, **changes: Any) -> Experiment:
         changes = {**changes, "revision": changes.get("revision") or ""}
     model = _changed(experiment.model, changes, "the model")
     return experiment.model_copy(update={"model": model.model_copy(update={"revision": model.revision or None})})
+
+
+def with_tasks(experiment: Experiment, tasks: Sequence[str]) -> Experiment:
+    """The experiment on some of its tasks. Games and checks of tasks that are left out are left out with them."""
+    if not tasks:
+        return experiment
+    sections = ("ruler", "longbench", "longbench_mini")
+    parts = {name: part for name in sections if (part := getattr(experiment, name)) is not None}
+    known = [task for part in parts.values() for task in part.tasks]
+    for task in tasks:
+        if task not in known:
+            raise SuiteError(f"task {task!r} is not in experiment {experiment.name!r}; {nearest(task, known)}")
+    changes: dict[str, Any] = {}
+    for name, part in parts.items():
+        asked = tuple(task for task in part.tasks if task in tasks)
+        changes[name] = part.model_copy(update={"tasks": asked}) if asked else None
+    game, checks = experiment.game, experiment.checks
+    if game is not None and game.tasks is not None:
+        asked = tuple(task for task in game.tasks if task in tasks)
+        changes["game"] = game.model_copy(update={"tasks": asked}) if asked else None
+    if checks is not None:
+        for key in ("tasks", "game_tasks"):
+            if (named := getattr(checks, key)) is not None:
+                asked = tuple(task for task in named if task in tasks)
+                checks = checks.model_copy(update={key: asked}) if asked and checks is not None else None
+            if checks is None:
+                break
+        changes["checks"] = checks if changes.get("game", game) is not None else None
+    values = {**experiment.model_dump(mode="json"), **{k: v and v.model_dump(mode="json") for k, v in changes.items()}}
+    try:
+        return Experiment.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise SuiteError(f"experiment {experiment.name!r} on {', '.join(tasks)}: {_first(error)}") from None
 
 
 def _changed(section: Any, changes: dict[str, Any], title: str) -> Any:
