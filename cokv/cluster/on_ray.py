@@ -24,6 +24,7 @@ from cokv.cluster.worker import Outcome, WorkerHost
 from cokv.types import CokvError
 
 START_TIMEOUT = 600.0  # seconds that blocks may wait while no actor starts
+LOSS_TIMEOUT = 40.0  # the same where no node could hold one: those that could have been lost
 REPLY_TIMEOUT = 3.0  # seconds within which a cluster's port answers
 # HTTP/2, which Ray's gRPC uses: the client's preface and an empty SETTINGS frame
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -108,10 +109,11 @@ def _work(
                 check_alive(ray, home)
                 last_check = time.monotonic()
             if not ready_calls:
-                if not busy and time.monotonic() - last_answer > START_TIMEOUT:
+                waited = time.monotonic() - last_answer
+                if not busy and (waited > START_TIMEOUT or (waited > LOSS_TIMEOUT and not _has(ray, resources))):
                     total, free = _cpus_and_gpus(ray.cluster_resources()), _cpus_and_gpus(ray.available_resources())
                     raise CokvError(
-                        f"no actor with {resources} has started on the Ray cluster for {START_TIMEOUT:.0f} s, expected "
+                        f"no actor with {resources} has started on the Ray cluster for {waited:.0f} s, expected "
                         f"room for one; of {total} are free {free}"
                     )
                 continue
@@ -136,6 +138,13 @@ def _work(
                 yield index, outcome.value()
     finally:
         starting.update((ready_call, actor) for ready_call, (actor, _) in busy.items())
+
+
+def _has(ray: Any, resources: dict[str, float]) -> bool:
+    """Whether any node that is alive could ever hold an actor."""
+    needed = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(all(node.get(needed[name], 0) >= count for name, count in resources.items()) for node in alive)
 
 
 def _cpus_and_gpus(resources: dict[str, float]) -> dict[str, float]:

@@ -5,8 +5,8 @@ model's bytes, the protocol, lengths and wording, this project's code, and the l
 asked of it (methods, budgets, tasks, samples, seeds) is no part of the hash, so that a run can grow: `spec.json` holds
 what was asked last in a part that is rewritten, and `done.json` says for what the folder is complete.
 
-A torn last line, as a kill leaves it, is dropped and computed again; any other damage is an error that names the file
-and what to do, never repaired.
+What a kill leaves of an append, some lines or a torn one, is dropped and computed again, so that records that were
+computed together stay together; any other damage is an error that names the file and what to do, never repaired.
 """
 
 from __future__ import annotations
@@ -159,6 +159,7 @@ class RunFolder:
         file = self.path / name
         if not file.exists():
             return []
+        self._drop_half_append(name)
         data = file.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -180,19 +181,55 @@ class RunFolder:
         """Replaces a JSON-lines file, whole or not at all."""
         part = self.path / f".{name}.part"
         part.write_bytes(b"".join(canonical(record).encode() + b"\n" for record in records))
+        self._intent(name).unlink(missing_ok=True)  # its offsets are those of the file that is replaced
+        sync_folder(self.path)
         replace_file(part, self.path / name)
 
     @contextmanager
     def appender(self, name: str) -> Iterator[Any]:
-        """A function that appends records, all of one call flushed to disk before it returns."""
+        """A function that appends records, all of one call flushed to disk before it returns, or none after a kill."""
+        self._drop_half_append(name)
         with (self.path / name).open("ab") as file:
+            sync_folder(self.path)
 
             def append(records: list[dict[str, Any]]) -> None:
-                file.write(b"".join(canonical(record).encode() + b"\n" for record in records))
+                data = b"".join(canonical(record).encode() + b"\n" for record in records)
+                if len(records) > 1:
+                    self._intend(name, file.tell(), file.tell() + len(data))
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
 
             yield append
+        self._intent(name).unlink(missing_ok=True)
+
+    def _intent(self, name: str) -> Path:
+        """The file that says from where to where the newest append of several records goes."""
+        return self.path / f".{name}.append"
+
+    def _intend(self, name: str, start: int, end: int) -> None:
+        new = not self._intent(name).exists()
+        with self._intent(name).open("w", encoding="utf-8") as file:
+            json.dump([start, end], file)
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            sync_folder(self.path)
+
+    def _drop_half_append(self, name: str) -> None:
+        """Cuts off what a kill has left of an append: it may be whole lines, of which the others are missing."""
+        intent, file = self._intent(name), self.path / name
+        if not intent.exists() or not file.exists():
+            return
+        try:
+            start, end = json.loads(intent.read_text(encoding="utf-8"))
+        except (ValueError, TypeError):  # torn itself: the append had not begun
+            start = end = 0
+        if start < file.stat().st_size < end:
+            with file.open("r+b") as handle:
+                handle.truncate(start)
+                os.fsync(handle.fileno())
+        intent.unlink()
 
     @contextmanager
     def stage(self, name: str, workers: int) -> Iterator[None]:

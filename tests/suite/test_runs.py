@@ -44,6 +44,34 @@ def test_a_torn_last_line_is_dropped_and_the_file_can_go_on(folder):
     assert [r["i"] for r in folder.lines("x.jsonl")] == [0, 2]
 
 
+@pytest.mark.parametrize("kept", ["nothing", "half a line", "one line", "all but the line end", "all"])
+def test_an_append_is_whole_or_gone_after_a_kill(folder, kept):
+    file, block = folder.path / "x.jsonl", [{"i": 1}, {"i": 2}, {"i": 3}]
+    size = {"nothing": 0, "half a line": 4, "one line": 8, "all but the line end": 23, "all": 24}[kept]
+    with pytest.raises(KeyboardInterrupt), folder.appender("x.jsonl") as append:
+        append([{"i": 0}])
+        before = file.stat().st_size
+        append(block)
+        raise KeyboardInterrupt
+    file.write_bytes(file.read_bytes()[: before + size])
+    stored = [{"i": 0}, *block] if kept == "all" else [{"i": 0}]
+    assert folder.lines("x.jsonl") == stored
+    with folder.appender("x.jsonl") as append:
+        append([{"i": 4}, {"i": 5}])
+    assert folder.lines("x.jsonl") == [*stored, {"i": 4}, {"i": 5}]
+    assert not [path for path in folder.path.iterdir() if path.name.endswith(".append")]
+
+
+def test_an_append_that_was_not_begun_and_a_rewritten_file_lose_nothing(folder):
+    with pytest.raises(KeyboardInterrupt), folder.appender("x.jsonl") as append:
+        append([{"i": number} for number in range(9)])
+        raise KeyboardInterrupt
+    folder.rewrite("x.jsonl", [{"i": 0}, {"i": 1}])
+    assert folder.lines("x.jsonl") == [{"i": 0}, {"i": 1}]
+    (folder.path / ".x.jsonl.append").write_text("[3")
+    assert folder.lines("x.jsonl") == [{"i": 0}, {"i": 1}]
+
+
 def test_a_damaged_line_is_named_and_nothing_is_lost(folder):
     file = folder.path / "x.jsonl"
     file.write_text('{"i": 0}\n{"i": \n{"i": 2}\n')
