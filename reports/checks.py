@@ -62,7 +62,8 @@ def _notes(record: Record) -> list[str]:
         f"Answers: {settings['samples']} test samples of each of {', '.join(record['tasks'])}, at {_budget(settings)}; "
         "paired differences in points, 95 % bootstrap intervals over samples, tasks weighted alike. Games: "
         f"{record['num_players']} KV heads, {game['prompts']} validation prompts, utility {game['utility']}; slice "
-        f"sizes, utilities and first tokens on {', '.join(record['game_tasks'])}.",
+        f"sizes, utilities and first tokens on {', '.join(record['game_tasks'])}. Intervals of check 1 are over heads, "
+        "or over random orders of the draws; those of checks 2, 8 and 9 resample the draws.",
         "A claim holds, or does not hold, where the whole interval is on one side of its bar; otherwise it is "
         "undecided. No row is corrected for the number of rows: of many true ties, one in forty looks like a gain.",
     ]
