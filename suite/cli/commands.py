@@ -18,10 +18,13 @@ import typer
 
 from suite.errors import USER_ERRORS, SuiteError
 
-DEFAULT = "embedded"
+DEFAULT = "smollm2"
 EXPERIMENTS = Path("experiments")  # of the checkout; in a wheel they are data files
 ExperimentFile = Annotated[
-    Path | None, typer.Option(help="Experiment file, or the name of one that ships: embedded, smoke, cokv_checks.")
+    Path | None,
+    typer.Option(
+        help="Experiment file, or the name of one that ships: smollm2 (the default), embedded, full, cokv_checks."
+    ),
 ]
 
 
@@ -76,7 +79,7 @@ def kv_budget_of(option: str) -> Any:
 
 
 def experiment_of(path: Path | None, limit: int | None = None) -> Any:
-    """The experiment in this file, or the shipped one of that name; without a name, the embedded one."""
+    """The experiment in this file, or the shipped one of that name; without a name, the default."""
     from suite.spec import read_experiment
 
     name = DEFAULT if path is None else str(path)

@@ -8,6 +8,7 @@ are no test samples: needles have sample numbers of their own, LU-KV's are valid
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -19,7 +20,9 @@ from cokv.game.identity import digest
 from cokv.methods.method import Method
 from cokv.methods.profile_rules import refusal
 from cokv.methods.registry import get_method
+from cokv.model.known import KNOWN
 from cokv.model.loading import LoadedModel
+from cokv.model.store import sha256_of
 from cokv.profiles.load import Profile, load_profile, profile_path
 from cokv.profiles.razor_scores import PERIODS, REPEATS
 from cokv.profiles.shipped import profile_name, shipped_for
@@ -147,12 +150,22 @@ def compute_profiles(experiment: Experiment, loaded: LoadedModel, folder: RunFol
     return Profiles(profiles, frozenset(yielding))
 
 
+@functools.cache
+def _known_name(model: str) -> str:
+    """The known model whose GGUF file this is the path of, or the name as it is."""
+    file = Path(model).expanduser()
+    if file.suffix != ".gguf" or not file.is_file():
+        return model
+    checksum = sha256_of(file)
+    return next((known.name for known in KNOWN.values() if known.sha256 == checksum), model)
+
+
 def _shipped(model: str, method: Method, spec: ProfilesSpec) -> str | None:
     """The name of the shipped profile that a method uses; None if its profile is to be computed."""
     if spec.source == "computed":
         return None
     try:
-        return shipped_for(model, method)
+        return shipped_for(_known_name(model), method)
     except CokvError as error:
         if spec.source == "shipped_or_computed":
             return None
