@@ -14,18 +14,23 @@ from cokv.game.utility import Utility
 from suite.spec.part import Count, Part, each_once
 
 
-def _share(text: str) -> str:
-    """A share of the players, written as a fraction."""
+def _size(value: int | str) -> int | str:
+    """A number of players, or a share of them written as a fraction."""
+    expected = 'expected a number of players, or a share of them between 0 and 1 such as "1/4"'
+    if isinstance(value, int):
+        if not 1 <= value < 1 << 31:
+            raise ValueError(f"got {value}, {expected}")
+        return value
     try:
-        share = Fraction(text)
+        share = Fraction(value)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f'got {text!r}, expected a number of players, or a share of them such as "1/4"') from None
+        raise ValueError(f"got {value!r}, {expected}") from None
     if not 0 < share < 1:
-        raise ValueError(f'got {text!r}, expected a share of the players between 0 and 1, such as "1/4"')
+        raise ValueError(f"got {value!r}, {expected}")
     return str(share)
 
 
-Size = Count | Annotated[str, AfterValidator(_share)]
+Size = Annotated[int | str, AfterValidator(_size)]
 
 
 class GameSpec(Part):
