@@ -18,17 +18,14 @@ from suite.text_files import read_text
 
 
 def read_experiment(path: Path, limit: int | None = None) -> Experiment:
-    """Reads and checks an experiment file. `limit` bounds the samples per task and seed, and is hashed with them."""
-    try:
-        raw = tomllib.loads(read_text(path))
-    except FileNotFoundError:
-        raise SuiteError(f"no experiment file {path}; see the experiments/ folder, or check the path") from None
-    except IsADirectoryError:
-        raise SuiteError(f"{path} is a folder; name an experiment file, such as experiments/embedded.toml") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SuiteError(f"{path} is not valid TOML: {error}") from None
-    except RecursionError:
-        raise SuiteError(f"{path} is nested too deeply; see experiments/embedded.toml for the keys there are") from None
+    """Reads and checks an experiment file. `limit` bounds the samples per task and seed, and is hashed with them.
+
+    A file may begin with `extends = "NAME"`, the stem of a file beside it: its keys then come on top of that file's,
+    section by section, and `false` in place of a section leaves it out.
+    """
+    raw = _read_toml(path)
+    if (base := raw.pop("extends", None)) is not None:
+        raw = _extended(path, base, raw)
     defaults = raw.pop("method_defaults", {})
     if isinstance(raw.get("methods"), list):
         check_defaults(path, defaults)
@@ -45,6 +42,33 @@ def read_experiment(path: Path, limit: int | None = None) -> Experiment:
         raise SuiteError(f"{path}: a value is a date or a time, which no key takes; put text in quotes") from None
     except ValidationError as error:
         raise SuiteError(f"{path}: {_first(error)}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_text(path))
+    except FileNotFoundError:
+        raise SuiteError(f"no experiment file {path}; see the experiments/ folder, or check the path") from None
+    except IsADirectoryError:
+        raise SuiteError(f"{path} is a folder; name an experiment file, such as experiments/embedded.toml") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SuiteError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise SuiteError(f"{path} is nested too deeply; see experiments/embedded.toml for the keys there are") from None
+
+
+def _extended(path: Path, base: Any, raw: dict[str, Any]) -> dict[str, Any]:
+    """The keys of the file `base` beside `path`, with those of `raw` on top."""
+    if not isinstance(base, str) or "/" in base or "\\" in base:
+        raise SuiteError(f"{path}: key `extends`: got {base!r}, expected the name of a file beside it, without .toml")
+    below = _read_toml(path.with_name(f"{base}.toml"))
+    if "extends" in below:
+        raise SuiteError(f"{path}: it extends {base}.toml, which extends another file itself; extend that one")
+    merged = dict(below)
+    for key, value in raw.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = {**below[key], **value} if both else value
+    return {key: value for key, value in merged.items() if value is not False}
 
 
 def with_game(experiment: Experiment, **changes: Any) -> Experiment:
