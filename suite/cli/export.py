@@ -33,6 +33,7 @@ COLUMNS = {  # name: type, unit
     "sample_id": (TEXT, None),
     "method": (TEXT, None),
     "preset": (TEXT, None),
+    "cell": (TEXT, "digest of what can change this cell's answers: method, profile, files"),
     "kv_budget": (TEXT, "KV slots per head, or a share of the prompt's tokens such as 20%"),
     "kv_slots": (COUNT, "KV slots per head"),
     "query_aware": (FLAG, None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def same_by_the_registry(name: str) -> set[str]:
 @pytest.mark.parametrize("task", TASKS)
 def test_equal_selections_are_those_that_the_registry_states(task: str) -> None:
     loaded, methods = load_model(), rows()
-    prompt = next(benchmarks.test_prompts(experiment_of(None), loaded, task, 0))
+    prompt = next(benchmarks.test_prompts(experiment_of(Path("embedded")), loaded, task, 0))
     window, observers = prefill_requirements(methods)
     read = prefill(loaded.model, prompt.context_ids, window, observers, loaded.tokenizer)
     cache: dict[Any, Any] = {}
@@ -93,7 +94,7 @@ def test_equal_selections_are_those_that_the_registry_states(task: str) -> None:
 def test_below_its_floor_a_method_says_so() -> None:
     """DuoAttention and RazorAttention would be StreamingLLM, FastGen would keep special tokens alone."""
     loaded = load_model()
-    prompt = next(benchmarks.test_prompts(experiment_of(None), loaded, "niah_single_2", 0))
+    prompt = next(benchmarks.test_prompts(experiment_of(Path("embedded")), loaded, "niah_single_2", 0))
     for name, words in (
         ("duoattention", "1 whole head, and 64 sinks and 256 newest tokens"),
         ("razorattention", "2 whole heads"),

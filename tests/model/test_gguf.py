@@ -100,7 +100,7 @@ def test_llama_3_begins_with_its_token(tiny: MakeModel, tmp_path: Path, stated: 
 
 def test_an_end_of_turn_that_the_file_does_not_name_ends_answers_too(tiny: MakeModel, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", tiny(), metadata={"tokenizer.ggml.eos_token_id": 0})
-    assert load_model(str(file)).eos_ids == (0, 2)
+    assert set(load_model(str(file)).eos_ids) == {0, 2}
 
 
 def test_digits_are_single_tokens_where_the_file_says_so(tiny: MakeModel, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(file, finished, tmp_path, monke
     with pytest.raises(Killed):
         run_experiment(experiment, tmp_path)
     monkeypatch.setattr(answers, "answer_all", lambda *given: calls.append(given) or answer_all(*given))
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("check*-*")
     assert not (folder / "checks.json").exists()
     with (folder / "checks.jsonl").open("ab") as torn:
         torn.write(b'{"setting": "torn')
@@ -226,13 +226,15 @@ def test_the_plan_counts_what_the_run_then_does(finished, file):
     from cokv.game.ledger import Ledger
     from cokv.model.loading import load_model
     from suite.checks.workload import workload
-    from suite.heads.games import REMOVAL
     from suite.heads.halves import evaluations
 
     experiment = read_experiment(file)
     work = workload(experiment, load_model())
-    with Ledger(finished.path / "game.sqlite", create=False) as ledger:
-        rows = {game.name: len(game) * game.num_prompts for game in ledger.games() if not game.name.endswith(REMOVAL)}
+    removal = {f"{task}/test" for task in work}
+    rows = {}
+    for path in finished.path.parent.glob("games/*/game.sqlite"):
+        with Ledger(path, create=False) as ledger:
+            rows |= {game.name: len(game) * game.num_prompts for game in ledger.games() if game.name not in removal}
     before = evaluations(experiment.game, 16) * experiment.game.prompts  # of the head game's own stage
     done = sum(rows.values()) - before * len(work)
     assert sum(task.game_rows for task in work.values()) == pytest.approx(done, rel=0.02)
