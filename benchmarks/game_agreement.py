@@ -2,7 +2,7 @@
 
     python benchmarks/game_agreement.py [--tasks TASK ...] [--coalitions 60] [--out FILE]
 
-Per task one game on the default experiment's validation prompts, the same coalitions for every utility: Spearman's
+Per task one game on the embedded experiment's validation prompts, the same coalitions for every utility: Spearman's
 correlation of the head scores, each utility's split-half reliability (what a correlation is bounded by), the share of
 the top quarter that both name, and the same between first_token "prefill" and "compressed".
 """

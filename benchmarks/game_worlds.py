@@ -64,7 +64,7 @@ class GameWorld:
 
 
 def embedded(task: str, max_bytes: int) -> GameWorld:
-    """The embedded model, the default experiment's game on one RULER task: one SSV run over all its coalitions."""
+    """The embedded model, the embedded experiment's game on one RULER task: one SSV run over all its coalitions."""
     from ruler.generate import generate
     from suite.spec import read_experiment
     from suite.tasks.benchmarks import validation_prompts

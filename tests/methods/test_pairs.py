@@ -22,7 +22,7 @@ from suite.tasks import benchmarks
 
 TASKS = ("niah_single_2", "vt", "qasper")
 BUDGETS = (64, 128, 256, 512)
-SIZES = {"window_size": 8, "chunk_size": 512}  # as in the default experiment
+SIZES = {"window_size": 8, "chunk_size": 512}  # as in the embedded experiment
 DUO, RAZOR, FASTGEN = (("duoattention", "normalized"), ("razorattention", "normalized"), ("fastgen", "normalized"))
 INFEASIBLE = {DUO, RAZOR, FASTGEN, ("duoattention", "num_sinks=4, local=28")}  # of some budgets on some prompts
 FLOORS = {DUO: 512, RAZOR: 256, ("duoattention", "num_sinks=4, local=28"): 128}  # where these prompts are feasible
@@ -30,7 +30,7 @@ VARIANTS = ({"name": "duoattention", "num_sinks": 4, "local": 28}, {"name": "ark
 
 
 def rows() -> list[Method]:
-    """Every method, in its normalized preset, and every ablation of ours; sizes as in the default experiment."""
+    """Every method, in its normalized preset, and every ablation of ours; sizes as in the embedded experiment."""
     pairs = [(name, "normalized") for name in METHODS]
     pairs += [
         (row.name, preset)
