@@ -64,9 +64,9 @@ def sample_seconds(experiment: Experiment, loaded: LoadedModel, tasks: list[Task
     grid = grid_cells(experiment)
     cells = [cell for cell in grid if not cell.method.needs_profile]
     by_answer = sorted(tasks, key=lambda task: task.new_tokens)
-    tried = {by_answer[round(i)] for i in np.linspace(0, len(tasks) - 1, min(SAMPLES, len(tasks)))}
+    tried = sorted({round(place) for place in np.linspace(0, len(tasks) - 1, min(SAMPLES, len(tasks)))})
     points = {}
-    for task in sorted(tried, key=lambda task: task.new_tokens):
+    for task in (by_answer[place] for place in tried):
         start = time.perf_counter()
         records = list(run_sample(loaded, task.first, cells, None, first_token=experiment.protocol.first_token))
         seconds = time.perf_counter() - start
