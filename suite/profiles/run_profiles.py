@@ -108,6 +108,11 @@ def needed(experiment: Experiment) -> list[Need]:
         if not files and (name := _shipped(experiment.model.name, method, spec)):
             files, shipped = (name,), True
         if SHAPLEY in method.profile_kinds and not files:
+            if experiment.game is None:  # the file relies on a profile that ships
+                raise SuiteError(
+                    f"{method.name} needs head scores, and none ship with model {experiment.model.name!r}; add a "
+                    "[game] section, or name a file in [profiles]"
+                )
             continue
         name = profile_name(method)
         settings = _checksums(files) if files else settings_of(experiment, spec, method)

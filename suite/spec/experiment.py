@@ -68,7 +68,7 @@ class Experiment(Part):
         profiles = self.profiles or ProfilesSpec()
         shapley = [m.name for m in self.methods if SHAPLEY in get_method(m.name).profile_kinds]
         without_file = [name for name in shapley if not profiles.files_of(name)]
-        if without_file and self.game is None and profiles.source != "shipped":
+        if without_file and self.game is None and profiles.source == "computed":
             raise ValueError(
                 f"{', '.join(without_file)} needs head scores: add a [game] section, or a file in [profiles], or "
                 "source = 'shipped' there"

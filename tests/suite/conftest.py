@@ -40,6 +40,12 @@ repeats = 2
 """
 
 
+@pytest.fixture(autouse=True)
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs stay in this process where a test asks for no workers: what it patches holds, and nothing is spawned."""
+    monkeypatch.setattr("suite.run.workers.MAX_DEFAULT_WORKERS", 1)
+
+
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory) -> Path:
     """2 layers x 2 KV heads, random weights."""

@@ -121,6 +121,8 @@ def test_profiles_that_do_not_ship_are_computed_only_where_the_file_says_so(tmp_
     experiment = read(tmp_path, *changes, more=GAME + '\n[profiles]\nsource = "shipped_or_computed"\nperiod = 16\n')
     run_experiment(experiment, tmp_path / "runs")
     assert "no profile of razorattention ships with this model; computing it" in capsys.readouterr().err
+    with pytest.raises(SuiteError, match=r"cokv needs head scores, and none ship with model .*; add a .game. section"):
+        run_experiment(experiment.model_copy(update={"game": None}), tmp_path / "runs")
     with pytest.raises(SuiteError, match="no profiles ship with model"):
         run_experiment(
             experiment.model_copy(update={"profiles": experiment.profiles.model_copy(update={"source": "shipped"})}),

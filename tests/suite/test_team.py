@@ -103,3 +103,8 @@ def test_workers_know_how_many_they_are(monkeypatch):
 def test_no_workers_at_all_are_refused():
     with pytest.raises(CokvError, match="0 workers were asked for, expected at least 1"):
         pool_for(ModelSpec(name="embedded"), 0)
+
+
+@pytest.fixture(autouse=True)
+def one_worker() -> None:
+    """In place of conftest's: how many workers there are by default is what is tested here."""
