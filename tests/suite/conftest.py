@@ -1,5 +1,6 @@
 """A random model in a folder, with the embedded tokenizer: every stage runs in seconds, and no score means anything."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,12 @@ repeats = 2
 """
 
 
-@pytest.fixture(autouse=True)
-def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def one_worker() -> Iterator[None]:
     """Runs stay in this process where a test asks for no workers: what it patches holds, and nothing is spawned."""
-    monkeypatch.setattr("suite.run.workers.MAX_DEFAULT_WORKERS", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("suite.run.workers.MAX_DEFAULT_WORKERS", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

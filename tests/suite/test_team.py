@@ -106,5 +106,6 @@ def test_no_workers_at_all_are_refused():
 
 
 @pytest.fixture(autouse=True)
-def one_worker() -> None:
-    """In place of conftest's: how many workers there are by default is what is tested here."""
+def several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As outside of tests: how many workers there are by default is what is tested here."""
+    monkeypatch.setattr("suite.run.workers.MAX_DEFAULT_WORKERS", MAX_DEFAULT_WORKERS)
