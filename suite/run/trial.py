@@ -1,7 +1,8 @@
 """Short trials of an experiment's own work on this machine, from which a plan extrapolates.
 
-Samples: whole ones of a few tasks, with the methods that need no profile. Games: a few coalitions on one prompt. Early
-ends of answers and work that rows share are in them, as they will be in the run; other work beside it is not known.
+Samples: whole ones of a few tasks; where a method needs a profile, SnapKV at its budget stands in. Games: a few
+coalitions on one prompt. Early ends of answers and work that rows share are in them, as they will be in the run; other
+work beside it is not known.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 
 from cokv.cache.prefill import prefill
+from cokv.methods.method import Method
+from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from suite.heads.games import game_of, num_players
 from suite.heads.halves import plans
-from suite.run.cells import grid_cells
+from suite.run.cells import GridCell, grid_cells
 from suite.run.samples import run_sample
 from suite.spec import Experiment, GameSpec
 from suite.tasks.benchmarks import seeds_of, test_prompts, validation_prompts
@@ -63,19 +66,26 @@ def sample_seconds(experiment: Experiment, loaded: LoadedModel, tasks: list[Task
     """
     grid = grid_cells(experiment)
     cells = [cell for cell in grid if not cell.method.needs_profile]
+    missing = [cell for cell in grid if cell.method.needs_profile and cell.kv_budget is not None]
+    cells += [GridCell(_stand_in(number), cell.kv_budget) for number, cell in enumerate(missing)]
     by_answer = sorted(tasks, key=lambda task: task.new_tokens)
     tried = sorted({round(place) for place in np.linspace(0, len(tasks) - 1, min(SAMPLES, len(tasks)))})
     points = {}
     for task in (by_answer[place] for place in tried):
         start = time.perf_counter()
-        records = list(run_sample(loaded, task.first, cells, None, first_token=experiment.protocol.first_token))
+        for _ in run_sample(loaded, task.first, cells, None, first_token=experiment.protocol.first_token):
+            pass
         seconds = time.perf_counter() - start
-        answered = sum(record["score"] is not None for record in records)
         read = task.length * per_token
-        points[task.new_tokens] = read + max(seconds - read, 0) * len(grid) / max(answered, 1)
+        points[task.new_tokens] = read + max(seconds - read, 0) * len(grid) / len(cells)
     lengths = sorted(points)
     times = [points[length] for length in lengths]
     return [float(np.interp(task.new_tokens, lengths, times)) for task in tasks]
+
+
+def _stand_in(number: int) -> Method:
+    """A row that selects by its window and then grows, as most methods with a profile do; each number is another."""
+    return get_method("snapkv", window_size=1, kernel_size=3 + 2 * number)
 
 
 def coalition_seconds(experiment: Experiment, loaded: LoadedModel, task: str, spec: GameSpec) -> float:
