@@ -51,13 +51,13 @@ def essay_files(source: Path | str) -> list[Path]:
     if isinstance(source, str) and source in BUNDLED:
         return [BUNDLED[source].path]
     folder = Path(source)
-    found = sorted(f for f in folder.glob("*.txt") if f.is_file()) if folder.is_dir() else []
-    if not found:
+    texts = sorted(f for f in folder.glob("*.txt") if f.is_file()) if folder.is_dir() else []
+    if not texts:
         raise RulerError(
             f"no .txt file in the essay folder {folder}; put plain-text essays there, name a bundled text "
             f"({', '.join(BUNDLED)}), or leave `essays` unset"
         )
-    return found
+    return texts
 
 
 def read_essays(source: Path | str) -> Essays:

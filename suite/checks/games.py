@@ -17,15 +17,16 @@ from cokv.cluster import InProcess, Pool, Worker
 from cokv.decode.session import FirstToken
 from cokv.game.plan import BoolArray, Estimator, Plan, distinct
 from cokv.game.recorded import RecordedGame
-from cokv.game.utility import Utility
+from cokv.game.utility import HeadGame, Utility
 from cokv.model.loading import LoadedModel
 from cokv.types import FloatArray
 from suite.checks.context import Context, samples_of
 from suite.checks.order import TwoRuns
-from suite.heads.block_evaluation import Answer, Block, evaluate_games, show_progress
-from suite.heads.games import TEST, game_of, game_spec, load_on, open_game, worker_of
+from suite.heads.block_evaluation import evaluate_games, show_progress
+from suite.heads.games import TEST, game_of, game_spec, load_on, one_game_at_a_time, open_game
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
+from suite.run.workers import size
 from suite.spec import Experiment, GameSpec
 from suite.tasks.benchmarks import validation_prompts
 from suite.tasks.prompt import Prompt
@@ -73,28 +74,22 @@ Wanted: TypeAlias = Mapping[CheckGame, BoolArray]
 
 @dataclass(frozen=True)
 class CheckGamesWorker:
-    """Makes a worker, which plays one game at a time. games: by the name in the ledger."""
+    """Makes a worker, which plays one game at a time. games: by name. processes: that share a machine's memory."""
 
     experiment: Experiment
     games: Mapping[str, CheckGame]
+    processes: int = 1
 
     def __call__(self, device: str) -> Worker:
         return self.on(load_on(self.experiment, device))
 
     def on(self, loaded: LoadedModel) -> Worker:
-        name, worker = "", None
+        def game(name: str) -> HeadGame:
+            named = self.games[name]
+            prompts = named.prompts(self.experiment, loaded)
+            return game_of(loaded, prompts, named.spec(self.experiment), self.processes)
 
-        def evaluate(block: Block) -> Answer:
-            nonlocal name, worker
-            if worker is None or block[0] != name:
-                worker = None  # its prefills make room first
-                name, game = block[0], self.games[block[0]]
-                prompts = game.prompts(self.experiment, loaded)
-                worker = worker_of(game_of(loaded, prompts, game.spec(self.experiment)))
-            answer: Answer = worker(block)
-            return answer
-
-        return evaluate
+        return one_game_at_a_time(game)
 
 
 class Played:
@@ -121,7 +116,7 @@ def play(context: Context, folder: RunFolder, wanted: list[Wanted], pool: Pool) 
             coalitions.setdefault(game, []).append(rows)
     merged = {game: distinct(np.concatenate(rows))[0] for game, rows in coalitions.items()}
     names = {game.name(experiment): game for game in merged}
-    worker = CheckGamesWorker(experiment, names)
+    worker = CheckGamesWorker(experiment, names, size(pool))
     total = sum(map(len, merged.values()))
     with ExitStack() as opened, progress("checks: games", total) as report:
         recorded = {}

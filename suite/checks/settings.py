@@ -17,9 +17,9 @@ DEFAULT_WINDOW = 8  # CoKV's and HeadKV's released codes
 def own_arm(context: Context, task: str, **params: Any) -> Arm:
     """CoKV with the task's own profile, at the checks' budget; the experiment's parameters of CoKV, then these."""
     methods = context.experiment.methods
-    given = next((dict(m.params) for m in methods if (m.name, m.preset) == ("cokv", "normalized")), {})
+    own_params = next((dict(m.params) for m in methods if (m.name, m.preset) == ("cokv", "normalized")), {})
     first_token = context.experiment.protocol.first_token
-    return Arm("cokv", {**given, **params}, context.spec.kv_budget, context.scores[task], first_token)
+    return Arm("cokv", {**own_params, **params}, context.spec.kv_budget, context.scores[task], first_token)
 
 
 def alphas(context: Context) -> list[int]:

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,6 +143,21 @@ def worker_of(game: HeadGame) -> Worker:
     return evaluate
 
 
+def one_game_at_a_time(game_named: Callable[[str], HeadGame]) -> Worker:
+    """Evaluates blocks of several games; the prefills of one make room for the next one's."""
+    name, worker = "", None
+
+    def evaluate(block: Block) -> Answer:
+        nonlocal name, worker
+        if worker is None or block[0] != name:
+            worker = None
+            name, worker = block[0], worker_of(game_named(block[0]))
+        answer: Answer = worker(block)
+        return answer
+
+    return evaluate
+
+
 TEST = "/test"  # behind a task's name: the game over its test samples
 
 
@@ -171,18 +186,11 @@ class GamesWorker:
         return self.on(load_on(self.experiment, device))
 
     def on(self, loaded: LoadedModel) -> Worker:
-        name, worker = "", None
+        def game(name: str) -> HeadGame:
+            prompts = game_prompts(self.experiment, loaded, name)
+            return game_of(loaded, prompts, game_spec(self.experiment), self.processes)
 
-        def evaluate(block: Block) -> Answer:
-            nonlocal name, worker
-            if worker is None or block[0] != name:
-                worker = None  # its prefills make room first
-                name, prompts = block[0], game_prompts(self.experiment, loaded, block[0])
-                worker = worker_of(game_of(loaded, prompts, game_spec(self.experiment), self.processes))
-            answer: Answer = worker(block)
-            return answer
-
-        return evaluate
+        return one_game_at_a_time(game)
 
     def for_pool(self, pool: Pool, loaded: LoadedModel) -> MakeWorker:
         """Within this process on the loaded model; in other processes each worker loads one itself."""

@@ -101,17 +101,17 @@ def with_tasks(experiment: Experiment, tasks: Sequence[str]) -> Experiment:
             raise SuiteError(f"task {task!r} is not in experiment {experiment.name!r}; {nearest(task, known)}")
     changes: dict[str, Any] = {}
     for name, part in parts.items():
-        asked = tuple(task for task in part.tasks if task in tasks)
-        changes[name] = part.model_copy(update={"tasks": asked}) if asked else None
+        chosen = tuple(task for task in part.tasks if task in tasks)
+        changes[name] = part.model_copy(update={"tasks": chosen}) if chosen else None
     game, checks = experiment.game, experiment.checks
     if game is not None and game.tasks is not None:
-        asked = tuple(task for task in game.tasks if task in tasks)
-        changes["game"] = game.model_copy(update={"tasks": asked}) if asked else None
+        chosen = tuple(task for task in game.tasks if task in tasks)
+        changes["game"] = game.model_copy(update={"tasks": chosen}) if chosen else None
     if checks is not None:
         for key in ("tasks", "game_tasks"):
             if (named := getattr(checks, key)) is not None:
-                asked = tuple(task for task in named if task in tasks)
-                checks = checks.model_copy(update={key: asked}) if asked and checks is not None else None
+                chosen = tuple(task for task in named if task in tasks)
+                checks = checks.model_copy(update={key: chosen}) if chosen and checks is not None else None
             if checks is None:
                 break
         changes["checks"] = checks if changes.get("game", game) is not None else None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_experiment import GOOD
 
 from cokv.model.loading import load_model
 from cokv.types import HeadScores
@@ -16,20 +17,6 @@ from suite.run.samples import in_rounds
 from suite.spec import Experiment, read_experiment, with_tasks
 from suite.tasks.benchmarks import test_prompts as prompts_of
 
-GOOD = """
-name = "tiny"
-methods = ["full", "snapkv"]
-kv_budgets = [32]
-
-[method_defaults]
-window_size = 8
-
-[ruler]
-preset = "mini"
-length = 256
-samples = 3
-tasks = ["niah_single_1"]
-"""
 GAME = """
 [game]
 slice_sizes = ["1/4", "1/2"]

@@ -3,24 +3,10 @@
 from pathlib import Path
 
 import pytest
+from small_experiment import GOOD
 
 from suite.errors import SuiteError
 from suite.spec import read_experiment
-
-GOOD = """
-name = "tiny"
-methods = ["full", "snapkv"]
-kv_budgets = [32]
-
-[method_defaults]
-window_size = 8
-
-[ruler]
-preset = "mini"
-length = 256
-samples = 3
-tasks = ["niah_single_1"]
-"""
 
 
 def written(tmp_path: Path, text: str) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,7 +102,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(file, finished, tmp_path, monke
     experiment = read_experiment(file)
     from suite.checks import answers, games
 
-    answer_all, worker_of = answers.answer_all, games.worker_of
+    answer_all, one_game_at_a_time = answers.answer_all, games.one_game_at_a_time
     calls = []
 
     def dying(*given):
@@ -110,8 +111,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(file, finished, tmp_path, monke
             raise Killed
         return answer_all(*given)
 
-    def dying_worker(game):
-        inner = worker_of(game)
+    def dying_worker(game_named):
+        inner = one_game_at_a_time(game_named)
 
         def evaluate(block):
             calls.append(block)
@@ -121,10 +122,10 @@ def test_a_killed_run_ends_as_an_undisturbed_one(file, finished, tmp_path, monke
 
         return evaluate
 
-    monkeypatch.setattr(games, "worker_of", dying_worker)
+    monkeypatch.setattr(games, "one_game_at_a_time", dying_worker)
     with pytest.raises(Killed):
         run_experiment(experiment, tmp_path)
-    monkeypatch.setattr(games, "worker_of", worker_of)
+    monkeypatch.setattr(games, "one_game_at_a_time", one_game_at_a_time)
     calls.clear()
     monkeypatch.setattr(answers, "answer_all", dying)
     with pytest.raises(Killed):
@@ -241,3 +242,20 @@ def test_the_plan_counts_what_the_run_then_does(finished, file):
     answers = sum(len(line["outcomes"]) for line in finished.lines("checks.jsonl"))
     refused = 6  # the window of 32, on three samples of two tasks
     assert sum(task.answer_rows for task in work.values()) == answers + refused
+
+
+def test_workers_of_the_checks_share_a_machines_memory(file, monkeypatch):
+    """Each keeps prefills in its part alone, as workers of the head game do."""
+    from suite.checks import games
+
+    experiment, shares = read_experiment(file), []
+
+    def game_of(loaded, prompts, spec, processes):
+        shares.append(processes)
+        return SimpleNamespace(per_prompt=lambda coalitions: coalitions)
+
+    monkeypatch.setattr(games, "game_of", game_of)
+    monkeypatch.setattr(games.CheckGame, "prompts", lambda *_: [])
+    game = games.CheckGame("vt", "metric", "compressed")
+    games.CheckGamesWorker(experiment, {"vt": game}, processes=3).on(None)(("vt", 0, None))
+    assert shares == [3]
