@@ -1,33 +1,43 @@
-"""Records -> metrics: means, bootstrap intervals, paired differences and measured bytes. One JSON-able dictionary.
+"""Records -> metrics: means, intervals, corrected p-values of paired differences and measured bytes. One JSON-able
+dictionary.
 
-Intervals are 95% percentile bootstrap over samples (Efron & Tibshirani 1993, ch. 13), resampled inside each task; an
-average over tasks gives every task the same weight. All methods of a task share their resamples, and every task draws
-from its own generator, so a number depends on the records of its own task alone: not on the order of records, nor on
-which other tasks or methods the run holds.
+A sample is a question: one asked under several seeds counts once (reports/questions.py). An average over tasks gives
+every task the same weight. Intervals are those of reports/intervals.py, and depend on the records of their own task and
+method alone: not on the order of records, nor on what else the run holds. p_holm does: it is corrected for every
+difference of its table (reports/significance.py).
 
 Does not know: anything outside the records. The interval speaks of the samples drawn, not of other models or training
-seeds, and where all samples score the same it has no width, which is a lack of evidence and not certainty.
+seeds.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from reports.intervals import CONFIDENCE, RESAMPLES, Floats, Resamples, interval
+from reports.intervals import (
+    CONFIDENCE,
+    METHODS,
+    RESAMPLES,
+    Floats,
+    Interval,
+    average_interval,
+    difference_interval,
+    mean_interval,
+)
 from reports.kv_budget import Budget, budget_order, mean_slots, slots_of
-from reports.records import BYTE_FIELDS, FULL, Record, Variant, digest, sample_key, sorted_records, variant_of
+from reports.permutation import sign_flip_p
+from reports.questions import by_question, question_gaps, question_scores, seeds_per_question
+from reports.records import BYTE_FIELDS, FULL, Record, Variant, digest, sorted_records, variant_of
+from reports.significance import CORRECTION, families, mark
 from reports.variants import stated
 
-SCHEMA = 1
+SCHEMA = 2
 DECIMALS = 4
-# Two-sided sign test: with fewer differing pairs p < 0.05 is out of reach (2 * 0.5**5 = 0.0625), whatever the interval.
-MIN_DIFFERING = 6
 
 Row = dict[str, Any]
 _Line = tuple[str, Budget, Variant]  # benchmark, budget, variant
@@ -36,8 +46,9 @@ _Line = tuple[str, Budget, Variant]  # benchmark, budget, variant
 def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0) -> Row:
     """What metrics.json holds. The same records in any order give the same dictionary, in the same order.
 
-    A cell without one feasible sample has no "mean" key and says why under "infeasible"; an average with such a cell
-    has no "mean" and names the task under "missing". With one sample there is a mean and no interval.
+    A cell without one feasible question has no "mean" key and says why under "infeasible"; an average with such a cell
+    has no "mean" and names the task under "missing". With one question there is a mean and no interval. seed: of the
+    random weights behind the cells' intervals.
     """
     ordered = sorted_records(records)
     groups: dict[tuple[str, str], dict[tuple[Budget, Variant], list[Record]]] = defaultdict(lambda: defaultdict(list))
@@ -51,30 +62,35 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
     tasks: dict[str, list[str]] = defaultdict(list)
     for (benchmark, task), by_row in groups.items():
         tasks[benchmark].append(task)
-        resample = _Resampler(seed, f"{benchmark}/{task}")
         for (budget, variant), members in by_row.items():
             identity = {"benchmark": benchmark, "task": task, **_row_fields(budget, variant)}
-            scores = np.array([r["score"] for r in members if r["score"] is not None], dtype=np.float64)
-            cell = {**identity, "n": len(members), "feasible": len(scores), **_bytes(members)}
+            questions = by_question(members)
+            scores = question_scores(questions)
+            cell = {**identity, "n": len(questions), "feasible": len(scores), **seeds_per_question(questions)}
+            cell |= _bytes(members)
             for why in ("infeasible", "unsupported"):
-                reasons = Counter(r[why] for r in members if r["score"] is None and r.get(why))
+                reasons = Counter(reason for _, reason in _reasons(members, why))
                 if reasons:
                     cell[why] = dict(sorted(reasons.items()))
             cell |= _facts(members)
-            means = resample.means(scores)
-            cells.append(cell | _estimate(scores, means))
+            cells.append(cell | _estimate(scores, lambda values: mean_interval(values, seed)))
             average = averages.setdefault((benchmark, budget, variant), _Average())
-            average.add(task, scores, means, cell.get("kv_slots"))
+            average.add(task, scores, cell.get("kv_slots"))
             average.unsupported |= "unsupported" in cell
 
             base = _baseline_of(variant, budget, by_row, baseline)
             if variant.method == FULL or base == variant or baseline not in {v.method for _, v in by_row}:
                 continue
-            gaps = _paired(members, by_row.get((budget, base), []))
-            means = resample.means(gaps)
-            differences.append({**identity, "n": len(gaps), **_difference(gaps, means)})
-            all_tasks.setdefault((benchmark, budget, variant), _Average()).add(task, gaps, means)
+            gaps = question_gaps(members, by_row.get((budget, base), []))
+            differences.append({**identity, "n": len(gaps), **_difference([gaps])})
+            all_tasks.setdefault((benchmark, budget, variant), _Average()).add(task, gaps)
 
+    differences_all_tasks = [
+        {"benchmark": b, **_row_fields(budget, v), **average.result(tasks[b], _difference)}
+        for (b, budget, v), average in sorted(all_tasks.items(), key=_line_order)
+    ]
+    mark(differences_all_tasks)
+    mark(differences)
     return {
         "schema": SCHEMA,
         "records": len(ordered),
@@ -83,68 +99,42 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
         "seed": seed,
         "resamples": RESAMPLES,
         "confidence": CONFIDENCE,
+        "intervals": METHODS,
+        "correction": CORRECTION,
+        "families": families({"differences_all_tasks": differences_all_tasks, "differences": differences}),
         "cells": cells,
         "averages": [
-            {"benchmark": b, **_row_fields(budget, v), **average.result(tasks[b])}
+            {"benchmark": b, **_row_fields(budget, v), **average.result(tasks[b], _mean_over_tasks)}
             for (b, budget, v), average in sorted(averages.items(), key=_line_order)
         ],
         "memory": _memory(ordered),
         "differences": differences,
-        "differences_all_tasks": [
-            {"benchmark": b, **_row_fields(budget, v), **average.result(tasks[b], verdict=True)}
-            for (b, budget, v), average in sorted(all_tasks.items(), key=_line_order)
-        ],
+        "differences_all_tasks": differences_all_tasks,
     }
-
-
-class _Resampler:
-    """Bootstrap means inside one task; the same resamples for every method with the same number of samples."""
-
-    def __init__(self, seed: int, name: str) -> None:
-        self._entropy = [seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")]
-        self._resamples: dict[int, Resamples] = {}
-
-    def means(self, values: Floats) -> Floats:
-        """Means of RESAMPLES resamples of `values` [n]; empty when n < 2, where no interval can be given."""
-        n = len(values)
-        if n < 2:
-            return np.empty(0)
-        if n not in self._resamples:
-            self._resamples[n] = Resamples.draw_indices(n, self._entropy)
-        return self._resamples[n].means(values)
 
 
 @dataclass
 class _Average:
-    """Running mean over tasks, of the values and of their resampled means."""
+    """The values of every task behind one average."""
 
-    done: dict[str, tuple[float, int]] = field(default_factory=dict)
-    resampled: list[Floats] = field(default_factory=list)
-    differing: int = 0
+    done: dict[str, Floats] = field(default_factory=dict)
     slots: list[float] = field(default_factory=list)
-    unsupported: bool = False  # by the model, so that no sample of any task has a score
+    unsupported: bool = False  # by the model, so that no question of any task has a score
 
-    def add(self, task: str, values: Floats, means: Floats, slots: float | None = None) -> None:
-        """`values` [n] of one task, their resampled means, and the mean slots of a budget that is a share."""
+    def add(self, task: str, values: Floats, slots: float | None = None) -> None:
+        """`values` [n] of one task, and the mean slots of a budget that is a share."""
         self.slots += [] if slots is None else [slots]
         if len(values) > 0:
-            self.done[task] = (float(values.mean()), len(values))
-            self.resampled.append(means)
-            self.differing += int(np.count_nonzero(values))
+            self.done[task] = values
 
-    def result(self, tasks: Sequence[str], verdict: bool = False) -> Row:
-        out: Row = {"tasks": len(self.done), "n": sum(n for _, n in self.done.values())}
+    def result(self, tasks: Sequence[str], estimate: Callable[[list[Floats]], Row]) -> Row:
+        out: Row = {"tasks": len(self.done), "n": sum(map(len, self.done.values()))}
         if self.slots:
             out["kv_slots"] = _round(sum(self.slots) / len(self.slots))
         missing = [task for task in tasks if task not in self.done]
         if missing:
             return out | {"missing": missing} | ({"why": "unsupported"} if self.unsupported else {})
-        has_interval = all(len(means) > 0 for means in self.resampled)
-        resampled = np.mean(self.resampled, axis=0) if has_interval else np.empty(0)
-        estimate = _estimate(np.array([mean for mean, _ in self.done.values()]), resampled)
-        if verdict:
-            estimate |= {"differing": self.differing, "verdict": _verdict(estimate, self.differing)}
-        return out | estimate
+        return out | estimate(list(self.done.values()))
 
 
 def _row_fields(budget: Budget, variant: Variant) -> Row:
@@ -160,16 +150,25 @@ def _round(value: float) -> float:
     return round(float(value), DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
-def _estimate(values: Floats, resampled: Floats) -> Row:
-    """Mean of `values`, and the percentile interval of its `resampled` means; what does not exist is absent."""
+def _estimate(values: Floats, interval: Callable[[Floats], Interval]) -> Row:
+    """Mean and interval of one task's values [n]; what does not exist is absent."""
     if len(values) == 0:
         return {}
-    mean = float(values.mean())
-    if len(resampled) == 0:
-        return {"mean": _round(mean)}
-    low, high = interval(resampled).values()
-    # min and max only absorb the last bit of floating point: the percentile interval of a mean contains it.
-    return {"mean": _round(mean), "low": _round(min(low, mean)), "high": _round(max(high, mean))}
+    return {"mean": _round(values.mean()), **(_ends(interval(values)) if len(values) > 1 else {})}
+
+
+def _ends(interval: Interval) -> Row:
+    return {"low": _round(interval[0]), "high": _round(interval[1])}
+
+
+def _over_tasks(groups: list[Floats], interval: Callable[[list[Floats]], Interval]) -> Row:
+    """Mean over tasks of their means, and its interval where every task has two questions."""
+    mean = {"mean": _round(sum(float(values.mean()) for values in groups) / len(groups))}
+    return mean | (_ends(interval(groups)) if all(len(values) > 1 for values in groups) else {})
+
+
+def _mean_over_tasks(groups: list[Floats]) -> Row:
+    return _over_tasks(groups, average_interval)
 
 
 def _baseline_of(variant: Variant, budget: Budget, by_row: Mapping[tuple[Budget, Variant], Any], name: str) -> Variant:
@@ -179,30 +178,18 @@ def _baseline_of(variant: Variant, budget: Budget, by_row: Mapping[tuple[Budget,
     return presets[0] if len(presets) == 1 else normalized
 
 
-def _paired(members: Sequence[Record], base: Sequence[Record]) -> Floats:
-    """score - baseline score, on the samples where both are feasible."""
-    base_scores = {sample_key(r): r["score"] for r in base if r["score"] is not None}
-    feasible = [r for r in members if r["score"] is not None and sample_key(r) in base_scores]
-    gaps = [r["score"] - base_scores[sample_key(r)] for r in feasible]
-    return np.array(gaps, dtype=np.float64)
-
-
-def _difference(gaps: Floats, resampled: Floats) -> Row:
-    estimate = _estimate(gaps, resampled)
-    if not estimate:
+def _difference(groups: list[Floats]) -> Row:
+    """Of paired gaps, one array per task; nothing without a pair."""
+    if any(len(gaps) == 0 for gaps in groups):
         return {}
-    differing = int(np.count_nonzero(gaps))
-    return estimate | {"differing": differing, "verdict": _verdict(estimate, differing)}
+    differing = sum(int(np.count_nonzero(gaps)) for gaps in groups)
+    return _over_tasks(groups, difference_interval) | {"differing": differing, "p": sign_flip_p(groups)}
 
 
-def _verdict(estimate: Row, differing: int) -> str:
-    """'better' or 'worse' only where the interval excludes 0 and enough pairs differ for a significant result."""
-    if differing >= MIN_DIFFERING and "low" in estimate:
-        if estimate["low"] > 0:
-            return "better"
-        if estimate["high"] < 0:
-            return "worse"
-    return "no difference shown"
+def _reasons(members: Sequence[Record], why: str) -> list[tuple[str, str]]:
+    """Every question without a score, with each reason that it has under `why`."""
+    stated = ((r["sample_id"], r[why]) for r in members if r["score"] is None and r.get(why))
+    return list(dict.fromkeys(stated))
 
 
 def _bytes(members: Sequence[Record]) -> Row:
@@ -243,6 +230,10 @@ def _memory(ordered: Sequence[Record]) -> list[Row]:
     for record in ordered:
         rows[record["benchmark"], record["kv_budget"], variant_of(record)].append(record)
     return [
-        {"benchmark": b, **_row_fields(budget, v), "n": len(members), **_bytes(members), **_facts(members)}
+        {"benchmark": b, **_row_fields(budget, v), "n": _questions(members), **_bytes(members), **_facts(members)}
         for (b, budget, v), members in sorted(rows.items(), key=_line_order)
     ]
+
+
+def _questions(members: Sequence[Record]) -> int:
+    return len({(record["task"], record["sample_id"]) for record in members})

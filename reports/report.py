@@ -166,7 +166,9 @@ def _context(run: Run) -> list[str]:
     }
     if tokens:
         facts["Prompt tokens"] = f"{min(tokens)} to {max(tokens)}, mean {sum(tokens) / len(tokens):.0f}"
-    facts["Intervals"] = f"{CONFIDENCE:.0%} bootstrap over samples, seed {run.metrics['seed']}"
+    facts["Intervals"] = (
+        f"{CONFIDENCE:.0%} over samples; {'; '.join(f'{k}: {v}' for k, v in run.metrics['intervals'].items())}"
+    )
     if run.stages:
         facts["Wall time"] = _wall_time(run.stages)
     lines = [f"* {key}: {escape_markdown(value)}" for key, value in facts.items()]

@@ -26,6 +26,7 @@ from reports.variants import MethodFacts
 FINISHED = ("done.json", "metrics.json", "predictions.jsonl", "spec.json")
 EMBEDDED = "embedded"  # the model that ships, for tests
 REPRODUCE = "run `cokv reproduce` again with this run's experiment"
+AGGREGATE_AGAIN = "run `python -m reports.aggregate_again"
 ROW = {"benchmark", "kv_budget", "method", "preset", "query_aware", "first_token"}  # in every row of metrics.json
 MADE_BY = {"masking.json": "`cokv heads masking`", "transfer.json": "`cokv heads transfer`"}  # all others: reproduce
 
@@ -86,7 +87,7 @@ def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
     if not finished and not allow_unfinished:
         raise ReportError(f"run {path.name!r} is not finished: it holds no {', '.join(missing)}; {REPRODUCE}")
     spec = _read_object(path / "spec.json")
-    records = _read_records(path / "predictions.jsonl", torn_ok=not finished)
+    records = read_records(path / "predictions.jsonl", torn_ok=not finished)
     if not records:
         raise ReportError(f"run {path.name!r} holds no predictions yet; {_remedy(path)}")
     metrics: Mapping[str, Any]
@@ -132,8 +133,11 @@ def _read_stages(path: Path) -> list[dict[str, Any]]:
 def _check_metrics(metrics: Mapping[str, Any], records: list[dict[str, Any]], path: Path) -> None:
     problem = ""
     if metrics.get("schema") != SCHEMA:
-        problem = f"has schema {metrics.get('schema')!r}, expected {SCHEMA}"
-    elif metrics.get("records_digest") != digest(records):
+        raise ReportError(
+            f"run {path.name!r}: metrics.json has schema {metrics.get('schema')!r}, expected {SCHEMA}; "
+            f"{AGGREGATE_AGAIN} {path}`"
+        )
+    if metrics.get("records_digest") != digest(records):
         problem = "was not made from the predictions.jsonl beside it"
     else:
         for name in ("cells", "averages", "memory", "differences", "differences_all_tasks"):
@@ -144,7 +148,8 @@ def _check_metrics(metrics: Mapping[str, Any], records: list[dict[str, Any]], pa
         raise ReportError(f"run {path.name!r}: metrics.json {problem}; delete metrics.json, then {REPRODUCE}")
 
 
-def _read_records(path: Path, torn_ok: bool) -> list[dict[str, Any]]:
+def read_records(path: Path, torn_ok: bool) -> list[dict[str, Any]]:
+    """Checked records of a predictions.jsonl. torn_ok: leave out a last line without an end instead of refusing it."""
     lines = _read_bytes(path).split(b"\n")
     tail = lines.pop()
     if tail and not torn_ok:

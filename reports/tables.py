@@ -158,7 +158,7 @@ def _without_numbers(reason: str) -> str:
 
 
 def interval_words(metrics: Row) -> str:
-    return f"{metrics['confidence']:.0%} bootstrap interval over samples ({metrics['resamples']} resamples)"
+    return f"{metrics['confidence']:.0%} small-sample interval over questions"
 
 
 def _sample_words(cells: Sequence[Row]) -> str:

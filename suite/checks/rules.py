@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from reports.aggregate import MIN_DIFFERING
-
 Verdict: TypeAlias = Literal["holds", "does not hold", "undecided"]
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 UNDECIDED: Verdict = "undecided"
 
+# Two-sided sign test: with fewer differing pairs p < 0.05 is out of reach (2 * 0.5**5 = 0.0625), whatever the interval.
+MIN_DIFFERING = 6
 FEWEST = 6  # samples or heads behind an interval; the bootstrap of fewer is no 95 % interval
 FEWEST_ALIKE = 15  # samples behind a share without any spread: of n alike, events rarer than about 3 / n go unseen
 WITHIN = 0.3  # correlation of two runs of one ranking, below which nothing can be said of two rankings

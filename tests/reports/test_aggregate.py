@@ -42,7 +42,7 @@ def test_the_interval_contains_the_mean_and_the_mean_is_the_mean(scores: list[fl
     row = aggregate([record(score=score, sample=i) for i, score in enumerate(scores)])["cells"][0]
     assert row["low"] <= row["mean"] <= row["high"]
     assert row["mean"] == pytest.approx(np.mean(scores), abs=1e-4)
-    assert min(scores) - 1e-4 <= row["low"] and row["high"] <= max(scores) + 1e-4
+    assert row["low"] >= 0 and row["high"] <= 100
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says(record: Make) -> None:
@@ -128,12 +128,13 @@ def test_full_stands_under_no_budget_and_enters_no_difference(records: list[dict
 
 
 def test_differences_are_paired_sample_by_sample(record: Make) -> None:
-    """A constant gain on samples that differ wildly: unpaired intervals would be wide, the paired one has no width."""
-    base = [record("snapkv", score=float(10 * i), sample=i) for i in range(9)]
-    compared = [record("cokv", score=float(10 * i + 5), sample=i) for i in range(9)]
-    row = aggregate([*compared[::-1], *base])["differences"][0]
-    assert (row["mean"], row["low"], row["high"], row["n"]) == (5.0, 5.0, 5.0, 9)
-    assert row["verdict"] == "better"
+    """A gain of about 5 on samples that differ wildly: unpaired intervals would be wider by far."""
+    base = [record("snapkv", score=float(3 * i), sample=i) for i in range(30)]
+    compared = [record("cokv", score=3.0 * i + 5 + i / 15, sample=i) for i in range(30)]
+    metrics = aggregate([*compared[::-1], *base])
+    row, unpaired = metrics["differences"][0], metrics["cells"][0]
+    assert (row["mean"], row["n"], row["verdict"]) == (pytest.approx(5.9667, abs=1e-3), 30, "better")
+    assert 0 < row["low"] < 6 < row["high"] and row["high"] - row["low"] < unpaired["high"] - unpaired["low"]
 
 
 def test_a_difference_uses_only_samples_feasible_in_both(record: Make) -> None:
@@ -153,12 +154,16 @@ def test_without_common_samples_there_is_no_difference_but_a_row(record: Make) -
     assert metrics["differences_all_tasks"][0]["missing"] == ["niah_single_1"]
 
 
-@pytest.mark.parametrize(("gains", "word"), [(6, "better"), (5, "no difference shown"), (-6, "worse")])
-def test_a_verdict_needs_six_differing_pairs(record: Make, gains: int, word: str) -> None:
+@pytest.mark.parametrize(("gains", "word"), [(7, "better"), (6, "no difference shown"), (-7, "worse")])
+def test_a_verdict_needs_as_many_differing_pairs_as_its_p_value_does(record: Make, gains: int, word: str) -> None:
+    """Of k pairs that all favour one side p is 2 / 2^k, and half of the table's 5 % is the cells': 7 of them do."""
     n, size = abs(gains), 40.0 if gains > 0 else -40.0
     base = [record("snapkv", score=50.0, sample=i) for i in range(n)]
     compared = [record("cokv", score=50.0 + size, sample=i) for i in range(n)]
-    assert aggregate([*base, *compared])["differences"][0]["verdict"] == word
+    row = aggregate([*base, *compared])["differences"][0]
+    assert row["p"] == pytest.approx(2.0 ** (1 - n), rel=1e-3)
+    assert row["p_holm"] == pytest.approx(2 * row["p"], rel=1e-3)
+    assert (row["verdict"], row["significant"]) == (word, word != "no difference shown")
 
 
 def test_equal_methods_are_seldom_told_apart(record: Make) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pooling
 import pytest
 
+from reports.aggregate import SCHEMA
+
 
 def average(method: str, preset: str, kv_budget: int | None, mean: float | None, benchmark: str = "ruler") -> Any:
     row = {
@@ -39,7 +41,7 @@ def run(tmp_path: Path) -> Path:
     return write(tmp_path / "run", averages())
 
 
-def write(run: Path, rows: list[Any], schema: int = 1) -> Path:
+def write(run: Path, rows: list[Any], schema: int = SCHEMA) -> Path:
     run.mkdir(exist_ok=True)
     (run / "metrics.json").write_text(json.dumps({"schema": schema, "averages": rows}))
     return run
@@ -94,7 +96,7 @@ def test_nothing_is_drawn_of_a_run_that_has_no_pair(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"no readable metrics\.json"):
         pooling.main([str(tmp_path / "nowhere")])
-    with pytest.raises(SystemExit, match="has schema 7, expected 1"):
+    with pytest.raises(SystemExit, match=f"has schema 7, expected {SCHEMA}"):
         pooling.main([str(write(run, averages(), schema=7))])
     mixed = [*averages(), {**averages()[0], "query_aware": False}]
     with pytest.raises(SystemExit, match="holds 2 protocols"):

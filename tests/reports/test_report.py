@@ -227,7 +227,7 @@ BROKEN: list[tuple[str, Callable[[Path], None], str]] = [
     ("metrics.json", _nest, "nested too deeply"),
     ("metrics.json", _long_number, "not JSON of a run"),
     ("metrics.json", _remove, "holds no metrics.json"),
-    ("metrics.json", _old_schema, "schema 0, expected 1"),
+    ("metrics.json", _old_schema, "schema 0, expected 2; run `python -m reports.aggregate_again"),
     ("spec.json", _remove, "not a run folder"),
     ("spec.json", _binary, "not UTF-8"),
     ("spec.json", _list, "expected a JSON object, got list"),

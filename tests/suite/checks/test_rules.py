@@ -2,10 +2,10 @@
 
 import pytest
 
-from reports.aggregate import MIN_DIFFERING
 from suite.checks.rules import (
     FEWEST,
     FEWEST_ALIKE,
+    MIN_DIFFERING,
     RULES,
     WITHIN,
     judged,
