@@ -25,6 +25,7 @@ from reports.intervals import CONFIDENCE
 from reports.labels import Labels
 from reports.longbench import category_table, longbench_table
 from reports.overview import overview_table
+from reports.page import write_page
 from reports.rundir import Run, load_run
 from reports.side_tables import decode_table, removal_table, stability_table
 from reports.table import Table, column_words, escape_markdown, to_latex, to_markdown, to_rich
@@ -100,6 +101,7 @@ def _write_all(run: Run, folder: Path) -> None:
     decode = decode and _with_notes(decode, labels)
     parts += _section(decode, "nothing was measured" if run.measurements else "the run has no measurements.json")
     tables += [table for table in (stability, removal, *experiment_tables, checks, decode) if table is not None]
+    write_page(run, folder)
 
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
     (folder / "table.tex").write_text(LATEX_HEAD + "\n".join(to_latex(table) for table in scores), encoding="utf-8")

@@ -12,7 +12,7 @@ about 1e-5 in float32.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +24,19 @@ from cokv.types import CokvError, HeadScores
 from suite.errors import SuiteError
 from suite.heads.games import load_on
 from suite.profiles.run_profiles import NoProfile, Profiles
-from suite.run.answers import Request, answer
+from suite.run.answers import Compressed, Request, answer
 from suite.run.cells import GridCell, grid_cells
 from suite.run.folder import RunFolder
 from suite.run.progress import progress
+from suite.run.shown import Shown, shower, shown
 from suite.run.stored_answers import PREDICTIONS, AskedCells, Sample, arrange, bring_back
 from suite.spec import Experiment
 from suite.tasks.benchmarks import seeds_of, task_names, test_count, test_prompts
 from suite.tasks.prompt import Prompt, text_of
 
 Block = tuple[str, int, int]  # task, seed, index among their samples
-Answer = tuple[Sample, list[dict[str, Any]]]  # a sample and its new records; none if all are stored
+# A sample, its new records (none if all are stored), and what is shown of it.
+Answer = tuple[Sample, list[dict[str, Any]], Shown | None]
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,17 @@ class SampleWorker:
             sample = prompt.task, prompt.seed, prompt.sample_id
             missing = [i for i in range(len(grid)) if i not in self.stored.get(sample, ())]
             if not missing:
-                return sample, []
+                return sample, [], None
             cells, scores = [grid[i] for i in missing], self.scores.get(prompt.task)
-            records = run_sample(loaded, prompt, cells, scores, self.profiles, first)
-            digests = self.digests[prompt.task]
-            return sample, [{**record, "cell": digests[i]} for i, record in zip(missing, records, strict=True)]
+            digests = dict(zip(cells, (self.digests[prompt.task][i] for i in missing), strict=True))
+            results: dict[GridCell, Compressed] = {}
+            records = list(run_sample(loaded, prompt, cells, scores, self.profiles, first, results.update))
+            with_kept = block[1] == self.experiment.seeds[0] and block[2] < self.experiment.shown_samples
+            return (
+                sample,
+                [{**record, "cell": digests[cell]} for cell, record in zip(cells, records, strict=True)],
+                shown(loaded, prompt, results, digests, with_kept),
+            )
 
         return work
 
@@ -110,10 +118,13 @@ def run_samples(
     samples: dict[int, Sample] = {}
     with (
         folder.appender(PREDICTIONS) as append,
+        shower(folder) as show,
         progress("samples", len(blocks), min(finished, len(blocks))) as report,
     ):
-        for index, (sample, records) in pool.map_blocks(make_worker, blocks):
+        for index, (sample, records, to_show) in pool.map_blocks(make_worker, blocks):
             samples[index] = sample
+            if to_show is not None:  # first, so that a kill leaves no answers without their prompt
+                show(to_show)
             if records:
                 append(records)
                 report.advance(note=blocks[index][0])
@@ -138,11 +149,12 @@ def run_sample(
     scores: HeadScores | None,
     profiles: Profiles | None = None,
     first_token: FirstToken = "prefill",
+    see: Callable[[Mapping[GridCell, Compressed]], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One record per cell of the grid, from one prefill. Where a method cannot meet its budget, or has no profile on
     this model, the record has the reason; any other error stops the run and names the sample.
 
-    scores: the task's Shapley values; profiles: those per model.
+    scores: the task's Shapley values; profiles: those per model; see: receives what each cell keeps.
     """
     profiles = profiles or Profiles()
     requests: dict[GridCell, Request] = {}
@@ -161,6 +173,8 @@ def run_sample(
     if prompt.question_ids is not None:  # read on the compressed cache, where the first token then comes from
         first_token = "compressed"
     results = dict(zip(requests, answers, strict=True))
+    if see is not None:
+        see(results)
     for cell in grid:
         result = results.get(cell)
         budget = cell.kv_budget

@@ -26,6 +26,7 @@ class Experiment(Part):
     methods: tuple[MethodSpec, ...]
     kv_budgets: tuple[Budget, ...]
     seeds: tuple[int, ...] = (0,)
+    shown_samples: Annotated[int, Field(ge=0)] = 1  # per task, whose kept tokens are stored for the page
     protocol: ProtocolSpec = ProtocolSpec()
     ruler: RulerSpec | None = None
     longbench: LongBenchSpec | None = None
