@@ -46,7 +46,7 @@ def test_the_report_holds_every_part(whole_report: Path) -> None:
     }
     figures = {"overview", "scores_ruler", "head_scores", "head_removal"}
     assert names == (
-        {"report.md", "table.tex"}
+        {"report.md", "table.tex", "page.html"}
         | {f"{name}.{end}" for name in tables for end in ("md", "tex")}
         | {f"{name}.{end}" for name in figures for end in ("png", "pdf")}
     )
