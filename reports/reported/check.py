@@ -135,20 +135,20 @@ def _repeated(rows: Sequence[Row], known: Sequence[Mapping[str, Any]]) -> Iterat
     for place, count in exact.items():
         if count > 1:
             yield f"{_words(place[:6])}: {count} values of one source and note"
-    cells: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    cells: dict[tuple[_Line, str], set[tuple[str, str]]] = {}
     for row in rows:
-        cells.setdefault((*_line(row), row.dataset), set()).add((row.source, row.note))
+        cells.setdefault((_line(row), row.dataset), set()).add((row.source, row.note))
     excused = {(_entry_line(entry), entry.get("dataset")) for entry in known}
     used = set()
-    for (*line, dataset), about in cells.items():
+    for (line, dataset), about in cells.items():
         if len(about) == 1:
             continue
-        names = {(tuple(line), dataset), (tuple(line), None)} & excused
+        names = {(line, dataset), (line, None)} & excused
         used |= names
         if not names:
             yield f"{_words((*line, dataset))}: values of {len(about)} sources or notes, and no exception says why"
-    for line, dataset in sorted(excused - used, key=str):
-        yield f"{_words(line)}: listed as repeated" + (f" in {dataset}" if dataset else "") + ", but it is not"
+    for line, listed in sorted(excused - used, key=str):
+        yield f"{_words(line)}: listed as repeated" + (f" in {listed}" if listed else "") + ", but it is not"
 
 
 def _out_of_range(rows: Sequence[Row], known: Sequence[Mapping[str, Any]]) -> Iterator[str]:

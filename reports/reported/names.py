@@ -23,7 +23,7 @@ _QUANTIZATION = re.compile(r"[-_.](I?Q\d\w*|F16|F32|BF16|AWQ|GPTQ\S*|bnb-\S+|4bi
 
 @dataclass(frozen=True)
 class PublishedMethod:
-    """ours: this project's methods that do the same, none for a method it does not have. aliases: other words for it."""
+    """ours: this project's methods that do the same, none where it has no such method. aliases: other words for it."""
 
     ours: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()

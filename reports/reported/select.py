@@ -6,7 +6,6 @@ Names match without regard to case and punctuation, methods and budgets in the s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 from reports.errors import ReportError
 from reports.kv_budget import percent_of
@@ -16,25 +15,17 @@ from reports.reported.table import PublishedValue, published_values
 Row = PublishedValue
 
 
-def select(
-    paper: str | None = None,
-    model: str | None = None,
-    method: str | None = None,
-    budget: str | None = None,
-    dataset: str | None = None,
-    benchmark: str | None = None,
-    rows: Sequence[Row] | None = None,
-) -> list[Row]:
-    """The rows that all given values match, in the table's order.
+FILTERS = ("paper", "model", "method", "budget", "dataset", "benchmark")
+
+
+def select(filters: Mapping[str, str | None], rows: Sequence[Row] | None = None) -> list[Row]:
+    """The rows that all given values match, in the table's order. filters: of FILTERS; None for any.
 
     Raises ReportError for a value that matches no row, naming the closest ones, and for values that match none
     together, naming what there is for the others.
     """
     rows = published_values() if rows is None else rows
-    wanted = {
-        "paper": paper, "model": model, "method": method, "budget": budget, "dataset": dataset, "benchmark": benchmark,
-    }  # fmt: skip
-    asked = {name: value for name, value in wanted.items() if value is not None}
+    asked = {name: value for name in FILTERS if (value := filters.get(name)) is not None}
     matching = {name: _matching(name, value, rows) for name, value in asked.items()}
     for name, value in asked.items():
         if not matching[name]:
@@ -94,6 +85,3 @@ def _alternatives(asked: Mapping[str, str], matching: Mapping[str, set[str]], ro
         if there:
             return f"with the others, {name} can be {', '.join(there[:40])}"
     return "leave one of them out"
-
-
-COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(PublishedValue))

@@ -17,7 +17,7 @@ _Column = tuple[str, str, str, str]  # method, budget, source, note
 
 
 def reported_tables(rows: Sequence[PublishedValue]) -> Iterator[Table]:
-    """One table for at most ACROSS methods and budgets of a paper, model and benchmark; columns of one budget together."""
+    """One table for at most ACROSS methods and budgets of a paper, model and benchmark, in the table's order."""
     groups: dict[tuple[str, str, str], list[PublishedValue]] = {}
     for row in rows:
         groups.setdefault((row.paper, row.model, row.benchmark), []).append(row)

@@ -49,7 +49,7 @@ def reported(
             raise SuiteError(f"--check verifies the whole table; leave out --{used[0]}")
         _check(as_json)
         return
-    rows = select(**filters)
+    rows = select(filters)
     if as_json:
         listed = [
             {**asdict(row), "our_methods": list(methods()[row.method].ours), "our_kv_budget": kv_budget_of(row.budget)}
