@@ -77,7 +77,7 @@ def _words(asked: Mapping[str, str]) -> str:
     return ", ".join(f"--{name} {value}" for name, value in asked.items())
 
 
-def _alternatives(asked: Mapping[str, str], matching: Mapping[str, set[str]], rows: Sequence[Row]) -> str:
+def _alternatives(asked: dict[str, str], matching: Mapping[str, set[str]], rows: Sequence[Row]) -> str:
     """What one of the values could be, the others kept."""
     for name in reversed(asked):
         others = {other: words for other, words in matching.items() if other != name}
