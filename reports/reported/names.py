@@ -31,10 +31,13 @@ class PublishedMethod:
 
 @dataclass(frozen=True)
 class PublishedModel:
-    """names: last parts of hub names, folders and files that mean this model. version: what the source leaves open."""
+    """names: last parts of hub names, folders and files that mean this model. version: what the source leaves open.
+    mha: whether each query head has a KV head of its own.
+    """
 
     names: tuple[str, ...] = ()
     version: str = ""
+    mha: bool = False
 
 
 def key(text: str) -> str:

@@ -19,7 +19,8 @@ FIELDS = (
     *("chat", "truncation", "max_length", "newline_stop", "min_new_tokens", "eos", "new_tokens", "share", "split"),
     *("heads", "budget", "first_token", "query_aware", "dtype", "attention", "weights", "metric"),
 )
-"""Every source says something of each, NOT_STATED if nothing else."""
+"""Every source says something of each, NOT_STATED if nothing else. One more, samples, is their number in each data set,
+stated where no official file decides it."""
 ANY_METHOD = "any"
 
 
@@ -56,7 +57,7 @@ class Source:
 
     def fact(self, field: str, model: str, method: str) -> Fact:
         """The fact of a published model and method."""
-        fact = self.methods.get(method, {}).get(field, self.facts[field])
+        fact = self.methods.get(method, {}).get(field, self.facts.get(field, Fact(NOT_STATED, "")))
         if isinstance(fact.value, Mapping):
             return Fact(fact.value[model], fact.where) if model in fact.value else Fact(NOT_STATED, "")
         return fact
