@@ -11,6 +11,8 @@ from functools import cache
 from importlib.resources import files
 
 FULL_BUDGET = "full"
+AVERAGE = "average"  # the data set of a printed average
+RATIO_TO_FULL = "average_ratio_to_full"  # of a printed average over the full cache's, a fraction
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from suite.cli.heads import app as heads_app
 from suite.cli.lm_eval import PASSED_ON, lm_eval
 from suite.cli.model import app as model_app
 from suite.cli.profile import app as profile_app
+from suite.cli.reported import reported as reported_numbers
 from suite.errors import SuiteError
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.add_typer(model_app, name="model")
 app.command()(compare)
 app.command("check-method")(check_method)
 app.command()(export)
+app.command("reported")(reported_numbers)
 app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)
 
 

@@ -1,0 +1,249 @@
+"""One measured number beside one published: the difference with the measurement's interval, and what differs.
+
+Same model: the score minus the published one, in points. Another model: both in percent of their own full cache, on the
+same samples or in the same table, and the difference of these. A published value has no interval; those given are of
+the measurement alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reports.aggregate import aggregate
+from reports.intervals import Resamples, interval
+from reports.published_cells import (
+    Row,
+    budget_key,
+    full_of,
+    is_same_model,
+    published_benchmarks,
+    published_for,
+    rows,
+)
+from reports.records import FULL, Record, sample_key, variant_of
+from reports.reported.names import kv_budget_of, methods
+from reports.reported.sources import source_of
+from reports.reported.table import RATIO_TO_FULL, PublishedValue
+from reports.run_protocol import Difference, differences
+from reports.rundir import Run
+
+SEED = 0  # of the resamples of ratios
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """cell: the run's row, or that of its average. over: the data sets. relative: in percent of the full cache.
+
+    measured: None where the method could not meet the budget, with `why`. low, high: None with one sample.
+    """
+
+    cell: Cell
+    published: PublishedValue
+    over: tuple[str, ...]
+    relative: bool
+    value: float
+    measured: float | None
+    low: float | None
+    high: float | None
+    n: int
+    differences: tuple[Difference, ...]
+    why: str = ""
+    printed: bool = True  # False for the mean of a row whose source prints none
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.measured is None else self.measured - self.value
+
+
+@dataclass(frozen=True)
+class _Records:
+    """A run's records by benchmark, task, variant and budget."""
+
+    by_cell: Mapping[tuple[Any, ...], Sequence[Record]]
+
+    @classmethod
+    def of(cls, run: Run) -> _Records:
+        by_cell: dict[tuple[Any, ...], list[Record]] = {}
+        for record in run.records:
+            by_cell.setdefault(_place(record), []).append(record)
+        return cls(by_cell)
+
+    def cell(self, cell: Cell) -> Sequence[Record]:
+        return self.by_cell.get(_place(cell), ())
+
+    def full(self, benchmark: str, task: str, query_aware: bool) -> Sequence[Record]:
+        """The full cache under the same protocol; its first token is the same from either place."""
+        found = [
+            members
+            for (name, of, _, variant), members in self.by_cell.items()
+            if (name, of, variant.method, variant.query_aware) == (benchmark, task, FULL, query_aware)
+        ]
+        return found[0] if found else ()
+
+
+def _place(row: Cell) -> tuple[Any, ...]:
+    return row["benchmark"], row["task"], budget_key(row["kv_budget"]), variant_of(row)
+
+
+def compare_cells(run: Run, paper: str | None = None) -> list[Comparison]:
+    """Every cell of the run that someone published, in the order of the run's metrics."""
+    records = _Records.of(run)
+    out = []
+    for cell in run.metrics["cells"]:
+        if run.labels.facts.ours(cell["method"], cell["preset"]):
+            continue  # an ablation of this project's is no paper's method
+        names = published_benchmarks(run, cell["benchmark"])
+        for published in published_for(names, cell["task"], cell["method"], cell["kv_budget"], paper):
+            out += _of_cell(run, records, cell, published)
+    return out
+
+
+def _of_cell(run: Run, records: _Records, cell: Cell, published: PublishedValue) -> list[Comparison]:
+    members = records.cell(cell)
+    found = tuple(differences(run, cell, members, published, source_of(published)))
+    over, same = (cell["task"],), is_same_model(run, published)
+    if "mean" not in cell:
+        why = "; ".join((cell.get("infeasible") or cell.get("unsupported") or {"no sample has a score": 1}).keys())
+        return [Comparison(cell, published, over, not same, published.value, None, None, None, 0, found, why)]
+    if same:
+        low, high = cell.get("low"), cell.get("high")
+        return [
+            Comparison(cell, published, over, False, published.value, cell["mean"], low, high, cell["feasible"], found)
+        ]
+    full = full_of(published)
+    if cell["method"] == FULL or full is None or full.value == 0:
+        return []  # relative to itself, or to nothing
+    ratio = _ratio([(members, records.full(cell["benchmark"], cell["task"], cell["query_aware"]))])
+    if ratio is None:
+        return []
+    measured, low, high, n = ratio
+    return [Comparison(cell, published, over, True, 100 * published.value / full.value, measured, low, high, n, found)]
+
+
+def compare_averages(run: Run, paper: str | None = None) -> list[Comparison]:
+    """Every published average of which the run has all data sets, for each of the run's methods and budgets."""
+    records, out = _Records.of(run), []
+    lines: dict[tuple[Any, ...], dict[str, Cell]] = {}
+    for cell in run.metrics["cells"]:
+        if not run.labels.facts.ours(cell["method"], cell["preset"]):
+            line = (cell["benchmark"], budget_key(cell["kv_budget"]), variant_of(cell))
+            lines.setdefault(line, {})[cell["task"]] = cell
+    for (benchmark, budget, variant), cells in lines.items():
+        names = published_benchmarks(run, benchmark)
+        for row in rows(paper):
+            fits = row.average.benchmark in names and variant.method in methods()[row.average.method].ours
+            same_budget = budget_key(kv_budget_of(row.average.budget)) == budget
+            if fits and same_budget and set(row.datasets) <= cells.keys():
+                out += _of_average(run, records, [cells[name] for name in row.datasets], row)
+    return out
+
+
+def _of_average(run: Run, records: _Records, cells: Sequence[Cell], row: Row) -> list[Comparison]:
+    published, first = row.average, cells[0]
+    ratio_to_full = published.dataset == RATIO_TO_FULL
+    relative = ratio_to_full or not is_same_model(run, published)
+    found = _shared([differences(run, c, records.cell(c), published, source_of(published)) for c in cells])
+    without = [cell["task"] for cell in cells if "mean" not in cell]
+    if without:  # an average over fewer data sets is another one
+        why = f"no score in {', '.join(without)}"
+        return [
+            Comparison(
+                first, published, row.datasets, relative, published.value, None, None, None, 0, found, why, row.printed
+            )
+        ]
+    if not relative:
+        members = [record for cell in cells for record in records.cell(cell)]
+        (average,) = aggregate(members)["averages"]
+        low, high = average.get("low"), average.get("high")
+        return [
+            Comparison(
+                first, published, row.datasets, False, published.value, average["mean"], low, high, average["n"],
+                found, printed=row.printed,
+            )
+        ]  # fmt: skip
+    if first["method"] == FULL:
+        return []
+    if ratio_to_full:
+        value: float | None = 100 * published.value
+    else:
+        full = _full_average(row)
+        value = 100 * published.value / full if full else None
+    pairs = [(records.cell(c), records.full(c["benchmark"], c["task"], c["query_aware"])) for c in cells]
+    ratio = _ratio(pairs)
+    if value is None or ratio is None:
+        return []
+    return [
+        Comparison(first, published, row.datasets, True, value, *ratio, found, printed=row.printed)
+    ]  # measured, low, high, n
+
+
+def _full_average(row: Row) -> float | None:
+    """The published full cache's average over the same data sets, printed where the row's own is."""
+    same = [
+        other
+        for other in rows(None)
+        if (other.average.paper, other.average.model, other.average.benchmark)
+        == (row.average.paper, row.average.model, row.average.benchmark)
+        and kv_budget_of(other.average.budget) is None
+        and set(other.datasets) == set(row.datasets)
+    ]
+    noted = [other for other in same if other.average.note == row.average.note] or same
+    return noted[0].average.value if len(noted) == 1 else None
+
+
+def _ratio(
+    pairs: Sequence[tuple[Sequence[Record], Sequence[Record]]],
+) -> tuple[float, float | None, float | None, int] | None:
+    """(percent of the full cache, its interval, samples) over tasks of equal weight; None without a full cache above 0.
+
+    pairs: the records of a method and of the full cache, by task. The interval is a paired bootstrap inside the tasks.
+    """
+    tops, bottoms, n = [], [], 0
+    resampled: list[tuple[Any, Any]] = []
+    for members, full in pairs:
+        reference = {sample_key(r): r["score"] for r in full if r["score"] is not None}
+        scored = [r for r in members if r["score"] is not None and sample_key(r) in reference]
+        if not scored:
+            return None
+        scores = np.array([r["score"] for r in scored], dtype=np.float64)
+        whole = np.array([reference[sample_key(r)] for r in scored], dtype=np.float64)
+        tops.append(scores.mean())
+        bottoms.append(whole.mean())
+        n += len(scored)
+        draws = Resamples.draw(len(scored), SEED)
+        resampled.append((draws.means(scores), draws.means(whole)))
+    if sum(bottoms) == 0:
+        return None
+    ratio = float(100 * sum(tops) / sum(bottoms))
+    if any(len(members) < 2 for members, _ in pairs):
+        return ratio, None, None, n
+    numerators, denominators = (np.sum([pair[side] for pair in resampled], axis=0) for side in (0, 1))
+    if not (denominators > 0).all():
+        return ratio, None, None, n
+    bounds = interval(100 * numerators / denominators)
+    return ratio, min(bounds["low"], ratio), max(bounds["high"], ratio), n
+
+
+def _shared(by_task: Sequence[Sequence[Difference]]) -> tuple[Difference, ...]:
+    """The fields that differ in any data set; where they differ otherwise in each, how many do."""
+    fields = dict.fromkeys(difference.field for found in by_task for difference in found)
+    out = []
+    for field in fields:
+        some = [difference for found in by_task for difference in found if difference.field == field]
+        words = list(dict.fromkeys((d.here, d.there) for d in some))
+        here, there = words[0]
+        if len(words) > 1 or len(some) < len(by_task):
+            sets = f" (in {len(some)} of {len(by_task)} data sets)" if len(some) < len(by_task) else ""
+            here, there = _joined([w[0] for w in words]) + sets, _joined([w[1] for w in words])
+        out.append(Difference(field, here, there, some[0].where, any(d.known for d in some)))
+    return tuple(out)
+
+
+def _joined(words: Sequence[str]) -> str:
+    unique = list(dict.fromkeys(words))
+    return "; ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")
