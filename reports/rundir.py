@@ -86,13 +86,13 @@ def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
         raise ReportError(f"{str(path)!r} is not a run folder: it holds no spec.json; name another, or {REPRODUCE}")
     if not finished and not allow_unfinished:
         raise ReportError(f"run {path.name!r} is not finished: it holds no {', '.join(missing)}; {REPRODUCE}")
-    spec = _read_object(path / "spec.json")
+    spec = read_json(path / "spec.json")
     records = read_records(path / "predictions.jsonl", torn_ok=not finished)
     if not records:
         raise ReportError(f"run {path.name!r} holds no predictions yet; {_remedy(path)}")
     metrics: Mapping[str, Any]
     if finished:
-        metrics = _read_object(path / "metrics.json")
+        metrics = read_json(path / "metrics.json")
         _check_metrics(metrics, records, path)
     else:
         metrics = aggregate(records)
@@ -108,11 +108,11 @@ def load_run(run_dir: str | Path, allow_unfinished: bool = False) -> Run:
         masking=_read_optional(path / "masking.json", check_masking),
         transfer=_read_optional(path / "transfer.json", check_transfer),
         checks=_read_optional(path / "checks.json", check_checks),
-        stages=tuple(_read_stages(path / "stages.jsonl")),
+        stages=tuple(read_stages(path / "stages.jsonl")),
     )
 
 
-def _read_stages(path: Path) -> list[dict[str, Any]]:
+def read_stages(path: Path) -> list[dict[str, Any]]:
     """Whole lines only; none where the run is older than the file."""
     if not path.exists():
         return []
@@ -211,7 +211,8 @@ def _parse(data: bytes, source: str, remedy: str) -> Any:
     raise ReportError(f"{source}: {problem}; {remedy}")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run that holds one object."""
     source = f"{path.parent.name}/{path.name}"
     value = _parse(_read_bytes(path), source, _remedy_for(path))
     if not isinstance(value, dict):
@@ -222,7 +223,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _read_optional(path: Path, check: Callable[[Mapping[str, Any], str], None]) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    value = _read_object(path)
+    value = read_json(path)
     try:
         check(value, f"{path.parent.name}/{path.name}")
     except ReportError as error:

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from longbench.tasks import Task as LongBenchTask
 from suite.cli.check_method import check_method
+from suite.cli.claims import claims
 from suite.cli.commands import ExperimentFile, experiment_of, replace_unencodable_output, reported
 from suite.cli.compare import compare
 from suite.cli.export import export
@@ -33,6 +34,7 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(heads_app, name="heads")
 app.add_typer(model_app, name="model")
 app.command()(compare)
+app.command()(claims)
 app.command("check-method")(check_method)
 app.command()(export)
 app.command("reported")(reported_numbers)

@@ -1,0 +1,179 @@
+"""What a claim may look at: the results of one run, from its folder or from a folder of published results.
+
+Published results hold metrics.json and what else was kept of the run; scores.json stands in for the answers. What a
+folder does not hold is None here, and a claim that needs it says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reports.aggregate import SCHEMA
+from reports.checks import check_checks
+from reports.claims.sample_scores import FILE, SampleScores, Task, read_scores
+from reports.errors import ReportError
+from reports.head_experiments import check_masking
+from reports.rundir import Run, load_run, read_json, read_stages
+from reports.shapes import check_measurements, check_stability
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Results of one run. `name`: its folder's."""
+
+    name: str
+    spec: Json
+    metrics: Json | None = None
+    scores: SampleScores | None = None
+    stability: Json | None = None
+    measurements: Json | None = None
+    checks: Json | None = None
+    masking: Json | None = None
+    stages: tuple[Json, ...] = ()
+    source: str = "predictions.jsonl"  # of the scores
+    finished: bool = True
+
+    @property
+    def model(self) -> str:
+        about = self.spec.get("about")
+        named = about.get("model") if isinstance(about, Mapping) else None
+        return str(named or (self.checks or {}).get("model") or "a model that no file names")
+
+    @property
+    def device(self) -> str | None:
+        device = self.spec.get("device")
+        return device.partition(":")[0] if isinstance(device, str) else None
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those with scores; else those of the checks."""
+        return tuple(sorted(self.scores.samples)) if self.scores else ()
+
+    def benchmark_facts(self, benchmark: str) -> Json:
+        """What the spec says of a benchmark's data."""
+        for part in ("benchmarks", "data"):
+            facts = self.spec.get(part)
+            if isinstance(facts, Mapping) and isinstance(facts.get(benchmark), Mapping):
+                inner: Json = facts[benchmark]
+                return inner
+        return {}
+
+    def official_data(self, benchmark: str) -> bool:
+        """Whether the samples are the benchmark's own: LongBench's files, or prepared by RULER's official generator."""
+        facts = self.benchmark_facts(benchmark)
+        return benchmark == "longbench" or (benchmark == "ruler" and facts.get("prepared") is True)
+
+    def task_words(self, tasks: tuple[Task, ...] | None = None) -> str:
+        """For a sentence: how many tasks of what data."""
+        tasks = self.tasks if tasks is None else tasks
+        counts: dict[str, int] = {}
+        for benchmark, _ in tasks:
+            counts[benchmark] = counts.get(benchmark, 0) + 1
+        return " and ".join(self._data_words(benchmark, count) for benchmark, count in sorted(counts.items()))
+
+    def _data_words(self, benchmark: str, count: int) -> str:
+        tasks = "task" if count == 1 else "tasks"
+        if benchmark == "longbench_mini":
+            return f"{count} generated stand-in{'s' * (count > 1)} for LongBench"
+        if benchmark == "ruler":
+            facts = self.benchmark_facts(benchmark)
+            size = self._length()
+            kind = "prepared by the official generator" if self.official_data(benchmark) else "generated here"
+            kind += ", smaller parameters" if self._preset() == "mini" and not facts.get("prepared") else ""
+            return f"{count} RULER {tasks}{f' of {size} tokens' if size else ''} ({kind})"
+        return f"{count} {'LongBench data set' if benchmark == 'longbench' else benchmark + ' task'}{'s' * (count > 1)}"
+
+    def _ruler(self) -> Json:
+        experiment = self.spec.get("experiment")
+        ruler = experiment.get("ruler") if isinstance(experiment, Mapping) else None
+        return ruler if isinstance(ruler, Mapping) else self.benchmark_facts("ruler")
+
+    def _length(self) -> int | None:
+        length = self._ruler().get("length")
+        return length if isinstance(length, int) else None
+
+    def _preset(self) -> str | None:
+        preset = self._ruler().get("preset")
+        return preset if isinstance(preset, str) else None
+
+    @property
+    def length(self) -> int | None:
+        """RULER's length in tokens."""
+        return self._length()
+
+
+def simple_name(model: str) -> str:
+    """A model's name as it is compared: without owner or folder, case and punctuation, and its "Meta-" prefix."""
+    last = re.split(r"[/\\]", model.rstrip("/\\"))[-1].casefold().removeprefix("meta-")
+    return re.sub(r"[^a-z0-9]+", "", last)
+
+
+def load_evidence(folder: str | Path, allow_unfinished: bool = False) -> Evidence:
+    """Of a run folder, or of a folder of published results."""
+    path = Path(folder)
+    if (path / "predictions.jsonl").exists():
+        return evidence_of_run(load_run(path, allow_unfinished))
+    if not path.is_dir():
+        raise ReportError(f"no folder at {str(path)!r}; expected a run folder, or one of published results")
+    metrics = _optional(path, "metrics.json", _check_metrics)
+    scores = None
+    if metrics is not None and (path / FILE).exists():
+        scores = read_scores(read_json(path / FILE), f"{path.name}/{FILE}", str(metrics["records_digest"]))
+    evidence = Evidence(
+        name=path.name,
+        spec=_optional(path, "spec.json", _any) or {},
+        metrics=metrics,
+        scores=scores,
+        stability=_optional(path, "stability.json", check_stability),
+        measurements=_optional(path, "measurements.json", check_measurements),
+        checks=_optional(path, "checks.json", check_checks),
+        masking=_optional(path, "masking.json", check_masking),
+        stages=tuple(read_stages(path / "stages.jsonl")),
+        source=FILE,
+    )
+    if not any((metrics, evidence.stability, evidence.checks, evidence.measurements)):
+        raise ReportError(
+            f"{str(path)!r} holds no results: expected predictions.jsonl of a run, or metrics.json, stability.json, "
+            "checks.json or measurements.json of published results"
+        )
+    return evidence
+
+
+def evidence_of_run(run: Run) -> Evidence:
+    return Evidence(
+        name=run.path.name,
+        spec=run.spec,
+        metrics=run.metrics,
+        scores=SampleScores.of_records(run.records),
+        stability=run.stability,
+        measurements=run.measurements,
+        checks=run.checks,
+        masking=run.masking,
+        stages=run.stages,
+        finished=run.finished,
+    )
+
+
+def _optional(folder: Path, name: str, check: Callable[[Json, str], None]) -> Json | None:
+    if not (folder / name).exists():
+        return None
+    value = read_json(folder / name)
+    check(value, f"{folder.name}/{name}")
+    return value
+
+
+def _any(value: Json, source: str) -> None:
+    """Every JSON object will do."""
+
+
+def _check_metrics(value: Json, source: str) -> None:
+    if value.get("schema") != SCHEMA or not isinstance(value.get("memory"), list):
+        raise ReportError(f"{source}: has schema {value.get('schema')!r}, expected {SCHEMA} and a list of memory")
+    if not isinstance(value.get("records_digest"), str):
+        raise ReportError(f"{source}: holds no records_digest; write the metrics again with `cokv reproduce`")

@@ -1,0 +1,74 @@
+"""Expressions over the head game: agreement of two estimates, and what is left when heads are masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from reports.claims.estimates import difference_of_summaries, exact, mean_estimate, summary_estimate
+from reports.claims.evidence import Evidence
+from reports.claims.parts import NotComparable, Part
+
+CUTS = ("top", "bottom", "random")
+
+
+def mae_over_bar(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Part]:
+    """Mean absolute difference of two estimates of the head scores, over 1/n; the mean over a run's games."""
+    games = {
+        task: np.abs(np.subtract(*entry["runs"])).ravel() / entry["threshold"]
+        for task, entry in (evidence.stability or {}).get("tasks", {}).items()
+        if len(entry.get("runs") or []) == 2 and entry.get("threshold")
+    }
+    if not games:
+        raise NotComparable("the run has no head scores estimated twice (stability.json)")
+    below = sum(values.mean() < 1 for values in games.values())
+    heads = len(next(iter(games.values())))
+    words = f"{len(games)} game{'s' * (len(games) > 1)} of {heads} heads; below 1/n in {below} of them"
+    if all(not values.any() for values in games.values()):
+        return [Part(exact(0.0, heads, "heads", "stability.json, two equal estimates"), words)]
+    basis = "stability.json, over heads inside games, games alike"
+    return [Part(mean_estimate(list(games.values()), None, "heads", basis), words)]
+
+
+def masking_difference(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Part]:
+    """Points left with the heads of `than` masked, minus points left with those of `hurts_more` masked, over tasks."""
+    more, less = arguments["hurts_more"], arguments["than"]
+    if unknown := {more, less} - set(CUTS):
+        raise NotComparable(f"unknown cut {', '.join(sorted(unknown))}; expected {', '.join(CUTS)}")
+    rows, heads, masked = [], 0, 0
+    stability = evidence.stability or {}
+    for entry in stability.get("tasks", {}).values():
+        cuts = {row["cut"]: row for row in entry.get("head_removal") or [] if "low" in row and row["score"] is not None}
+        if cuts.keys() >= {more, less} and cuts[more]["heads"] == cuts[less]["heads"]:
+            rows.append((cuts[less], cuts[more]))
+            heads, masked = int(stability["num_players"]), int(cuts[more]["heads"])
+    if not rows:
+        raise NotComparable("the run masked no heads (head_removal in stability.json)")
+    samples = _removal_samples(evidence)
+    if samples is None or samples < 2:
+        raise NotComparable("how many samples were answered with heads masked is not on record (spec.json)")
+    basis = f"stability.json, intervals of {more} and {less} added up, tasks alike"
+    words = f"{len(rows)} task{'s' * (len(rows) > 1)}, {masked} of {heads} heads masked"
+    return [Part(difference_of_summaries(rows, samples, basis), words)]
+
+
+def _removal_samples(evidence: Evidence) -> int | None:
+    """Samples of each task answered with heads masked: as many as asked for, or as a task has."""
+    experiment = evidence.spec.get("experiment")
+    game = experiment.get("game") if isinstance(experiment, Mapping) else None
+    asked = game.get("removal_samples") if isinstance(game, Mapping) else None
+    if not isinstance(asked, int):
+        return None
+    return min([asked, *(len(samples) for samples in evidence.scores.samples.values())] if evidence.scores else [asked])
+
+
+def masking_left(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Part]:
+    """Percent of the full score that is left, of the masking check's row with this rule."""
+    for row in (evidence.checks or {}).get("rows", []):
+        if row.get("rule") == arguments["rule"] and row.get("score") is not None and "low" in row and row["n"] > 1:
+            tasks = len(row.get("by_task") or {})
+            words = f"{row['what'].removesuffix('?')}, {tasks} tasks" if tasks else row["what"]
+            return [Part(summary_estimate(row, row["n"], "checks.json"), words)]
+    raise NotComparable("the run has no such row of the masking check (checks.json)")

@@ -1,0 +1,197 @@
+"""Expressions over the scores of samples: a method against another, or as a share of the full cache's score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from reports.claims.estimates import mean_estimate, ratio_estimate
+from reports.claims.evidence import Evidence
+from reports.claims.parts import NotComparable, Part
+from reports.claims.sample_scores import Line, SampleScores, Task
+from reports.intervals import Floats
+from reports.kv_budget import Budget, budget_text
+from reports.records import FULL, variant_of
+
+ALL = "all"  # in place of a budget: every token is kept, as quantization does
+NEAR = 1.1  # a budget within a tenth of the claim's share is at it
+
+
+def difference(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Part]:
+    """Mean paired difference in points, method minus baseline ("full": the full cache), over the run's budgets."""
+    method, baseline = arguments["method"], arguments["baseline"]
+    scores, tasks = _asked(evidence, arguments, condition)
+    lines = _lines(evidence, scores, method, arguments["budgets"], condition)
+    bases = [_full(scores, line) if baseline == FULL else _same_budget(scores, baseline, line) for line in lines]
+    kept = [(line, base) for line, base in zip(lines, bases, strict=True) if base is not None]
+    if not kept:
+        raise NotComparable(f"the run has no scores of {baseline} beside those of {method}")
+    lines = [line for line, _ in kept]
+    strata, left_out = _strata(scores, lines, [base for _, base in kept], tasks)
+    estimate = mean_estimate(
+        [first - second for first, second in strata.values()],
+        (-100.0, 100.0),
+        "samples",
+        f"{evidence.source}, paired by sample, tasks alike",
+    )
+    return [Part(estimate, _where(evidence, lines, tuple(strata), left_out))]
+
+
+def ratio_to_full(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Part]:
+    """Mean score in percent of the full cache's.
+
+    budgets: the mean over those that a run has. share: at the nearest budgets on either side of this share of the
+    prompt; what is kept with less is kept with the claim's share too, and what is lost with more is lost with it too.
+    """
+    scores, tasks = _asked(evidence, arguments, condition)
+    if "budgets" in arguments:
+        lines = _lines(evidence, scores, arguments["method"], arguments["budgets"], condition)
+        return [_ratio(evidence, scores, lines, tasks, True, True)]
+    share = arguments["share"]
+    shares = {
+        line: kept
+        for line in _variant_lines(scores, arguments["method"], condition)
+        if line[0] is not None and _feasible(scores, line) and (kept := budget_share(evidence, line)) is not None
+    }
+    if not shares:
+        raise NotComparable(f"the run has no scores of {arguments['method']} at a budget")
+    below = [line for line, kept in shares.items() if kept <= share * NEAR]
+    above = [line for line, kept in shares.items() if kept >= share / NEAR]
+    at_most = max(below, key=lambda line: shares[line], default=None)
+    at_least = min(above, key=lambda line: shares[line], default=None)
+    ends = {line: (line == at_most, line == at_least) for line in (at_most, at_least) if line is not None}
+    return [_ratio(evidence, scores, [line], tasks, *roles) for line, roles in ends.items()]
+
+
+def _ratio(
+    evidence: Evidence,
+    scores: SampleScores,
+    lines: list[Line],
+    tasks: Sequence[Task],
+    reproduces: bool,
+    contradicts: bool,
+) -> Part:
+    full = _full(scores, lines[0])
+    if full is None:
+        raise NotComparable("the run has no scores of the full cache")
+    strata, left_out = _strata(scores, lines, [full], tasks)
+    tops, bottoms = [top for top, _ in strata.values()], [bottom for _, bottom in strata.values()]
+    if np.mean([bottom.mean() for bottom in bottoms]) == 0:
+        raise NotComparable("the full cache scores 0 on these tasks")
+    estimate = ratio_estimate(tops, bottoms, "samples", f"{evidence.source}, paired by sample, tasks alike")
+    return Part(estimate, _where(evidence, lines, tuple(strata), left_out), reproduces, contradicts)
+
+
+def budget_share(evidence: Evidence, line: Line) -> float | None:
+    """Mean share of the prompt's tokens that a line's budget is, over its benchmarks."""
+    rows = [
+        row
+        for row in (evidence.metrics or {}).get("memory", [])
+        if row.get("kv_budget") == line[0] and variant_of(row) == line[1] and row.get("nominal_share") is not None
+    ]
+    total = sum(row["n"] for row in rows)
+    return sum(row["nominal_share"] * row["n"] for row in rows) / total if total else None
+
+
+def _asked(
+    evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]
+) -> tuple[SampleScores, tuple[Task, ...]]:
+    """The scores, and the tasks that the claim is about."""
+    if evidence.scores is None:
+        raise NotComparable("the folder holds no scores of samples (predictions.jsonl of a run, or scores.json)")
+    tasks = evidence.tasks
+    if "benchmark" in condition:
+        tasks = tuple(task for task in tasks if task[0] == condition["benchmark"])
+    if "tasks" in condition:
+        tasks = tuple(task for task in tasks if task[1] in condition["tasks"])
+    if "tasks" in arguments:
+        tasks = tuple(task for task in tasks if task[1].startswith(tuple(arguments["tasks"])))
+    if not tasks:
+        raise NotComparable("the run has none of the claim's tasks")
+    return evidence.scores, tasks
+
+
+def _variant_lines(scores: SampleScores, method: str, condition: Mapping[str, Any]) -> list[Line]:
+    """Lines of one variant of a method: its normalized preset or its only one, under the claim's protocol."""
+    lines = scores.lines(method)
+    if "query_aware" in condition:
+        lines = [line for line in lines if line[1].query_aware == condition["query_aware"]]
+    if not lines:
+        raise NotComparable(f"the run has no {method}")
+    variants = {line[1] for line in lines if any(map(_scored, scores.scores[line].values()))} or {lines[0][1]}
+    # Before others: our budget rule, the question inside the prompt, and the first token of the prefill, as released.
+    chosen = min(variants, key=lambda v: (v.preset != "normalized", not v.query_aware, v.first_token != "prefill", v))
+    return [line for line in lines if line[1] == chosen]
+
+
+def _lines(
+    evidence: Evidence, scores: SampleScores, method: str, budgets: Sequence[int | str], condition: Mapping[str, Any]
+) -> list[Line]:
+    """The method's lines at those of the budgets that the run has, feasible and smaller than the prompt."""
+    wanted: list[Budget] = [None if budget == ALL else budget for budget in budgets]
+    lines = [line for line in _variant_lines(scores, method, condition) if line[0] in wanted]
+    if not lines:
+        raise NotComparable(f"the run has no {method} at {_budgets(wanted)}")
+    feasible = [line for line in lines if _feasible(scores, line)]
+    if not feasible:
+        raise NotComparable(f"{method} is infeasible at {_budgets(wanted)} on this model")
+    smaller = [line for line in feasible if line[0] is None or (budget_share(evidence, line) or 0.0) < 1]
+    if not smaller:
+        raise NotComparable(f"a budget of {_budgets(wanted)} holds the whole prompt here")
+    return smaller
+
+
+def _feasible(scores: SampleScores, line: Line) -> bool:
+    return any(map(_scored, scores.scores[line].values()))
+
+
+def _scored(values: Sequence[float | None]) -> bool:
+    return any(value is not None for value in values)
+
+
+def _full(scores: SampleScores, line: Line) -> Line | None:
+    return scores.full(line[1])
+
+
+def _same_budget(scores: SampleScores, baseline: str, line: Line) -> Line | None:
+    """The baseline's line at the same budget and under the same protocol: normalized, or its only preset."""
+    budget, variant = line
+    lines = [
+        other
+        for other in scores.lines(baseline)
+        if other[0] == budget
+        and (other[1].query_aware, other[1].first_token) == (variant.query_aware, variant.first_token)
+        and _feasible(scores, other)
+    ]
+    normalized = [other for other in lines if other[1].preset == "normalized"]
+    chosen = normalized or lines
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def _strata(
+    scores: SampleScores, lines: Sequence[Line], bases: Sequence[Line], tasks: Sequence[Task]
+) -> tuple[dict[Task, tuple[Floats, Floats]], list[str]]:
+    """Paired scores per task, and the tasks left out because fewer than two samples have both."""
+    paired = scores.paired(lines, bases, tasks)
+    strata = {task: pair for task, pair in paired.items() if len(pair[0]) >= 2}
+    if not strata:
+        raise NotComparable("an interval needs two samples of a task that both sides answered")
+    return strata, [task[1] for task in tasks if task not in strata]
+
+
+def _where(evidence: Evidence, lines: Sequence[Line], tasks: tuple[Task, ...], left_out: Sequence[str]) -> str:
+    budgets = [line[0] for line in lines]
+    shares = [
+        share for line in lines if isinstance(line[0], int) and (share := budget_share(evidence, line)) is not None
+    ]
+    of_prompt = f" ({' and '.join(f'{100 * share:.2g} %' for share in shares)} of the prompt)" if shares else ""
+    without = f", without {', '.join(left_out)}" if left_out else ""
+    return f"{evidence.task_words(tasks)}, {_budgets(budgets)}{of_prompt}{without}"
+
+
+def _budgets(budgets: Sequence[Budget]) -> str:
+    shares = ["all tokens" if budget is None else f"{budget_text(budget)} of the prompt" for budget in budgets]
+    slots = [str(budget) for budget in budgets if isinstance(budget, int)]
+    return " and ".join(slots) + " slots" if slots else " and ".join(shares)

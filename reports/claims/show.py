@@ -1,0 +1,149 @@
+"""Verdicts for readers: a table, three sentences, and claims.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reports.claims.expressions import EXPRESSIONS
+from reports.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NOT_COMPARABLE, REPRODUCED, VERDICTS, Judged
+from reports.intervals import CONFIDENCE
+from reports.table import MISSING, Entry, Table, group_starts
+
+FILE = "claims.json"
+SCHEMA = 1
+SIGNED = ("difference", "masking_difference")
+
+
+def claims_table(judged: Sequence[Judged]) -> Table:
+    """One row per claim, grouped by verdict: what was expected, what was measured, and what would be needed."""
+    ordered = sorted(judged, key=lambda item: VERDICTS.index(item.verdict))
+    body = tuple(
+        (
+            Entry(f"{item.claim.short} ({item.claim.paper})"),
+            Entry(item.verdict, bold=item.verdict in (REPRODUCED, CONTRADICTED)),
+            Entry(expected_text(item)),
+            Entry(measured_text(item) or MISSING),
+            Entry(behind_text(item)),
+        )
+        for item in ordered
+    )
+    columns = ("Claim", "Verdict", "Expected", "Measured, interval", "On, or why not and what would be needed")
+    title = f"What papers claim, on {judged[0].model}" if judged else "What papers claim"
+    rules = group_starts([item.verdict for item in ordered])
+    return Table("claims", title, columns, body, (correction_text(judged),), rules, left=5, wide=True)
+
+
+def claims_sentences(judged: Sequence[Judged]) -> list[str]:
+    """Three: what was reproduced, what was contradicted, what could not be told."""
+    by_verdict = {verdict: [item for item in judged if item.verdict == verdict] for verdict in VERDICTS}
+    model = judged[0].model if judged else "this run"
+
+    def listed(verdict: str) -> str:
+        return "; ".join(item.claim.short for item in by_verdict[verdict])  # type: ignore[index]
+
+    sentences = []
+    for verdict in (REPRODUCED, CONTRADICTED):
+        items = by_verdict[verdict]
+        head = f"{verdict.capitalize()} on {model}"
+        sentences.append(
+            f"{head} ({len(items)} of {len(judged)} claims): {listed(verdict)}." if items else f"{head}: no claim."
+        )
+    undecided, apart = by_verdict[INCONCLUSIVE], by_verdict[NOT_COMPARABLE]
+    told = f"{len(undecided)} inconclusive" + (f" ({listed(INCONCLUSIVE)})" if undecided else "")
+    sentences.append(
+        f"Could not be told: {told}; {len(apart)} not comparable here, since they speak of what this run does not have."
+    )
+    return sentences
+
+
+def claims_text(judged: Sequence[Judged]) -> str:
+    """For a terminal of any width: the sentences, then every claim under its verdict."""
+    lines = claims_sentences(judged)
+    for verdict in VERDICTS:
+        items = [item for item in judged if item.verdict == verdict]
+        lines += ["", f"{verdict.capitalize()}: {len(items)}"] if items else []
+        for item in items:
+            lines.append(f"  {item.claim.id}: {item.claim.short} ({item.claim.paper}; {item.claim.source})")
+            if item.value is None:
+                lines += [f"    why: {item.why}", f"    needed: {item.claim.needed}"]
+            else:
+                lines.append(f"    {measured_text(item)}, expected {expected_text(item)}")
+                lines.append(f"    {behind_text(item)}")
+    return "\n".join([*lines, "", correction_text(judged)])
+
+
+def write_claims(judged: Sequence[Judged], folder: str | Path) -> Path:
+    """claims.json in `folder`."""
+    path = Path(folder) / FILE
+    path.write_text(json.dumps(as_json(judged), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def as_json(judged: Sequence[Judged]) -> dict[str, Any]:
+    return {
+        "kind": "verdicts on claims",
+        "schema": SCHEMA,
+        "model": judged[0].model if judged else None,
+        "correction": correction_text(judged),
+        "sentences": claims_sentences(judged),
+        "claims": [item.as_json() for item in judged],
+    }
+
+
+def correction_text(judged: Sequence[Judged]) -> str:
+    counts = {item.together for item in judged if item.confidence is not None}
+    together = max(counts, default=0)
+    each = max((item.confidence for item in judged if item.confidence is not None), default=CONFIDENCE)
+    return (
+        "Reproduced or contradicted only where the whole interval lies on one side of the bar. "
+        f"{together} intervals are judged at once, each at {100 * each:.2f} % (Bonferroni), so that all hold together "
+        f"with {100 * CONFIDENCE:.0f} %. Bytes are counted and have no interval."
+    )
+
+
+def expected_text(item: Judged) -> str:
+    claim = item.claim
+    bar = _number(item, claim.bar)
+    text = (
+        f"within {_number(item, claim.tolerance).lstrip('+')} of {bar}"
+        if claim.side == "within"
+        else f"{claim.side} {bar}"
+    )
+    tolerance = f", {claim.tolerance:g} allowed" if claim.tolerance and claim.side != "within" else ""
+    published = (
+        f"; published {_number(item, claim.published)}"
+        if claim.published is not None and abs(claim.published - claim.bar) > 1e-9
+        else ""
+    )
+    ours = f" ({claim.bar_is})" if claim.bar_is else ""
+    return f"{text} {claim.unit}{tolerance}{ours}{published}"
+
+
+def measured_text(item: Judged) -> str:
+    """The value and its interval; "" where there is none."""
+    if item.value is None:
+        return ""
+    value = f"{_number(item, item.value)} {item.claim.unit}"
+    if item.exact:
+        return value
+    if item.low is None and item.high is None:
+        return f"{value}, no interval"
+    low = MISSING if item.low is None else _number(item, item.low)
+    high = "any" if item.high is None else _number(item, item.high)
+    return f"{value} [{low}, {high}]"
+
+
+def behind_text(item: Judged) -> str:
+    if item.verdict == NOT_COMPARABLE:
+        return f"{item.why}. Needed: {item.claim.needed}"
+    count = "" if item.exact else f"{item.n:,} {item.of}; "
+    return f"{count}{item.where}" + (f" ({item.why})" if item.why else "")
+
+
+def _number(item: Judged, value: float) -> str:
+    sign = "+" if item.claim.expression in SIGNED else ""
+    text = format(value, f"{sign}.{EXPRESSIONS[item.claim.expression].digits}f")
+    return (text[1:] if text[0] in "+-" and float(text) == 0 else text).replace("-", "\N{MINUS SIGN}")
