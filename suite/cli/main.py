@@ -15,6 +15,7 @@ from longbench.tasks import Task as LongBenchTask
 from suite.cli.check_method import check_method
 from suite.cli.commands import ExperimentFile, experiment_of, replace_unencodable_output, reported
 from suite.cli.compare import compare
+from suite.cli.doctor import doctor
 from suite.cli.export import export
 from suite.cli.heads import app as heads_app
 from suite.cli.lm_eval import PASSED_ON, lm_eval
@@ -33,6 +34,7 @@ app.add_typer(heads_app, name="heads")
 app.add_typer(model_app, name="model")
 app.command()(compare)
 app.command("check-method")(check_method)
+app.command()(doctor)
 app.command()(export)
 app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)
 
