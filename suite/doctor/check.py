@@ -25,7 +25,9 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen; `remedy`: what to do where something is missing, a command where there is one. facts: of JSON."""
+    """What was seen. remedy: what to do where something is missing, commands where there are any, one per line.
+    facts: of JSON.
+    """
 
     state: State
     detail: str
@@ -35,16 +37,23 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """limit: seconds after which it is given up."""
+    """limit: seconds after which it is given up. early: begins before all others and runs beside them, as one that
+    waits for the network; it may import nothing that others do."""
 
     group: str
     name: str
     look: Callable[[], Finding]
     limit: float = LIMIT
+    early: bool = False
 
 
 def look(check: Check) -> Finding:
-    """What a check sees. It runs in a thread that nobody waits for longer than its limit."""
+    """What a check sees."""
+    return begin(check)()
+
+
+def begin(check: Check) -> Callable[[], Finding]:
+    """Begins a check, in a thread that nobody waits for longer than its limit; call the result for the finding."""
     seen: list[Finding] = []
 
     def run() -> None:
@@ -56,5 +65,9 @@ def look(check: Check) -> Finding:
 
     thread = threading.Thread(target=run, daemon=True, name=f"doctor: {check.name}")
     thread.start()
-    thread.join(check.limit)
-    return seen[0] if seen else Finding(State.FAILED, f"gave no answer in {check.limit:g} seconds")
+
+    def wait() -> Finding:
+        thread.join(check.limit)
+        return seen[0] if seen else Finding(State.FAILED, f"gave no answer in {check.limit:g} seconds")
+
+    return wait

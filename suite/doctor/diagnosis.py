@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from suite.doctor import experiments, hardware, software, surroundings
-from suite.doctor.check import Check, Finding, State, look
+from suite.doctor.check import Check, Finding, State, begin, look
 from suite.doctor.experiments import Machine
 
 SCHEMA = 1  # of the JSON, raised where a key changes its meaning or goes; keys may be added
@@ -49,7 +49,8 @@ class Diagnosis:
 def diagnose(files: Mapping[str, Path], default: str) -> Diagnosis:
     """Looks at everything. files: the experiments by name."""
     checks = [*software.checks(), *hardware.checks(), *surroundings.checks()]
-    findings = {check: look(check) for check in checks}
+    early = {check: begin(check) for check in checks if check.early}
+    findings = {check: early[check]() if check in early else look(check) for check in checks}
     machine = _machine({check.name: finding.facts for check, finding in findings.items()})
     for name in sorted(files, key=lambda name: (name != default, name)):
         check = experiments.check(name, files[name], machine)
@@ -66,10 +67,13 @@ def _machine(facts: Mapping[str, Mapping[str, Any]]) -> Machine:
     )
 
 
-def lines(diagnosis: Diagnosis) -> Iterator[tuple[str, str, str, str]]:
-    """(group, name, state, text) to show; a remedy stands on the lines below its text."""
+def lines(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
+    """Lines to show, each with the state that it tells of. A remedy is a line of its own, to be copied as it is."""
     group = ""
     for check, finding in diagnosis.findings.items():
-        remedy = f"\n-> {finding.remedy}" if finding.remedy and finding.state is not State.OK else ""
-        yield ("" if check.group == group else check.group), check.name, str(finding.state), finding.detail + remedy
-        group = check.group
+        shown, group = "" if check.group == group else check.group, check.group
+        yield f"{shown:12} {check.name:20} {finding.state:8} {finding.detail}", str(finding.state)
+        for remedy in finding.remedy.splitlines() if finding.state is not State.OK else ():
+            yield f"{'':12} -> {remedy}", str(State.ABSENT)
+    can = "can run" if diagnosis.can_run_default else "cannot run"
+    yield f"{diagnosis.default}, the default experiment, {can} here; `cokv reproduce --dry-run` times it", ""

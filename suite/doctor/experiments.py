@@ -79,7 +79,7 @@ def _finding(needs: list[Need], facts: dict[str, Any]) -> Finding:
         if any(need.blocks is blocks for need in needs)
     ]
     detail = f"{about}: {'; '.join(parts)}" if about else "; ".join(need.what for need in needs)
-    remedies = "; ".join(dict.fromkeys(need.remedy for need in needs))
+    remedies = "\n".join(dict.fromkeys(need.remedy for need in needs))
     return Finding(State.OK if fits else State.ABSENT, detail, remedies, facts)
 
 

@@ -21,7 +21,7 @@ EXTRAS = {  # what each adds
     "gguf": "known models (smollm2-135m, ...) and .gguf files",
     "flash": "flash attention over prompts on CUDA",
     "ray": "runs on a Ray cluster",
-    "kvpress": "presses of kvpress as methods",
+    "kvpress": "presses of kvpress as methods, in an environment with an older transformers",
     "lm-eval": "tasks of lm-evaluation-harness",
 }
 
@@ -84,9 +84,8 @@ def extra(name: str) -> Finding:
     facts = {"missing": missing, "adds": EXTRAS[name]}
     if not missing:
         return Finding(State.OK, EXTRAS[name], facts=facts)
-    alone = ", in an environment of its own: it needs an older transformers" if name == "kvpress" else ""
-    remedy = f"python -m pip install 'cokv[{name}]'{alone}"
-    return Finding(State.ABSENT, f"{', '.join(missing)} for {EXTRAS[name]}", remedy, facts)
+    detail = f"{', '.join(missing)} for {EXTRAS[name]}"
+    return Finding(State.ABSENT, detail, f"python -m pip install 'cokv[{name}]'", facts)
 
 
 def has_extra(name: str) -> bool:

@@ -23,7 +23,7 @@ def checks() -> list[Check]:
     return [
         Check("models", "model cache", model_cache),
         Check("models", "known models", known_models),
-        Check("models", "hub", hub, limit=2 * CONNECT),
+        Check("models", "hub", hub, limit=CONNECT, early=True),
         Check("models", "hub token", token),
         Check("tools", "tex", tex),
         Check("tools", "browser", browser),
