@@ -10,16 +10,14 @@ import functools
 import io
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from suite.errors import USER_ERRORS, SuiteError
+from suite.experiment_files import DEFAULT, EXPERIMENTS, shipped_experiments
 
-DEFAULT = "smollm2"
-EXPERIMENTS = Path("experiments")  # of the checkout; in a wheel they are data files
 ExperimentFile = Annotated[
     Path | None,
     typer.Option(
@@ -86,11 +84,3 @@ def experiment_of(path: Path | None, limit: int | None = None) -> Any:
     if name.isidentifier() and (path is None or not path.exists()):
         path = shipped_experiments().get(name, path)
     return read_experiment(path or EXPERIMENTS / f"{DEFAULT}.toml", limit)
-
-
-def shipped_experiments() -> dict[str, Path]:
-    """Experiment files by name: of the working directory first, then of the checkout, then of the installed package."""
-    installed = [file.locate() for file in metadata.files("cokv") or () if file.parent.name == EXPERIMENTS.name]
-    folders = [Path(__file__).parents[2] / EXPERIMENTS, EXPERIMENTS]
-    paths = [*map(Path, map(str, installed)), *(file for folder in folders for file in sorted(folder.glob("*.toml")))]
-    return {path.stem: path for path in paths if path.suffix == ".toml"}

@@ -16,6 +16,7 @@ from suite.cli.check_method import check_method
 from suite.cli.claims import claims
 from suite.cli.commands import ExperimentFile, experiment_of, replace_unencodable_output, reported
 from suite.cli.compare import compare
+from suite.cli.doctor import doctor
 from suite.cli.export import export
 from suite.cli.heads import app as heads_app
 from suite.cli.lm_eval import PASSED_ON, lm_eval
@@ -36,6 +37,7 @@ app.add_typer(model_app, name="model")
 app.command()(compare)
 app.command()(claims)
 app.command("check-method")(check_method)
+app.command()(doctor)
 app.command()(export)
 app.command("reported")(reported_numbers)
 app.command("lm-eval", context_settings=PASSED_ON)(lm_eval)
