@@ -46,6 +46,7 @@ MEASUREMENTS = "measurements.json"
 NOT_ASKED: Any = {
     "name": True,
     "description": True,
+    "paper": True,
     "profiles": True,  # settings and checksums of the profiles in use are stated
     "model": {"name", "device"},
     "ruler": {"data", "revision", "essays", "questions"},
