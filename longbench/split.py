@@ -34,8 +34,13 @@ def split_ids(dataset: str, ids: Iterable[str], *, seed: int = 0, validation_sha
     if len(names) < 2:
         raise LongBenchError(f"{dataset}: got {len(names)} samples, expected at least 2 to split")
     ranked = sorted(names, key=lambda name: (_rank(dataset, name, seed), name))
-    count = min(max(round(validation_share * len(names)), 1), len(names) - 1)
+    count = validation_count(len(names), validation_share)
     return Split(dataset, seed, validation_share, tuple(ranked[:count]), tuple(ranked[count:]))
+
+
+def validation_count(samples: int, validation_share: float) -> int:
+    """How many of at least two samples go to validation."""
+    return min(max(round(validation_share * samples), 1), samples - 1)
 
 
 def _rank(dataset: str, sample_id: str, seed: int) -> str:

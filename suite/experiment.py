@@ -47,6 +47,7 @@ NOT_ASKED: Any = {
     "name": True,
     "description": True,
     "shown_samples": True,
+    "paper": True,
     "profiles": True,  # settings and checksums of the profiles in use are stated
     "model": {"name", "device"},
     "ruler": {"data", "revision", "essays", "questions"},

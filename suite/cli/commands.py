@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import functools
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,6 @@ def experiment_of(path: Path | None, limit: int | None = None) -> Any:
     from suite.spec import read_experiment
 
     name = DEFAULT if path is None else str(path)
-    if name.isidentifier() and (path is None or not path.exists()):
+    if re.fullmatch(r"[\w-]+", name) and (path is None or not path.exists()):
         path = shipped_experiments().get(name, path)
     return read_experiment(path or EXPERIMENTS / f"{DEFAULT}.toml", limit)

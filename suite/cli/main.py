@@ -17,6 +17,7 @@ from suite.cli.claims import claims
 from suite.cli.commands import ExperimentFile, experiment_of, replace_unencodable_output, reported
 from suite.cli.compare import compare
 from suite.cli.doctor import doctor
+from suite.cli.dry_run import can_estimate, print_estimate, print_stages
 from suite.cli.export import export
 from suite.cli.heads import app as heads_app
 from suite.cli.lm_eval import PASSED_ON, lm_eval
@@ -73,20 +74,17 @@ def reproduce(
     from transformers.utils.logging import disable_progress_bar
 
     from reports import terminal_table, write_report
-    from suite.experiment import open_run, run_experiment
-    from suite.run.workers import pool_for, size
+    from suite.experiment import run_experiment
+    from suite.run.workers import pool_for
     from suite.spec import with_model, with_tasks
 
     disable_progress_bar()
     spec = with_tasks(experiment_of(experiment, limit), task or [])
     spec = with_model(spec, name=model, revision=revision, dtype=dtype, device=device)
-    pool = pool_for(spec.model, workers, ray)
     if dry_run:
-        from suite.run.plan import plan
-
-        folder, loaded = open_run(spec, runs)
-        _print_plan(plan(spec, loaded, size(pool)), str(folder.path), folder.done)
+        _dry_run(spec, runs, workers, ray)
         return
+    pool = pool_for(spec.model, workers, ray)
     folder = run_experiment(spec, runs, pool)
     if not _report_is_current(folder.path):
         write_report(folder.path)
@@ -100,16 +98,22 @@ def _report_is_current(run: Path) -> bool:
     return page.is_file() and page.stat().st_mtime_ns >= (run / "done.json").stat().st_mtime_ns
 
 
-def _print_plan(stages: Any, path: str, done: bool) -> None:
-    from suite.run.plan import in_words
+def _dry_run(spec: Any, runs: Path, workers: int | None, ray: str | None) -> None:
+    from suite.experiment import open_run
+    from suite.run.plan import in_words, plan
+    from suite.run.requirements import requirements
+    from suite.run.workers import pool_for, size
 
-    table = Table("stage", "prompts", "rows", "prefill tokens", "decode tokens (at most)", "about")
-    for stage in stages:
-        numbers = (stage.prompts, stage.rows, stage.prefill_tokens, stage.decode_tokens)
-        table.add_row(stage.name, *(f"{n:,}" for n in numbers), in_words(stage.seconds))
-    Console().print(table)
+    needs = requirements(spec, runs)
+    if can_estimate(spec, needs):
+        print_estimate(spec, needs)
+        return
+    pool = pool_for(spec.model, workers, ray)
+    folder, loaded = open_run(spec, runs)
+    stages = plan(spec, loaded, size(pool))
+    print_stages(stages)
     print(f"about {in_words(sum(s.seconds for s in stages))} at most on this machine")
-    print(f"{path} is finished: it would only be reported" if done else f"would write {path}")
+    print(f"{folder.path} is finished: it would only be reported" if folder.done else f"would write {folder.path}")
 
 
 @app.command()

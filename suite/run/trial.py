@@ -30,11 +30,12 @@ SAMPLES, COALITIONS = 3, 16
 
 @dataclass(frozen=True)
 class Task:
-    """A task's first prompt, and how many samples it has over all seeds."""
+    """A task's first prompt, and how many samples it has over all seeds, and validation prompts."""
 
     name: str
     samples: int
     first: Prompt
+    validation: int
 
     @property
     def length(self) -> int:

@@ -13,6 +13,7 @@ from suite.spec.game import GameSpec
 from suite.spec.measure import MeasureSpec
 from suite.spec.methods import MethodSpec
 from suite.spec.model import ModelSpec, ProtocolSpec
+from suite.spec.paper import PaperSpec
 from suite.spec.part import Budget, Part, each_once, nearest
 from suite.spec.profiles import SHAPLEY, ProfilesSpec
 
@@ -35,6 +36,7 @@ class Experiment(Part):
     profiles: ProfilesSpec | None = None
     measure: MeasureSpec | None = None
     checks: ChecksSpec | None = None
+    paper: PaperSpec | None = None
 
     @field_validator("kv_budgets", "seeds")
     @classmethod

@@ -10,6 +10,8 @@ from suite.spec import Experiment, LongBenchMiniSpec, LongBenchSpec, RulerSpec
 from suite.tasks import longbench_mini_tasks, longbench_tasks, ruler_tasks
 from suite.tasks.prompt import Prompt
 
+UNLIMITED = 1 << 30  # validation prompts of tasks that are generated
+
 
 def task_names(experiment: Experiment) -> tuple[str, ...]:
     """RULER's tasks, then LongBench's."""
@@ -48,6 +50,12 @@ def test_count(experiment: Experiment, task: str) -> int:
     """Test samples of one task and seed."""
     part = _part(experiment, task)
     return longbench_tasks.test_count(part, task) if isinstance(part, LongBenchSpec) else part.samples
+
+
+def validation_count(experiment: Experiment, task: str) -> int:
+    """Validation prompts that there are of one task; of generated tasks as many as are asked for."""
+    part = _part(experiment, task)
+    return longbench_tasks.validation_count(part, task) if isinstance(part, LongBenchSpec) else UNLIMITED
 
 
 def test_prompts(experiment: Experiment, loaded: LoadedModel, task: str, seed: int) -> Iterator[Prompt]:

@@ -118,6 +118,10 @@ def test_count(spec: LongBenchSpec, task: str) -> int:
     return min(len(split.test), spec.samples or len(split.test))
 
 
+def validation_count(spec: LongBenchSpec, task: str) -> int:
+    return len(_split(spec, task).validation)
+
+
 def _subset_note(spec: LongBenchSpec, task: str) -> str:
     split = _split(spec, task)
     return f"MiniLongBench: {task} has {len(split.test)} samples for test and {len(split.validation)} for validation"
