@@ -48,7 +48,18 @@ def linked(path: str) -> list[str]:
 
 def command_reference() -> str:
     """Every command with its options, by typer's own writer."""
-    command = [sys.executable, "-m", "typer", "suite.cli.main", "utils", "docs", "--name", "cokv", "--title", "Commands"]
+    command = [
+        sys.executable,
+        "-m",
+        "typer",
+        "suite.cli.main",
+        "utils",
+        "docs",
+        "--name",
+        "cokv",
+        "--title",
+        "Commands",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise SystemExit(f"the command reference cannot be written: {done.stderr.strip()}")
