@@ -91,6 +91,7 @@ def experiment_of(path: Path | None, limit: int | None = None) -> Any:
 def shipped_experiments() -> dict[str, Path]:
     """Experiment files by name: of the working directory first, then of the checkout, then of the installed package."""
     installed = [file.locate() for file in metadata.files("cokv") or () if file.parent.name == EXPERIMENTS.name]
-    folders = [Path(__file__).parents[2] / EXPERIMENTS, EXPERIMENTS]
+    beside = Path(__file__).parents[2]  # the checkout, or where `pip install --target` has put packages and data
+    folders = [beside / "share" / "cokv" / EXPERIMENTS, beside / EXPERIMENTS, EXPERIMENTS]
     paths = [*map(Path, map(str, installed)), *(file for folder in folders for file in sorted(folder.glob("*.toml")))]
-    return {path.stem: path for path in paths if path.suffix == ".toml"}
+    return {path.stem: path for path in paths if path.suffix == ".toml" and path.is_file()}
