@@ -16,6 +16,7 @@ def shipped_experiments() -> dict[str, Path]:
     except metadata.PackageNotFoundError:  # a checkout that is not installed
         files = ()
     installed = [Path(str(file.locate())) for file in files if file.parent.name == EXPERIMENTS.name]
-    folders = [Path(__file__).parents[1] / EXPERIMENTS, EXPERIMENTS]
+    beside = Path(__file__).parents[1]  # the checkout, or where `pip install --target` has put packages and data
+    folders = [beside / "share" / "cokv" / EXPERIMENTS, beside / EXPERIMENTS, EXPERIMENTS]
     paths = [*installed, *(file for folder in folders for file in sorted(folder.glob("*.toml")))]
-    return {path.stem: path for path in paths if path.suffix == ".toml"}
+    return {path.stem: path for path in paths if path.suffix == ".toml" and path.is_file()}
