@@ -139,7 +139,6 @@ def _table(name: str, title: str, run: Run, comparisons: Sequence[Comparison]) -
         notes=tuple(notes),
         rules=group_starts([(c.published.paper, c.published.model) for c in ordered]),
         left=5,
-        wide=True,
     )  # fmt: skip
 
 
@@ -219,7 +218,6 @@ def _fields_table(run: Run, comparisons: Sequence[Comparison]) -> Table:
         notes=tuple(notes),
         rules=group_starts([row[0].text for row in rows]),
         left=6,
-        wide=True,
     )
 
 

@@ -33,7 +33,7 @@ def claims_table(judged: Sequence[Judged]) -> Table:
     columns = ("Claim", "Verdict", "Expected", "Measured, interval", "On, or why not and what would be needed")
     title = f"What papers claim, on {judged[0].model}" if judged else "What papers claim"
     rules = group_starts([item.verdict for item in ordered])
-    return Table("claims", title, columns, body, (correction_text(judged),), rules, left=5, wide=True)
+    return Table("claims", title, columns, body, (correction_text(judged),), rules, left=5)
 
 
 def claims_sentences(judged: Sequence[Judged]) -> list[str]:
