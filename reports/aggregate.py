@@ -19,16 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.intervals import (
-    CONFIDENCE,
-    METHODS,
-    RESAMPLES,
-    Floats,
-    Interval,
-    average_interval,
-    difference_interval,
-    mean_interval,
-)
+from reports.intervals import CONFIDENCE, METHOD, Floats, Interval, average_interval, difference_interval
 from reports.kv_budget import Budget, budget_order, mean_slots, slots_of
 from reports.permutation import sign_flip_p
 from reports.questions import by_question, question_gaps, question_scores, seeds_per_question
@@ -43,12 +34,11 @@ Row = dict[str, Any]
 _Line = tuple[str, Budget, Variant]  # benchmark, budget, variant
 
 
-def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0) -> Row:
+def aggregate(records: Iterable[Record], baseline: str = "snapkv") -> Row:
     """What metrics.json holds. The same records in any order give the same dictionary, in the same order.
 
     A cell without one feasible question has no "mean" key and says why under "infeasible"; an average with such a cell
-    has no "mean" and names the task under "missing". With one question there is a mean and no interval. seed: of the
-    random weights behind the cells' intervals.
+    has no "mean" and names the task under "missing". With one question there is a mean and no interval.
     """
     ordered = sorted_records(records)
     groups: dict[tuple[str, str], dict[tuple[Budget, Variant], list[Record]]] = defaultdict(lambda: defaultdict(list))
@@ -73,7 +63,7 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
                 if reasons:
                     cell[why] = dict(sorted(reasons.items()))
             cell |= _facts(members)
-            cells.append(cell | _estimate(scores, lambda values: mean_interval(values, seed)))
+            cells.append(cell | _mean_over_tasks([scores]))
             average = averages.setdefault((benchmark, budget, variant), _Average())
             average.add(task, scores, cell.get("kv_slots"))
             average.unsupported |= "unsupported" in cell
@@ -96,10 +86,8 @@ def aggregate(records: Iterable[Record], baseline: str = "snapkv", seed: int = 0
         "records": len(ordered),
         "records_digest": digest(ordered),
         "baseline": baseline,
-        "seed": seed,
-        "resamples": RESAMPLES,
         "confidence": CONFIDENCE,
-        "intervals": METHODS,
+        "interval": METHOD,
         "correction": CORRECTION,
         "families": families({"differences_all_tasks": differences_all_tasks, "differences": differences}),
         "cells": cells,
@@ -146,29 +134,28 @@ def _line_order(item: tuple[_Line, Any]) -> tuple[Any, ...]:
     return benchmark, budget_order(budget), variant
 
 
-def _round(value: float) -> float:
+def _round(value: Any) -> float:
     return round(float(value), DECIMALS) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
-def _estimate(values: Floats, interval: Callable[[Floats], Interval]) -> Row:
-    """Mean and interval of one task's values [n]; what does not exist is absent."""
-    if len(values) == 0:
+def _mean_over_tasks(groups: list[Floats], interval: Callable[[list[Floats]], Interval] = average_interval) -> Row:
+    """Mean over tasks of their means, and its interval where every task has two questions; nothing without a score."""
+    if any(len(values) == 0 for values in groups):
         return {}
-    return {"mean": _round(values.mean()), **(_ends(interval(values)) if len(values) > 1 else {})}
-
-
-def _ends(interval: Interval) -> Row:
-    return {"low": _round(interval[0]), "high": _round(interval[1])}
-
-
-def _over_tasks(groups: list[Floats], interval: Callable[[list[Floats]], Interval]) -> Row:
-    """Mean over tasks of their means, and its interval where every task has two questions."""
     mean = {"mean": _round(sum(float(values.mean()) for values in groups) / len(groups))}
-    return mean | (_ends(interval(groups)) if all(len(values) > 1 for values in groups) else {})
+    if any(len(values) < 2 for values in groups):
+        return mean
+    low, high = interval(groups)
+    return mean | {"low": _round(low), "high": _round(high)}
 
 
-def _mean_over_tasks(groups: list[Floats]) -> Row:
-    return _over_tasks(groups, average_interval)
+def _difference(groups: list[Floats]) -> Row:
+    """The same of paired gaps, and whether they are more than chance."""
+    row = _mean_over_tasks(groups, difference_interval)
+    if not row:
+        return {}
+    differing = sum(int(np.count_nonzero(gaps)) for gaps in groups)
+    return row | {"differing": differing, "p": sign_flip_p(groups)}
 
 
 def _baseline_of(variant: Variant, budget: Budget, by_row: Mapping[tuple[Budget, Variant], Any], name: str) -> Variant:
@@ -176,14 +163,6 @@ def _baseline_of(variant: Variant, budget: Budget, by_row: Mapping[tuple[Budget,
     normalized = replace(variant, method=name, preset="normalized")
     presets = [v for b, v in by_row if b == budget and replace(v, preset="normalized") == normalized]
     return presets[0] if len(presets) == 1 else normalized
-
-
-def _difference(groups: list[Floats]) -> Row:
-    """Of paired gaps, one array per task; nothing without a pair."""
-    if any(len(gaps) == 0 for gaps in groups):
-        return {}
-    differing = sum(int(np.count_nonzero(gaps)) for gaps in groups)
-    return _over_tasks(groups, difference_interval) | {"differing": differing, "p": sign_flip_p(groups)}
 
 
 def _reasons(members: Sequence[Record], why: str) -> list[tuple[str, str]]:

@@ -1,124 +1,166 @@
-"""95 % intervals of means over few samples, for scores in percent and their paired differences.
+"""95 % intervals that hold for few samples: of mean scores, of paired differences, of shares of the full score.
 
-Three kinds, chosen by simulated coverage (benchmarks/coverage.py, results/coverage.json):
+One method for all: add two pseudo-samples, one at each end of what could have happened, spread evenly over the groups,
+then take the t interval of the mean over groups, every group weighted alike, with Welch and Satterthwaite's degrees of
+freedom. Of one group of scores that are 0 or 1 it is Agresti & Coull's (1998) idea with t in place of z; of pairs that
+are won, lost or tied it is Bonett & Price's (2012). The ends are
 
-    mean of one group     Gaffke's interval (Gaffke 2005; Learned-Miller & Thomas, arXiv 1905.06208): scores lie in
-                          0..100, so the mean is bounded by random weights (Dirichlet) over the samples and one more at
-                          the bound. For scores that are only 0 or 100 it is Clopper and Pearson's.
-    average over groups   t interval with Welch's and Satterthwaite's degrees of freedom, every group weighted alike,
-                          after pseudo-samples at the bounds (Agresti & Coull 1998; for pairs Bonett & Price 2012)
-    paired differences    likewise, with one pseudo-pair that either side wins
+    scores            0 and 100
+    differences       plus and minus the largest one seen, 100 where none is seen
+    shares            a pair in which only the part scores and one in which only the whole does, at the largest score
+                      seen; found as by Fieller (1954): all shares r for which the mean of part - r * whole may be 0
 
-A sample can only speak of what occurs in it, so where all score alike the plain bootstrap has no width; these have.
+Without pseudo-samples the interval has no width where all samples score alike, as that of the bootstrap has none.
+benchmarks/coverage.py simulates the coverage of each kind.
+
+Shapes: a group is [..., n], n >= 2 samples of one task in percent; leading axes are independent repetitions.
 
 Does not know: samples that are not independent (one question under several seeds is one sample, reports/questions.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
-RESAMPLES = 4000
 CONFIDENCE = 0.95
+METHOD = "t interval with two pseudo-samples"
 TOP = 100.0  # scores are percentages
-
-METHODS = {
-    "cells": "Gaffke's interval (Clopper-Pearson for scores of 0 and 100)",
-    "averages": "Welch-Satterthwaite t with pseudo-samples at 0 and 100",
-    "differences": "Welch-Satterthwaite t of paired differences with pseudo-pairs",
-}  # in words, as metrics.json states them
+PSEUDO = 2.0  # weight of all pseudo-samples together
+RESAMPLES = 2000  # of a bootstrap over heads
 
 Floats = npt.NDArray[np.float64]
-Interval = tuple[float, float]
-
-
-@lru_cache(maxsize=16)
-def _weights(n: int, seed: int) -> Floats:
-    """Dirichlet weights [RESAMPLES, n + 1], uniform over the simplex; rows add up to 1."""
-    gaps = np.random.default_rng([seed, n]).standard_exponential((RESAMPLES, n + 1))
-    return np.asarray(gaps / gaps.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-def mean_interval(scores: Floats, seed: int = 0) -> Interval:
-    """Gaffke's interval of the mean of scores [n] in 0..100, n >= 1. Their order does not matter."""
-    ordered = np.sort(scores)
-    weights = _weights(len(ordered), seed)
-    inner, outer = weights[:, :-1] @ ordered, weights[:, -1] * TOP
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(inner, tail), np.quantile(inner + outer, 1 - tail)
-    mean = float(ordered.mean())
-    return min(float(low), mean), max(float(high), mean)
+Interval = tuple[Floats, Floats]
 
 
 def average_interval(groups: Sequence[Floats]) -> Interval:
-    """Of the mean over groups of mean scores; groups: one array [n] of scores per task, n >= 2 each."""
-    pseudo = 4 / len(groups)
-    low, high = _pseudo_t(groups, pseudo, 0.0, TOP)
-    return max(low, 0.0), min(high, TOP)
+    """Of the mean over groups of their mean scores. One group: of its mean."""
+    low, high = _t_interval(groups, 0.0, TOP)
+    return np.clip(low, 0.0, TOP), np.clip(high, 0.0, TOP)
 
 
 def difference_interval(groups: Sequence[Floats]) -> Interval:
-    """Of the mean over groups of mean paired differences; groups: one array [n] per task, n >= 2 each."""
-    values = np.concatenate(list(groups))
-    largest = float(np.abs(values).max()) or TOP
-    alike = (len(values) - len(np.unique(values))) / max(1, len(values) - len(groups))
-    low, high = _pseudo_t(groups, 2 * min(1.0, alike) / len(groups), -largest, largest)
-    return max(low, -TOP), min(high, TOP)
+    """Of the mean over groups of their mean paired differences."""
+    largest = _largest([np.abs(group) for group in groups])
+    low, high = _t_interval(groups, -largest, largest)
+    return np.clip(low, -TOP, TOP), np.clip(high, -TOP, TOP)
 
 
-def _pseudo_t(groups: Sequence[Floats], pseudo: float, low: float, high: float) -> Interval:
-    """t interval after pseudo-samples of weight `pseudo` per group, half of it at either bound."""
+def share_interval(parts: Sequence[Floats], wholes: Sequence[Floats]) -> Interval:
+    """Of the mean of `parts` divided by that of `wholes`, paired; both are means over groups. 1: as much.
+
+    The upper end is infinite where the whole may be 0.
+    """
+    part, whole = _mean(parts), _mean(wholes)
+    seen = np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), 0.0)
+
+    def outside(share: Floats) -> npt.NDArray[np.bool_]:
+        return np.asarray(share_p(parts, wholes, share) < 1 - CONFIDENCE)
+
+    zero, most = np.zeros_like(seen), np.full_like(seen, MOST)
+    low = np.where(outside(zero), _edge(outside, zero, seen), 0.0)
+    high = np.where(outside(most), _edge(outside, most, seen), np.inf)
+    return low, np.where(whole > 0, high, np.inf)
+
+
+def share_p(parts: Sequence[Floats], wholes: Sequence[Floats], share: Floats | float) -> Floats:
+    """Two-sided p-value [...] of the mean of `parts` being `share` times that of `wholes`."""
+    share = np.asarray(share, dtype=np.float64)
+    largest = _largest([*parts, *wholes])
+    gaps = [part - share[..., None] * whole for part, whole in zip(parts, wholes, strict=True)]
+    centre, error, freedom = _fit(gaps, -share * largest, largest)
+    p = 2 * special.stdtr(freedom, -np.abs(centre) / error)
+    return np.where(_mean(gaps) == 0, 1.0, p)
+
+
+MOST = 1000.0  # a share above it counts as infinite
+STEPS = 50  # of a bisection
+
+
+def _edge(outside: Callable[[Floats], npt.NDArray[np.bool_]], start: Floats, end: Floats) -> Floats:
+    """Between a share outside the interval and one inside: where it begins."""
+    for _ in range(STEPS):
+        middle = (start + end) / 2
+        out = outside(middle)
+        start, end = np.where(out, middle, start), np.where(out, end, middle)
+    return end
+
+
+def _t_interval(groups: Sequence[Floats], bottom: Floats | float, top: Floats | float) -> Interval:
+    centre, error, freedom = _fit(groups, bottom, top)
+    half, seen = special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * error, _mean(groups)
+    return np.minimum(centre - half, seen), np.maximum(centre + half, seen)  # what is seen is possible
+
+
+def _fit(groups: Sequence[Floats], bottom: Floats | float, top: Floats | float) -> tuple[Floats, Floats, Floats]:
+    """Mean over groups, its standard error and degrees of freedom [...], after pseudo-samples at `bottom` and `top`
+    [...], of which every group has the same weight.
+    """
+    each = PSEUDO / len(groups) / 2
     means, variances, freedom = [], [], []
     for group in groups:
-        n = len(group)
-        weight = n + pseudo
-        mean = (group.sum() + pseudo * (low + high) / 2) / weight
-        squares = ((group - mean) ** 2).sum() + pseudo * ((low - mean) ** 2 + (high - mean) ** 2) / 2
+        weight = group.shape[-1] + 2 * each
+        mean = (group.sum(axis=-1) + each * (bottom + top)) / weight
+        squares = ((group - mean[..., None]) ** 2).sum(axis=-1)
+        squares = squares + each * ((bottom - mean) ** 2 + (top - mean) ** 2)
         means.append(mean)
-        variances.append(squares / weight / weight)
-        freedom.append(weight - 1)
-    v = np.array(variances)
-    total = float(v.sum())
-    observed = float(np.mean([group.mean() for group in groups]))
-    if total == 0:
-        return observed, observed
-    df = total**2 / float((v**2 / np.array(freedom)).sum())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * total**0.5 / len(groups)
-    centre = float(np.mean(means))
-    return min(centre - half, observed), max(centre + half, observed)
+        variances.append(squares / (weight * (weight - 1)))
+        freedom.append(variances[-1] ** 2 / (weight - 1))
+    variance = np.sum(variances, axis=0)
+    error = np.sqrt(variance) / len(groups)
+    return np.mean(means, axis=0), error, variance**2 / np.sum(freedom, axis=0)
+
+
+def _mean(groups: Sequence[Floats]) -> Floats:
+    return np.asarray(sum(group.mean(axis=-1) for group in groups) / len(groups))
+
+
+def _largest(groups: Sequence[Floats]) -> Floats:
+    """Largest value of all groups [...], TOP where all are 0."""
+    largest = np.max([group.max(axis=-1) for group in groups], axis=0)
+    return np.asarray(np.where(largest > 0, largest, TOP))
+
+
+def estimate(groups: Sequence[Floats], paired: bool = False) -> dict[str, float]:
+    """score: mean over groups of their means, of scores or of paired differences; with two samples or more in each
+    group also low and high.
+    """
+    score = {"score": float(_mean(groups))}
+    if min(group.shape[-1] for group in groups) < 2:
+        return score
+    low, high = (difference_interval if paired else average_interval)(groups)
+    return score | {"low": float(low), "high": float(high)}
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each sample occurs in each resample."""
+    """A percentile bootstrap over the heads of a model: how often each occurs in each resample."""
 
-    weights: Floats  # [RESAMPLES, samples], rows add up to 1
+    weights: Floats  # [RESAMPLES, heads], rows add up to 1
 
     @classmethod
-    def draw(cls, samples: int, seed: int) -> Resamples:
-        """Counts of each sample, multinomial."""
-        counts = np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=RESAMPLES)
-        return cls(counts / samples)
+    def draw(cls, heads: int, seed: int) -> Resamples:
+        """Counts of each head, multinomial."""
+        counts = np.random.default_rng(seed).multinomial(heads, np.full(heads, 1 / heads), size=RESAMPLES)
+        return cls(counts / heads)
 
-    def means(self, scores: Floats) -> Floats:
-        """Means [RESAMPLES, ...] of scores [..., samples]."""
-        return np.asarray(np.moveaxis(scores @ self.weights.T, -1, 0), dtype=np.float64)
+    def means(self, values: Floats) -> Floats:
+        """Means [RESAMPLES, ...] of values [..., heads]."""
+        return np.asarray(np.moveaxis(values @ self.weights.T, -1, 0), dtype=np.float64)
 
 
-def estimate(scores: Floats, resampled: Floats) -> dict[str, float]:
-    """Mean of scores [samples]; with two samples or more also the interval of its resampled means [RESAMPLES]."""
-    mean = {"score": float(scores.mean())}
-    return mean | interval(resampled) if scores.size > 1 else mean
+def bootstrap_p(resampled: Floats, value: float) -> float:
+    """Two-sided p-value of `value` among resampled ones: no smaller than their number allows."""
+    beyond = min(np.count_nonzero(resampled <= value), np.count_nonzero(resampled >= value))
+    return float(min(1.0, 2 * (1 + beyond) / (1 + len(resampled))))
 
 
 def interval(resampled: Floats) -> dict[str, float]:
-    """The two quantiles between which CONFIDENCE of the resampled means [RESAMPLES] lie."""
+    """The two quantiles between which CONFIDENCE of the resampled values [RESAMPLES] lie."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return {"low": float(low), "high": float(high)}

@@ -62,7 +62,7 @@ def no_average(row: Row) -> str:
 
 
 def interval_words(metrics: Row) -> str:
-    return f"{metrics['confidence']:.0%} small-sample interval over questions"
+    return f"{metrics['confidence']:.0%} interval over questions ({metrics['interval']})"
 
 
 def correction_words(metrics: Row) -> str:

@@ -102,7 +102,7 @@ def rows(context: Context, answered: Answered) -> list[Row]:
 def _row(context: Context, answered: Answered, what: str, arm: str, base: str) -> Row:
     tasks = [] if answered.infeasible(arm) or answered.infeasible(base) else answered.tasks_of(arm, base)
     if not tasks:
-        return against(answered, NAME, what, arm, base, context.spec.seed)
+        return against(answered, NAME, what, arm, base)
     measured = {
         what: {"arm": answered.mean(what, arm, tasks), "base": answered.mean(what, base, tasks)} for what in MEASURED
     }
@@ -110,5 +110,5 @@ def _row(context: Context, answered: Answered, what: str, arm: str, base: str) -
     assert taken is not None and base_taken is not None
     apart = abs(taken / base_taken - 1)
     blocked = f"bytes differ by {100 * apart:.1f} %" if apart > BYTES else ""
-    row = against(answered, NAME, what, arm, base, context.spec.seed, blocked=blocked)
+    row = against(answered, NAME, what, arm, base, blocked=blocked)
     return {**row, **{what: values for what, values in measured.items() if None not in values.values()}}

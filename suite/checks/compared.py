@@ -7,7 +7,7 @@ from typing import Any
 
 from suite.checks.answers import Answered
 from suite.checks.context import Row, not_run
-from suite.checks.pooled import Pooled, by_task
+from suite.checks.pooled import by_task, difference, mean_of, total
 from suite.checks.rules import judged
 
 
@@ -17,7 +17,6 @@ def against(
     what: str,
     arm: str,
     base: str,
-    seed: int,
     tasks: Sequence[str] | None = None,
     blocked: str = "",
     **facts: Any,
@@ -29,16 +28,15 @@ def against(
         refused = next(iter(answered.why_not(arm, base).values()), "no sample was answered both ways")
         return not_run(check, what, reason or refused)
     scores, base_scores = answered.scores(arm, both), answered.scores(base, both)
-    pooled = Pooled({task: len(values) for task, values in scores.items()}, seed)
-    gap = pooled.difference(scores, base_scores)
+    gap = difference(scores, base_scores)
     return {
         "check": check,
         "what": what,
         "of": "samples",
         **gap,
-        **judged("gain", gap, pooled.total, blocked),
-        "arm": pooled.estimate(scores),
-        "base": pooled.estimate(base_scores),
+        **judged("gain", gap, total(scores), blocked),
+        "arm": mean_of(scores),
+        "base": mean_of(base_scores),
         "by_task": {task: {"arm": by_task(scores)[task], "base": by_task(base_scores)[task]} for task in both},
         **({"left_out": left_out} if (left_out := answered.why_not(arm, base)) else {}),
         **facts,

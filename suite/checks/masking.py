@@ -13,8 +13,8 @@ import numpy as np
 from cokv.types import FloatArray
 from suite.checks.context import Context, Row, not_run
 from suite.checks.games import CheckGame, Played, Wanted
-from suite.checks.pooled import Pooled, by_task
-from suite.checks.rules import judged
+from suite.checks.pooled import by_task, difference, share, total
+from suite.checks.rules import RULES, judged
 from suite.heads.masking import Cut, MaskingSpec, coalitions_of, cuts, samples_by_cut
 
 NAME = "masking"
@@ -55,7 +55,7 @@ def rows(context: Context, played: Played) -> list[Row]:
         masked = _cuts(context, task)
         percent = 100 * played.per_prompt(_game(context, task), coalitions_of(masked))
         samples[task], full[task] = samples_by_cut(masked, percent), percent[0]
-    return rows_of(samples, full, counts(context), context.num_players, context.spec.seed)
+    return rows_of(samples, full, counts(context), context.num_players)
 
 
 def rows_of(
@@ -63,45 +63,43 @@ def rows_of(
     full: dict[str, FloatArray],
     shares: dict[int, float],
     num_players: int,
-    seed: int,
 ) -> list[Row]:
     """samples: by task, then by kind of cut and number of heads, scores [samples] in percent; full: with all heads.
     shares: the numbers of heads, with their share.
     """
-    pooled = Pooled({task: len(scores) for task, scores in full.items()}, seed)
 
     def of(kind: str, heads: int) -> dict[str, FloatArray]:
         return {task: np.asarray(table[kind, heads]) for task, table in samples.items()}
 
     out: list[Row] = []
-    for heads, share in sorted(shares.items()):
+    for heads, fraction in sorted(shares.items()):
         number = f"{heads} of {num_players}"
         for kind, words in (("top", "highest"), ("bottom", "lowest")):
             cut, random = of(kind, heads), of("random", heads)
-            left = pooled.share(cut, full)
+            rule = _bar(kind, fraction)
+            left = share(cut, full, None if rule is None else RULES[rule].bar / 100)
             facts: dict[str, Any] = {"check": NAME, "of": "samples", "heads": heads, "by_task": by_task(cut)}
             facts["left"] = left
             if not left:
                 zero = "the full cache scores 0 on these samples, so no share of it can be left"
                 out.append(not_run(NAME, f"The {words} {number} cut", zero))
                 continue
-            rule = _bar(kind, share)
             if rule is not None:
                 out.append(
                     {
                         **facts,
                         "what": f"Left of the full score without the {words} {number}",
                         **left,
-                        **judged(rule, left, pooled.total),
+                        **judged(rule, left, total(full)),
                     }
                 )
             sign = 1 if kind == "top" else -1
-            gap = pooled.difference(random, cut) if sign > 0 else pooled.difference(cut, random)
+            gap = difference(random, cut) if sign > 0 else difference(cut, random)
             rule = "more than random" if kind == "top" else "less than random"
             what = f"Without the {words} {number}: " + ("below" if kind == "top" else "above") + " random heads cut?"
-            out.append({**facts, "what": what, **gap, **judged(rule, gap, pooled.total)})
-        gain = pooled.difference(of("bottom", heads), full)
+            out.append({**facts, "what": what, **gap, **judged(rule, gap, total(full))})
+        gain = difference(of("bottom", heads), full)
         what = f"Without the lowest {number}: above the full cache?"
         facts = {"check": NAME, "of": "samples", "heads": heads}
-        out.append({**facts, "what": what, **gain, **judged("gain", gain, pooled.total)})
+        out.append({**facts, "what": what, **gain, **judged("gain", gain, total(full))})
     return out

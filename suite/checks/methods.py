@@ -1,6 +1,7 @@
 """Check 10: CoKV, LU-KV, HeadKV-R2 and AdaKV against uniform budgets (SnapKV), at each budget of the run.
 
-From the run's own records, so nothing is computed; paired over the samples that both methods answered.
+From the run's own records, so nothing is computed; paired over the samples that both methods answered; one asked under
+several seeds counts once.
 """
 
 from __future__ import annotations
@@ -8,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from cokv.methods.method import NORMALIZED
 from cokv.types import FloatArray
 from reports.kv_budget import budget_order, budget_text
+from reports.questions import by_question, question_scores
 from suite.checks.context import Context, Row, not_run
-from suite.checks.pooled import Pooled
+from suite.checks.pooled import difference, mean_of, total
 from suite.checks.rules import judged
 
 NAME = "methods"
@@ -39,13 +39,11 @@ def rows(context: Context) -> list[Row]:
             continue
         for budget in budgets:
             what = f"{title} better than uniform at {budget_text(budget)}?"
-            out.append(_row(context, what, by_cell.get((method, budget), {}), by_cell[UNIFORM, budget]))
+            out.append(_row(what, by_cell.get((method, budget), {}), by_cell[UNIFORM, budget]))
     return out
 
 
-def _row(
-    context: Context, what: str, arm: Mapping[Any, Mapping[str, Any]], base: Mapping[Any, Mapping[str, Any]]
-) -> Row:
+def _row(what: str, arm: Mapping[Any, Mapping[str, Any]], base: Mapping[Any, Mapping[str, Any]]) -> Row:
     paired = [s for s in base if s in arm and arm[s]["score"] is not None and base[s]["score"] is not None]
     if not paired:
         why = next((r.get("infeasible") or r.get("unsupported") for r in arm.values() if r["score"] is None), None)
@@ -53,10 +51,9 @@ def _row(
 
     def scores(records: Mapping[Any, Mapping[str, Any]]) -> dict[str, FloatArray]:
         tasks = dict.fromkeys(task for task, *_ in paired)
-        return {task: np.array([float(records[s]["score"]) for s in paired if s[0] == task]) for task in tasks}
+        return {task: question_scores(by_question(records[s] for s in paired if s[0] == task)) for task in tasks}
 
     of_arm, of_base = scores(arm), scores(base)
-    pooled = Pooled({task: len(values) for task, values in of_arm.items()}, context.spec.seed)
-    gap = pooled.difference(of_arm, of_base)
-    both = {"arm": pooled.estimate(of_arm), "base": pooled.estimate(of_base)}
-    return {"check": NAME, "what": what, "of": "samples", **gap, **judged("gain", gap, pooled.total), **both}
+    gap = difference(of_arm, of_base)
+    both = {"arm": mean_of(of_arm), "base": mean_of(of_base)}
+    return {"check": NAME, "what": what, "of": "samples", **gap, **judged("gain", gap, total(of_arm)), **both}

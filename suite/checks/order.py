@@ -24,7 +24,7 @@ from scipy import stats
 from cokv.game.plan import Estimator, Plan
 from cokv.game.stability import draws_by_stratum
 from cokv.types import FloatArray
-from reports.intervals import interval
+from reports.intervals import bootstrap_p, interval
 
 RESAMPLES = 500
 
@@ -53,8 +53,9 @@ class TwoRuns:
         return self.estimator.resample(plan, self.utilities[run], weights)
 
 
-def agreement(first: TwoRuns, second: TwoRuns, seed: int, shared: bool = True) -> dict[str, Any]:
-    """score, low and high of the agreement, and `across` and `within`; no score where a run has no order.
+def agreement(first: TwoRuns, second: TwoRuns, seed: int, shared: bool = True, bar: float = 0.8) -> dict[str, Any]:
+    """score, low and high of the agreement, p of its being at the bar, `across` and `within`; no score where a run has
+    no order.
 
     shared: the runs of one number use the same coalitions. The score is missing, too, where `within` is not positive.
     """
@@ -67,7 +68,8 @@ def agreement(first: TwoRuns, second: TwoRuns, seed: int, shared: bool = True) -
     defined = np.isfinite(many_across) & (many_within > 0)
     facts["score"] = float(across[0] / within[0])
     if defined.mean() >= 0.9:
-        facts |= interval(many_across[defined] / many_within[defined])
+        many = many_across[defined] / many_within[defined]
+        facts |= {**interval(many), "p": bootstrap_p(many, bar)}
     return facts
 
 

@@ -1,4 +1,4 @@
-"""Means over samples, then over tasks, with paired bootstrap intervals: one set of resamples for all comparisons."""
+"""Means over samples, then over tasks, every task weighted alike, with intervals (reports/intervals.py)."""
 
 from __future__ import annotations
 
@@ -8,41 +8,48 @@ from typing import Any
 import numpy as np
 
 from cokv.types import FloatArray
-from reports.intervals import Resamples, interval
+from reports.intervals import estimate, share_interval, share_p
+from reports.permutation import sign_flip_p
+
+Scores = Mapping[str, FloatArray]  # [samples] by task, in percent
 
 
-class Pooled:
-    """Resamples of each task's samples, drawn once: every task has the same weight, whatever its number of samples."""
+def total(scores: Scores) -> int:
+    """Samples of all tasks."""
+    return sum(map(len, scores.values()))
 
-    def __init__(self, samples: Mapping[str, int], seed: int) -> None:
-        self.samples = dict(samples)
-        self.resamples = {task: Resamples.draw(n, seed + place) for place, (task, n) in enumerate(samples.items())}
 
-    @property
-    def total(self) -> int:
-        return sum(self.samples.values())
+def mean_of(scores: Scores) -> dict[str, float]:
+    return estimate(_groups(scores))
 
-    def means(self, scores: Mapping[str, FloatArray]) -> tuple[float, FloatArray]:
-        """Mean, and resampled means [RESAMPLES], of scores [samples] by task."""
-        resampled = [self.resamples[task].means(np.asarray(scores[task])) for task in self.samples]
-        return float(np.mean([np.mean(scores[task]) for task in self.samples])), np.mean(resampled, axis=0)
 
-    def estimate(self, scores: Mapping[str, FloatArray]) -> dict[str, float]:
-        mean, resampled = self.means(scores)
-        return {"score": mean, **interval(resampled)}
+def difference(scores: Scores, base: Scores) -> dict[str, float]:
+    """Paired, with `differing`: how many samples have another score; and p: of the sign-flip test."""
+    gaps = [ours - theirs for ours, theirs in zip(_groups(scores), _groups(base, scores), strict=True)]
+    differing = sum(int(np.count_nonzero(gap)) for gap in gaps)
+    return {**estimate(gaps, paired=True), "differing": differing, "p": sign_flip_p(gaps)}
 
-    def difference(self, scores: Mapping[str, FloatArray], base: Mapping[str, FloatArray]) -> dict[str, float]:
-        """Of scores and base, with `differing`: how many samples have another score."""
-        gaps = {task: np.asarray(scores[task]) - np.asarray(base[task]) for task in self.samples}
-        return {**self.estimate(gaps), "differing": sum(int(np.count_nonzero(gap)) for gap in gaps.values())}
 
-    def share(self, scores: Mapping[str, FloatArray], whole: Mapping[str, FloatArray]) -> dict[str, float]:
-        """scores as percent of `whole`; empty where the whole, or nearly every resample of it, is 0."""
-        (part, parts), (full, fulls) = self.means(scores), self.means(whole)
-        defined = fulls > 0
-        if full <= 0 or defined.mean() < 0.99:
-            return {}
-        return {"score": 100 * part / full, **interval(100 * parts[defined] / fulls[defined])}
+def share(scores: Scores, whole: Scores, bar: float | None = None) -> dict[str, float]:
+    """scores as percent of `whole`; empty where the whole is 0, no interval where it may be. bar: a share, for which p
+    is given.
+    """
+    parts, wholes = _groups(scores), _groups(whole, scores)
+    full = float(np.mean([group.mean() for group in wholes]))
+    if full <= 0:
+        return {}
+    of = {"score": 100 * float(np.mean([group.mean() for group in parts])) / full}
+    if min(map(len, parts)) < 2:
+        return of
+    low, high = share_interval(parts, wholes)
+    if not np.isfinite(high):
+        return of
+    of |= {"low": 100 * float(low), "high": 100 * float(high)}
+    return of if bar is None else {**of, "p": float(share_p(parts, wholes, bar))}
+
+
+def _groups(scores: Scores, order: Scores | None = None) -> list[FloatArray]:
+    return [np.asarray(scores[task], dtype=np.float64) for task in (order or scores)]
 
 
 def by_task(scores: Mapping[str, FloatArray]) -> dict[str, Any]:

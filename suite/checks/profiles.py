@@ -15,7 +15,7 @@ from cokv.types import FloatArray, HeadScores
 from suite.checks.answers import Answered, Arm
 from suite.checks.compared import against
 from suite.checks.context import Context, Row, category, not_run
-from suite.checks.pooled import Pooled
+from suite.checks.pooled import difference, mean_of, total
 from suite.checks.rules import judged
 from suite.checks.settings import own_arm
 from suite.spec import SHAPLEY
@@ -63,11 +63,10 @@ def resampled(means: FloatArray, num_layers: int) -> FloatArray:
 
 
 def rows(context: Context, answered: Answered) -> list[Row]:
-    seed = context.spec.seed
     out = [_other_tasks(context, answered, inside) for inside in (True, False)]
     what = "Own profile better than the mean of all tasks?"
     if len(context.tasks) > 1:
-        out.append(against(answered, NAME, what, OWN, UNIFIED, seed))
+        out.append(against(answered, NAME, what, OWN, UNIFIED))
     else:
         out.append(not_run(NAME, what, "one task alone is its own mean; name more tasks"))
     what = "Own profile better than another model's layer averages?"
@@ -75,7 +74,7 @@ def rows(context: Context, answered: Answered) -> list[Row]:
         out.append(not_run(NAME, what, "the shipped profile is this model's own"))
     else:
         note = "the embedded model's shipped SSV, averaged per layer, interpolated over relative depth"
-        row = against(answered, NAME, what, OWN, LAYERS, seed)
+        row = against(answered, NAME, what, OWN, LAYERS)
         out.append(row if "not_run" in row else {**row, "note": f"Layer averages: {note}."})
     return out
 
@@ -94,7 +93,6 @@ def _other_tasks(context: Context, answered: Answered, inside: bool) -> Row:
     own, other = answered.scores(OWN, list(usable)), {}
     for task, sources in usable.items():
         other[task] = np.mean([answered.scores(_of(source), [task])[task] for source in sources], axis=0)
-    pooled = Pooled({task: len(values) for task, values in own.items()}, context.spec.seed)
-    gap = pooled.difference(own, other)
-    facts = {"arm": pooled.estimate(own), "base": pooled.estimate(other), "pairs": usable}
-    return {"check": NAME, "what": what, "of": "samples", **gap, **judged("gain", gap, pooled.total), **facts}
+    gap = difference(own, other)
+    facts = {"arm": mean_of(own), "base": mean_of(other), "pairs": usable}
+    return {"check": NAME, "what": what, "of": "samples", **gap, **judged("gain", gap, total(own)), **facts}

@@ -1,26 +1,28 @@
-"""How a check's verdict is decided: the rules as data, and the one function that applies them.
+"""How a check's verdict is decided: the rules as data, and the functions that apply them.
 
 A verdict looks at a 95 % interval, never at a mean alone: a claim holds where the whole interval is on its side of the
 bar, does not hold where the whole interval is on the other side, and is undecided where the interval has the bar inside
-it, or where there is too little to judge. The bars are the paper's where it has one (arXiv 2502.17501 and its README:
-MAE < 1/n; cutting the top tenth of the heads leaves less than 30 %, the bottom third at least 80 %) and ours elsewhere.
+it, or where there is too little to judge. A check asks several questions at once, so its rows are corrected together
+(`corrected`): by Holm's procedure over their p-values, each of the row's value being at the bar.
+
+The bars are the paper's where it has one (arXiv 2502.17501 and its README: MAE < 1/n; cutting the top tenth of the
+heads leaves less than 30 %, the bottom third at least 80 %) and ours elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+
+from reports.significance import ALPHA, holm
 
 Verdict: TypeAlias = Literal["holds", "does not hold", "undecided"]
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 UNDECIDED: Verdict = "undecided"
 
-# Two-sided sign test: with fewer differing pairs p < 0.05 is out of reach (2 * 0.5**5 = 0.0625), whatever the interval.
-MIN_DIFFERING = 6
-FEWEST = 6  # samples or heads behind an interval; the bootstrap of fewer is no 95 % interval
-FEWEST_ALIKE = 15  # samples behind a share without any spread: of n alike, events rarer than about 3 / n go unseen
+FEWEST = 6  # samples or heads behind an interval
 WITHIN = 0.3  # correlation of two runs of one ranking, below which nothing can be said of two rankings
 BYTES = 0.03  # relative difference of measured bytes up to which two arms count as equal
 
@@ -77,29 +79,42 @@ REACHED_SENTENCE = (
     "the bar is passed for good within the evaluated coalitions in at least 95 % of random orders of the draws; it "
     "does not hold where it is in fewer than 5 %"
 )
-PAIRED = ("gain", "more than random", "less than random")
-SHARES = ("top tenth", "bottom third")
+EXACT = ("exact order", REACHED)  # no estimates from a sample, hence no p-value and no correction
+CORRECTION = (
+    "The rows of one check are corrected together by Holm's procedure: a row is decided where its p, corrected, is at "
+    "most 0.05 and its own 95 % interval is on one side of the bar."
+)
 
 
 def judged(rule: str, estimate: Mapping[str, Any], n: int, blocked: str = "") -> dict[str, Any]:
     """The fields of a row that say what was decided: the rule's name, the verdict, and why nothing could be decided.
 
-    estimate: score, low and high, in the rule's unit; of a paired difference also `differing`, how many samples' scores
-    differ, since fewer than MIN_DIFFERING are never significant. n: samples or heads behind the interval. blocked: a
-    reason why the comparison is not a fair one, whatever the interval.
+    estimate: score, low and high, in the rule's unit, and p, two-sided, of the score being at the bar. n: samples or
+    heads behind the interval. blocked: a reason why the comparison is not a fair one, whatever the interval. The
+    verdict is this row's alone; `corrected` makes it one among the rows of its check.
     """
     verdict, why = UNDECIDED, blocked
     if not why and n < FEWEST:
         why = f"{n} behind the interval, expected at least {FEWEST}"
     if not why and ("low" not in estimate or "high" not in estimate):
         why = "no interval"
-    if not why and rule in PAIRED and estimate["differing"] < MIN_DIFFERING:
-        why = f"{estimate['differing']} of {n} samples differ, expected at least {MIN_DIFFERING}"
-    if not why and rule in SHARES and estimate["low"] == estimate["high"] and n < FEWEST_ALIKE:
-        why = f"{n} samples, all alike, expected at least {FEWEST_ALIKE} of them"
     if not why:
         verdict = RULES[rule].verdict(float(estimate["low"]), float(estimate["high"]))
     return {"rule": rule, "verdict": verdict, "n": n, **({"why": why} if why else {})}
+
+
+def corrected(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one check with p_holm, and undecided where it is above 0.05. Rows without a verdict or without an
+    estimate stay as they are. Needs nothing but what a record of the checks holds.
+    """
+    out = [dict(row) for row in rows]
+    family = [row for row in out if "p" in row and "low" in row and row["rule"] not in EXACT]
+    for row, p_holm in zip(family, holm([row["p"] for row in family]), strict=True):
+        row["p_holm"] = p_holm
+        if p_holm > ALPHA and row["verdict"] != UNDECIDED:
+            row["verdict"] = UNDECIDED
+            row["why"] = f"p {row['p']:.2g}, corrected for {len(family)} rows {p_holm:.2g}"
+    return out
 
 
 def judged_reached(low: int | None, high: int | None, n: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from suite.checks import bits, masking, methods, profiles, rankings, settings, s
 from suite.checks.answers import Answered, Arm, answer_samples
 from suite.checks.context import Context, Row, not_run
 from suite.checks.games import Played, Wanted, play
-from suite.checks.rules import rules_as_json
+from suite.checks.rules import corrected, rules_as_json
 from suite.run.folder import RunFolder
 from suite.spec import CHECKS
 
@@ -62,7 +62,7 @@ def run_checks(context: Context, folder: RunFolder, pool: Pool) -> dict[str, Any
     rows: list[Row] = []
     for check in CHECKS:
         if check in context.spec.run:
-            rows += _rows(context, check, check in wanted, played, answered)
+            rows += corrected(_rows(context, check, check in wanted, played, answered))
             rows += [row for row in failed if row["check"] == check]
     return {
         "kind": "checks of claims",

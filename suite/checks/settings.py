@@ -53,19 +53,19 @@ def _windows(context: Context) -> list[int]:
 
 
 def rows(context: Context, check: str, answered: Answered) -> list[Row]:
-    base, seed = f"{check}/default", context.spec.seed
+    base = f"{check}/default"
     if check == ALPHA:
         default, n = default_alpha(context), context.num_players
         return [
-            against(answered, check, f"alpha = {a} of {n} heads better than {default}?", f"{check}/{a}", base, seed)
+            against(answered, check, f"alpha = {a} of {n} heads better than {default}?", f"{check}/{a}", base)
             for a in alphas(context)
         ]
     if check == WINDOW:
         return [
-            against(answered, check, f"A window of {w} better than {DEFAULT_WINDOW}?", f"{check}/{w}", base, seed)
+            against(answered, check, f"A window of {w} better than {DEFAULT_WINDOW}?", f"{check}/{w}", base)
             for w in _windows(context)
         ]
     what = "First token from the compressed cache: scores above those from the prefill?"
     if not context.experiment.protocol.query_aware:
         return [not_run(check, what, "the question arrives on the compressed cache, and so does the first token")]
-    return [against(answered, check, what, f"{check}/compressed", f"{check}/prefill", seed)]
+    return [against(answered, check, what, f"{check}/compressed", f"{check}/prefill")]

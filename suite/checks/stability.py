@@ -9,11 +9,11 @@ import numpy as np
 from cokv.game.plan import Plan, distinct, merge_plans
 from cokv.game.stability import draws_by_stratum, two_run_reliability
 from cokv.types import CokvError, FloatArray
-from reports.intervals import RESAMPLES, Resamples, interval
+from reports.intervals import RESAMPLES, Resamples, bootstrap_p, interval
 from suite.checks.context import Context, Row, not_run
 from suite.checks.games import Played, Wanted, own_game, two_runs
 from suite.checks.order import TwoRuns, rank_correlation
-from suite.checks.rules import judged, judged_reached
+from suite.checks.rules import RULES, judged, judged_reached
 from suite.heads.halves import estimator, order, plans
 
 NAME = "stability"
@@ -50,7 +50,8 @@ def task_rows(runs: TwoRuns, task: str, unbounded: bool, seed: int) -> list[Row]
         out.append(not_run(NAME, question, "the bar 1/n is for utilities between 0 and 1", task))
     else:
         gaps = n * np.abs(first - second)
-        mae = {"score": float(gaps.mean()), **interval(Resamples.draw(n, seed).means(gaps))}
+        means = Resamples.draw(n, seed).means(gaps)
+        mae = {"score": float(gaps.mean()), **interval(means), "p": bootstrap_p(means, RULES["mae"].bar)}
         out.append({**common, "what": question, **mae, **judged("mae", mae, n)})
     reliable = _correlations(first, second, seed)
     out.append(
@@ -90,7 +91,9 @@ def _correlations(first: FloatArray, second: FloatArray, seed: int) -> dict[str,
         r = (left * right).sum(axis=1) / np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
     r, spearman = r[np.isfinite(r)], spearman[np.isfinite(spearman)]
     ranks = {"score": float(rank_correlation(first[None], second[None])[0]), **interval(spearman)}
-    return {"score": float(value), **interval(np.where(r > 0, 2 * r / (1 + r), r)), "spearman": ranks}
+    stepped_up = np.where(r > 0, 2 * r / (1 + r), r)
+    p = bootstrap_p(stepped_up, RULES["reliability"].bar)
+    return {"score": float(value), **interval(stepped_up), "p": p, "spearman": ranks}
 
 
 def _count(value: float) -> int | None:

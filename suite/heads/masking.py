@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from cokv.game.plan import BoolArray, distinct
 from cokv.types import FloatArray, HeadScores
-from reports.intervals import Resamples, estimate
+from reports.intervals import estimate
 from suite.errors import SuiteError
 
 Evaluate: TypeAlias = Callable[[BoolArray], FloatArray]
@@ -116,17 +116,16 @@ def samples_by_cut(cuts: Sequence[Cut], percent: FloatArray) -> dict[tuple[str, 
 def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[str, Any]:
     """The curves of one task's scores: points in percent, their areas, and how far apart top and bottom lie.
 
-    Intervals are bootstrap intervals over samples, random orders averaged first. All points share their resamples, so
-    that areas and the separation (area under "bottom" minus area under "top") are paired.
+    Intervals are over samples (reports/intervals.py), random orders averaged first. The separation (area under "bottom"
+    minus area under "top") is paired.
     """
     masked_sets = cuts(scores.values, spec)
     rows, inverse = distinct(coalitions_of(masked_sets))
     percent = 100 * evaluate(rows)[inverse]  # [1 + cuts, samples]
-    resamples = Resamples.draw(percent.shape[1], spec.seed)
     samples = samples_by_cut(masked_sets, percent)
     num_masked: dict[tuple[str, int], int] = {(cut.kind, cut.heads): int(cut.masked.sum()) for cut in masked_sets}
     points = [
-        {"cut": kind, "heads": k, "masked": num_masked[kind, k], **estimate(sample, resamples.means(sample))}
+        {"cut": kind, "heads": k, "masked": num_masked[kind, k], **estimate([sample])}
         for (kind, k), sample in samples.items()
     ]
     counts = spec.counts_of(scores.values.size)
@@ -138,13 +137,13 @@ def curves(scores: HeadScores, evaluate: Evaluate, spec: MaskingSpec) -> dict[st
         "draws": spec.draws,
         "seed": spec.seed,
         "evaluations": len(rows),
-        "full": estimate(percent[0], resamples.means(percent[0])),
+        "full": estimate([percent[0]]),
         "points": points,
-        **_areas(lines, counts, resamples),
+        **_areas(lines, counts),
     }
 
 
-def _areas(lines: dict[str, FloatArray], counts: tuple[int, ...], resamples: Resamples) -> dict[str, Any]:
+def _areas(lines: dict[str, FloatArray], counts: tuple[int, ...]) -> dict[str, Any]:
     """Mean height of each curve over k, by trapezoids; empty for a single point."""
     if len(counts) < 2:
         return {}
@@ -154,6 +153,5 @@ def _areas(lines: dict[str, FloatArray], counts: tuple[int, ...], resamples: Res
     weights[1:] += widths / 2
     weights /= widths.sum()
     heights = {kind: weights @ line for kind, line in lines.items()}  # [samples]
-    areas = {kind: estimate(sample, resamples.means(sample)) for kind, sample in heights.items()}
-    separation = heights["bottom"] - heights["top"]
-    return {"areas": areas, "separation": estimate(separation, resamples.means(separation))}
+    areas = {kind: estimate([sample]) for kind, sample in heights.items()}
+    return {"areas": areas, "separation": estimate([heights["bottom"] - heights["top"]], paired=True)}

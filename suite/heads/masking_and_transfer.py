@@ -152,8 +152,7 @@ def transfer(
         "kind": "score transfer",
         "kv_budget": kv_budget,
         "method": {**methods[0].spec(), "variant": methods[0].variant},
-        "seed": 0,
-        **matrix(by_task, tasks, seed=0),
+        **matrix(by_task, tasks),
     }
     folder.write(TRANSFER, record)
     return record

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
-from scipy import stats
-
 from cokv.game.plan import BoolArray
 from cokv.game.recorded import RecordedGame
 from cokv.types import FloatArray
+from reports.intervals import estimate
 from suite.heads.games import TEST
 from suite.heads.masking import Cut, MaskingSpec, coalitions_of, cuts, samples_by_cut
 from suite.spec import GameSpec
@@ -29,32 +27,20 @@ def removal_cuts(values: FloatArray, spec: GameSpec) -> list[Cut]:
 
 
 def removal(play: Play, values: Mapping[str, FloatArray], spec: GameSpec) -> dict[str, list[dict[str, Any]]]:
-    """Per task: scores on test samples when heads are cut by SSV, in percent, with bootstrap intervals over samples.
+    """Per task: scores on test samples when heads are cut by SSV, in percent, with intervals over samples.
 
     values: each task's head scores [num_players].
     """
     masked = {task: removal_cuts(scores, spec) for task, scores in values.items()}
     coalitions = {f"{task}{TEST}": coalitions_of(cuts) for task, cuts in masked.items()}
     percent = {name: 100 * game.utilities(coalitions[name]) for name, game in play(coalitions).items()}
-    return {task: _rows(cuts, percent[f"{task}{TEST}"], spec.seed) for task, cuts in masked.items()}
+    return {task: _rows(cuts, percent[f"{task}{TEST}"]) for task, cuts in masked.items()}
 
 
-def _rows(cuts: list[Cut], percent: FloatArray, seed: int) -> list[dict[str, Any]]:
+def _rows(cuts: list[Cut], percent: FloatArray) -> list[dict[str, Any]]:
     """percent: [1 + cuts, samples], the first with all heads."""
     rows = []
     for (kind, heads), sample in samples_by_cut(cuts, percent).items():
-        row = {"cut": kind, "heads": heads, "score": float(sample.mean()), "full_score": float(percent[0].mean())}
-        if len(sample) > 1:
-            low, high = _interval(sample, seed)
-            row |= {"low": low, "high": high}
-        rows.append(row)
+        row = {"cut": kind, "heads": heads, "full_score": float(percent[0].mean())}
+        rows.append(row | estimate([sample]))
     return rows
-
-
-def _interval(sample: FloatArray, seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean."""
-    if np.ptp(sample) == 0:
-        return float(sample[0]), float(sample[0])
-    rng = np.random.default_rng(seed)
-    low, high = stats.bootstrap((sample,), np.mean, method="percentile", rng=rng).confidence_interval
-    return float(low), float(high)

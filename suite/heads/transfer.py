@@ -16,7 +16,7 @@ from cokv.methods.method import Method
 from cokv.methods.registry import get_method
 from cokv.model.loading import LoadedModel
 from cokv.types import FloatArray, HeadScores, Infeasible, KVBudget
-from reports.intervals import Resamples, estimate, interval
+from reports.intervals import estimate
 from suite.errors import SuiteError
 from suite.run.answers import Request, answer
 from suite.tasks.prompt import Prompt, text_of
@@ -54,54 +54,42 @@ def answers(
     return percents
 
 
-def matrix(
-    answers_by_target: Mapping[str, Sequence[Mapping[str, float]]], sources: Sequence[str], seed: int
-) -> dict[str, Any]:
+def matrix(answers_by_target: Mapping[str, Sequence[Mapping[str, float]]], sources: Sequence[str]) -> dict[str, Any]:
     """Cells, baselines and averages. answers_by_target: by target, one mapping per sample, as of `answers`."""
     if not sources or not answers_by_target or not all(answers_by_target.values()):
         raise SuiteError("nothing to transfer: expected head scores of at least one task, and samples of every target")
     cells, baselines = [], []
-    means: dict[str, dict[str, tuple[float, FloatArray]]] = {}  # target -> name -> mean, resampled means
-    for place, (target, samples) in enumerate(answers_by_target.items()):
-        resamples = Resamples.draw(len(samples), seed + place)
+    scores: dict[str, dict[str, FloatArray]] = {}  # by target and name [samples]
+    for target, samples in answers_by_target.items():
         table = {name: np.array([sample[name] for sample in samples]) for name in (*sources, UNIFORM, FULL)}
-        resampled = {name: resamples.means(scores) for name, scores in table.items()}
-        means[target] = {name: (float(scores.mean()), resampled[name]) for name, scores in table.items()}
-        for name in (UNIFORM, FULL):
-            baselines.append({"name": name, "target": target, **estimate(table[name], resampled[name])})
+        scores[target] = table
+        baselines += [{"name": name, "target": target, **estimate([table[name]])} for name in (UNIFORM, FULL)]
         for source in sources:
-            cell = {"source": source, "target": target, "samples": len(samples)}
-            cell |= estimate(table[source], resampled[source])
+            cell = {"source": source, "target": target, "samples": len(samples), **estimate([table[source]])}
             if target in sources and target != source:
-                cell["to_own"] = estimate(table[source] - table[target], resampled[source] - resampled[target])
-            cell["to_uniform"] = estimate(table[source] - table[UNIFORM], resampled[source] - resampled[UNIFORM])
+                cell["to_own"] = estimate([table[source] - table[target]], paired=True)
+            cell["to_uniform"] = estimate([table[source] - table[UNIFORM]], paired=True)
             cells.append(cell)
     return {
         "sources": list(sources),
         "targets": list(answers_by_target),
         "cells": cells,
         "baselines": baselines,
-        "averages": _averages(means, sources),
+        "averages": _averages(scores, sources),
     }
 
 
-def _averages(means: dict[str, dict[str, tuple[float, FloatArray]]], sources: Sequence[str]) -> dict[str, Any]:
+def _averages(scores: Mapping[str, Mapping[str, FloatArray]], sources: Sequence[str]) -> dict[str, Any]:
     """Over the targets that are sources too: with their own scores, with each other task's, uniform and full."""
-    tasks = [target for target in means if target in sources]
+    tasks = [target for target in scores if target in sources]
     if len(tasks) < 2:
         return {}
-    pairs = {
-        "own": [(target, target) for target in tasks],
-        "transferred": [(target, source) for target in tasks for source in sources if source != target],
-        UNIFORM: [(target, UNIFORM) for target in tasks],
-        FULL: [(target, FULL) for target in tasks],
+    own = [scores[task][task] for task in tasks]
+    others = [np.mean([scores[task][source] for source in sources if source != task], axis=0) for task in tasks]
+    return {
+        "own": estimate(own),
+        "transferred": estimate(others),
+        UNIFORM: estimate([scores[task][UNIFORM] for task in tasks]),
+        FULL: estimate([scores[task][FULL] for task in tasks]),
+        "transferred - own": estimate([a - b for a, b in zip(others, own, strict=True)], paired=True),
     }
-    averages = {}
-    for name, cells in pairs.items():
-        resampled = np.mean([means[target][which][1] for target, which in cells], axis=0)
-        averages[name] = {"score": float(np.mean([means[t][w][0] for t, w in cells])), **interval(resampled)}
-    own_scores = np.mean([means[t][w][1] for t, w in pairs["own"]], axis=0)
-    transferred = np.mean([means[t][w][1] for t, w in pairs["transferred"]], axis=0)
-    lost = averages["transferred"]["score"] - averages["own"]["score"]
-    averages["transferred - own"] = {"score": lost, **interval(transferred - own_scores)}
-    return averages

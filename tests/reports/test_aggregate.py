@@ -63,13 +63,6 @@ def test_more_samples_narrow_the_interval_like_the_square_root(record: Make) -> 
     assert width(40) / width(640) == pytest.approx(4, rel=0.2)
 
 
-def test_the_seed_moves_intervals_and_never_means(record: Make) -> None:
-    records = [record(score=100 * i**0.5 / 5, sample=i) for i in range(20)]
-    one, two = aggregate(records, seed=0), aggregate(records, seed=1)
-    assert [row.get("mean") for row in one["cells"]] == [row.get("mean") for row in two["cells"]]
-    assert [row.get("low") for row in one["cells"]] != [row.get("low") for row in two["cells"]]
-
-
 def test_other_tasks_and_methods_do_not_move_a_number(records: list[dict[str, Any]]) -> None:
     whole = aggregate(records)
     part = aggregate([r for r in records if r["task"] == "vt" and r["method"] in ("snapkv", "cokv")])

@@ -4,10 +4,9 @@ import pytest
 
 from suite.checks.rules import (
     FEWEST,
-    FEWEST_ALIKE,
-    MIN_DIFFERING,
     RULES,
     WITHIN,
+    corrected,
     judged,
     judged_order,
     judged_reached,
@@ -40,15 +39,38 @@ def test_an_interval_decides_only_where_it_is_whole_on_one_side(rule, low, high,
 
 
 @pytest.mark.parametrize("rule", ["gain", "more than random", "less than random"])
-def test_a_paired_difference_needs_an_interval_beside_0_and_pairs_that_differ(rule):
-    def verdict(low, high, differing=MIN_DIFFERING, n=20):
-        return judged(rule, between(low, high, differing=differing), n)["verdict"]
+def test_a_paired_difference_needs_an_interval_beside_0(rule):
+    def verdict(low, high):
+        return judged(rule, between(low, high), 20)["verdict"]
 
     assert verdict(TINY, 5.0) == "holds" and verdict(-5.0, 0.0) == "does not hold"
     assert verdict(0.0, 5.0) == "undecided" and verdict(-5.0, TINY) == "undecided"
-    assert verdict(1.0, 5.0, MIN_DIFFERING - 1) == "undecided" and verdict(0.0, 0.0, 0) == "undecided"
-    few = judged(rule, between(1.0, 5.0, differing=5), 20)
-    assert few["why"] == "5 of 20 samples differ, expected at least 6"
+
+
+def row(p: float, low: float = 1.0, rule: str = "gain", **facts) -> dict:
+    estimate = between(low, low + 4, p=p)
+    return {"check": "alpha", **estimate, **judged(rule, estimate, 20), **facts}
+
+
+def test_the_rows_of_a_check_are_corrected_together():
+    """Holm: 0.05 / 3, 0.05 / 2, 0.05; an undecided row counts, one without an estimate does not."""
+    rows = [row(0.016), row(0.024), row(0.03), {"check": "alpha", "what": "", "not_run": "no profile"}]
+    assert [r.get("verdict") for r in corrected(rows[:1])] == ["holds"]
+    assert [r.get("verdict") for r in corrected(rows)] == ["holds", "holds", "holds", None]
+    assert [r.get("p_holm") for r in corrected(rows)] == pytest.approx([0.048, 0.048, 0.048, None])
+    wider = corrected([row(0.017), row(0.024), row(0.9, low=-2.0)])
+    assert [r["verdict"] for r in wider] == ["undecided"] * 3
+    assert wider[0]["why"] == "p 0.017, corrected for 3 rows 0.051" and "why" not in wider[2]
+
+
+def test_correcting_needs_only_what_a_record_holds_and_twice_is_once():
+    rows = corrected([row(0.01), row(0.03), row(0.04)])
+    assert corrected(rows) == rows
+
+
+def test_a_row_without_randomness_is_not_corrected():
+    exact = judged("exact order", between(0.9, 0.9), 20)
+    assert corrected([{**between(0.9, 0.9), **exact}, row(0.04)])[1]["p_holm"] == 0.04
 
 
 def test_too_few_samples_decide_nothing():
@@ -56,13 +78,6 @@ def test_too_few_samples_decide_nothing():
     few = judged("mae", between(0.1, 0.2), FEWEST - 1)
     assert few["verdict"] == "undecided" and few["why"] == "5 behind the interval, expected at least 6"
     assert judged("mae", {"score": 0.1}, 20)["why"] == "no interval"
-
-
-def test_samples_all_alike_need_more_of_them():
-    """The bootstrap of equal samples has no width, whatever their number."""
-    for rule, value in (("top tenth", 0.0), ("bottom third", 100.0)):
-        assert judged(rule, between(value, value), FEWEST_ALIKE - 1)["verdict"] == "undecided"
-        assert judged(rule, between(value, value), FEWEST_ALIKE)["verdict"] == "holds"
 
 
 def test_unequal_bytes_decide_nothing_whatever_the_interval():
