@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from reports.aggregate import aggregate
-from reports.intervals import Resamples, interval
+from reports.intervals import share_interval
 from reports.published_cells import (
     Row,
     budget_key,
@@ -24,6 +24,7 @@ from reports.published_cells import (
     published_for,
     rows,
 )
+from reports.questions import by_question, question_scores
 from reports.records import FULL, Record, sample_key, variant_of
 from reports.reported.names import kv_budget_of, methods
 from reports.reported.sources import source_of
@@ -31,7 +32,6 @@ from reports.reported.table import RATIO_TO_FULL, PublishedValue
 from reports.run_protocol import Difference, differences
 from reports.rundir import Run
 
-SEED = 0  # of the resamples of ratios
 Cell = Mapping[str, Any]
 
 
@@ -201,32 +201,26 @@ def _ratio(
 ) -> tuple[float, float | None, float | None, int] | None:
     """(percent of the full cache, its interval, samples) over tasks of equal weight; None without a full cache above 0.
 
-    pairs: the records of a method and of the full cache, by task. The interval is a paired bootstrap inside the tasks.
+    pairs: the records of a method and of the full cache, by task. A question asked under several seeds counts once.
     """
-    tops, bottoms, n = [], [], 0
-    resampled: list[tuple[Any, Any]] = []
+    parts, wholes = [], []
     for members, full in pairs:
-        reference = {sample_key(r): r["score"] for r in full if r["score"] is not None}
+        reference = {sample_key(r): r for r in full if r["score"] is not None}
         scored = [r for r in members if r["score"] is not None and sample_key(r) in reference]
         if not scored:
             return None
-        scores = np.array([r["score"] for r in scored], dtype=np.float64)
-        whole = np.array([reference[sample_key(r)] for r in scored], dtype=np.float64)
-        tops.append(scores.mean())
-        bottoms.append(whole.mean())
-        n += len(scored)
-        draws = Resamples.draw(len(scored), SEED)
-        resampled.append((draws.means(scores), draws.means(whole)))
-    if sum(bottoms) == 0:
+        parts.append(question_scores(by_question(scored)))
+        wholes.append(question_scores(by_question(reference[sample_key(r)] for r in scored)))
+    top, bottom = (sum(float(scores.mean()) for scores in side) for side in (parts, wholes))
+    if bottom == 0:
         return None
-    ratio = float(100 * sum(tops) / sum(bottoms))
-    if any(len(members) < 2 for members, _ in pairs):
-        return ratio, None, None, n
-    numerators, denominators = (np.sum([pair[side] for pair in resampled], axis=0) for side in (0, 1))
-    if not (denominators > 0).all():
-        return ratio, None, None, n
-    bounds = interval(100 * numerators / denominators)
-    return ratio, min(bounds["low"], ratio), max(bounds["high"], ratio), n
+    n = sum(map(len, parts))
+    if any(len(scores) < 2 for scores in parts):
+        return 100 * top / bottom, None, None, n
+    low, high = share_interval(parts, wholes)
+    if not np.isfinite(high):
+        return 100 * top / bottom, None, None, n
+    return 100 * top / bottom, 100 * float(low), 100 * float(high), n
 
 
 def _shared(by_task: Sequence[Sequence[Difference]]) -> tuple[Difference, ...]:

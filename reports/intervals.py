@@ -37,20 +37,20 @@ Floats = npt.NDArray[np.float64]
 Interval = tuple[Floats, Floats]
 
 
-def average_interval(groups: Sequence[Floats]) -> Interval:
+def average_interval(groups: Sequence[Floats], confidence: float = CONFIDENCE) -> Interval:
     """Of the mean over groups of their mean scores. One group: of its mean."""
-    low, high = _t_interval(groups, 0.0, TOP)
+    low, high = _t_interval(groups, 0.0, TOP, confidence)
     return np.clip(low, 0.0, TOP), np.clip(high, 0.0, TOP)
 
 
-def difference_interval(groups: Sequence[Floats]) -> Interval:
+def difference_interval(groups: Sequence[Floats], confidence: float = CONFIDENCE) -> Interval:
     """Of the mean over groups of their mean paired differences."""
     largest = _largest([np.abs(group) for group in groups])
-    low, high = _t_interval(groups, -largest, largest)
+    low, high = _t_interval(groups, -largest, largest, confidence)
     return np.clip(low, -TOP, TOP), np.clip(high, -TOP, TOP)
 
 
-def share_interval(parts: Sequence[Floats], wholes: Sequence[Floats]) -> Interval:
+def share_interval(parts: Sequence[Floats], wholes: Sequence[Floats], confidence: float = CONFIDENCE) -> Interval:
     """Of the mean of `parts` divided by that of `wholes`, paired; both are means over groups. 1: as much.
 
     The upper end is infinite where the whole may be 0.
@@ -59,7 +59,7 @@ def share_interval(parts: Sequence[Floats], wholes: Sequence[Floats]) -> Interva
     seen = np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), 0.0)
 
     def outside(share: Floats) -> npt.NDArray[np.bool_]:
-        return np.asarray(share_p(parts, wholes, share) < 1 - CONFIDENCE)
+        return np.asarray(share_p(parts, wholes, share) < 1 - confidence)
 
     zero, most = np.zeros_like(seen), np.full_like(seen, MOST)
     low = np.where(outside(zero), _edge(outside, zero, seen), 0.0)
@@ -90,9 +90,9 @@ def _edge(outside: Callable[[Floats], npt.NDArray[np.bool_]], start: Floats, end
     return end
 
 
-def _t_interval(groups: Sequence[Floats], bottom: Floats | float, top: Floats | float) -> Interval:
+def _t_interval(groups: Sequence[Floats], bottom: Floats | float, top: Floats | float, confidence: float) -> Interval:
     centre, error, freedom = _fit(groups, bottom, top)
-    half, seen = special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * error, _mean(groups)
+    half, seen = special.stdtrit(freedom, (1 + confidence) / 2) * error, _mean(groups)
     return np.minimum(centre - half, seen), np.maximum(centre + half, seen)  # what is seen is possible
 
 

@@ -3,6 +3,11 @@
 A table is one benchmark with all its budgets and methods. Its 5 % are split evenly: half for the averages over tasks,
 half for the cells of single tasks; in each half Holm's step-down procedure (Holm 1979) holds the chance of one
 or more false marks. So where no method differs from the baseline, at most one table in twenty has any mark.
+
+    p            of one difference alone (reports/permutation.py)
+    p_holm       twice the adjusted p of its half, at most 1: to be compared with 0.05
+    significant  p_holm is at most 0.05 and the interval excludes 0
+    verdict      "better" or "worse" where it is significant, else "no difference shown"
 """
 
 from __future__ import annotations
@@ -19,10 +24,8 @@ Row = dict[str, Any]
 HALVES = 2  # the averages over tasks, the cells
 ALPHA = round(1 - CONFIDENCE, 10)
 CORRECTION = (
-    "p: exact sign-flip permutation test of the paired differences, two-sided. p_holm: corrected by Holm's procedure "
-    "over one benchmark's table with all its budgets and methods; half of the 5 % goes to the averages over tasks, "
-    "half to the cells of single tasks, so p_holm is twice the adjusted p of its half, at most 1. significant: p_holm "
-    "is at most 0.05 and the interval excludes 0."
+    "exact sign-flip permutation test of the paired differences, two-sided; Holm's correction over the table of one "
+    "benchmark, half of its 5 % for the averages of all budgets and methods, half for the cells of single tasks"
 )
 
 
