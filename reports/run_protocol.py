@@ -46,6 +46,9 @@ def differences(
     """
     model = str(_about(run).get("model", ""))
     out = _model_differences(model, published)
+    if published.benchmark == "RULER":
+        length = str(_part(run.spec, "benchmarks", "ruler").get("length"))
+        out.append(Difference("length", length, NOT_STATED, published.source, known=False))
     if source is None:
         return [*out, Difference("protocol", "as in spec.json", NOT_STATED, known=False)]
     here = _fields(run, cell, records)
