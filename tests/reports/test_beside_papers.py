@@ -314,3 +314,27 @@ def test_a_model_version_that_the_source_leaves_open_is_said(tmp_path):
     cells = [c for c in compare_cells(load_run(run), "PyramidKV") if c.published.model == "Mistral-7B-Instruct"]
     assert cells and not any(c.relative for c in cells)
     assert all("model version" in {d.field for d in c.differences} for c in cells)
+
+
+GARBAGE = [
+    {"benchmarks.longbench.protocol": {}},
+    {"benchmarks.longbench.protocol.max_lengths": ["llama", 3, ["llama-3"]]},
+    {"benchmarks.longbench.protocol.newline_stop": 5},
+    {"benchmarks.longbench.protocol.max_new_tokens": [5, ["qasper"]]},
+    {"benchmarks": []},
+    {"methods": [3, {"method": "snapkv", "parameters": "x"}]},
+    {"model": None},
+    {"data.longbench.data": []},
+    {"profiles": "x"},
+    {"experiment": 3},
+]
+
+
+@pytest.mark.parametrize("changes", GARBAGE, ids=str)
+def test_what_a_spec_does_not_say_is_not_known_and_never_equal(tmp_path, changes):
+    run = load_run(write_published_run(tmp_path / "x-0", as_published, tasks=("qasper", "samsum"), changes=changes))
+    assert len(compare_cells(run, "CoKV")) == 6
+    beside_papers(run)
+    if "model" in changes:
+        unknown = {d.field for d in compare_cells(run, "CoKV")[0].differences if not d.known}
+        assert {"dtype", "attention", "weights"} <= unknown
