@@ -11,13 +11,14 @@ from functools import cache
 
 from reports.comparisons import Comparison, compare_averages, compare_cells
 from reports.kv_budget import budget_order, budget_text
-from reports.published_cells import published_benchmarks, published_budgets, published_for, why_not
+from reports.published_cells import of_paper, published_benchmarks, published_budgets, published_for, why_not
 from reports.records import FULL, variant_of
 from reports.reported.sources import NOT_STATED
 from reports.reported.table import RATIO_TO_FULL, published_values
 from reports.rundir import Run
 from reports.table import MISSING, Entry, Table, group_starts
 
+FIELDS_TABLE = "beside_papers_fields"
 RELATIVE = (
     "Rows in % of full are of another model than this run's: both sides are in percent of their own full cache, here "
     "on the same samples, there of the same table."
@@ -49,7 +50,8 @@ def beside_papers(run: Run, paper: str | None = None) -> tuple[list[str], list[T
 
 def _counts(run: Run, cells: Sequence[Comparison], averages: Sequence[Comparison], paper: str | None) -> list[str]:
     if not cells and not averages:
-        of = "of any paper" if paper is None else f"of {paper}"
+        named = dict.fromkeys(row.paper for row in of_paper(paper))
+        of = "of any paper" if paper is None else f"of {', '.join(named)}"
         return [f"No score of this run stands beside a published one {of}."]
     papers = list(dict.fromkeys(c.published.paper for c in [*averages, *cells]))
     places = {(c.cell["benchmark"], c.cell["task"], variant_of(c.cell), str(c.cell["kv_budget"])) for c in cells}
@@ -116,9 +118,7 @@ def _table(name: str, title: str, run: Run, comparisons: Sequence[Comparison]) -
         source = f"{c.published.paper}, {c.published.model}"
         label = run.labels.name(variant_of(c.cell))
         measured = Entry(c.why) if c.measured is None else Entry(_number(c.measured, c.relative), _interval(c, 0.0))
-        difference = (
-            Entry() if c.difference is None else Entry(f"{c.difference:+.2f}", _interval(c, c.value, sign=True))
-        )
+        difference = Entry() if c.difference is None else Entry(_signed(c.difference), _interval(c, c.value, sign=True))
         body.append(
             (
                 Entry(source), Entry(_over(c)), Entry(label), Entry(budget_text(c.cell["kv_budget"])),
@@ -211,7 +211,7 @@ def _fields_table(run: Run, comparisons: Sequence[Comparison]) -> Table:
         f"{paper} does not state, as far as could be read: {', '.join(names)}." for paper, names in unknown.items()
     ]
     return Table(
-        name="beside_papers_fields",
+        name=FIELDS_TABLE,
         title="Protocol: what differs",
         columns=("Published by", "Field", "Here", "There", "Methods", "Stated in"),
         rows=tuple(rows),

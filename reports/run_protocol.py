@@ -46,6 +46,9 @@ def differences(
     """
     model = str(_about(run).get("model", ""))
     out = _model_differences(model, published)
+    if published.benchmark == "RULER":
+        length = str(_part(run.spec, "benchmarks", "ruler").get("length"))
+        out.append(Difference("length", length, NOT_STATED, published.source, known=False))
     if source is None:
         return [*out, Difference("protocol", "as in spec.json", NOT_STATED, known=False)]
     here = _fields(run, cell, records)
@@ -110,14 +113,15 @@ def _fields(run: Run, cell: Mapping[str, Any], records: Sequence[Record]) -> dic
             "min_new_tokens": 0,
             "new_tokens": "official" if shorter is None else f"at most {shorter}",
         }
-    stops = task in (protocol.get("newline_stop") or ())
+    stopping = protocol.get("newline_stop")
+    stops = isinstance(stopping, list) and task in stopping
     cut = protocol.get("cut_at") or protocol.get("strip")
     return common | {
         "chat": any(WITH_TEMPLATE in (record.get("notes") or []) for record in records),
         "truncation": protocol.get("truncation"),
         "max_length": _max_length(protocol, str(_about(run).get("model", ""))),
         "newline_stop": stops,
-        "min_new_tokens": max(protocol.get("min_new_tokens") or 0, int(stops)) if protocol else None,
+        "min_new_tokens": max(least, int(stops)) if isinstance(least := protocol.get("min_new_tokens"), int) else None,
         "eos": protocol.get("eos"),
         "new_tokens": _new_tokens(protocol, task),
         "metric": "official, on answers that the protocol cuts" if cut else "official",
@@ -136,16 +140,22 @@ def _weights(run: Run) -> str | None:
 def _max_length(protocol: Mapping[str, Any], model: str) -> int | None:
     """Prompt tokens kept for this model: the last matching part of its name decides, as when the prompts were made."""
     length = protocol.get("max_length")
-    for part, value in protocol.get("max_lengths") or ():
-        if str(part).lower() in model.lower():
+    for part, value in _pairs(protocol.get("max_lengths")):
+        if part.lower() in model.lower():
             length = value
     return length if isinstance(length, int) else None
+
+
+def _pairs(value: Any) -> list[tuple[str, Any]]:
+    """Names and values as JSON has them."""
+    items = value if isinstance(value, list) else []
+    return [(str(item[0]), item[1]) for item in items if isinstance(item, list) and len(item) == 2]
 
 
 def _new_tokens(protocol: Mapping[str, Any], task: str) -> Any:
     own, extra = protocol.get("max_new_tokens"), protocol.get("extra_new_tokens") or 0
     if isinstance(own, list):
-        own = dict(own).get(task)
+        own = dict(_pairs(own)).get(task)
     if not protocol:
         return None
     return own if own is not None else f"official and {extra} more" if extra else "official"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from longbench.tasks import Task as LongBenchTask
+from suite.cli.against import print_against
 from suite.cli.check_method import check_method
 from suite.cli.claims import claims
 from suite.cli.commands import ExperimentFile, experiment_of, replace_unencodable_output, reported
@@ -124,11 +125,18 @@ def report(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Report the records so far of a run that has not ended.")
     ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Only print the run beside what this paper has published: cokv, pyramidkv ..., or all."),
+    ] = None,
 ) -> None:
     """Write a run's report again: tables, plots, and the table on the screen."""
     from reports import terminal_table, write_report
 
     run = run or _newest(runs, unfinished)
+    if against is not None:
+        print_against(run, against, unfinished)
+        return
     folder = write_report(run, allow_unfinished=unfinished)
     terminal_table(run, allow_unfinished=unfinished)
     print(folder)
