@@ -59,20 +59,20 @@ def mean_interval(scores: Floats, seed: int = 0) -> Interval:
 def average_interval(groups: Sequence[Floats]) -> Interval:
     """Of the mean over groups of mean scores; groups: one array [n] of scores per task, n >= 2 each."""
     pseudo = 4 / len(groups)
-    low, high = _pseudo_t(groups, pseudo, 0.0, TOP)
+    low, high = _pseudo_t(groups, pseudo, 0.0, TOP, CONFIDENCE)
     return max(low, 0.0), min(high, TOP)
 
 
-def difference_interval(groups: Sequence[Floats]) -> Interval:
+def difference_interval(groups: Sequence[Floats], confidence: float = CONFIDENCE) -> Interval:
     """Of the mean over groups of mean paired differences; groups: one array [n] per task, n >= 2 each."""
     values = np.concatenate(list(groups))
     largest = float(np.abs(values).max()) or TOP
     alike = (len(values) - len(np.unique(values))) / max(1, len(values) - len(groups))
-    low, high = _pseudo_t(groups, 2 * min(1.0, alike) / len(groups), -largest, largest)
+    low, high = _pseudo_t(groups, 2 * min(1.0, alike) / len(groups), -largest, largest, confidence)
     return max(low, -TOP), min(high, TOP)
 
 
-def _pseudo_t(groups: Sequence[Floats], pseudo: float, low: float, high: float) -> Interval:
+def _pseudo_t(groups: Sequence[Floats], pseudo: float, low: float, high: float, confidence: float) -> Interval:
     """t interval after pseudo-samples of weight `pseudo` per group, half of it at either bound."""
     means, variances, freedom = [], [], []
     for group in groups:
@@ -89,7 +89,7 @@ def _pseudo_t(groups: Sequence[Floats], pseudo: float, low: float, high: float) 
     if total == 0:
         return observed, observed
     df = total**2 / float((v**2 / np.array(freedom)).sum())
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * total**0.5 / len(groups)
+    half = float(stats.t.ppf((1 + confidence) / 2, df)) * total**0.5 / len(groups)
     centre = float(np.mean(means))
     return min(centre - half, observed), max(centre + half, observed)
 
