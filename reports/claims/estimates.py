@@ -1,9 +1,9 @@
 """Numbers with an interval at any confidence: what a claim is judged by.
 
-Intervals of means over samples are of Student's t, with the variance inside each task and Welch's degrees of freedom
-(Welch 1947), tasks weighted alike. Scores are bounded and samples few, so the variance also counts two samples that
-were not seen, one at either end of the scale (after Agresti & Coull 1998): samples that all score alike leave a width.
-The interval of a ratio is Fieller's (1954): those r for which `top - r * bottom` may have the mean 0, paired by sample.
+The interval of a difference is that of every table (reports/intervals.py). That of a ratio is Fieller's (1954): those
+r for which `top - r * bottom`, paired by sample, may have the mean 0 by Welch's t, tasks weighted alike. Scores are
+bounded and samples few, so its variance also counts two samples that were not seen, one at either end of the scale
+(after Agresti & Coull 1998): samples that all score alike leave a width.
 
 Does not know: what a number means, and where it comes from.
 """
@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
-from reports.intervals import CONFIDENCE, Floats
+from reports.intervals import CONFIDENCE, Floats, Interval, difference_interval
 
-Interval = tuple[float, float]
 Ends = tuple[float, float]  # of the scale of a value
 
 
@@ -65,16 +64,22 @@ def half_width(strata: Sequence[Floats], ends: Ends | None, confidence: float) -
     return float(stats.t.ppf((1 + confidence) / 2, welch) * math.sqrt(variance))
 
 
-def mean_estimate(strata: Sequence[Floats], ends: Ends | None, of: str, basis: str) -> Estimate:
-    """Mean over tasks of values [samples] of each."""
+def mean_estimate(strata: Sequence[Floats], of: str, basis: str) -> Estimate:
+    """Mean over tasks of values [samples] of each, on a scale without ends."""
     mean = stratified_mean(strata)
 
     def interval(confidence: float) -> Interval:
-        half = half_width(strata, ends, confidence)
-        low, high = ends or (-math.inf, math.inf)
-        return max(mean - half, low), min(mean + half, high)
+        half = half_width(strata, None, confidence)
+        return mean - half, mean + half
 
     return Estimate(mean, interval, sum(map(len, strata)), of, basis)
+
+
+def difference_estimate(gaps: Sequence[Floats], of: str, basis: str) -> Estimate:
+    """Mean over tasks of paired differences [samples] of scores in percent."""
+    return Estimate(
+        stratified_mean(gaps), lambda confidence: difference_interval(gaps, confidence), sum(map(len, gaps)), of, basis
+    )
 
 
 def ratio_estimate(tops: Sequence[Floats], bottoms: Sequence[Floats], of: str, basis: str) -> Estimate:

@@ -1,7 +1,7 @@
 """What a claim may look at: the results of one run, from its folder or from a folder of published results.
 
-Published results hold metrics.json and what else was kept of the run; scores.json stands in for the answers. What a
-folder does not hold is None here, and a claim that needs it says so.
+Published results hold metrics.json and what else was kept of the run, answers.parquet in place of predictions.jsonl.
+What a folder does not hold is None here, and a claim that needs it says so.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reports.aggregate import SCHEMA
 from reports.checks import check_checks
-from reports.claims.sample_scores import FILE, SampleScores, Task, read_scores
+from reports.claims.sample_scores import SampleScores, Task
 from reports.errors import ReportError
-from reports.head_experiments import check_masking
+from reports.golden import ANSWERS, read_answers
 from reports.rundir import Run, load_run, read_json, read_stages
 from reports.shapes import check_measurements, check_stability
 
 Json = Mapping[str, Any]
+MEMORY = {"method", "kv_budget", "n"}  # in every row of the measured sizes
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,8 @@ class Evidence:
     stability: Json | None = None
     measurements: Json | None = None
     checks: Json | None = None
-    masking: Json | None = None
     stages: tuple[Json, ...] = ()
     source: str = "predictions.jsonl"  # of the scores
-    finished: bool = True
 
     @property
     def model(self) -> str:
@@ -52,8 +50,8 @@ class Evidence:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Those with scores; else those of the checks."""
-        return tuple(sorted(self.scores.samples)) if self.scores else ()
+        """Those with scores of samples."""
+        return tuple(sorted(self.scores.questions)) if self.scores else ()
 
     def benchmark_facts(self, benchmark: str) -> Json:
         """What the spec says of a benchmark's data."""
@@ -122,9 +120,7 @@ def load_evidence(folder: str | Path, allow_unfinished: bool = False) -> Evidenc
     if not path.is_dir():
         raise ReportError(f"no folder at {str(path)!r}; expected a run folder, or one of published results")
     metrics = _optional(path, "metrics.json", _check_metrics)
-    scores = None
-    if metrics is not None and (path / FILE).exists():
-        scores = read_scores(read_json(path / FILE), f"{path.name}/{FILE}", str(metrics["records_digest"]))
+    scores = _scores(path, metrics) if (path / ANSWERS).exists() else None
     evidence = Evidence(
         name=path.name,
         spec=_optional(path, "spec.json", _any) or {},
@@ -133,14 +129,13 @@ def load_evidence(folder: str | Path, allow_unfinished: bool = False) -> Evidenc
         stability=_optional(path, "stability.json", check_stability),
         measurements=_optional(path, "measurements.json", check_measurements),
         checks=_optional(path, "checks.json", check_checks),
-        masking=_optional(path, "masking.json", check_masking),
         stages=tuple(read_stages(path / "stages.jsonl")),
-        source=FILE,
+        source=ANSWERS,
     )
-    if not any((metrics, evidence.stability, evidence.checks, evidence.measurements)):
+    if not any((metrics, scores, evidence.stability, evidence.checks, evidence.measurements)):
         raise ReportError(
-            f"{str(path)!r} holds no results: expected predictions.jsonl of a run, or metrics.json, stability.json, "
-            "checks.json or measurements.json of published results"
+            f"{str(path)!r} holds no results: expected predictions.jsonl of a run, or answers.parquet, metrics.json, "
+            "stability.json, checks.json or measurements.json of published results"
         )
     return evidence
 
@@ -154,9 +149,7 @@ def evidence_of_run(run: Run) -> Evidence:
         stability=run.stability,
         measurements=run.measurements,
         checks=run.checks,
-        masking=run.masking,
         stages=run.stages,
-        finished=run.finished,
     )
 
 
@@ -173,7 +166,17 @@ def _any(value: Json, source: str) -> None:
 
 
 def _check_metrics(value: Json, source: str) -> None:
-    if value.get("schema") != SCHEMA or not isinstance(value.get("memory"), list):
-        raise ReportError(f"{source}: has schema {value.get('schema')!r}, expected {SCHEMA} and a list of memory")
-    if not isinstance(value.get("records_digest"), str):
-        raise ReportError(f"{source}: holds no records_digest; write the metrics again with `cokv reproduce`")
+    rows = value.get("memory")
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) and row.keys() >= MEMORY for row in rows):
+        raise ReportError(f"{source}: holds no list 'memory' of objects with {', '.join(sorted(MEMORY))}")
+
+
+def _scores(path: Path, metrics: Json | None) -> SampleScores:
+    """Of the answers, which must be those that the metrics beside them count."""
+    records = read_answers(path)
+    if metrics is not None and metrics.get("records") != len(records):
+        raise ReportError(
+            f"{path.name}: {ANSWERS} holds {len(records)} records, metrics.json is of {metrics.get('records')}; "
+            "store both from one run"
+        )
+    return SampleScores.of_records(records)

@@ -29,7 +29,7 @@ def mae_over_bar(evidence: Evidence, arguments: Mapping[str, Any], condition: Ma
     if all(not values.any() for values in games.values()):
         return [Part(exact(0.0, heads, "heads", "stability.json, two equal estimates"), words)]
     basis = "stability.json, over heads inside games, games alike"
-    return [Part(mean_estimate(list(games.values()), None, "heads", basis), words)]
+    return [Part(mean_estimate(list(games.values()), "heads", basis), words)]
 
 
 def masking_difference(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Part]:
@@ -58,10 +58,12 @@ def _removal_samples(evidence: Evidence) -> int | None:
     """Samples of each task answered with heads masked: as many as asked for, or as a task has."""
     experiment = evidence.spec.get("experiment")
     game = experiment.get("game") if isinstance(experiment, Mapping) else None
-    asked = game.get("removal_samples") if isinstance(game, Mapping) else None
-    if not isinstance(asked, int):
+    wanted = game.get("removal_samples") if isinstance(game, Mapping) else None
+    if not isinstance(wanted, int):
         return None
-    return min([asked, *(len(samples) for samples in evidence.scores.samples.values())] if evidence.scores else [asked])
+    return min(
+        [wanted, *(len(set(asked)) for asked in evidence.scores.questions.values())] if evidence.scores else [wanted]
+    )
 
 
 def masking_left(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Part]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from reports.errors import ReportError
 from reports.reported import PublishedValue, published_values
+from reports.reported.table import RATIO_TO_FULL
 
-PRINTED = ("average", "average_ratio_to_full")  # data sets that are a source's own mean
+PRINTED = ("average", RATIO_TO_FULL)  # data sets that are a source's own mean
 
 
 def published_value(query: Mapping[str, str], relative: str, place: str) -> float:
@@ -39,6 +40,7 @@ def _rows(query: Mapping[str, str], method: str, budget: str) -> dict[str, float
         model = "model" not in query or value.model == query["model"]
         return (value.paper, value.method, value.budget) == (query["paper"], method, budget) and named and model
 
-    rows = {value.dataset: value.value for value in published_values() if fits(value)}
+    percent = {RATIO_TO_FULL: 100.0}  # printed as a fraction
+    rows = {value.dataset: percent.get(value.dataset, 1.0) * value.value for value in published_values() if fits(value)}
     single = {name: number for name, number in rows.items() if name not in PRINTED}
     return single or rows

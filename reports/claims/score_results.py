@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from reports.claims.estimates import mean_estimate, ratio_estimate
+from reports.claims.estimates import difference_estimate, ratio_estimate
 from reports.claims.evidence import Evidence
 from reports.claims.parts import NotComparable, Part
 from reports.claims.sample_scores import Line, SampleScores, Task
 from reports.intervals import Floats
 from reports.kv_budget import Budget, budget_text
-from reports.records import FULL, variant_of
+from reports.records import FULL
 
 ALL = "all"  # in place of a budget: every token is kept, as quantization does
 NEAR = 1.1  # a budget within a tenth of the claim's share is at it
@@ -23,19 +23,15 @@ def difference(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapp
     """Mean paired difference in points, method minus baseline ("full": the full cache), over the run's budgets."""
     method, baseline = arguments["method"], arguments["baseline"]
     scores, tasks = _asked(evidence, arguments, condition)
-    lines = _lines(evidence, scores, method, arguments["budgets"], condition)
-    bases = [_full(scores, line) if baseline == FULL else _same_budget(scores, baseline, line) for line in lines]
+    lines = _lines(scores, method, arguments["budgets"], condition)
+    bases = [scores.full(line) if baseline == FULL else scores.beside(line, baseline) for line in lines]
     kept = [(line, base) for line, base in zip(lines, bases, strict=True) if base is not None]
     if not kept:
         raise NotComparable(f"the run has no scores of {baseline} beside those of {method}")
     lines = [line for line, _ in kept]
     strata, left_out = _strata(scores, lines, [base for _, base in kept], tasks)
-    estimate = mean_estimate(
-        [first - second for first, second in strata.values()],
-        (-100.0, 100.0),
-        "samples",
-        f"{evidence.source}, paired by sample, tasks alike",
-    )
+    gaps = [first - second for first, second in strata.values()]
+    estimate = difference_estimate(gaps, "samples", _basis(evidence))
     return [Part(estimate, _where(evidence, lines, tuple(strata), left_out))]
 
 
@@ -47,13 +43,13 @@ def ratio_to_full(evidence: Evidence, arguments: Mapping[str, Any], condition: M
     """
     scores, tasks = _asked(evidence, arguments, condition)
     if "budgets" in arguments:
-        lines = _lines(evidence, scores, arguments["method"], arguments["budgets"], condition)
+        lines = _lines(scores, arguments["method"], arguments["budgets"], condition)
         return [_ratio(evidence, scores, lines, tasks, True, True)]
     share = arguments["share"]
     shares = {
         line: kept
         for line in _variant_lines(scores, arguments["method"], condition)
-        if line[0] is not None and _feasible(scores, line) and (kept := budget_share(evidence, line)) is not None
+        if scores.scored(line) and (kept := scores.shares.get(line)) is not None
     }
     if not shares:
         raise NotComparable(f"the run has no scores of {arguments['method']} at a budget")
@@ -73,26 +69,15 @@ def _ratio(
     reproduces: bool,
     contradicts: bool,
 ) -> Part:
-    full = _full(scores, lines[0])
+    full = scores.full(lines[0])
     if full is None:
         raise NotComparable("the run has no scores of the full cache")
     strata, left_out = _strata(scores, lines, [full], tasks)
     tops, bottoms = [top for top, _ in strata.values()], [bottom for _, bottom in strata.values()]
     if np.mean([bottom.mean() for bottom in bottoms]) == 0:
         raise NotComparable("the full cache scores 0 on these tasks")
-    estimate = ratio_estimate(tops, bottoms, "samples", f"{evidence.source}, paired by sample, tasks alike")
+    estimate = ratio_estimate(tops, bottoms, "samples", _basis(evidence))
     return Part(estimate, _where(evidence, lines, tuple(strata), left_out), reproduces, contradicts)
-
-
-def budget_share(evidence: Evidence, line: Line) -> float | None:
-    """Mean share of the prompt's tokens that a line's budget is, over its benchmarks."""
-    rows = [
-        row
-        for row in (evidence.metrics or {}).get("memory", [])
-        if row.get("kv_budget") == line[0] and variant_of(row) == line[1] and row.get("nominal_share") is not None
-    ]
-    total = sum(row["n"] for row in rows)
-    return sum(row["nominal_share"] * row["n"] for row in rows) / total if total else None
 
 
 def _asked(
@@ -120,54 +105,25 @@ def _variant_lines(scores: SampleScores, method: str, condition: Mapping[str, An
         lines = [line for line in lines if line[1].query_aware == condition["query_aware"]]
     if not lines:
         raise NotComparable(f"the run has no {method}")
-    variants = {line[1] for line in lines if any(map(_scored, scores.scores[line].values()))} or {lines[0][1]}
+    variants = {line[1] for line in lines if scores.scored(line)} or {lines[0][1]}
     # Before others: our budget rule, the question inside the prompt, and the first token of the prefill, as released.
     chosen = min(variants, key=lambda v: (v.preset != "normalized", not v.query_aware, v.first_token != "prefill", v))
     return [line for line in lines if line[1] == chosen]
 
 
-def _lines(
-    evidence: Evidence, scores: SampleScores, method: str, budgets: Sequence[int | str], condition: Mapping[str, Any]
-) -> list[Line]:
+def _lines(scores: SampleScores, method: str, budgets: Sequence[int | str], condition: Mapping[str, Any]) -> list[Line]:
     """The method's lines at those of the budgets that the run has, feasible and smaller than the prompt."""
     wanted: list[Budget] = [None if budget == ALL else budget for budget in budgets]
     lines = [line for line in _variant_lines(scores, method, condition) if line[0] in wanted]
     if not lines:
         raise NotComparable(f"the run has no {method} at {_budgets(wanted)}")
-    feasible = [line for line in lines if _feasible(scores, line)]
+    feasible = [line for line in lines if scores.scored(line)]
     if not feasible:
         raise NotComparable(f"{method} is infeasible at {_budgets(wanted)} on this model")
-    smaller = [line for line in feasible if line[0] is None or (budget_share(evidence, line) or 0.0) < 1]
+    smaller = [line for line in feasible if scores.shares.get(line, 0.0) < 1]
     if not smaller:
         raise NotComparable(f"a budget of {_budgets(wanted)} holds the whole prompt here")
     return smaller
-
-
-def _feasible(scores: SampleScores, line: Line) -> bool:
-    return any(map(_scored, scores.scores[line].values()))
-
-
-def _scored(values: Sequence[float | None]) -> bool:
-    return any(value is not None for value in values)
-
-
-def _full(scores: SampleScores, line: Line) -> Line | None:
-    return scores.full(line[1])
-
-
-def _same_budget(scores: SampleScores, baseline: str, line: Line) -> Line | None:
-    """The baseline's line at the same budget and under the same protocol: normalized, or its only preset."""
-    budget, variant = line
-    lines = [
-        other
-        for other in scores.lines(baseline)
-        if other[0] == budget
-        and (other[1].query_aware, other[1].first_token) == (variant.query_aware, variant.first_token)
-        and _feasible(scores, other)
-    ]
-    normalized = [other for other in lines if other[1].preset == "normalized"]
-    chosen = normalized or lines
-    return chosen[0] if len(chosen) == 1 else None
 
 
 def _strata(
@@ -181,11 +137,14 @@ def _strata(
     return strata, [task[1] for task in tasks if task not in strata]
 
 
+def _basis(evidence: Evidence) -> str:
+    return f"{evidence.source}, paired by sample, tasks alike"
+
+
 def _where(evidence: Evidence, lines: Sequence[Line], tasks: tuple[Task, ...], left_out: Sequence[str]) -> str:
     budgets = [line[0] for line in lines]
-    shares = [
-        share for line in lines if isinstance(line[0], int) and (share := budget_share(evidence, line)) is not None
-    ]
+    known = evidence.scores.shares if evidence.scores else {}
+    shares = [known[line] for line in lines if isinstance(line[0], int) and line in known]
     of_prompt = f" ({' and '.join(f'{100 * share:.2g} %' for share in shares)} of the prompt)" if shares else ""
     without = f", without {', '.join(left_out)}" if left_out else ""
     return f"{evidence.task_words(tasks)}, {_budgets(budgets)}{of_prompt}{without}"

@@ -10,11 +10,17 @@ from typing import Any
 from reports.claims.expressions import EXPRESSIONS
 from reports.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NOT_COMPARABLE, REPRODUCED, VERDICTS, Judged
 from reports.intervals import CONFIDENCE
+from reports.rundir import EMBEDDED
 from reports.table import MISSING, Entry, Table, group_starts
+from reports.text import visible
 
 FILE = "claims.json"
 SCHEMA = 1
 SIGNED = ("difference", "masking_difference")
+OF_EMBEDDED = (
+    "The embedded model is for tests: these verdicts say what holds on it, "
+    "and nothing of the models that papers speak of."
+)
 
 
 def claims_table(judged: Sequence[Judged]) -> Table:
@@ -33,7 +39,7 @@ def claims_table(judged: Sequence[Judged]) -> Table:
     columns = ("Claim", "Verdict", "Expected", "Measured, interval", "On, or why not and what would be needed")
     title = f"What papers claim, on {judged[0].model}" if judged else "What papers claim"
     rules = group_starts([item.verdict for item in ordered])
-    return Table("claims", title, columns, body, (correction_text(judged),), rules, left=5)
+    return Table("claims", title, columns, body, notes(judged), rules, left=5)
 
 
 def claims_sentences(judged: Sequence[Judged]) -> list[str]:
@@ -48,9 +54,8 @@ def claims_sentences(judged: Sequence[Judged]) -> list[str]:
     for verdict in (REPRODUCED, CONTRADICTED):
         items = by_verdict[verdict]
         head = f"{verdict.capitalize()} on {model}"
-        sentences.append(
-            f"{head} ({len(items)} of {len(judged)} claims): {listed(verdict)}." if items else f"{head}: no claim."
-        )
+        counted = f"{head} ({len(items)} of {len(judged)} claims)"
+        sentences.append(f"{counted}: {listed(verdict)}." if items else f"{head}: none of {len(judged)} claims.")
     undecided, apart = by_verdict[INCONCLUSIVE], by_verdict[NOT_COMPARABLE]
     told = f"{len(undecided)} inconclusive" + (f" ({listed(INCONCLUSIVE)})" if undecided else "")
     sentences.append(
@@ -72,7 +77,7 @@ def claims_text(judged: Sequence[Judged]) -> str:
             else:
                 lines.append(f"    {measured_text(item)}, expected {expected_text(item)}")
                 lines.append(f"    {behind_text(item)}")
-    return "\n".join([*lines, "", correction_text(judged)])
+    return "\n".join(map(visible, [*lines, "", *notes(judged)]))
 
 
 def write_claims(judged: Sequence[Judged], folder: str | Path) -> Path:
@@ -87,10 +92,23 @@ def as_json(judged: Sequence[Judged]) -> dict[str, Any]:
         "kind": "verdicts on claims",
         "schema": SCHEMA,
         "model": judged[0].model if judged else None,
-        "correction": correction_text(judged),
+        "notes": list(notes(judged)),
         "sentences": claims_sentences(judged),
-        "claims": [item.as_json() for item in judged],
+        "claims": [{**item.as_json(), "words": words(item)} for item in judged],
     }
+
+
+def words(item: Judged) -> str:
+    """What the verdict rests on, in a sentence."""
+    if item.verdict == NOT_COMPARABLE:
+        return behind_text(item)
+    return f"{measured_text(item)}, expected {expected_text(item)}; {behind_text(item)}"
+
+
+def notes(judged: Sequence[Judged]) -> tuple[str, ...]:
+    """How the verdicts are decided; and, of the embedded model, how little they say."""
+    embedded = any(item.model == EMBEDDED for item in judged)
+    return (correction_text(judged), *([OF_EMBEDDED] if embedded else []))
 
 
 def correction_text(judged: Sequence[Judged]) -> str:

@@ -163,7 +163,7 @@ def _judged(claim: Claim, evidence: Evidence, parts: Sequence[Part], sampled: in
 def _undecided(parts: Sequence[Part], part: Part, low: float, high: float) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"no interval of {part.estimate.n} {part.estimate.of} at this confidence"
-    return "" if part.reproduces and part.contradicts and len(parts) == 1 else "no budget of the run lies at the share"
+    return "" if part.reproduces and part.contradicts and len(parts) == 1 else "no budget lies at the claim's share"
 
 
 def _unmet(claim: Claim, evidence: Evidence) -> list[str]:

@@ -25,7 +25,7 @@ def claims(
     as_json: Annotated[bool, typer.Option("--json", help="Print claims.json.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for claims.json and, from a run, scores.json: what published results keep of it."),
+        typer.Option(help="A folder to write claims.json into."),
     ] = None,
 ) -> None:
     """What papers claim, judged on a run: reproduced, contradicted, inconclusive, or not comparable here.
@@ -34,22 +34,15 @@ def claims(
     says why, and what would be needed.
     """
     from reports.claims import judge_claims, load_evidence, write_claims
-    from reports.claims.sample_scores import write_scores
     from reports.claims.show import as_json as verdicts_as_json
     from reports.claims.show import claims_text
 
     evidence = load_evidence(folder or _newest(runs), unfinished)
     judged = judge_claims(evidence)
-    written = []
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        written.append(write_claims(judged, out))
-        if evidence.scores is not None and evidence.metrics is not None and evidence.source == "predictions.jsonl":
-            written.append(write_scores(evidence.scores, evidence.metrics["records_digest"], out))
+        write_claims(judged, out)
     print(json.dumps(verdicts_as_json(judged), indent=1) if as_json else claims_text(judged))
-    if not as_json:
-        for path in written:
-            print(path)
 
 
 def _newest(runs: Path) -> Path:
