@@ -37,6 +37,7 @@ def claims(
     from reports.claims.sample_scores import write_scores
     from reports.claims.show import as_json as verdicts_as_json
     from reports.claims.show import claims_text
+    from reports.text import visible
 
     evidence = load_evidence(folder or _newest(runs), unfinished)
     judged = judge_claims(evidence)
@@ -46,7 +47,7 @@ def claims(
         written.append(write_claims(judged, out))
         if evidence.scores is not None and evidence.metrics is not None and evidence.source == "predictions.jsonl":
             written.append(write_scores(evidence.scores, evidence.metrics["records_digest"], out))
-    print(json.dumps(verdicts_as_json(judged), indent=1) if as_json else claims_text(judged))
+    print(json.dumps(verdicts_as_json(judged), indent=1) if as_json else visible(claims_text(judged), lines=True))
     if not as_json:
         for path in written:
             print(path)
