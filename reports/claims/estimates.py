@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
-from reports.intervals import CONFIDENCE, Floats, Interval, difference_interval
+from reports.intervals import CONFIDENCE, Floats, difference_interval
 
+Interval = tuple[float, float]
 Ends = tuple[float, float]  # of the scale of a value
 
 
@@ -77,9 +78,12 @@ def mean_estimate(strata: Sequence[Floats], of: str, basis: str) -> Estimate:
 
 def difference_estimate(gaps: Sequence[Floats], of: str, basis: str) -> Estimate:
     """Mean over tasks of paired differences [samples] of scores in percent."""
-    return Estimate(
-        stratified_mean(gaps), lambda confidence: difference_interval(gaps, confidence), sum(map(len, gaps)), of, basis
-    )
+
+    def interval(confidence: float) -> Interval:
+        low, high = difference_interval(gaps, confidence)
+        return float(low), float(high)
+
+    return Estimate(stratified_mean(gaps), interval, sum(map(len, gaps)), of, basis)
 
 
 def ratio_estimate(tops: Sequence[Floats], bottoms: Sequence[Floats], of: str, basis: str) -> Estimate:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from reports.text import visible
 from suite.cli.commands import reported
+from suite.cli.screen import show
 
 
 @reported
@@ -29,9 +30,8 @@ def check_method(
     checks = check_scorer(scorer)
     for check in checks:
         mark = "[green]pass[/green]" if check.passed else "[red]FAIL[/red]"
-        table.add_row(check.name, mark, escape(check.message))
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+        table.add_row(check.name, mark, escape(visible(check.message)))
+    show(table)
     failed = sum(not check.passed for check in checks)
     print(f"{name}: {len(checks) - failed} of {len(checks)} checks passed")
     if failed:

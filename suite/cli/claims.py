@@ -36,13 +36,14 @@ def claims(
     from reports.claims import judge_claims, load_evidence, write_claims
     from reports.claims.show import as_json as verdicts_as_json
     from reports.claims.show import claims_text
+    from reports.text import visible
 
     evidence = load_evidence(folder or _newest(runs), unfinished)
     judged = judge_claims(evidence)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_claims(judged, out)
-    print(json.dumps(verdicts_as_json(judged), indent=1) if as_json else claims_text(judged))
+    print(json.dumps(verdicts_as_json(judged), indent=1) if as_json else visible(claims_text(judged), lines=True))
 
 
 def _newest(runs: Path) -> Path:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reports.text import visible
 from suite.errors import USER_ERRORS, SuiteError
 from suite.experiment_files import DEFAULT, EXPERIMENTS, shipped_experiments
 
@@ -37,19 +38,24 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.stdout.flush()  # a full disk behind it is reported here, not while Python ends
             return result
         except USER_ERRORS as error:
-            print(f"cokv: {' '.join(str(error).split())}", file=sys.stderr)
+            _say(str(error))
             raise typer.Exit(2) from None
         except BrokenPipeError:
             raise  # the reader, such as `head`, has had enough
         except OSError as error:
             file = f": {error.filename}" if error.filename else ""
-            print(f"cokv: {error.strerror or error}{file}; {_remedy(error)}", file=sys.stderr)
+            _say(f"{error.strerror or error}{file}; {_remedy(error)}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            print("cokv: stopped; run the same command again to go on from here", file=sys.stderr)
+            _say("stopped; run the same command again to go on from here")
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def _say(message: str) -> None:
+    """One line on stderr, whatever is in the message: a name of a file, a value of one."""
+    print(f"cokv: {visible(' '.join(message.split()))}", file=sys.stderr)
 
 
 def _remedy(error: OSError) -> str:

@@ -19,6 +19,8 @@ from cokv.methods.method import Method
 from cokv.types import Selection
 from reports.kept_tokens import Kept, kept_figure
 from reports.style import save
+from reports.text import visible
+from suite.cli.screen import screen
 from suite.errors import SuiteError
 from suite.run.compare import Compared, Comparison
 
@@ -52,9 +54,7 @@ def spread(selection: Selection) -> str:
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=170)
+    console = console or screen(170)
     table = Table(
         "method", "kept, from the prompt's beginning to its end", "slots per head\n(by layer)", "answer", "as full",
         title=_title(comparison), title_justify="left",
@@ -66,7 +66,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
         kept = Text(strip(row.selection), "cyan")
         if stored := stored_as(row.method):
             kept.append(f"\n{stored}", "dim")
-        answer = Text(json.dumps(row.answer, ensure_ascii=False), overflow="ellipsis", no_wrap=True)
+        answer = Text(visible(json.dumps(row.answer, ensure_ascii=False)), overflow="ellipsis", no_wrap=True)
         answer.truncate(40, overflow="ellipsis")
         mark = Text("yes", "green") if comparison.same(row) else Text("no", "red")
         table.add_row(row.method.label, kept, spread(row.selection), answer, mark)

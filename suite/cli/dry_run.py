@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+
+from suite.cli.screen import show
 
 if TYPE_CHECKING:
     from suite.run.plan import Stage
@@ -24,7 +25,7 @@ def print_stages(stages: Sequence[Stage]) -> None:
     for stage in stages:
         numbers = (stage.prompts, stage.rows, stage.prefill_tokens, stage.decode_tokens)
         table.add_row(stage.name, *(f"{n:,}" for n in numbers), in_words(stage.seconds))
-    _print(table)
+    show(table)
 
 
 def can_estimate(experiment: Experiment, needs: Requirements) -> bool:
@@ -81,13 +82,8 @@ def print_published(experiment: Experiment) -> None:
     for count in counts:
         budgets = ", ".join(f"{budget}: {values}" for budget, values in count.budgets.items())
         table.add_row(count.paper, count.model, count.benchmark, count.method, budgets)
-    _print(table)
+    show(table)
     total = sum(sum(count.budgets.values()) for count in counts)
     print(f"{total} published values to stand beside; to see them:")
     for command in commands(experiment):
         print(f"  {command}")
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)

@@ -108,14 +108,12 @@ def _opened(
 
 
 def _print(tables: list[Any]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from reports.table import to_rich
+    from suite.cli.screen import screen
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=200)
+    console = screen(200)
     for table in tables:
         console.print(to_rich(table))
         console.print(Text("\n".join(table.notes), style="dim"))

@@ -25,6 +25,7 @@ from suite.cli.lm_eval import PASSED_ON, lm_eval
 from suite.cli.model import app as model_app
 from suite.cli.profile import app as profile_app
 from suite.cli.reported import reported as reported_numbers
+from suite.cli.screen import json_text, show
 from suite.errors import SuiteError
 
 app = typer.Typer(
@@ -274,23 +275,20 @@ def evaluate(
     dataset: Annotated[str | None, typer.Option(help="The data set or task, when the file does not say.")] = None,
 ) -> None:
     """Official LongBench and RULER scores of predictions that another tool wrote."""
-    from suite.cli.rescore import as_json, score_file
+    from suite.cli.rescore import score_file
 
-    print(as_json(score_file(predictions, form, dataset)))
+    print(json_text(score_file(predictions, form, dataset)))
 
 
 def _table(rows: list[dict[str, str]], columns: list[str]) -> None:
-    console = Console()
-    links = ("paper", "code") if not console.is_terminal else ()
+    wide = not Console().is_terminal
+    links = ("paper", "code") if wide else ()
     table = Table(
         *(Column(name, overflow="fold", no_wrap=name in links) for name in columns), show_lines=len(columns) > 7
     )
     for row in rows:
         table.add_row(*(row[c] for c in columns))
-    if console.is_terminal:
-        console.print(table)
-    else:  # wide enough for a file or a pipe
-        Console(width=240 if len(columns) < 8 else 400).print(table)
+    show(table, width=240 if len(columns) < 8 else 400)
 
 
 def main() -> None:

@@ -38,12 +38,12 @@ def fetch(
 @reported
 def list_models() -> None:
     """The known models, and which of them are on this machine."""
-    from rich.console import Console
     from rich.table import Table
 
     from cokv.model.fetch import hub_folder
     from cokv.model.known import KNOWN
     from cokv.model.store import cache_folder, converted_folder, is_converted
+    from suite.cli.screen import show
 
     table = Table("name", "model", "file", "download", "licence", "on this machine")
     for known in KNOWN.values():
@@ -51,8 +51,7 @@ def list_models() -> None:
         folders += [f"the hub's: {hub_folder(known)}"] if hub_folder(known).is_dir() else []
         size = f"{known.size / 1e6:.0f} MB"
         table.add_row(known.name, known.hub, known.file, size, known.licence, "; ".join(folders) or "no")
-    console = Console()
-    (console if console.is_terminal else Console(width=400)).print(table)
+    show(table, width=400)
     print(f"kept in {cache_folder()}; fetch one with: cokv model fetch NAME")
 
 

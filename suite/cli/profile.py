@@ -143,6 +143,7 @@ def compare(
 ) -> None:
     """Published profiles side by side: sizes, copies, budgets by the official formula and ours, agreement."""
     from cokv.profiles.published_summary import SummarySettings
+    from suite.cli.screen import screen
     from suite.profiles.published_tables import shape_of
     from suite.profiles.published_tables import show as show_profiles
 
@@ -150,7 +151,7 @@ def compare(
         if not file.exists():
             raise SuiteError(f"{file}: no such file; expected a published profile, or a folder of them")
     settings = SummarySettings(kv_budget, window_size, prompt_tokens, alpha, beta, shape_of(shape))
-    show_profiles(files, settings, out)
+    show_profiles(files, settings, screen(), out)
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

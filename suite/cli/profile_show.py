@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +21,8 @@ from cokv.methods.profile_rules import evidence, refusal
 from cokv.profiles.load import SUFFIXES, load_profile, profile_path
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores
+from reports.text import visible
+from suite.cli.screen import show
 from suite.errors import SuiteError
 from suite.heads.ledger_scores import from_record, planned
 from suite.heads.score_provenance import head_scores, intervals_of
@@ -115,7 +117,7 @@ def profile_table(scores: HeadScores, title: str, reason: str | None = None) -> 
                 cell.append(f"\n{known}", style="not bold")
             cells.append(cell)
         table.add_row(str(layer), *cells)
-    facts = [Text(f"{name}: {_short(value)}") for name, value in _facts(scores.provenance)]
+    facts = [Text(f"{visible(name)}: {_short(value)}") for name, value in _facts(scores.provenance)]
     reason = refusal(scores) if reason is None else reason
     valid = "valid profile, by its evidence" if evidence(scores) else "states no evidence: only its scores were judged"
     verdict = Text(f"no valid profile: {reason}", "red") if reason else Text(valid, "green")
@@ -149,10 +151,9 @@ def _short(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
+    text = visible(text)
     return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
 
 
 def render(table: RenderableType) -> None:
-    """Prints as wide as a terminal is, and wide enough for a file or a pipe elsewhere."""
-    console = Console()
-    (console if console.is_terminal else Console(width=400)).print(table)
+    show(table, width=400)

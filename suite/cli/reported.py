@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from suite.cli.commands import reported as errors_in_one_line
+from suite.cli.screen import screen
 
 PIPE_WIDTH = 140  # of a table in a file or a pipe
 
@@ -57,7 +56,7 @@ def reported(
         ]
         print(json.dumps(listed, indent=1, ensure_ascii=False))
         return
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    console = screen(PIPE_WIDTH)
     for table in reported_tables(rows):
         console.print(Text(table.title, style="bold"))
         console.print(to_rich(replace(table, title="")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -136,7 +135,3 @@ def _ruler_rows(answers: list[Answer]) -> dict[str, dict[str, Any]]:
         }
         for row in rows
     }
-
-
-def as_json(rows: dict[str, dict[str, Any]]) -> str:
-    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False)

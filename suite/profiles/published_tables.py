@@ -17,18 +17,16 @@ from reports.table import to_rich
 from suite.errors import SuiteError
 
 
-def show(paths: list[Path], setting: SummarySettings, out: Path | None = None) -> None:
+def show(paths: list[Path], setting: SummarySettings, console: Console, out: Path | None = None) -> None:
     """Prints the tables of these files and folders, and writes the page into `out`."""
     record = summarize(paths, setting)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    page = None if out is None else write_profiles(record, out)  # before anything can fail to be printed
     for table in profile_tables(record):
         console.print(to_rich(table))
         console.print(Text("\n".join(table.notes), style="dim"))
         console.print()
-    if out is not None:
-        print(write_profiles(record, out))
+    if page is not None:
+        print(page)
 
 
 def shape_of(text: str | None) -> tuple[int, int] | None:

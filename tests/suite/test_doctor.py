@@ -34,8 +34,9 @@ LARGE = Machine(memory=10**12, gpus=(), hub=True)
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub is not asked."""
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is not asked, and no other work is seen: two calls say the same."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
 
     def unreachable(*args: Any, **kwargs: Any) -> Any:
         raise urllib.error.URLError("no network in tests")
