@@ -236,6 +236,8 @@ def data_sources(experiment: Experiment) -> list[Source]:
         if ruler.essays is not None and ruler.essays not in BUNDLED:
             sources.append(_data("essays", ruler.essays, None))
         sources += [_data(f"questions of {task}", path, None) for task, path in ruler.questions.items()]
+    if experiment.needle is not None and experiment.needle.essays not in BUNDLED:
+        sources.append(_data("essays", experiment.needle.essays, None))
     return sources
 
 
