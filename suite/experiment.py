@@ -36,7 +36,7 @@ from suite.run.source import source_digest
 from suite.run.stored_answers import PREDICTIONS
 from suite.run.workers import in_words, machine_of, size
 from suite.spec import Experiment
-from suite.tasks import longbench_mini_tasks, longbench_tasks, ruler_tasks
+from suite.tasks import longbench_mini_tasks, longbench_tasks, needle_tasks, ruler_tasks
 from suite.tasks.benchmarks import shared_identity
 from suite.tasks.longbench_official import official_numbers
 
@@ -52,6 +52,7 @@ NOT_ASKED: Any = {
     "model": {"name", "device"},
     "ruler": {"data", "revision", "essays", "questions"},
     "longbench": {"data", "revision", "templates"},
+    "needle": {"essays"},
     "game": {"block_size"},
 }
 
@@ -93,6 +94,8 @@ def _data(experiment: Experiment) -> dict[str, Any]:
         data["longbench"] = longbench_tasks.identity(experiment.longbench)
     if experiment.longbench_mini is not None:
         data["longbench_mini"] = longbench_mini_tasks.identity()
+    if experiment.needle is not None:
+        data["needle"] = needle_tasks.identity(experiment.needle)
     return data
 
 
@@ -102,6 +105,8 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
         longbench_tasks.check(experiment.longbench)
     if experiment.ruler is not None:
         ruler_tasks.check(experiment.ruler, profiles_run.validation_prompts_per_task(experiment))
+    if experiment.needle is not None:
+        needle_tasks.check(experiment.needle)
     spec = experiment.model
     fetch_known(spec.name)
     loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype)

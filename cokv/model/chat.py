@@ -33,16 +33,21 @@ def fix_date(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.chat_template = FIXED_DATE + template
 
 
-def user_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """`text` as the user's only turn, then what begins the answer (the generation prompt)."""
+def user_turn(tokenizer: PreTrainedTokenizerBase, text: str, **arguments: Any) -> str:
+    """`text` as the user's only turn, then what begins the answer (the generation prompt).
+
+    arguments: of the template, such as enable_thinking.
+    """
     if not has_chat_template(tokenizer):
         raise CokvError(
             "this model's tokenizer has no chat template; use an instruct model, or read the prompt without one"
         )
-    return _render(tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)
+    return _render(tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True, **arguments)
 
 
-def user_turn_around(tokenizer: PreTrainedTokenizerBase, context: str, question: str) -> tuple[str, str]:
+def user_turn_around(
+    tokenizer: PreTrainedTokenizerBase, context: str, question: str, **arguments: Any
+) -> tuple[str, str]:
     """`user_turn` of context + question, cut between the two: the template's beginning is with the context, its end
     with the question.
 
@@ -51,7 +56,7 @@ def user_turn_around(tokenizer: PreTrainedTokenizerBase, context: str, question:
     mark = "[cut]"
     while mark in context or mark in question:
         mark = f"[{mark}]"
-    parts = user_turn(tokenizer, context + mark + question).split(mark)
+    parts = user_turn(tokenizer, context + mark + question, **arguments).split(mark)
     if len(parts) != 2:
         raise CokvError(f"the model's chat template writes the user's turn {len(parts) - 1} times; expected once")
     return parts[0], parts[1]
@@ -75,9 +80,9 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return int(ids[0]) if ids and ids[0] in special else None
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], **arguments: Any) -> str:
     try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, **arguments))
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise CokvError(
             f"the model's chat template fails on a plain turn: {type(error).__name__}: "

@@ -26,7 +26,7 @@ from suite.cli.model import app as model_app
 from suite.cli.profile import app as profile_app
 from suite.cli.reported import reported as reported_numbers
 from suite.cli.screen import json_text, show
-from suite.errors import SuiteError
+from suite.errors import USER_ERRORS, SuiteError
 
 app = typer.Typer(
     help="KV-cache compression under one budget rule: reproduce, compare, measure.",
@@ -77,6 +77,7 @@ def reproduce(
 
     from reports import terminal_table, write_report
     from suite.experiment import run_experiment
+    from suite.run.requirements import with_remedies
     from suite.run.workers import pool_for
     from suite.spec import with_model, with_tasks
 
@@ -87,7 +88,10 @@ def reproduce(
         _dry_run(spec, runs, workers, ray)
         return
     pool = pool_for(spec.model, workers, ray)
-    folder = run_experiment(spec, runs, pool)
+    try:
+        folder = run_experiment(spec, runs, pool)
+    except USER_ERRORS as error:
+        raise with_remedies(error, spec) from None
     if not _report_is_current(folder.path):
         write_report(folder.path)
     terminal_table(folder.path)

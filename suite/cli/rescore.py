@@ -13,6 +13,7 @@ from longbench.rescoring import score_predictions
 from reports import load_run
 from reports.rundir import REPRODUCE, Run
 from ruler import predictions as ruler_predictions
+from ruler.grid import score as needle_score
 from ruler.predictions import Answer
 from ruler.scoring import score as ruler_score
 from ruler.tasks import get_task
@@ -51,12 +52,15 @@ def _score(record: dict[str, Any], run: Run) -> float:
         return ruler_score(get_task(record["task"], preset).metric, record["prediction"], record["references"])
     if record["benchmark"] == "longbench":
         return 100 * judge(record, _protocol(run))
+    if record["benchmark"] == "needle":
+        return needle_score(record["prediction"], record["references"])
     if record["benchmark"] == "longbench_mini":
         from longbench.metrics import sample_score
 
         return 100 * sample_score(record["task"], record["prediction"], record["references"], record.get("all_classes"))
     raise SuiteError(
-        f"records of benchmark {record['benchmark']!r} cannot be judged; expected ruler, longbench or longbench_mini"
+        f"records of benchmark {record['benchmark']!r} cannot be judged; expected ruler, longbench, longbench_mini or "
+        "needle"
     )
 
 

@@ -47,7 +47,10 @@ IDENTITY = "cokv identity"  # key in a response cache for the model, method and 
 
 @register_model("cokv")
 class CompressedLM(TemplateLM):
-    """One model, one method, one budget. `params`: parameters of the method."""
+    """One model, one method, one budget. `params`: parameters of the method.
+
+    enable_thinking: passed to the chat template where it is given, as Qwen3's takes it.
+    """
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class CompressedLM(TemplateLM):
         add_bos_token: bool | None = None,
         batch_size: int | str | None = 1,
         max_batch_size: int | None = None,
+        enable_thinking: bool | None = None,
         **params: Any,
     ) -> None:
         super().__init__()
@@ -89,6 +93,7 @@ class CompressedLM(TemplateLM):
         self.max_length = max_length or self.loaded.shape.context_length
         self.max_gen_toks = max_gen_toks
         self.add_bos_token = add_bos_token
+        self._chat = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         self._device = self.loaded.device
         self._last: tuple[tuple[int, ...], Prefill, Row] | None = None
         self._contexts = self._kept_bytes = self._full_bytes = 0
@@ -248,6 +253,7 @@ class CompressedLM(TemplateLM):
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
+                **self._chat,
             )
         )
 
@@ -264,6 +270,7 @@ class CompressedLM(TemplateLM):
             },
             "profile": None if self.profile is None else sha256(self.profile.values.tobytes()).hexdigest()[:16],
             "max_length": self.max_length,
+            **self._chat,
         }
 
     def get_model_info(self) -> dict[str, Any]:

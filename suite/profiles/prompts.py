@@ -53,7 +53,7 @@ def _chat(experiment: Experiment) -> Chat:
         return experiment.ruler.chat
     if experiment.longbench is not None:
         return "never" if experiment.longbench.resolved().chat == "never" else "task"
-    return "never"  # longbench_mini
+    return "never" if experiment.needle is None else experiment.needle.chat
 
 
 def needle_prompts(experiment: Experiment, loaded: LoadedModel) -> list[Needle]:

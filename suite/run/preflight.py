@@ -20,6 +20,11 @@ def check_fit(experiment: Experiment, loaded: LoadedModel) -> None:
                 f"[{section}] length is {part.length}, the model has {positions} positions; "
                 f"choose a length of at most {positions}, or a model that has more"
             )
+    if experiment.needle is not None and experiment.needle.longest > positions:
+        raise SuiteError(
+            f"[needle] tasks names a length of {experiment.needle.longest}, the model has {positions} positions; "
+            f"choose lengths of at most {positions}, or a model that has more"
+        )
     if experiment.longbench is not None:
         protocol = experiment.longbench.resolved()
         kept = protocol.length_for(loaded.name)

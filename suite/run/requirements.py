@@ -120,6 +120,18 @@ def requirements(experiment: Experiment, runs: Path = Path("runs")) -> Requireme
     )
 
 
+def with_remedies(error: Exception, experiment: Experiment) -> Exception:
+    """A run's error; of a hub model in its place what this machine lacks, with the commands that bring it here."""
+    if experiment.model.name not in hub_models():
+        return error
+    lacks = [lack for lack in requirements(experiment).missing if lack.kind in ("weights", "data")]
+    if not lacks:
+        return error
+    listed = "; ".join(f"{lack.what}, get it with: {lack.remedy}" for lack in lacks)
+    tried = "" if any(lack.remedy in str(error) for lack in lacks) else f"; tried first: {error}"
+    return SuiteError(f"not on this machine: {listed}{tried}")
+
+
 def _longest(tasks: list[TaskSize], shape: Shape | None) -> int | None:
     """Tokens of the longest prompt; where a protocol does not cut, as many as the model has positions."""
     positions = None if shape is None else shape.context_length
@@ -224,6 +236,8 @@ def data_sources(experiment: Experiment) -> list[Source]:
         if ruler.essays is not None and ruler.essays not in BUNDLED:
             sources.append(_data("essays", ruler.essays, None))
         sources += [_data(f"questions of {task}", path, None) for task, path in ruler.questions.items()]
+    if experiment.needle is not None and experiment.needle.essays not in BUNDLED:
+        sources.append(_data("essays", experiment.needle.essays, None))
     return sources
 
 

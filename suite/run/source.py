@@ -12,7 +12,10 @@ import importlib
 from pathlib import Path
 
 ROOMS = ("cokv", "longbench", "ruler", "suite")  # `reports` only reads what a run has written
-SILENT = ("suite.cli", "suite.embedded", "suite.integrations", "suite.run.shown")  # change no answer of a run
+SILENT = (  # change no answer of a run
+    *("suite.cli", "suite.doctor", "suite.embedded", "suite.experiment_files", "suite.integrations", "suite.known", "suite.spec.paper"),
+    *(f"suite.run.{name}" for name in ("estimate", "plan", "published", "requirements", "task_sizes", "shown", "trial", "work")),
+)
 GAME = (  # what a utility of the head game depends on; how coalitions are drawn and averaged is no part of it
     *("cokv.cache", "cokv.decode", "cokv.model", "cokv.types", "longbench", "ruler", "suite.tasks"),
     *("cokv.game.players", "cokv.game.prefills", "cokv.game.teacher_forcing", "cokv.game.utility"),

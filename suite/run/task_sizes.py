@@ -46,6 +46,10 @@ def task_sizes(experiment: Experiment) -> list[TaskSize]:
             TaskSize(task, mini.samples, mini.length, mini.length, int(wording()[task]["max_new_tokens"]))
             for task in mini.tasks
         ]
+    if (needle := experiment.needle) is not None:
+        lengths = {task: needle.length_of(task) for task in needle.tasks}
+        samples, answer = len(needle.chosen_depths), needle.max_new_tokens
+        sizes += [TaskSize(task, samples, length, length, answer) for task, length in lengths.items()]
     return [_over_seeds(size, len(seeds_of(experiment, size.name))) for size in sizes]
 
 

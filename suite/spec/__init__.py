@@ -11,6 +11,7 @@ from suite.spec.game import GameSpec
 from suite.spec.measure import MeasureSpec
 from suite.spec.methods import MethodSpec
 from suite.spec.model import ModelSpec, ProtocolSpec
+from suite.spec.needle import NeedleSpec
 from suite.spec.paper import PaperSpec, ReportedSpec
 from suite.spec.profiles import FILES, SHAPLEY, ProfilesSpec
 from suite.spec.reading import read_experiment, with_game, with_model, with_tasks
@@ -29,6 +30,7 @@ __all__ = [
     "MeasureSpec",
     "MethodSpec",
     "ModelSpec",
+    "NeedleSpec",
     "PaperSpec",
     "ProfilesSpec",
     "ProtocolSpec",

@@ -36,6 +36,7 @@ class RulerSpec(Part):
     data: str | None = None  # the official generator's output folder, one file of it, or hub:OWNER/NAME (kvpress's)
     revision: str | None = None  # the hub's commit
     chat: Chat = "task"  # task: in the tokenizer's chat template, where it has one
+    chat_arguments: dict[str, bool | int | str] = Field(default_factory=dict)  # of the template: enable_thinking
     essays: str | None = None  # a folder of .txt files, or the name of a bundled text: alice
     questions: dict[str, str] = Field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from suite.spec.game import GameSpec
 from suite.spec.measure import MeasureSpec
 from suite.spec.methods import MethodSpec
 from suite.spec.model import ModelSpec, ProtocolSpec
+from suite.spec.needle import NeedleSpec
 from suite.spec.paper import PaperSpec
 from suite.spec.part import Budget, Part, each_once, nearest
 from suite.spec.profiles import SHAPLEY, ProfilesSpec
@@ -32,11 +33,18 @@ class Experiment(Part):
     ruler: RulerSpec | None = None
     longbench: LongBenchSpec | None = None
     longbench_mini: LongBenchMiniSpec | None = None
+    needle: NeedleSpec | None = None
     game: GameSpec | None = None
     profiles: ProfilesSpec | None = None
     measure: MeasureSpec | None = None
     checks: ChecksSpec | None = None
     paper: PaperSpec | None = None
+
+    @property
+    def benchmarks(self) -> tuple[RulerSpec | LongBenchSpec | LongBenchMiniSpec | NeedleSpec, ...]:
+        """The sections that name tasks, in the order of their tasks."""
+        parts = (self.ruler, self.longbench, self.longbench_mini, self.needle)
+        return tuple(part for part in parts if part is not None)
 
     @field_validator("kv_budgets", "seeds")
     @classmethod
@@ -45,8 +53,10 @@ class Experiment(Part):
 
     @model_validator(mode="after")
     def _has_tasks(self) -> Experiment:
-        if self.ruler is None and self.longbench is None and self.longbench_mini is None:
-            raise ValueError("there is nothing to run: add a [ruler], [longbench] or [longbench_mini] section")
+        if not self.benchmarks:
+            raise ValueError(
+                "there is nothing to run: add a [ruler], [longbench], [longbench_mini] or [needle] section"
+            )
         if self.longbench is not None and self.longbench_mini is not None:
             raise ValueError("[longbench] and [longbench_mini] name the same tasks; give each its own experiment")
         prepared = self.ruler is not None and self.ruler.data is not None and self.ruler.hub_revision is None
@@ -85,8 +95,7 @@ class Experiment(Part):
 
     @model_validator(mode="after")
     def _games_have_tasks(self) -> Experiment:
-        parts = (self.ruler, self.longbench, self.longbench_mini)
-        tasks = [task for part in parts if part is not None for task in part.tasks]
+        tasks = [task for part in self.benchmarks for task in part.tasks]
         for task in (self.game.tasks or ()) if self.game is not None else ():
             if task not in tasks:
                 raise ValueError(f"[game] tasks names {task!r}; {nearest(task, tasks)}")
@@ -111,8 +120,7 @@ class Experiment(Part):
                 "[checks] needs a [game] section with KV heads as players: it says how the game is played, and gives "
                 "the head scores that are checked"
             )
-        parts = (self.ruler, self.longbench, self.longbench_mini)
-        known = [task for part in parts if part is not None for task in part.tasks]
+        known = [task for part in self.benchmarks for task in part.tasks]
         for key, among in (("tasks", known), ("game_tasks", list(self.checks.tasks or known))):
             unknown = [task for task in getattr(self.checks, key) or () if task not in among]
             if unknown:

@@ -32,7 +32,7 @@ def read_experiment(path: Path, limit: int | None = None) -> Experiment:
         raw["methods"] = [with_defaults(m, defaults) for m in raw["methods"]]
     if limit is not None and limit < 1:
         raise SuiteError(f"--limit is {limit}, expected at least 1 sample")
-    for benchmark in ("ruler", "longbench", "longbench_mini"):
+    for benchmark in ("ruler", "longbench", "longbench_mini", "needle"):
         if limit is not None and isinstance(raw.get(benchmark), dict):
             samples = raw[benchmark].get("samples", limit)
             raw[benchmark]["samples"] = min(limit, samples) if isinstance(samples, int) else samples
@@ -93,7 +93,7 @@ def with_tasks(experiment: Experiment, tasks: Sequence[str]) -> Experiment:
     """The experiment on some of its tasks. Games and checks of tasks that are left out are left out with them."""
     if not tasks:
         return experiment
-    sections = ("ruler", "longbench", "longbench_mini")
+    sections = ("ruler", "longbench", "longbench_mini", "needle")
     parts = {name: part for name in sections if (part := getattr(experiment, name)) is not None}
     known = [task for part in parts.values() for task in part.tasks]
     for task in tasks:

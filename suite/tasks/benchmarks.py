@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from cokv.model.loading import LoadedModel
-from suite.spec import Experiment, LongBenchMiniSpec, LongBenchSpec, RulerSpec
-from suite.tasks import longbench_mini_tasks, longbench_tasks, ruler_tasks
+from suite.spec import Experiment, LongBenchMiniSpec, LongBenchSpec, NeedleSpec, RulerSpec
+from suite.tasks import longbench_mini_tasks, longbench_tasks, needle_tasks, ruler_tasks
 from suite.tasks.prompt import Prompt
 
 UNLIMITED = 1 << 30  # validation prompts of tasks that are generated
 
 
 def task_names(experiment: Experiment) -> tuple[str, ...]:
-    """RULER's tasks, then LongBench's."""
-    parts = (experiment.ruler, experiment.longbench, experiment.longbench_mini)
-    return tuple(task for part in parts if part is not None for task in part.tasks)
+    """RULER's tasks, then LongBench's, then needles."""
+    return tuple(task for part in experiment.benchmarks for task in part.tasks)
 
 
 def shared_identity(experiment: Experiment) -> dict[str, Any]:
@@ -28,6 +27,8 @@ def shared_identity(experiment: Experiment) -> dict[str, Any]:
         shared["longbench"] = longbench_tasks.shared_identity(experiment.longbench)
     if experiment.longbench_mini is not None:
         shared["longbench_mini"] = longbench_mini_tasks.shared_identity(experiment.longbench_mini)
+    if experiment.needle is not None:
+        shared["needle"] = needle_tasks.shared_identity(experiment.needle)
     return shared
 
 
@@ -42,13 +43,15 @@ def task_identity(experiment: Experiment, task: str) -> dict[str, Any]:
 def seeds_of(experiment: Experiment, task: str) -> tuple[int, ...]:
     """Generated tasks have samples for every seed; recorded ones have one set, under the first."""
     part = _part(experiment, task)
-    recorded = isinstance(part, LongBenchSpec) or (isinstance(part, RulerSpec) and part.data is not None)
+    recorded = isinstance(part, LongBenchSpec | NeedleSpec) or (isinstance(part, RulerSpec) and part.data is not None)
     return experiment.seeds[:1] if recorded else experiment.seeds
 
 
 def test_count(experiment: Experiment, task: str) -> int:
     """Test samples of one task and seed."""
     part = _part(experiment, task)
+    if isinstance(part, NeedleSpec):
+        return needle_tasks.test_count(part)
     return longbench_tasks.test_count(part, task) if isinstance(part, LongBenchSpec) else part.samples
 
 
@@ -75,10 +78,11 @@ def _prompts(
         return longbench_tasks.prompts(part, loaded, task, "validation" if validation else "test", count, seed)
     if isinstance(part, RulerSpec):
         return ruler_tasks.prompts(part, loaded, task, count, seed, aware, validation)
+    if isinstance(part, NeedleSpec):
+        return needle_tasks.prompts(part, loaded, task, count, aware, validation)
     return longbench_mini_tasks.prompts(part, loaded, task, count, seed, aware, validation)
 
 
-def _part(experiment: Experiment, task: str) -> RulerSpec | LongBenchSpec | LongBenchMiniSpec:
+def _part(experiment: Experiment, task: str) -> RulerSpec | LongBenchSpec | LongBenchMiniSpec | NeedleSpec:
     """The section that names this task."""
-    parts = (experiment.ruler, experiment.longbench, experiment.longbench_mini)
-    return next(part for part in parts if part is not None and task in part.tasks)
+    return next(part for part in experiment.benchmarks if task in part.tasks)

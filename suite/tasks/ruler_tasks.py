@@ -98,6 +98,8 @@ def shared_identity(spec: RulerSpec) -> dict[str, Any]:
         "chat": spec.chat,
         "max_new_tokens": spec.max_new_tokens,
     }
+    if spec.chat_arguments:
+        facts["chat_arguments"] = dict(spec.chat_arguments)
     return {**facts, **identity(spec), "sources": _essays(spec)}
 
 

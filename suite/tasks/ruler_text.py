@@ -21,24 +21,27 @@ from suite.tasks.prompt import chat_notes
 
 @dataclass(frozen=True)
 class RulerText:
-    """The text of samples for a tokenizer. chat: in its chat template."""
+    """The text of samples for a tokenizer. chat: in its chat template, with these arguments."""
 
     tokenizer: PreTrainedTokenizerBase
     chat: bool
     prepared: bool = False
+    chat_arguments: tuple[tuple[str, bool | int | str], ...] = ()
 
     @classmethod
     def of(cls, spec: RulerSpec, tokenizer: PreTrainedTokenizerBase) -> RulerText:
-        """Prepared data is never wrapped: the official generator has written a template into its `input` already
-        (unless it ran with --prepare_for_ns, which the file does not say)."""
-        chat = spec.chat == "task" and spec.data is None and has_chat_template(tokenizer)
-        return cls(tokenizer, chat, spec.data is not None)
+        """Files of the official generator are never wrapped: it has written a template into `input` already (unless
+        it ran with --prepare_for_ns, which the file does not say). kvpress's rows on the hub hold none, and its
+        pipeline wraps context and question as is done here."""
+        prepared = spec.data is not None and spec.hub_revision is None
+        chat = spec.chat == "task" and not prepared and has_chat_template(tokenizer)
+        return cls(tokenizer, chat, prepared, tuple(sorted(spec.chat_arguments.items())))
 
     def parts(self, sample: Sample | Draft) -> tuple[str, str]:
         """(what ends with the context, what begins with the question); joined they are the whole prompt."""
         if not self.chat:
             return sample.context, sample.question + sample.answer_prefix
-        before, after = user_turn_around(self.tokenizer, sample.context, sample.question)
+        before, after = user_turn_around(self.tokenizer, sample.context, sample.question, **dict(self.chat_arguments))
         return before, after + sample.answer_prefix
 
     def whole(self, sample: Sample | Draft) -> str:
