@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from reports.errors import ReportError
@@ -39,20 +38,7 @@ def checks_table(record: Record) -> Table:
     title = f"Checks of the paper's claims on {record['model']}"
     notes = (*_notes(record), *_rule_sentences(rows, rules))
     starts = group_starts([row["check"] for row in rows])
-    return Table("checks", title, columns, tuple(body), notes, starts, left=4, wide=True)
-
-
-def pages(table: Table) -> list[Table]:
-    """The table cut into one per check, since a page of LaTeX does not hold it whole. The notes are below the last."""
-    ends = [*sorted(table.rules), len(table.rows)]
-    parts = []
-    for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False), start=1):
-        title = table.title if number == 1 else f"{table.title} (continued)"
-        notes = table.notes if end == len(table.rows) else ()
-        name = f"{table.name}_{number}"
-        rows = table.rows[start:end]
-        parts.append(replace(table, name=name, title=title, rows=rows, notes=notes, rules=frozenset()))
-    return parts
+    return Table("checks", title, columns, tuple(body), notes, starts, left=4)
 
 
 def _notes(record: Record) -> list[str]:

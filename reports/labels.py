@@ -1,11 +1,16 @@
-"""How a run's methods are labelled, ordered and drawn: one label, place and colour each, in every table and figure."""
+"""How a run's methods are labelled, ordered and drawn: one label, place and colour each, in every table and figure.
+
+Order: the full cache, then by family (families.py), inside a family as the experiment lists them. Never by score.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from reports.families import family_place
 from reports.records import FULL, Variant, variant_of
+from reports.text import clip, visible
 from reports.variants import MethodFacts
 
 # Okabe & Ito's palette without its yellow (too faint on paper) and black (kept for the full cache).
@@ -15,17 +20,18 @@ HIGHLIGHTED = "cokv"
 MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "*", "p")
 DASHES = ("-", "--", "-.", ":")
 UNRANKED = (
-    "The embedded model is for tests, and its heads look behind the answer (see its card): methods stand in the order "
-    "of the experiment, and no ranking follows from these scores."
+    "The embedded model is for tests, and its heads look behind the answer (see its card): no method is marked as "
+    "best, and no ranking follows from these scores."
 )
+LONGEST = 48  # characters of a name in a table
 
 
 class Labels:
     """Row labels of one run. A preset or protocol is named only where the run holds more than one.
 
-    `titles`: what the run's spec.json calls each method, in the order in which tables list them; a method without a
-    title goes by its name, and comes last. `facts`: what the spec says of its variants. `ranks`: whether methods may be
-    ranked by this run's scores: the best in bold, and first where a table is sorted.
+    `titles`: what the run's spec.json calls each method, in its order; a method without a title goes by its name, and
+    comes last in its family. `facts`: what the spec says of its variants. `ranks`: whether methods may be ranked by
+    this run's scores: the best in bold, the second underlined.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class Labels:
         self._places = {method: place for place, method in enumerate(self.titles)}
         self.variants = sorted({variant_of(row) for row in rows}, key=self.order)
         compressed = [v for v in self.variants if not is_full(v)]
+        self._names: dict[Variant, str] = {}
         self._query = len({v.query_aware for v in compressed}) > 1
         self._first = len({v.first_token for v in compressed}) > 1
         self._styles: dict[Variant, dict[str, Any]] = {}
@@ -54,16 +61,26 @@ class Labels:
             self._styles[variant] = {"color": HIGHLIGHT, "marker": "D", "linestyle": DASHES[place % len(DASHES)]}
 
     def order(self, variant: Variant) -> tuple[Any, ...]:
-        """Sort key of the rows of a table: the full cache, then the methods in the order of their titles."""
-        return (not is_full(variant), self._places.get(variant.method, len(self._places)), variant)
+        """Sort key of the rows of a table: the full cache, then by family, in it in the order of the titles."""
+        place = self._places.get(variant.method, len(self._places))
+        return (not is_full(variant), family_place(variant.method), place, variant)
 
     def title(self, method: str, *details: str) -> str:
         """A method's title, with `details` such as its preset in brackets."""
-        title = self.titles.get(method, method)
-        return f"{title} ({', '.join(details)})" if details else title
+        title = clip(visible(self.titles.get(method, method)), LONGEST)
+        return f"{title} ({', '.join(visible(detail) for detail in details)})" if details else title
 
     def name(self, variant: Variant) -> str:
-        """Title of a row, with what distinguishes it from the other rows of its method."""
+        """Title of a row, with what distinguishes it from the other rows of its method; no two rows of a run alike."""
+        if not self._names:
+            for listed in self.variants:
+                name, others = self._name(listed), self._names.values()
+                while name in others:  # titles that are alike, or alike as far as they are shown
+                    name = f"{name} *"
+                self._names[listed] = name
+        return self._names.get(variant) or self._name(variant)
+
+    def _name(self, variant: Variant) -> str:
         if is_full(variant) and sum(map(is_full, self.variants)) == 1:
             return self.title(variant.method)
         details = self._preset(variant.method, variant.preset)

@@ -1,7 +1,6 @@
 """All methods at a glance: the average of each benchmark at each budget, as one table (the figure: overview_plot.py).
 
-Methods stand in the order of their mean over what is shown, best first, where the run may rank them. The full cache,
-and methods that keep every position, have one number per benchmark.
+The full cache, and methods that keep every position, have one number per benchmark, in a column of its own.
 """
 
 from __future__ import annotations
@@ -11,18 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from reports.families import family
 from reports.kv_budget import Budget, budget_order, budget_text, slot_positions
 from reports.labels import Labels, is_full
+from reports.raw_numbers import average_numbers
 from reports.records import Variant, variant_of
-from reports.table import MISSING, Entry, Table
-from reports.tables import fact_notes, interval_text, interval_words, no_average, score_text
+from reports.score_tables import SIGNIFICANT, best_two
+from reports.table import MISSING, Entry, Table, group_starts
+from reports.tables import correction_words, fact_notes, interval_text, interval_words, no_average, score_text
 
 Row = Mapping[str, Any]
-
-
-def ranked(metrics: Row, labels: Labels) -> list[Variant]:
-    """Variants in the order of a table: by score, or in the order of the labels where these do not rank."""
-    return by_score(metrics, labels) if labels.ranks else labels.variants
+WHOLE = "all"
 
 
 def by_score(metrics: Row, labels: Labels) -> list[Variant]:
@@ -43,35 +41,48 @@ def overview_table(metrics: Row, labels: Labels, benchmark: str | None = None) -
     rows = [row for row in metrics["averages"] if benchmark in (None, row["benchmark"])]
     if not rows:
         return None
-    places = {(r["benchmark"], r["kv_budget"]) for r in rows}
-    budgets: list[Budget] = sorted({b for _, b in places if b is not None}, key=budget_order) or [None]
-    by_place = {(r["benchmark"], r["kv_budget"], variant_of(r)): r for r in rows}
-    best = {place: _best(by_place, place) if labels.ranks else None for place in places}
-    columns = [(name, budget) for name in sorted({name for name, _ in places}) for budget in budgets]
-    interval = f" with its {interval_words(metrics)}" if any("low" in row for row in rows) else ""
-    order = "; best first" if labels.ranks else ""
+    by_place = {(row["benchmark"], row["kv_budget"], variant_of(row)): row for row in rows}
+    columns = sorted({place[:2] for place in by_place}, key=lambda place: (place[0], budget_order(place[1])))
+    names = list(dict.fromkeys(name for name, _ in columns))
+    ranks = {place: _best(by_place, place) if labels.ranks else (None, None) for place in columns}
+    significant = {
+        (row["benchmark"], row["kv_budget"], variant_of(row))
+        for row in metrics["differences_all_tasks"]
+        if row.get("significant")
+    }
+    whole = {variant for _, budget, variant in by_place if budget is None}
+    variants = [variant for variant in labels.variants if any(place[2] == variant for place in by_place)]
     body = []
-    for variant in ranked(metrics, labels):
+    for variant in variants:
         line = [Entry(labels.name(variant))]
         for name, budget in columns:
             row = by_place.get((name, budget, variant))
-            first = budget == budgets[0]
-            if row is None and first:  # one number, whatever the budget
-                row = by_place.get((name, None, variant))
-            missing = Entry(MISSING if first else "")
-            line.append(_entry(row, best.get((name, budget))) if row is not None else missing)
+            blank = (budget is None) != (variant in whole)
+            mark = SIGNIFICANT * ((name, budget, variant) in significant)
+            line.append(_entry(row, ranks[name, budget], mark) if row else Entry("" if blank else MISSING))
         body.append(tuple(line))
+    interval = f" with its {interval_words(metrics)}" if any("low" in row for row in rows) else ""
+    items = [item for line in body for item in line]
+    notes = [f"Mean over tasks in percent{interval}, at KV slots per head{_share_words(rows)}."]
+    if whole:
+        notes.append(f"{WHOLE}: every position is kept, by the full cache or at fewer bits or channels.")
+    if any(item.bold for item in items):
+        notes.append("Best of each budget in bold, second underlined; methods that keep every position do not compete.")
+    if any(item.mark for item in items):
+        base = labels.title(metrics["baseline"])
+        notes.append(f"{SIGNIFICANT} differs from {base} on the same samples{correction_words(metrics)}.")
+    if any("mean" not in row for row in rows):
+        notes.append("No average where some task could not be run at this budget; the tables by task say why.")
     return Table(
         name="overview" if benchmark is None else f"overview_{benchmark}",
         title="Average scores" if benchmark is None else f"Average scores on {benchmark}",
-        columns=("Method", *(_head(name if benchmark is None else "", budget) for name, budget in columns)),
+        columns=("Method", *(WHOLE if budget is None else budget_text(budget) for _, budget in columns)),
         rows=tuple(body),
-        notes=(
-            f"Mean over tasks in percent{interval}, at KV slots per head{_share_words(rows)}{order}.",
-            "Methods that keep every position, the full cache among them, have one number.",
-            "No average where some task could not be run at this budget; the tables by task say why.",
-            *fact_notes(metrics, labels, benchmark),
-        ),
+        notes=(*notes, *fact_notes(metrics, labels, benchmark)),
+        heads=(("", 1), *((name, sum(place[0] == name for place in columns)) for name in names)),
+        gaps=group_starts([family(variant.method) for variant in variants]),
+        data=tuple(average_numbers(metrics, labels, benchmark)),
+        details="not in LaTeX",
     )
 
 
@@ -82,18 +93,13 @@ def _share_words(rows: Sequence[Row]) -> str:
     return f" or a share of the prompt ({', '.join(texts)} on average)" if texts else ""
 
 
-def _head(name: str, budget: Budget) -> str:
-    return " ".join(part for part in (name, "" if budget is None else budget_text(budget)) if part) or "all"
+def _best(by_place: Mapping[Any, Row], place: tuple[str, Budget]) -> tuple[str | None, str | None]:
+    """Best and second printed mean at a benchmark and budget; none among those that keep every position."""
+    return (None, None) if place[1] is None else best_two(r for key, r in by_place.items() if key[:2] == place)
 
 
-def _best(by_place: Mapping[Any, Row], place: tuple[str, Budget]) -> str | None:
-    """The best printed mean at a benchmark and budget; None where fewer than two methods compete."""
-    means = [score_text(r) for key, r in by_place.items() if key[:2] == place and "mean" in r and place[1] is not None]
-    return max(means, key=float) if len(means) > 1 else None
-
-
-def _entry(row: Row, best: str | None) -> Entry:
+def _entry(row: Row, ranks: tuple[str | None, str | None], mark: str) -> Entry:
     if "mean" not in row:
         return Entry(no_average(row) if row.get("missing") else MISSING)
     text = score_text(row)
-    return Entry(text, interval_text(row), bold=text == best and row["kv_budget"] is not None)
+    return Entry(text, interval_text(row), text == ranks[0], text == ranks[1], mark)

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from reports.kv_budget import Budget, budget_order, budget_text
 from reports.labels import Labels, is_full
-from reports.overview import ranked
 from reports.records import Variant, variant_of
 from reports.style import ERROR_BAR, PAGE_WIDTH, figure_settings
 
@@ -21,9 +20,9 @@ WHOLE = "#D55E00"  # every position kept
 
 
 def overview_figure(metrics: Row, labels: Labels) -> Figure | None:
-    """Averages with their intervals, best method first; the full cache as a band."""
+    """Averages with their intervals, methods in the order of the tables; the full cache as a band."""
     rows = [row for row in metrics["averages"] if "mean" in row]
-    variants = [v for v in ranked(metrics, labels) if not is_full(v) and any(variant_of(r) == v for r in rows)]
+    variants = [v for v in labels.variants if not is_full(v) and any(variant_of(r) == v for r in rows)]
     if not variants:
         return None
     budgets = sorted({r["kv_budget"] for r in rows if r["kv_budget"] is not None}, key=budget_order)

@@ -1,73 +1,20 @@
-"""The tables of scores, of differences from the baseline and of memory, built from the metrics of `aggregate`.
-
-Missing stays missing: a dash where nothing was run, "(k)" with its reason below the table where a method could not
-meet the budget. Neither is ever best, and neither enters an average.
+"""The tables of differences from the baseline and of memory, built from the metrics of `aggregate`; and how numbers,
+intervals and budgets are written in every table.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reports.kv_budget import Budget, budget_order, budget_text, slots_text
-from reports.labels import Labels, is_full
+from reports.kv_budget import budget_order, budget_text, slots_text
+from reports.labels import Labels
+from reports.raw_numbers import difference_numbers
 from reports.records import Variant, variant_of
 from reports.table import MISSING, Entry, Table, group_starts
 from reports.variants import fact_words
 
 Row = Mapping[str, Any]
-PARTIAL = "†"
-
-
-def score_tables(metrics: Row, labels: Labels) -> list[Table]:
-    """Per benchmark: methods x tasks for every budget, the full cache on top, best of each budget in bold."""
-    benchmarks = sorted({row["benchmark"] for row in metrics["cells"]})
-    return [_score_table(metrics, labels, benchmark) for benchmark in benchmarks]
-
-
-def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
-    cells = [row for row in metrics["cells"] if row["benchmark"] == benchmark]
-    tasks = sorted({row["task"] for row in cells})
-    columns = {task: _with_partial([row for row in cells if row["task"] == task]) for task in tasks}
-    if len(tasks) > 1:
-        averages = [row for row in metrics["averages"] if row["benchmark"] == benchmark]
-        columns["Average"] = {
-            place: {**row, "partial": any(column[place]["partial"] for column in columns.values() if place in column)}
-            for place, row in ((_place(row), row) for row in averages)
-        }
-    places = sorted({_place(row) for row in cells}, key=lambda place: (budget_order(place[0]), labels.order(place[1])))
-    sizes = {_place(row): row for row in metrics["memory"] if row["benchmark"] == benchmark}
-    reasons: list[str] = []
-    rows = []
-    for place in places:
-        group = [rival for rival in places if rival[0] == place[0] and not is_full(rival[1])]
-        row = [Entry(labels.name(place[1])), budget_entry(sizes[place])]
-        for column in columns.values():
-            best = _best([column[rival] for rival in group if rival in column]) if labels.ranks else None
-            row.append(_score_entry(column.get(place), best if place in group else None, reasons))
-        rows.append(tuple(row))
-    interval = f" with its {interval_words(metrics)}" if any("low" in row for row in cells) else ""
-    notes = [f"Score in percent{interval}; {_sample_words(cells)}."]
-    if labels.ranks:
-        notes.append("Best of each budget in bold, ties within rounding alike; the full cache does not compete.")
-    if any(PARTIAL in cell.text for row in rows for cell in row):
-        notes.append(f"{PARTIAL} over fewer samples than the other methods of its column: not comparable, never bold.")
-    if any("low" in row and row["low"] == row["high"] for row in cells):
-        notes.append("No width: every sample scored the same. Events rarer than about 3/n go unseen with n samples.")
-    notes += [f"({number}) {reason}." for number, reason in enumerate(reasons, start=1)]
-    if reasons:
-        notes.append("A reason's numbers are those of its first prompt.")
-    notes += fact_notes(metrics, labels, benchmark)
-    return Table(
-        name=f"scores_{benchmark}",
-        title=f"Scores on {benchmark}",
-        columns=("Method", "KV budget", *columns),
-        rows=tuple(rows),
-        notes=tuple(notes),
-        rules=group_starts([place[0] for place in places]),
-        left=2,
-    )
 
 
 def fact_notes(metrics: Row, labels: Labels, benchmark: str | None = None) -> list[str]:
@@ -85,16 +32,6 @@ def fact_notes(metrics: Row, labels: Labels, benchmark: str | None = None) -> li
         parts = [("" if benchmark else f"{where} ") + ", ".join(values) for where, values in by_benchmark.items()]
         notes.append(f"{labels.name(variant)}, {fact_words(name)}, mean where feasible: {'; '.join(parts)}.")
     return notes
-
-
-def _place(row: Row) -> tuple[Budget, Variant]:
-    return (row["kv_budget"], variant_of(row))
-
-
-def _with_partial(rows: Sequence[Row]) -> dict[Any, Row]:
-    """Rows by place; "partial": whether a row rests on fewer samples than its column has."""
-    most = max(row["n"] for row in rows)
-    return {_place(row): {**row, "partial": row["feasible"] < most} for row in rows}
 
 
 def score_text(row: Row) -> str:
@@ -117,12 +54,6 @@ def budget_entry(row: Row) -> Entry:
     return Entry(budget_text(row.get("kv_budget")), slots_text(row))
 
 
-def _best(rows: Iterable[Row]) -> str | None:
-    """The best printed mean; None where fewer than two methods compete."""
-    means = [float(score_text(row)) for row in rows if "mean" in row and not row.get("partial")]
-    return f"{max(means):.1f}" if len(means) > 1 else None
-
-
 def no_average(row: Row) -> str:
     """Of an average without a mean: how many of its tasks were run on all samples."""
     done, missing = row["tasks"], len(row["missing"])
@@ -130,45 +61,16 @@ def no_average(row: Row) -> str:
     return f"{done} of {done + missing} tasks" if done else without
 
 
-def _score_entry(row: Row | None, best: str | None, reasons: list[str]) -> Entry:
-    if row is not None and "mean" not in row and row.get("missing"):
-        return Entry(no_average(row))
-    why = [] if row is None else [f"Infeasible: {r}" for r in row.get("infeasible", {})]
-    why += [] if row is None else list(row.get("unsupported", {}))
-    if row is None or ("mean" not in row and not why):
-        return Entry(MISSING)
-    if "mean" not in row:
-        kinds: dict[str, str] = {}
-        for reason in why:
-            kinds.setdefault(_without_numbers(reason), reason)
-        numbered = [_without_numbers(reason) for reason in reasons]
-        kind = "; ".join(kinds)
-        if kind not in numbered:
-            numbered.append(kind)
-            reasons.append("; ".join(kinds.values()))
-        return Entry(f"({numbered.index(kind) + 1})")
-    text = score_text(row)
-    partial = bool(row.get("partial"))
-    return Entry(text + PARTIAL * partial, interval_text(row), bold=text == best and not partial)
-
-
-def _without_numbers(reason: str) -> str:
-    """What reasons have in common that differ in their prompts' lengths only."""
-    return re.sub(r"\d+", "#", reason)
-
-
 def interval_words(metrics: Row) -> str:
     return f"{metrics['confidence']:.0%} small-sample interval over questions"
 
 
-def _sample_words(cells: Sequence[Row]) -> str:
-    counts = {row["feasible"] for row in cells if row["feasible"]}
-    if not counts:
-        return "no feasible sample"
-    low, high = min(counts), max(counts)
-    if low == high:
-        return "1 sample per cell" if low == 1 else f"{low} samples per cell"
-    return f"{low} to {high} samples per cell"
+def correction_words(metrics: Row) -> str:
+    """How the differences of a table are corrected for their number, as the metrics state it."""
+    correction = metrics.get("correction")
+    if isinstance(correction, Mapping):
+        correction = correction.get("words") or ", ".join(f"{key}: {value}" for key, value in correction.items())
+    return f" ({correction})" if correction else ""
 
 
 def difference_tables(metrics: Row, labels: Labels) -> list[Table]:
@@ -219,6 +121,7 @@ def _difference_table(metrics: Row, labels: Labels, name: str, title: str, rows:
         notes=tuple(notes),
         rules=group_starts([_group(row) for row in rows]),
         left=len(columns),
+        data=tuple(difference_numbers(rows, labels)),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from reports.kv_budget import budget_order, budget_text, slot_positions
-from reports.overview import ranked
 from reports.records import variant_of
 from reports.rundir import Run
 from reports.side_tables import head_scores, removal_rows
@@ -25,7 +24,7 @@ def _overview(run: Run) -> dict[str, Any]:
     rows = [row for row in run.metrics["averages"] if "mean" in row]
     budgets = sorted({row["kv_budget"] for row in rows}, key=budget_order)
     return {
-        "methods": [run.labels.name(variant) for variant in ranked(run.metrics, run.labels)],
+        "methods": [run.labels.name(variant) for variant in run.labels.variants],
         "budgets": [budget_text(budget) for budget in budgets if budget is not None],
         "points": [_point(run, row) for row in rows],
     }

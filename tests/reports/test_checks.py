@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from reports.checks import check_checks, checks_table, pages
+from reports.checks import check_checks, checks_table
 from reports.errors import ReportError
+from reports.latex import to_latex
 from reports.report import write_report
-from reports.table import to_latex, to_markdown
+from reports.table import to_markdown
 
 RULES = {
     "mae": {"sentence": "the MAE is below 1/n", "unit": "x 1/n", "digits": 2, "sign": False},
@@ -54,23 +55,18 @@ def test_markdown_has_a_verdict_and_an_interval_in_every_row():
     assert "nobody asks" not in text and "20% of the prompt" in text and "12 test samples" in text
 
 
-def test_latex_is_cut_at_the_checks_and_loses_no_row():
-    table = checks_table(RECORD)
-    parts = pages(table)
-    assert [len(part.rows) for part in parts] == [2, 1, 1, 1]
-    assert [bool(part.notes) for part in parts] == [False, False, False, True]
-    text = "\n".join(map(to_latex, parts))
-    assert text.count(r"\begin{tabular}") == text.count(r"\resizebox") == 4
-    assert r"task\_alone is its own mean \& 100 \%" in text and text.count(r"\toprule") == 4
-    labels = [line for line in text.splitlines() if line.startswith(r"\label")]
-    assert len(set(labels)) == 4
+def test_latex_wraps_its_sentences_and_loses_no_row():
+    text = to_latex(checks_table(RECORD))
+    rows = [line for line in text.splitlines() if line.count(" & ") == 4]
+    assert len(rows) == 1 + len(RECORD["rows"]) and text.count(r"\midrule") == 4
+    assert r"its own mean \& 100 \%" in text and r"\parbox[t]" in text
 
 
 def test_a_run_with_checks_has_the_section(bare_run):
     (bare_run / "checks.json").write_text(json.dumps(RECORD), encoding="utf-8")
     folder = write_report(bare_run)
     assert "## Checks of the paper's claims" in (folder / "report.md").read_text(encoding="utf-8")
-    assert (folder / "checks.tex").read_text(encoding="utf-8").count(r"\begin{tabular}") == 4
+    assert (folder / "tables" / "checks.tex").read_text(encoding="utf-8").count(r"\begin{tabular}") == 1
     (bare_run / "checks.json").unlink()
     assert "Checks of the paper" not in (write_report(bare_run) / "report.md").read_text(encoding="utf-8")
 

@@ -10,7 +10,7 @@ from matplotlib.container import ErrorbarContainer
 
 from reports import aggregate, plots
 from reports.labels import Labels, is_full
-from reports.overview import overview_table, ranked
+from reports.overview import overview_table
 from reports.overview_plot import overview_figure
 
 Record = Callable[..., dict[str, Any]]
@@ -32,31 +32,33 @@ def metrics(record: Record) -> dict[str, Any]:
     return aggregate(rows)
 
 
-def test_the_full_cache_comes_first_then_the_best(metrics: dict[str, Any]) -> None:
-    order = [variant.method for variant in ranked(metrics, labels(metrics))]
-    assert order == ["full", "packed", "fussy", "good", "bad"]
+def test_the_full_cache_comes_first_and_no_score_decides_the_rest(metrics: dict[str, Any]) -> None:
+    table = overview_table(metrics, labels(metrics))
+    assert table is not None and [row[0].text for row in table.rows] == ["Full", "bad", "fussy", "good", "packed"]
 
 
 def test_cells_are_the_averages(metrics: dict[str, Any]) -> None:
     table = overview_table(metrics, labels(metrics))
-    assert table is not None and table.columns == ("Method", "ruler 64", "ruler 128")
+    assert table is not None and table.columns == ("Method", "all", "64", "128")
+    assert table.heads == (("", 1), ("ruler", 3))
     texts = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
     assert texts == {
-        "Full": ["90.0", ""],
-        "packed": ["85.0", ""],
-        "fussy": ["infeasible", "70.0"],
-        "good": ["58.0", "66.0"],
-        "bad": ["10.0", "10.0"],
+        "Full": ["90.0", "", ""],
+        "packed": ["85.0", "", ""],
+        "fussy": ["", "infeasible", "70.0"],
+        "good": ["", "58.0", "66.0"],
+        "bad": ["", "10.0", "10.0"],
     }
 
 
 def test_the_best_of_each_budget_is_bold_and_whole_caches_do_not_compete(metrics: dict[str, Any]) -> None:
     table = overview_table(metrics, labels(metrics), "ruler")
-    assert table is not None and table.columns == ("Method", "64", "128")
+    assert table is not None and table.columns == ("Method", "all", "64", "128")
     assert {(row[0].text, place) for row in table.rows for place, cell in enumerate(row) if cell.bold} == {
-        ("good", 1),
-        ("fussy", 2),
+        ("good", 2),
+        ("fussy", 3),
     }
+    assert {row[0].text for row in table.rows if any(cell.underline for cell in row)} == {"good"}, "of three at 128"
 
 
 def test_each_dot_is_an_average_on_its_methods_line(metrics: dict[str, Any]) -> None:

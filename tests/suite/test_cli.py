@@ -18,7 +18,7 @@ def test_reproduce_ends_with_the_reports_path_and_again_is_a_no_op(experiment_fi
         assert result.exit_code == 0, result.output
         folder = result.stdout.strip().splitlines()[-1]
         assert folder.endswith("/report") and "SnapKV" in result.stdout
-    for name in ("report.md", "table.tex", "scores_ruler.png", "head_scores.png"):
+    for name in ("report.md", "tables/tables.tex", "scores_ruler.png", "head_scores.png"):
         assert (Path(folder) / name).is_file()
 
 
