@@ -35,6 +35,7 @@ def test_the_report_holds_every_part(whole_report: Path) -> None:
     assert folder.name == "report"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     tables = {
+        "claims",
         "overview",
         "scores_ruler",
         "differences",
