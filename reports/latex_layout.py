@@ -75,7 +75,7 @@ def layout(table: Table) -> Layout:
     widths = [max(pair) for pair in zip(body, turned, strict=True)]
     size, room, wrapped, parts = _fit(table, widths)
     used = sum(min(widths[p] * size, wrapped.get(p, math.inf)) + 2 * room for p in parts[0])
-    narrow = len(parts) == 1 and not wrapped and used <= COLUMN_WIDTH
+    narrow = len(parts) == 1 and not wrapped and not table.wide and used <= COLUMN_WIDTH
     top = 1.3 * size * max(1, *(len(column_words(name)) for name in column_heads(table)))
     if rotated:
         top = max(heads[place] for place in rotated) * size * math.sin(ROTATED) + size

@@ -17,7 +17,15 @@ from reports.raw_numbers import average_numbers
 from reports.records import Variant, variant_of
 from reports.score_tables import SIGNIFICANT, best_two
 from reports.table import MISSING, Entry, Table, group_starts
-from reports.tables import correction_words, fact_notes, interval_text, interval_words, no_average, score_text
+from reports.tables import (
+    fact_notes,
+    interval_text,
+    interval_words,
+    no_average,
+    out_of_reach,
+    score_text,
+    significance_notes,
+)
 
 Row = Mapping[str, Any]
 WHOLE = "all"
@@ -69,8 +77,8 @@ def overview_table(metrics: Row, labels: Labels, benchmark: str | None = None) -
     if any(item.bold for item in items):
         notes.append("Best of each budget in bold, second underlined; methods that keep every position do not compete.")
     if any(item.mark for item in items):
-        base = labels.title(metrics["baseline"])
-        notes.append(f"{SIGNIFICANT} differs from {base} on the same samples{correction_words(metrics)}.")
+        notes += significance_notes(metrics, labels, SIGNIFICANT)
+    notes += out_of_reach(metrics, "differences_all_tasks", benchmark)
     if any("mean" not in row for row in rows):
         notes.append("No average where some task could not be run at this budget; the tables by task say why.")
     return Table(

@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 from reports.latex import document
-from reports.page import write_page
 from reports.rundir import Run, load_run
 from reports.screen import terminal_table
 from reports.section import FOLDER
@@ -49,7 +48,6 @@ def _write_all(run: Run, folder: Path) -> None:
         for table in section.tables:
             write_table(table, tables)
             names.append(table.name)
-    write_page(run, folder)
     (folder / "report.md").write_text("\n".join(parts), encoding="utf-8")
     (tables / DOCUMENT).write_text(document(names), encoding="utf-8")
 

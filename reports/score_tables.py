@@ -19,11 +19,12 @@ from reports.raw_numbers import average_numbers, cell_numbers
 from reports.records import Variant, variant_of
 from reports.table import MISSING, Entry, Table, group_starts
 from reports.tables import (
-    correction_words,
     fact_notes,
     interval_text,
     interval_words,
+    out_of_reach,
     score_text,
+    significance_notes,
 )
 from reports.text import clip, visible
 
@@ -101,8 +102,8 @@ def _score_notes(
             "compete."
         )
     if any(SIGNIFICANT in item.mark for item in shown):
-        base = labels.title(metrics["baseline"])
-        notes.append(f"{SIGNIFICANT} differs from {base} on the same samples{correction_words(metrics)}.")
+        notes += significance_notes(metrics, labels, SIGNIFICANT)
+    notes += out_of_reach(metrics, "differences_all_tasks", benchmark) + out_of_reach(metrics, "differences", benchmark)
     if any(PARTIAL in item.mark for item in shown):
         notes.append(f"{PARTIAL} over fewer samples than the other methods of its column: not comparable, never best.")
     if any("low" in row and row["low"] == row["high"] for row in cells):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reports.table import Table, escape_markdown, paragraph, to_markdown
@@ -28,9 +28,9 @@ class Section:
         return f"## {escape_markdown(self.title)}\n\n{body}"
 
 
-def shown(table: Table, more: Iterable[Table] = ()) -> list[str]:
-    """A table as far as it is short, and where all of it is. more: tables that belong to it, linked beside it."""
-    rows = inline_rows(table)
+def shown(table: Table, more: Iterable[Table] = (), rows: Sequence[int] | None = None) -> list[str]:
+    """A table as far as it is short, or the rows asked for, and where all of it is. more: tables linked beside it."""
+    rows = inline_rows(table) if rows is None else rows
     lines = [to_markdown(table, rows)] if rows else []
     left = "" if len(rows) == len(table.rows) else f"{len(rows) or 'None'} of its {len(table.rows)} rows are here. "
     lines.append(f"{left}{links(table)}" + "".join(f"; {link(other)}" for other in more) + ".\n")

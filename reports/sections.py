@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from reports.beside_papers import beside_papers
 from reports.chat import template_line
 from reports.checks import checks_table
+from reports.claims import claims_sentences, claims_table, evidence_of_run, judge_claims, write_claims
+from reports.claims.verdicts import NOT_COMPARABLE
 from reports.environment import facts, in_parts, specification
 from reports.found import found
 from reports.head_experiments import head_experiments
 from reports.labels import Labels
 from reports.longbench import category_table, longbench_table
 from reports.overview import overview_table
+from reports.page import write_page
 from reports.rundir import Run
 from reports.score_tables import score_tables
 from reports.section import Section, links, said, shown
@@ -28,9 +32,17 @@ Figures = tuple[str, ...]  # stems of the pictures in the report's folder
 
 
 def findings(run: Run, figures: Figures, folder: Path) -> Section | None:
-    """Sentences with their numbers."""
+    """Verdicts on the papers' claims, and sentences with their numbers; the page, which shows the rest."""
+    judged = judge_claims(evidence_of_run(run))
+    write_claims(judged, folder)
     line = template_line(run.records)
-    return Section("What was found", tuple(said([*([line] if line else []), *found(run.metrics, run.labels)])))
+    sentences = [*([line] if line else []), *found(run.metrics, run.labels), *claims_sentences(judged)]
+    page = write_page(run, folder)
+    table = claims_table(judged)
+    compared = sum(item.verdict != NOT_COMPARABLE for item in judged)  # the first rows of the table
+    parts = [*said(sentences), *shown(table, rows=range(compared))]
+    parts.append(f"With every answer, on one page: [{page.name}]({page.name}).\n")
+    return Section("What was found", tuple(parts), (table,))
 
 
 def overview(run: Run, figures: Figures, folder: Path) -> Section | None:
@@ -48,11 +60,11 @@ def scores(run: Run, figures: Figures, folder: Path) -> Section | None:
     """Per benchmark: every task at every budget; the differences from the baseline in files."""
     parts: list[str] = []
     tables: list[Table] = []
-    for table in [_with_notes(table, run.labels) for table in score_tables(run.metrics, run.labels)]:
+    for table in score_tables(run.metrics, run.labels):
         intervals = _some(companion(table, "intervals"))
         parts += shown(table, intervals)
         parts += _picture(table.name, "Score against KV budget", figures)
-        tables += [table, *intervals]
+        tables += [_with_notes(table, run.labels), *intervals]
     differences = difference_tables(run.metrics, run.labels)
     if differences:
         parts.append("Paired differences: " + "; ".join(map(links, differences)) + ".\n")
@@ -63,6 +75,13 @@ def scores(run: Run, figures: Figures, folder: Path) -> Section | None:
     official = [made for make in makes if run.longbench and (made := make(run.longbench, run.labels))]
     parts += [line for made in official for line in shown(made)]
     return Section("Scores by task", tuple(parts), (*tables, *differences, *official))
+
+
+def papers(run: Run, figures: Figures, folder: Path) -> Section | None:
+    """What others have published of the run's cells."""
+    sentences, tables = beside_papers(run)
+    parts = [*said(sentences), *(line for table in tables for line in shown(table))]
+    return Section("Beside published numbers", tuple(parts), tuple(tables))
 
 
 def head_scores(run: Run, figures: Figures, folder: Path) -> Section | None:
@@ -113,6 +132,7 @@ SECTIONS: tuple[Callable[[Run, Figures, Path], Section | None], ...] = (
     findings,
     overview,
     scores,
+    papers,
     head_scores,
     checks,
     memory_and_latency,

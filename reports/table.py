@@ -45,6 +45,7 @@ class Table:
     notes: tuple[str, ...] = ()
     rules: frozenset[int] = frozenset()
     left: int = 1  # leading columns that are text, aligned left
+    wide: bool = False  # across both columns of a two-column page even where one would do
     heads: tuple[tuple[str, int], ...] = ()  # from the left: a title ("": none) over how many columns
     blocks: tuple[tuple[int, str], ...] = ()  # before which row, ascending, and under which title
     gaps: frozenset[int] = frozenset()  # a little room, smaller than a rule
@@ -208,8 +209,9 @@ def to_markdown(table: Table, rows: Sequence[int] | None = None) -> str:
         if number in titles:
             lines.append(line([f"*{escape_markdown(titles[number])}*", *[""] * (len(names) - 1)]))
         lines.append(line([entry(item) for item in table.rows[number]]))
-    notes = "".join(f"\n{paragraph(note)}\n" for note in table.notes)
-    return f"**{escape_markdown(table.title)}**\n\n" + "\n".join(lines) + "\n" + notes
+    item = "* " if len(table.notes) > 1 else ""
+    notes = "".join(f"{item}{paragraph(note)}\n" for note in table.notes)
+    return f"**{escape_markdown(table.title)}**\n\n" + "\n".join(lines) + "\n" + ("\n" + notes if notes else "")
 
 
 def to_rich(table: Table) -> RichTable:

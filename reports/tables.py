@@ -15,6 +15,7 @@ from reports.table import MISSING, Entry, Table, group_starts
 from reports.variants import fact_words
 
 Row = Mapping[str, Any]
+ALPHA = 0.05
 
 
 def fact_notes(metrics: Row, labels: Labels, benchmark: str | None = None) -> list[str]:
@@ -65,12 +66,25 @@ def interval_words(metrics: Row) -> str:
     return f"{metrics['confidence']:.0%} interval over questions ({metrics['interval']})"
 
 
-def correction_words(metrics: Row) -> str:
-    """How the differences of a table are corrected for their number, as the metrics state it."""
-    correction = metrics.get("correction")
-    if isinstance(correction, Mapping):
-        correction = correction.get("words") or ", ".join(f"{key}: {value}" for key, value in correction.items())
-    return f" ({correction})" if correction else ""
+def significance_notes(metrics: Row, labels: Labels, sign: str) -> list[str]:
+    """What a sign at a number says of its difference to the baseline, and how that was corrected."""
+    base = labels.title(metrics["baseline"])
+    return [f"{sign} differs significantly from {base} on the same questions. {metrics.get('correction', '')}".strip()]
+
+
+def out_of_reach(metrics: Row, rows: str, benchmark: str | None = None) -> list[str]:
+    """Where no difference of a benchmark can be significant, as too few questions were asked for its many methods."""
+    short = [
+        entry
+        for entry in metrics.get("families") or []
+        if entry["rows"] == rows and benchmark in (None, entry["benchmark"]) and entry["least_p_holm"] > ALPHA
+    ]
+    what = "averages" if rows == "differences_all_tasks" else "cells of single tasks"
+    return [
+        f"No difference of the {what} on {entry['benchmark']} can be significant, whatever the methods do: with so few "
+        f"questions for {entry['size']} differences the smallest possible p_holm is {entry['least_p_holm']:.2g}."
+        for entry in short
+    ]
 
 
 def difference_tables(metrics: Row, labels: Labels) -> list[Table]:
@@ -98,31 +112,33 @@ def _difference_table(metrics: Row, labels: Labels, name: str, title: str, rows:
         leading = [Entry(row["benchmark"]), *([Entry(row["task"])] if per_task else []), budget_entry(row)]
         if "mean" in row:
             size = [Entry(_signed(row["mean"], "+.1f")), Entry(interval_text(row, sign=True) or MISSING)]
-            counts = [Entry(str(row["n"])), Entry(str(row["differing"]))]
+            counts = [Entry(str(row["n"])), Entry(str(row["differing"])), _p_value(row)]
             verdict = Entry(row["verdict"], bold=row["verdict"] != "no difference shown")
         else:
-            size, counts = [Entry(), Entry()], [Entry(str(row["n"])), Entry()]
+            size, counts = [Entry(), Entry()], [Entry(str(row["n"])), Entry(), Entry()]
             verdict = Entry(f"no pairs in {len(row['missing'])} tasks" if row.get("missing") else "no pairs")
         body.append((*leading, Entry(labels.name(variant_of(row))), *size, *counts, verdict))
     notes = [
-        f"Score minus the baseline's, in points, on the same samples; paired {interval_words(metrics)}. 'better' and "
-        "'worse' only where the interval excludes 0 and at least 6 pairs differ."
+        f"Score minus the baseline's, in points, on the same questions; paired {interval_words(metrics)}. 'better' and "
+        f"'worse' where the difference is significant. {metrics.get('correction', '')}".strip(),
+        *out_of_reach(metrics, "differences" if per_task else "differences_all_tasks"),
     ]
-    shown = [row for row in rows if "low" in row]
-    if len(shown) > 1:
-        chance = len(shown) * (1 - metrics["confidence"])
-        notes.append(f"Of {len(shown)} such intervals about {chance:.1f} exclude 0 by chance if no method differs.")
     columns = ["Benchmark", *(["Task"] if per_task else []), "KV budget", "Method"]
     return Table(
         name=name,
         title=title,
-        columns=(*columns, "Difference", "Interval", "Pairs", "Differing", "Shown"),
+        columns=(*columns, "Difference", "Interval", "Pairs", "Differing", "p (Holm)", "Shown"),
         rows=tuple(body),
         notes=tuple(notes),
         rules=group_starts([_group(row) for row in rows]),
         left=len(columns),
         data=tuple(difference_numbers(rows, labels)),
     )
+
+
+def _p_value(row: Row) -> Entry:
+    p = row.get("p_holm")
+    return Entry() if p is None else Entry("< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
 _MEMORY: tuple[tuple[str, str, Callable[[float], str]], ...] = (

@@ -13,8 +13,19 @@ from pathlib import Path
 
 ROOMS = ("cokv", "longbench", "ruler", "suite")  # `reports` only reads what a run has written
 SILENT = (  # change no answer of a run
-    *("suite.cli", "suite.doctor", "suite.embedded", "suite.experiment_files", "suite.integrations", "suite.known", "suite.spec.paper"),
-    *(f"suite.run.{name}" for name in ("estimate", "plan", "published", "requirements", "task_sizes", "shown", "trial", "work")),
+    *(
+        "suite.cli",
+        "suite.doctor",
+        "suite.embedded",
+        "suite.experiment_files",
+        "suite.integrations",
+        "suite.known",
+        "suite.spec.paper",
+    ),
+    *(
+        f"suite.run.{name}"
+        for name in ("estimate", "plan", "published", "requirements", "task_sizes", "shown", "trial", "work")
+    ),
 )
 GAME = (  # what a utility of the head game depends on; how coalitions are drawn and averaged is no part of it
     *("cokv.cache", "cokv.decode", "cokv.model", "cokv.types", "longbench", "ruler", "suite.tasks"),
