@@ -39,12 +39,12 @@ def samples_of(run: Run) -> Samples:
         for member in members:
             scores[places[_cell(member)]][number] = None if member["score"] is None else round(member["score"], 2)
     details = (_detail(records, places, prompts.get(key), kept.get(key, [])) for key, records in by_sample.items())
-    chunks, of_sample = _chunks(details)
+    chunks, of_sample, shown = _chunks(details)
     index = {
         "cells": [_cell_facts(cell, run.labels) for cell in cells],
         **{name: [key[place] for key in by_sample] for place, name in enumerate(("benchmark", "task", "seed", "id"))},
         "tokens": [records[0].get("prompt_tokens") for records in by_sample.values()],
-        "shown": [int(key in kept) for key in by_sample],
+        "shown": shown,
         "chunk": of_sample,
         "scores": scores,
         "prompts": sum(key in prompts for key in by_sample),
@@ -110,10 +110,11 @@ def _kept(line: Line, stored: Mapping[tuple[Any, ...], int]) -> dict[str, Any] |
     return {**shape, "cells": cells}
 
 
-def _chunks(details: Iterator[dict[str, Any]]) -> tuple[list[str], list[list[int]]]:
-    """Chunks, and of each sample its chunk and its place there."""
+def _chunks(details: Iterator[dict[str, Any]]) -> tuple[list[str], list[list[int]], list[int]]:
+    """Chunks; of each sample its chunk and its place there, and whether it has kept tokens (0 or 1)."""
     chunks: list[str] = []
     places: list[list[int]] = []
+    shown: list[int] = []
     waiting: list[dict[str, Any]] = []
     size = 0
     for detail in details:
@@ -122,8 +123,9 @@ def _chunks(details: Iterator[dict[str, Any]]) -> tuple[list[str], list[list[int
             chunks.append(compressed(waiting))
             waiting, size = [], 0
         places.append([len(chunks), len(waiting)])
+        shown.append(int("kept" in detail))
         waiting.append(detail)
         size += length
     if waiting:
         chunks.append(compressed(waiting))
-    return chunks, places
+    return chunks, places, shown

@@ -17,7 +17,6 @@ from reports.table import Table
 from reports.tables import fact_notes, interval_words
 
 Row = Mapping[str, Any]
-RULE_OF_THREE = "An interval without width: every sample scored the same. Events rarer than about 3/n go unseen."
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,12 @@ def score_rows(run: Run) -> dict[str, Any]:
         Column("mean", "Score (%)", "number", 1),
         Column("low", "Low", "number", 1),
         Column("high", "High", "number", 1),
-        Column("n", "Samples", "number"),
+        Column("n", "Questions", "number"),
         Column("kept", "Cache kept (%)", "number", 1),
         Column("why", "Why there is no score"),
     ]
     notes = [
         f"Score in percent with its {interval_words(run.metrics)}.",
-        RULE_OF_THREE,
         *fact_notes(run.metrics, run.labels),
         *run.labels.notes(),
     ]
@@ -81,6 +79,8 @@ def difference_rows(run: Run) -> dict[str, Any] | None:
             **_estimate(row),
             "n": row.get("n"),
             "differing": row.get("differing"),
+            "p": row.get("p"),
+            "p_holm": row.get("p_holm"),
             "verdict": row.get("verdict", ""),
         }
         for row in listed
@@ -95,10 +95,15 @@ def difference_rows(run: Run) -> dict[str, Any] | None:
         Column("high", "High", "number", 1, sign=True),
         Column("n", "Pairs", "number"),
         Column("differing", "Pairs that differ", "number"),
+        Column("p", "p", "number", 4),
+        Column("p_holm", "p, Holm", "number", 4),
         Column("verdict", "Verdict", "choice"),
     ]
     base = labels.title(metrics["baseline"])
-    notes = [f"Score minus that of {base} on the same samples, with the interval of the paired difference."]
+    notes = [
+        f"Score minus that of {base} on the same samples, with the interval of the paired difference.",
+        *([metrics["correction"]] if metrics.get("correction") else []),
+    ]
     return _table("differences", f"Differences from {base}", columns, rows, notes) if rows else None
 
 

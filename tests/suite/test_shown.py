@@ -112,7 +112,9 @@ def test_packing_keeps_every_position():
             assert (selection.mask().numpy() == mask).all()
 
 
-@pytest.mark.parametrize("text", ["plain words", "日本語 ü 🙂🙂 e\u0301", "\n\n\t x", "\N{REPLACEMENT CHARACTER} end", ""])
+@pytest.mark.parametrize(
+    "text", ["plain words", "日本語 ü 🙂🙂 e\u0301", "\n\n\t x", "\N{REPLACEMENT CHARACTER} end", ""]
+)
 def test_tokens_add_up_to_the_text(loaded, text):
     ids = torch.tensor(loaded.tokenizer.encode(text, add_special_tokens=False), dtype=torch.int64)
     texts = shown.token_texts(loaded, ids)

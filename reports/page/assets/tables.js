@@ -83,7 +83,7 @@ function sortableTable(holder, columns, rows, options = {}) {
       widthGrow: column.grow ?? 1,
       minWidth: column.width ?? 70,
       width: column.exact,
-      variableHeight: Boolean(column.draw),
+      variableHeight: column.field === "answer",
       cssClass: column.kind === "number" ? "number" : "",
     })),
     ...more,
