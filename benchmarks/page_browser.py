@@ -1,4 +1,4 @@
-"""A browser without a window or a network (Debian's chromium and chromedriver), for what measures and tests the page."""
+"""A browser without a window (Debian's chromium and chromedriver), for what measures and tests the page."""
 
 from __future__ import annotations
 
