@@ -4,8 +4,8 @@
 
 The run is generated (no model answered): 20 tasks, a full cache and two methods at three budgets, prompts of about 900
 tokens with their text, kept tokens of 90 KV heads for one sample of each task. Times are of Debian's chromium without a
-window, from the start of the navigation: until the page has drawn every section, until a sample is shown, until a filter
-has been applied. Both the page with all samples inside and the one with samples beside it are measured.
+window: from the start of the navigation until every section is drawn, until a sample is shown, until a filter has been
+applied. Both the page with all samples inside and the one with samples beside it are measured.
 """
 
 from __future__ import annotations

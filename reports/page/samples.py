@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from reports.kv_budget import Budget, budget_order, budget_text
-from reports.labels import Labels
+from reports.labels import Labels, is_full
 from reports.page.embed import compressed, json_text
 from reports.page.stored import Line, SampleKey, kept_of, prompts_of, sample_key
 from reports.records import Variant, variant_of
@@ -41,6 +41,7 @@ def samples_of(run: Run) -> Samples:
     details = (_detail(records, places, prompts.get(key), kept.get(key, [])) for key, records in by_sample.items())
     chunks, of_sample, shown = _chunks(details)
     index = {
+        "full": next((place for cell, place in places.items() if is_full(cell[0])), None),
         "cells": [_cell_facts(cell, run.labels) for cell in cells],
         **{name: [key[place] for key in by_sample] for place, name in enumerate(("benchmark", "task", "seed", "id"))},
         "tokens": [records[0].get("prompt_tokens") for records in by_sample.values()],

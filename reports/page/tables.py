@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.checks import checks_table
+from reports.claims import claims_sentences, claims_table, evidence_of_run, judge_claims
 from reports.kv_budget import budget_order, budget_text
 from reports.labels import Labels
 from reports.overview import overview_table
 from reports.records import variant_of
 from reports.rundir import Run
 from reports.side_tables import RUNTIMES
-from reports.table import Table
+from reports.table import Entry, Table
 from reports.tables import fact_notes, interval_words
 
 Row = Mapping[str, Any]
@@ -186,20 +187,31 @@ def overview(run: Run) -> dict[str, Any] | None:
     return plain(table) if (table := overview_table(run.metrics, run.labels)) else None
 
 
+def claims(run: Run) -> dict[str, Any]:
+    """What papers claim, judged on this run: three sentences, then every claim in the order of verdicts."""
+    judged = judge_claims(evidence_of_run(run))
+    return {"sentences": claims_sentences(judged), **plain(claims_table(judged))}
+
+
 def checks(run: Run) -> dict[str, Any] | None:
     return plain(checks_table(run.checks)) if run.checks else None
 
 
 def plain(table: Table) -> dict[str, Any]:
-    """A table of the report for the page: cells as [text, detail, bold]."""
+    """A table of the report for the page: cells as [text with its mark, detail, "bold", "underline" or ""]."""
     return {
         "id": table.name,
         "title": table.title,
+        "heads": [list(head) for head in table.heads],
         "columns": list(table.columns),
         "left": table.left,
-        "rows": [[[entry.text, entry.detail, int(entry.bold)] for entry in row] for row in table.rows],
+        "rows": [[_cell(entry) for entry in row] for row in table.rows],
         "notes": list(table.notes),
     }
+
+
+def _cell(entry: Entry) -> list[str]:
+    return [entry.text + entry.mark, entry.detail, "bold" if entry.bold else "underline" if entry.underline else ""]
 
 
 _BUDGET = Column("budget", "KV budget", "budget")
