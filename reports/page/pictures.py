@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from reports.kv_budget import budget_order, budget_text, slot_positions
+from reports.labels import is_full
+from reports.overview import by_score
 from reports.records import variant_of
 from reports.rundir import Run
 from reports.side_tables import head_scores, removal_rows
@@ -23,8 +25,13 @@ def _overview(run: Run) -> dict[str, Any]:
     """Averages with their intervals; methods and budgets in the order of the report."""
     rows = [row for row in run.metrics["averages"] if "mean" in row]
     budgets = sorted({row["kv_budget"] for row in rows}, key=budget_order)
+    variants = run.labels.variants
+    full = [run.labels.name(variant) for variant in variants if is_full(variant)]
+    best = by_score(run.metrics, run.labels) if run.labels.ranks else variants
     return {
-        "methods": [run.labels.name(variant) for variant in run.labels.variants],
+        "full": full[0] if full else None,
+        "coloured": [run.labels.name(v) for v in best if not is_full(v) and any(r["method"] == v.method for r in rows)],
+        "methods": [run.labels.name(variant) for variant in variants],
         "budgets": [budget_text(budget) for budget in budgets if budget is not None],
         "points": [_point(run, row) for row in rows],
     }

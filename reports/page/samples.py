@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from reports.kv_budget import Budget, budget_order, budget_text
-from reports.labels import Labels
+from reports.labels import Labels, is_full
 from reports.page.embed import compressed, json_text
 from reports.page.stored import Line, SampleKey, kept_of, prompts_of, sample_key
 from reports.records import Variant, variant_of
@@ -39,12 +39,13 @@ def samples_of(run: Run) -> Samples:
         for member in members:
             scores[places[_cell(member)]][number] = None if member["score"] is None else round(member["score"], 2)
     details = (_detail(records, places, prompts.get(key), kept.get(key, [])) for key, records in by_sample.items())
-    chunks, of_sample = _chunks(details)
+    chunks, of_sample, shown = _chunks(details)
     index = {
+        "full": next((place for cell, place in places.items() if is_full(cell[0])), None),
         "cells": [_cell_facts(cell, run.labels) for cell in cells],
         **{name: [key[place] for key in by_sample] for place, name in enumerate(("benchmark", "task", "seed", "id"))},
         "tokens": [records[0].get("prompt_tokens") for records in by_sample.values()],
-        "shown": [int(key in kept) for key in by_sample],
+        "shown": shown,
         "chunk": of_sample,
         "scores": scores,
         "prompts": sum(key in prompts for key in by_sample),
@@ -110,10 +111,11 @@ def _kept(line: Line, stored: Mapping[tuple[Any, ...], int]) -> dict[str, Any] |
     return {**shape, "cells": cells}
 
 
-def _chunks(details: Iterator[dict[str, Any]]) -> tuple[list[str], list[list[int]]]:
-    """Chunks, and of each sample its chunk and its place there."""
+def _chunks(details: Iterator[dict[str, Any]]) -> tuple[list[str], list[list[int]], list[int]]:
+    """Chunks; of each sample its chunk and its place there, and whether it has kept tokens (0 or 1)."""
     chunks: list[str] = []
     places: list[list[int]] = []
+    shown: list[int] = []
     waiting: list[dict[str, Any]] = []
     size = 0
     for detail in details:
@@ -122,8 +124,9 @@ def _chunks(details: Iterator[dict[str, Any]]) -> tuple[list[str], list[list[int
             chunks.append(compressed(waiting))
             waiting, size = [], 0
         places.append([len(chunks), len(waiting)])
+        shown.append(int("kept" in detail))
         waiting.append(detail)
         size += length
     if waiting:
         chunks.append(compressed(waiting))
-    return chunks, places
+    return chunks, places, shown

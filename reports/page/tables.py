@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.checks import checks_table
+from reports.claims import claims_sentences, claims_table, evidence_of_run, judge_claims
 from reports.kv_budget import budget_order, budget_text
 from reports.labels import Labels
 from reports.overview import overview_table
 from reports.records import variant_of
 from reports.rundir import Run
 from reports.side_tables import RUNTIMES
-from reports.table import Table
+from reports.table import Entry, Table
 from reports.tables import fact_notes, interval_words
 
 Row = Mapping[str, Any]
-RULE_OF_THREE = "An interval without width: every sample scored the same. Events rarer than about 3/n go unseen."
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,12 @@ def score_rows(run: Run) -> dict[str, Any]:
         Column("mean", "Score (%)", "number", 1),
         Column("low", "Low", "number", 1),
         Column("high", "High", "number", 1),
-        Column("n", "Samples", "number"),
+        Column("n", "Questions", "number"),
         Column("kept", "Cache kept (%)", "number", 1),
         Column("why", "Why there is no score"),
     ]
     notes = [
         f"Score in percent with its {interval_words(run.metrics)}.",
-        RULE_OF_THREE,
         *fact_notes(run.metrics, run.labels),
         *run.labels.notes(),
     ]
@@ -81,6 +80,8 @@ def difference_rows(run: Run) -> dict[str, Any] | None:
             **_estimate(row),
             "n": row.get("n"),
             "differing": row.get("differing"),
+            "p": row.get("p"),
+            "p_holm": row.get("p_holm"),
             "verdict": row.get("verdict", ""),
         }
         for row in listed
@@ -95,10 +96,15 @@ def difference_rows(run: Run) -> dict[str, Any] | None:
         Column("high", "High", "number", 1, sign=True),
         Column("n", "Pairs", "number"),
         Column("differing", "Pairs that differ", "number"),
+        Column("p", "p", "number", 4),
+        Column("p_holm", "p, Holm", "number", 4),
         Column("verdict", "Verdict", "choice"),
     ]
     base = labels.title(metrics["baseline"])
-    notes = [f"Score minus that of {base} on the same samples, with the interval of the paired difference."]
+    notes = [
+        f"Score minus that of {base} on the same samples, with the interval of the paired difference.",
+        *([metrics["correction"]] if metrics.get("correction") else []),
+    ]
     return _table("differences", f"Differences from {base}", columns, rows, notes) if rows else None
 
 
@@ -181,20 +187,31 @@ def overview(run: Run) -> dict[str, Any] | None:
     return plain(table) if (table := overview_table(run.metrics, run.labels)) else None
 
 
+def claims(run: Run) -> dict[str, Any]:
+    """What papers claim, judged on this run: three sentences, then every claim in the order of verdicts."""
+    judged = judge_claims(evidence_of_run(run))
+    return {"sentences": claims_sentences(judged), **plain(claims_table(judged))}
+
+
 def checks(run: Run) -> dict[str, Any] | None:
     return plain(checks_table(run.checks)) if run.checks else None
 
 
 def plain(table: Table) -> dict[str, Any]:
-    """A table of the report for the page: cells as [text, detail, bold]."""
+    """A table of the report for the page: cells as [text with its mark, detail, "bold", "underline" or ""]."""
     return {
         "id": table.name,
         "title": table.title,
+        "heads": [list(head) for head in table.heads],
         "columns": list(table.columns),
         "left": table.left,
-        "rows": [[[entry.text, entry.detail, int(entry.bold)] for entry in row] for row in table.rows],
+        "rows": [[_cell(entry) for entry in row] for row in table.rows],
         "notes": list(table.notes),
     }
+
+
+def _cell(entry: Entry) -> list[str]:
+    return [entry.text + entry.mark, entry.detail, "bold" if entry.bold else "underline" if entry.underline else ""]
 
 
 _BUDGET = Column("budget", "KV budget", "budget")

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from reports.found import found
 from reports.page import tables
 from reports.page.embed import code_text, json_text, policy
 from reports.page.pictures import pictures
@@ -65,7 +66,8 @@ def _content(run: Run) -> dict[str, Any]:
         "finished": run.finished,
         "facts": _facts(run),
         "overview": tables.overview(run),
-        "claims": _claims(run),
+        "found": found(run.metrics, run.labels),
+        "claims": tables.claims(run),
         "checks": tables.checks(run),
         "tables": {table["id"]: table for table in listed if table},
         "pictures": pictures(run),
@@ -100,10 +102,6 @@ def _either(records: list[dict[str, Any]], field: str, words: Mapping[Any, str])
     return " and ".join(sorted({words.get(r[field], str(r[field])) for r in records}))
 
 
-def _claims(run: Run) -> list[dict[str, Any]] | None:
-    return None
-
-
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
     """Leaves of nested mappings as [key, text]; titles and variants, which tables show, left out."""
     leaves: list[list[str]] = []
@@ -123,7 +121,7 @@ def _sections(data: Mapping[str, Any]) -> dict[str, str]:
     """Titles of the sections that the run has something for, by id."""
     shown = {
         "overview": "Overview",
-        "verdicts": "Verdicts" if data["claims"] or data["checks"] else "",
+        "verdicts": "Verdicts",
         "scores": "Scores",
         "differences": "Differences" if "differences" in data["tables"] else "",
         "memory": "Memory",

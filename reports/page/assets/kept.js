@@ -90,9 +90,7 @@ async function keptViewer(detail, cells, chosen) {
   const method = select("Method", methods.map((name) => [name, name]), cells[state.cell].method, (name) => {
     const budget = cells[state.cell].budget;
     const own = [...kept.rows.keys()].filter((cell) => cells[cell].method === name);
-    state.cell = own.find((cell) => cells[cell].budget === budget) ?? own[0];
-    fill(budgetControl.control, own.map((cell) => [cell, cells[cell].budget]), state.cell);
-    update();
+    choose(own.find((cell) => cells[cell].budget === budget) ?? own[0]);
   });
   const budgetControl = select("KV budget", budgets().map((cell) => [cell, cells[cell].budget]), state.cell, (cell) => {
     state.cell = Number(cell);
@@ -168,10 +166,18 @@ async function keptViewer(detail, cells, chosen) {
     return sample;
   }));
   drawn.set(map, async () => drawMap());
-  return make("div", { class: "kept" },
+  const choose = (cell) => {
+    if (!kept.rows.has(cell)) return;
+    state.cell = cell;
+    method.control.value = cells[cell].method;
+    fill(budgetControl.control, budgets().map((other) => [other, cells[other].budget]), cell);
+    update();
+  };
+  const viewer = make("div", { class: "kept" },
     make("div", { class: "controls" }, method, budgetControl, layer, head, make("span", { class: "control" }, make("span", { text: "share of these heads that keep a token" }), legend)),
     said,
     make("div", { class: "mapbox" }, make("span", { class: "axis", text: `${kept.layers} layers × ${kept.heads} KV heads ↓, prompt →; click a row to choose its head` }), map),
     hovered, text,
     make("p", { class: "notes", text: "Stored is the selection after prefill. Methods that evict while decoding keep less of it later, methods that bring pages back or store fewer bits keep these tokens in that form." + (marked.size ? " Underlined: where a reference answer stands in the prompt." : "") }));
+  return { viewer, choose };
 }

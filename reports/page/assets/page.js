@@ -7,6 +7,7 @@ document.body.append(tip);
 function fillOverview(holder) {
   if (!data.finished) holder.append(make("p", { class: "warning", text: "This run is not finished: the numbers are those of the records so far." }));
   holder.append(make("dl", { class: "facts" }, ...data.facts.map(([key, text]) => make("div", {}, make("dt", { text: key }), make("dd", { text })))));
+  holder.append(...data.found.map((text) => make("p", { text })));
   if (data.pictures.overview.points.length) {
     const box = make("div", { class: "picture" });
     holder.append(box);
@@ -16,14 +17,10 @@ function fillOverview(holder) {
 }
 
 function fillVerdicts(holder) {
-  if (data.claims) {
-    const verdict = (text) => make("span", { class: `verdict ${text.replace(/[^a-z]/gi, "-").toLowerCase()}`, text });
-    holder.append(make("div", { class: "scroll", tabindex: "0" }, make("table", { class: "plain claims" },
-      make("caption", { text: "Published claims, judged by this run" }),
-      make("thead", {}, make("tr", {}, ...["Claim", "Source", "Verdict", "Why"].map((text) => make("th", { scope: "col", class: "left", text })))),
-      make("tbody", {}, ...data.claims.map((claim) => make("tr", {}, make("th", { scope: "row", class: "left", text: claim.text }), make("td", { class: "left", text: claim.source }), make("td", { class: "left" }, verdict(claim.verdict)), make("td", { class: "left", text: claim.words })))))));
-  }
-  if (data.checks) holder.append(plainTable(data.checks), make("details", { class: "fold" }, make("summary", { text: "How these are judged" }), notes(data.checks.notes)));
+  const { claims, checks } = data;
+  holder.append(...claims.sentences.map((text) => make("p", { text })));
+  holder.append(markVerdicts(plainTable(claims), claims.columns.indexOf("Verdict")), notes(claims.notes) ?? "");
+  if (checks) holder.append(markVerdicts(plainTable(checks), checks.columns.indexOf("Verdict")), make("details", { class: "fold" }, make("summary", { text: "How these are judged" }), notes(checks.notes)));
 }
 
 function fillTable(id, name) {
@@ -39,11 +36,12 @@ function fillTable(id, name) {
 function fillCurves(holder) {
   const points = data.pictures.curves;
   const groups = [...new Set(points.map((point) => JSON.stringify([point.benchmark, point.task])))];
-  const full = data.pictures.overview.methods[0];
-  const methods = data.pictures.overview.methods.filter((name) => points.some((point) => point.method === name && point.slots !== null && name !== full));
+  const { full, coloured } = data.pictures.overview;
+  const sized = (name) => points.some((point) => point.method === name && point.slots !== null && name !== full);
+  const methods = data.pictures.overview.methods.filter(sized);
   if (!methods.length) return;
   let group = 0;
-  let chosen = methods.slice(0, 6);
+  let chosen = coloured.filter(sized).slice(0, 6);
   const box = make("div", { class: "picture" });
   const draw = () => picture(box, () => curvesSpec(points.filter((point) => JSON.stringify([point.benchmark, point.task]) === groups[group]), chosen, full, width(box)), "Score against KV budget");
   const chips = methods.map((name) => make("button", { type: "button", class: "chip", text: name, onclick: () => {
@@ -93,7 +91,7 @@ const later = window.requestIdleCallback ?? ((work) => setTimeout(work, 1));
 const fills = [
   () => fillOverview(into("overview")),
   () => { page.samples = sampleBrowser(into("samples"), data.samples, data.beside); },
-  () => into("verdicts") && fillVerdicts(into("verdicts")),
+  () => fillVerdicts(into("verdicts")),
   () => { fillCurves(into("scores")); fillTable("scores", "scores"); },
   () => fillTable("differences", "differences"),
   () => fillTable("memory", "memory"),
@@ -108,7 +106,9 @@ function step(at) {
     performance.mark("ready");
     return;
   }
+  const begin = performance.now();
   fills[at]();
+  performance.measure(`section ${at}`, { start: begin });
   setTimeout(() => step(at + 1), 0); // between two, the browser answers its user
 }
 step(0);

@@ -55,7 +55,7 @@ const TIPS = (...names) => names.map((name) => ({ field: name, type: "nominal" }
 
 function overviewSpec(data, width) {
   const points = data.points.map((point) => ({ ...point, Method: point.method, Budget: point.budget === "full" ? "all positions" : point.budget, Score: `${number(point.mean, 1)} %`, Interval: interval(point), Samples: number(point.n), low: point.low ?? point.mean, high: point.high ?? point.mean }));
-  const full = data.points.length ? data.methods[0] : "";
+  const full = data.full;
   const methods = data.methods.filter((name) => name !== full);
   const budgets = [...data.budgets, "all positions"].filter((budget) => points.some((point) => point.Budget === budget && point.method !== full));
   const benchmarks = [...new Set(points.map((point) => point.benchmark))];

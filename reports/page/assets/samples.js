@@ -3,10 +3,10 @@ function sampleBrowser(holder, index, folder) {
   const cells = index.cells;
   const count = index.id.length;
   const methods = [...new Set(cells.map((cell) => cell.method))];
-  const full = cells[0].method;
-  const first = cells.findIndex((cell) => cell.method !== full);
-  const state = { cell: first < 0 ? 0 : first, task: "", shown: "", low: 0, high: 100, open: null };
-  const rows = Array.from({ length: count }, (_, at) => ({ at, task: index.task[at], benchmark: index.benchmark[at], seed: index.seed[at], id: index.id[at], tokens: index.tokens[at], full: index.scores[0][at], score: null, shown: index.shown[at] }));
+  const full = index.full === null ? "full cache" : cells[index.full].method;
+  const last = cells.findLastIndex((cell) => cell.method === "CoKV");
+  const state = { cell: last < 0 ? cells.length - 1 : last, task: "", shown: "", low: 0, high: 100, open: null };
+  const rows = Array.from({ length: count }, (_, at) => ({ at, task: index.task[at], benchmark: index.benchmark[at], seed: index.seed[at], id: index.id[at], tokens: index.tokens[at], full: index.full === null ? null : index.scores[index.full][at], score: null, shown: index.shown[at] }));
   const setScores = () => rows.forEach((row) => { row.score = index.scores[state.cell][row.at]; });
   setScores();
 
@@ -79,7 +79,9 @@ function sampleBrowser(holder, index, folder) {
       return;
     }
     if (state.open !== at) return; // another one was chosen meanwhile
-    detail.replaceChildren(...(await sampleDetail(at, sample)));
+    const { parts, answers } = await sampleDetail(at, sample);
+    detail.replaceChildren(...parts.filter(Boolean));
+    answers(); // a table measures itself, so it has to be in the page
   }
 
   async function sampleDetail(at, sample) {
@@ -90,23 +92,25 @@ function sampleBrowser(holder, index, folder) {
       sample.references.length ? null : make("span", { text: "none" })));
     if (sample.notes.length) parts.push(make("p", { class: "notes", text: sample.notes.join("; ") }));
     parts.push(promptBox(sample));
+    let kept = null;
     if (sample.kept) {
       const box = make("details", { open: true, class: "fold" }, make("summary", { text: "Which tokens each method kept" }));
-      box.append(await keptViewer(sample, cells, state.cell));
+      kept = await keptViewer(sample, cells, state.cell);
+      box.append(kept.viewer);
       parts.push(box);
     }
     const answers = make("div", {});
-    parts.push(make("h4", { text: "Answers" }), answers);
+    parts.push(make("h4", { text: "Answers" }), sample.kept ? make("p", { class: "notes", text: "Click an answer to draw what its method kept." }) : null, answers);
     const rows = sample.answers.map(([cell, text, why, generated, slots, tokens]) => ({ method: cells[cell].method, budget: cells[cell].budget, place: cell, score: index.scores[cell][at], answer: text ?? "", why, generated, tokens }));
-    queueMicrotask(() => sortableTable(answers, [
-      { field: "method", title: "Method", kind: "choice" },
+    const draw = () => sortableTable(answers, [
+      { field: "method", title: "Method", kind: "choice", width: 170 },
       { field: "budget", title: "KV budget", kind: "budget" },
       { field: "score", title: "Score", kind: "number", digits: 1 },
       { field: "generated", title: "Tokens", kind: "number", digits: 0 },
-      { field: "tokens", title: "Tokens kept, all heads", kind: "number", digits: 0 },
+      { field: "tokens", title: "Kept, all heads", kind: "number", digits: 0, width: 110 },
       { field: "answer", title: "Answer", grow: 6, width: 320, draw: (row) => (row.why ? make("em", { text: row.why }) : longText(row.answer)) },
-    ], rows, { height: "30rem", layout: "fitColumns" }));
-    return parts;
+    ], rows, { height: "30rem", layout: "fitColumns" }).on("rowClick", (event, row) => kept?.choose(row.getData().place));
+    return { parts, answers: draw };
   }
 
   return { open, table };

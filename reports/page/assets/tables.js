@@ -83,7 +83,7 @@ function sortableTable(holder, columns, rows, options = {}) {
       widthGrow: column.grow ?? 1,
       minWidth: column.width ?? 70,
       width: column.exact,
-      variableHeight: Boolean(column.draw),
+      variableHeight: column.field === "answer",
       cssClass: column.kind === "number" ? "number" : "",
     })),
     ...more,
@@ -96,11 +96,25 @@ function notes(lines) {
 
 // A table of the report, as it prints there.
 function plainTable(table) {
-  const head = make("tr", {}, ...table.columns.map((text, place) => make("th", { scope: "col", text, class: place < table.left ? "left" : "" })));
-  const body = table.rows.map((row) =>
-    make("tr", {}, ...row.map(([text, detail, bold], place) =>
-      make(place ? "td" : "th", { class: place < table.left ? "left" : "", scope: place ? null : "row" },
-        make(bold ? "strong" : "span", { text }), detail ? make("small", { text: ` ${detail}`, class: detail.length < 30 ? "short" : null }) : null))));
+  const side = (place) => (place < table.left ? "left" : null);
+  const head = make("tr", {}, ...table.columns.map((text, place) => make("th", { scope: "col", text, class: side(place) })));
+  const over = table.heads.some(([text]) => text)
+    ? make("tr", {}, ...table.heads.map(([text, span]) => make("th", { scope: "colgroup", colspan: span, text, class: "over" })))
+    : null;
+  const cell = ([text, detail, look], place) =>
+    make(place ? "td" : "th", { class: side(place), scope: place ? null : "row" },
+      make(look === "bold" ? "strong" : look === "underline" ? "u" : "span", { text }),
+      detail ? make("small", { text: ` ${detail}`, class: detail.length < 30 ? "short" : null }) : null);
+  const body = table.rows.map((row) => make("tr", {}, ...row.map(cell)));
   return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": table.title },
-    make("table", { class: "plain" }, make("caption", { text: table.title }), make("thead", {}, head), make("tbody", {}, ...body)));
+    make("table", { class: "plain" }, make("caption", { text: table.title }), make("thead", {}, over, head), make("tbody", {}, ...body)));
+}
+
+// Verdicts stand out by their words and their colour.
+function markVerdicts(holder, column) {
+  for (const row of holder.querySelectorAll("tbody tr")) {
+    const word = row.children[column].firstChild;
+    word.classList.add("verdict", word.textContent.toLowerCase().replace(/[^a-z]+/g, "-"));
+  }
+  return holder;
 }

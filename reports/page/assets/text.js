@@ -1,10 +1,11 @@
 // Text and elements. Whatever comes from the run reaches the page as text, through `textContent` alone.
 "use strict";
 
-// Characters that cannot be seen, or that turn around those beside them, are shown by name.
-const UNSEEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
-const codeName = (character) => `⟨U+${character.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
-const visible = (text) => String(text).replace(/\r\n?/g, "\n").replace(UNSEEN, codeName);
+// What has no glyph (control, bidirectional, zero-width, private, lone surrogates) is shown by its code point.
+const UNSEEN = /[\p{C}\u2028\u2029]/gu;
+const codePoint = (character) =>
+  character === "\n" || character === "\t" ? character : `<U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`;
+const visible = (text) => String(text).replace(UNSEEN, codePoint);
 
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
