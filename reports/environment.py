@@ -34,8 +34,7 @@ def facts(run: Run) -> list[str]:
     }
     if tokens:
         lines["Prompt tokens"] = f"{min(tokens)} to {max(tokens)}, mean {sum(tokens) / len(tokens):.0f}"
-    methods = "; ".join(f"{kind}: {method}" for kind, method in run.metrics["intervals"].items())
-    lines["Intervals"] = f"{CONFIDENCE:.0%} over samples; {methods}"
+    lines["Intervals"] = f"{CONFIDENCE:.0%} over questions, {run.metrics['interval']}"
     if run.stages:
         lines["Wall time"] = wall_time(run.stages)
     notes = Counter(note for record in records for note in record.get("notes") or [])

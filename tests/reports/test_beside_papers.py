@@ -14,9 +14,10 @@ from published_run import LLAMA, OTHER, SIXTEEN, write_published_run
 from reports import ReportError, load_run
 from reports.beside_papers import FIELDS_TABLE, beside_papers
 from reports.comparisons import Comparison, compare_averages, compare_cells
+from reports.latex import to_latex
 from reports.reported import published_values
 from reports.reported.sources import NOT_STATED
-from reports.table import to_latex, to_markdown
+from reports.table import to_markdown
 
 WORDS = {"full": "FullKV", "snapkv": "SnapKV", "cokv": "CoKV", "pyramidkv": "PyramidKV", "adakv": "Ada-SnapKV"}
 COKV = {
@@ -304,7 +305,7 @@ def test_tables_name_every_differing_field_and_what_it_is_there(equal):
             assert (paper, field) in explained or field == "model", (paper, field)
     assert len(averages.rows) < len(cells.rows)
     for table in tables:
-        assert to_markdown(table).count("|") > 10 and r"\begin{table}" in to_latex(table)
+        assert to_markdown(table).count("|") > 10 and r"\begin{tabular" in to_latex(table)
 
 
 def test_a_model_version_that_the_source_leaves_open_is_said(tmp_path):
