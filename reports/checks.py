@@ -46,14 +46,24 @@ def _notes(record: Record) -> list[str]:
     game = settings["game"]
     notes = [
         f"Answers: {settings['samples']} test samples of each of {', '.join(record['tasks'])}, at {_budget(settings)}; "
-        "paired differences in points, 95 % bootstrap intervals over samples, tasks weighted alike. Games: "
+        "paired differences in points, 95 % intervals over samples, tasks weighted alike. Games: "
         f"{record['num_players']} KV heads, {game['prompts']} validation prompts, utility {game['utility']}; slice "
-        f"sizes, utilities and first tokens on {', '.join(record['game_tasks'])}. Intervals of check 1 are over heads, "
-        "or over random orders of the draws; those of checks 2, 8 and 9 resample the draws.",
+        f"sizes, utilities and first tokens on {', '.join(record['game_tasks'])}. Intervals of check 1 are over heads "
+        "(bootstrap), or over random orders of the draws; those of checks 2, 8 and 9 resample the draws.",
         "A claim holds, or does not hold, where the whole interval is on one side of its bar; otherwise it is "
-        "undecided. No row is corrected for the number of rows: of many true ties, one in forty looks like a gain.",
+        f"undecided. {_correction(record['rows'])}",
     ]
     return notes + list(dict.fromkeys(row["note"] for row in record["rows"] if row.get("note")))
+
+
+def _correction(rows: Sequence[Record]) -> str:
+    """What was done about several questions at once, by the record: one of an older version has no p_holm."""
+    if any("p_holm" in row for row in rows):
+        return (
+            "The rows of one check are corrected together by Holm's procedure: one is decided only where its p, "
+            "corrected, is at most 0.05 too. Numbers of coalitions are over random orders, not corrected."
+        )
+    return "No row is corrected for the number of rows: of many true ties, one in forty looks like a gain."
 
 
 def _budget(settings: Record) -> str:
@@ -145,6 +155,6 @@ def check_checks(record: Record, source: str) -> None:
         if row.get("rule") not in rules or row.get("verdict") not in VERDICTS or not isinstance(row.get("n"), int):
             expected = f"a rule of {', '.join(rules)}, a verdict of {', '.join(VERDICTS)}, and n"
             raise ReportError(f"{place}: needs {expected}, got {row!r:.60}")
-        for key in ("score", "low", "high"):
+        for key in ("score", "low", "high", "p", "p_holm"):
             if row.get(key) is not None and not is_number(row[key]):
                 raise ReportError(f"{place}: {key} must be a finite number or absent, got {row[key]!r:.40}")

@@ -68,7 +68,7 @@ def masking_table(record: Record) -> Table:
             )
         )
     notes = (
-        "Score in percent when heads see only the window, averaged over the number of such heads, with 95 % bootstrap "
+        "Score in percent when heads see only the window, averaged over the number of such heads, with 95 % "
         "intervals over samples. Official: the released rule, which masks one head more from the top. Top: highest "
         "scores first. A good ranking loses early from the top and late from the bottom; bottom minus top is paired on "
         "the same samples, and 0 for a ranking that knows nothing.",
@@ -98,7 +98,7 @@ def transfer_table(record: Record) -> Table:
         body.append((Entry(AVERAGES[name]), *(_entry(base.get((name, target))) for target in record["targets"])))
     notes = (
         f"CoKV at {budget_words(record)}: score in percent on the task of the column with the head "
-        "scores of the task of the row, with 95 % bootstrap intervals over samples. Bold: its own scores.",
+        "scores of the task of the row, with 95 % intervals over samples. Bold: its own scores.",
     )
     columns = ("Scores of", *record["targets"])
     rules = frozenset({len(record["sources"])})

@@ -11,7 +11,7 @@ are won, lost or tied it is Bonett & Price's (2012). The ends are
                       seen; found as by Fieller (1954): all shares r for which the mean of part - r * whole may be 0
 
 Without pseudo-samples the interval has no width where all samples score alike, as that of the bootstrap has none.
-benchmarks/coverage.py simulates the coverage of each kind.
+benchmarks/interval_coverage.py simulates the coverage of each kind.
 
 Shapes: a group is [..., n], n >= 2 samples of one task in percent; leading axes are independent repetitions.
 

@@ -30,7 +30,7 @@ def check_stability(value: Mapping[str, Any], source: str) -> None:
                 raise ReportError(f"{place}: every run must be {players[1]} x {players[2]} finite numbers")
         if entry.get("mae") is not None and (not entry.get("runs") or entry.get("threshold") is None):
             raise ReportError(f"{place}: a mae needs its runs and its threshold beside it")
-        _check_numbers(entry, ("mae", "threshold", "spearman"), place)
+        _check_numbers(entry, ("mae", "threshold", "spearman", "split_half", "prompt_reliability"), place)
         if entry.get("interval") and not _is_matrix(entry["interval"], players[0], 2):
             raise ReportError(f"{place}: interval must be a pair of numbers for each of the {players[0]} players")
         for row in entry.get("head_removal") or []:

@@ -41,7 +41,10 @@ def stability_table(stability: Row) -> Table | None:
                 Entry(f"{entry['threshold']:.4f}"),
                 Entry("yes" if entry["mae"] < entry["threshold"] else "no"),
                 Entry(f"{scores.std():.4f}"),
-                Entry(f"{entry['spearman']:.2f}") if entry.get("spearman") is not None else Entry(),
+                *(
+                    Entry(f"{entry[name]:.2f}") if entry.get(name) is not None else Entry()
+                    for name in ("spearman", "split_half", "prompt_reliability")
+                ),
                 Entry(f"{np.median(width):.4f}") if width else Entry(),
             )
         )
@@ -54,9 +57,16 @@ def stability_table(stability: Row) -> Table | None:
         f"sizes: {sizes or 'not stated'}; coalitions per size and run: "
         f"{stability.get('coalitions_per_size', 'not stated')}.",
         "MAE: mean absolute difference of the two runs, against the stop rule MAE < 1/n. Spread: standard deviation "
-        "over the players; where it is near or below the MAE, the rule says little and the rank correlation more.",
+        "over the players; where it is near or below the MAE, the rule says little and the rank correlation more. "
+        "Interval width: the median over heads of their bootstrap intervals over draws.",
     ]
-    columns = ("Task", "MAE", "1/n", "MAE < 1/n", "Spread", "Spearman", "Median interval width")
+    notes.append(
+        "Reliability: correlation of both runs together with as many new coalitions on the same prompts; over prompts: "
+        "with new coalitions on as many new prompts"
+        + (", absent for a game of one prompt" * (stability.get("prompts") == 1))
+        + "."
+    )
+    columns = ("Task", "MAE", "1/n", "MAE < 1/n", "Spread", "Spearman", "Reliability", "Over prompts", "Interval width")
     return Table("stability", "Stability of the head scores between two runs", columns, tuple(body), tuple(notes))
 
 

@@ -102,10 +102,7 @@ def split_half_reliability(
     players that both halves drew. None where no halving defines a correlation. A mean r below 0 is returned as it is.
     """
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
-    halves = np.zeros((splits, plan.num_draws))
-    for draws in draws_by_stratum(plan):
-        for row in halves:
-            row[generator.permutation(draws)[: (len(draws) + int(generator.integers(2))) // 2]] = 1.0
+    halves = halves_of_draws(plan, generator, splits)
     first = estimator.resample(plan, utilities, halves)
     second = estimator.resample(plan, utilities, 1.0 - halves)
     correlations = []
@@ -115,7 +112,16 @@ def split_half_reliability(
             correlations.append(np.corrcoef(left[in_both], right[in_both])[0, 1])
     if not correlations:
         return None
-    return _stepped_up(float(np.mean(correlations)))
+    return stepped_up(float(np.mean(correlations)))
+
+
+def halves_of_draws(plan: Plan, generator: np.random.Generator, splits: int) -> FloatArray:
+    """Weights [splits, num_draws]: 1 for a random half of the draws of each stratum, 0 for the others."""
+    halves = np.zeros((splits, plan.num_draws))
+    for draws in draws_by_stratum(plan):
+        for row in halves:
+            row[generator.permutation(draws)[: (len(draws) + int(generator.integers(2))) // 2]] = 1.0
+    return halves
 
 
 def two_run_reliability(first: FloatArray, second: FloatArray) -> float | None:
@@ -124,10 +130,10 @@ def two_run_reliability(first: FloatArray, second: FloatArray) -> float | None:
     """
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return _stepped_up(float(np.corrcoef(first, second)[0, 1]))
+    return stepped_up(float(np.corrcoef(first, second)[0, 1]))
 
 
-def _stepped_up(correlation: float) -> float:
+def stepped_up(correlation: float) -> float:
     """Spearman-Brown: from half the draws to all of them."""
     return 2.0 * correlation / (1.0 + correlation) if correlation > 0 else correlation
 

@@ -7,6 +7,7 @@ does not state cannot be judged and is not held against it. The rules:
                      reliability of at least 0.5: half of the variance between heads comes back with other prompts, or
                      other coalitions (split-half Pearson correlation, Spearman-Brown). It speaks of the heads that
                      stand out; the order of the others may be less certain
+                     of a game, reliability over prompts above 0: what one prompt alone ranks says nothing of others
     HeadKV           at least 2 effective heads (of fewer than 4, half of them), (sum s)^2 / sum s^2: with one, the rule
                      says nothing of all others
     HeadKV-R         a query head with a score of at least 0.1, as Wu et al., arXiv 2404.15574, define retrieval heads
@@ -88,8 +89,9 @@ def evidence(profile: Any) -> dict[str, Any]:
     provenance = getattr(profile, "provenance", {})
     stated = provenance.get("evidence")
     facts = dict(stated) if isinstance(stated, Mapping) else {}
-    if isinstance(provenance.get("split_half"), (int, float)):
-        facts.setdefault("reliability", provenance["split_half"])
+    for name, of_game in (("reliability", "split_half"), ("prompt_reliability", "prompt_reliability")):
+        if isinstance(provenance.get(of_game), (int, float)):
+            facts.setdefault(name, provenance[of_game])
     for name, value in facts.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise CokvError(
@@ -114,6 +116,9 @@ def _reliable(values: FloatArray, facts: Evidence) -> Iterator[str]:
             yield "its reliability could not be measured, from a single prompt or from halves without an order"
     elif value < MIN_RELIABILITY:
         yield f"split-half reliability {value:.2f}, expected at least {MIN_RELIABILITY}"
+    over_prompts = facts.get("prompt_reliability")
+    if over_prompts is not None and over_prompts <= 0:
+        yield f"other prompts rank its heads otherwise: reliability over prompts {over_prompts:.2f}, not above 0"
 
 
 def _heads_differ(values: FloatArray, facts: Evidence) -> Iterator[str]:

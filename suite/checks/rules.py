@@ -80,10 +80,6 @@ REACHED_SENTENCE = (
     "does not hold where it is in fewer than 5 %"
 )
 EXACT = ("exact order", REACHED)  # no estimates from a sample, hence no p-value and no correction
-CORRECTION = (
-    "The rows of one check are corrected together by Holm's procedure: a row is decided where its p, corrected, is at "
-    "most 0.05 and its own 95 % interval is on one side of the bar."
-)
 
 
 def judged(rule: str, estimate: Mapping[str, Any], n: int, blocked: str = "") -> dict[str, Any]:

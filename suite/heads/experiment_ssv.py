@@ -24,7 +24,7 @@ from cokv.types import JSON, HeadScores
 from suite.heads.block_evaluation import evaluate_games, show_progress
 from suite.heads.games import TEST, GamesWorker, game_prompts, game_spec, open_game
 from suite.heads.halves import Halves, design, estimator, evaluations, order, plans, seeds
-from suite.heads.ledger_scores import known_utilities
+from suite.heads.ledger_scores import known_utilities, reliability_over_prompts
 from suite.heads.removal import removal, removal_cuts
 from suite.heads.run_scores import STABILITY, store_scores
 from suite.run.folder import RunFolder
@@ -103,7 +103,10 @@ def _assessed(
     utilities = known_utilities(game, halves[0]), known_utilities(game, halves[1])
     pooled = method.aggregate(merge_plans(halves), np.concatenate(utilities))
     stability = assess(method, halves, utilities, seed=spec.seed).to_json()
+    stability["prompt_reliability"] = reliability_over_prompts(method, game, halves, spec.seed)
     evidence: dict[str, JSON] = {"largest": float(pooled.values.max()), "mae": stability["mae"]}
+    if stability["prompt_reliability"] is not None:
+        evidence["prompt_reliability"] = stability["prompt_reliability"]
     provenance: dict[str, JSON] = {
         "kind": "sliced Shapley value",
         "task": game.name,

@@ -13,6 +13,7 @@ import numpy as np
 
 from cokv.game.estimators import ESTIMATORS, LeaveOneOut, SlicedShapley
 from cokv.game.plan import Estimate, Estimator, Plan, merge_plans
+from cokv.game.prompt_reliability import prompt_reliability
 from cokv.game.recorded import RecordedGame
 from cokv.game.stability import Stability, assess
 from cokv.game.stopping import complete_draws
@@ -30,6 +31,7 @@ class GameScores:
     utilities: tuple[FloatArray, ...]  # per half, one per row
     estimate: Estimate  # of all halves together
     stability: Stability | None
+    prompt_reliability: float | None = None  # None for one half, and for a game of one prompt
 
     @property
     def runs(self) -> list[FloatArray]:
@@ -44,20 +46,39 @@ def known_utilities(game: RecordedGame, plan: Plan) -> FloatArray:
 
 
 def score_halves(
-    estimator: Estimator, halves: Sequence[Plan], utilities: Sequence[FloatArray], seed: int = 0
+    estimator: Estimator,
+    halves: Sequence[Plan],
+    utilities: Sequence[FloatArray],
+    seed: int = 0,
+    game: RecordedGame | None = None,
 ) -> GameScores:
-    """Scores of the complete draws; one with a NaN utility is left out."""
+    """Scores of the complete draws; one with a NaN utility is left out. game: holds their utilities per prompt, for the
+    reliability over prompts.
+    """
     parts = [part for plan, values in zip(halves, utilities, strict=True) if (part := complete_draws(plan, values))]
     if not parts:
         raise SuiteError("no draw of the plan is whole yet, so there is no score; evaluate more coalitions")
     pooled = estimator.aggregate(merge_plans([plan for plan, _ in parts]), np.concatenate([v for _, v in parts]))
-    stability = None
+    stability = over_prompts = None
     if len(parts) == 2:
+        plans = parts[0][0], parts[1][0]
         try:
-            stability = assess(estimator, (parts[0][0], parts[1][0]), (parts[0][1], parts[1][1]), seed=seed)
+            stability = assess(estimator, plans, (parts[0][1], parts[1][1]), seed=seed)
+            if game is not None:
+                over_prompts = reliability_over_prompts(estimator, game, plans, seed)
         except CokvError:  # a half in which some player was never drawn
             stability = None
-    return GameScores(estimator, tuple(p for p, _ in parts), tuple(u for _, u in parts), pooled, stability)
+    kept, values = tuple(p for p, _ in parts), tuple(u for _, u in parts)
+    return GameScores(estimator, kept, values, pooled, stability, over_prompts)
+
+
+def reliability_over_prompts(
+    estimator: Estimator, game: RecordedGame, plans: tuple[Plan, Plan], seed: int
+) -> float | None:
+    """Of two runs whose coalitions are all on record: cokv.game.prompt_reliability."""
+    return prompt_reliability(
+        estimator, plans, (game.utilities(plans[0].coalitions), game.utilities(plans[1].coalitions)), seed
+    )
 
 
 def from_record(
@@ -83,7 +104,7 @@ def from_record(
     else:
         _only_sliced(str(describe_estimator(estimator)["name"]), aggregation, slice_sizes)
     merged = planned(game)
-    return score_halves(estimator, merged, [known_utilities(game, plan) for plan in merged])
+    return score_halves(estimator, merged, [known_utilities(game, plan) for plan in merged], game=game)
 
 
 def designs_of(game: RecordedGame) -> list[tuple[Estimator, list[int]]]:

@@ -44,6 +44,8 @@ def _stability(scores: GameScores) -> dict[str, JSON]:
         return {}
     facts = {k: v for k, v in scores.stability.to_json().items() if k not in ("num_players", "stop") and v is not None}
     runs: list[JSON] = [json_numbers(run) for run in scores.runs]
+    if scores.prompt_reliability is not None:
+        facts["prompt_reliability"] = scores.prompt_reliability
     return {**facts, "mae_below_threshold": scores.stability.stop, "runs": runs}
 
 

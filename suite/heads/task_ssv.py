@@ -80,7 +80,7 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
 def _scores(game: RecordedGame, experiment: Experiment, watch: StoppingWatch) -> HeadScores:
     spec = game_spec(experiment)
     try:
-        scores = score_halves(estimator(spec, game.num_players), watch.halves, watch.utilities(), spec.seed)
+        scores = score_halves(estimator(spec, game.num_players), watch.halves, watch.utilities(), spec.seed, game)
     except (CokvError, SuiteError) as error:
         raise SuiteError(
             f"stopped after {watch.evaluated} coalitions ({watch.stopped}), too early for a score of every head: "

@@ -1,6 +1,6 @@
 """How often the reports' 95 % intervals hold what they should, and how often a table marks a difference that is none.
 
-    python benchmarks/coverage.py [--repeats 4000] [--tables 500] [--out benchmarks/results/coverage.json]
+    python benchmarks/interval_coverage.py [--repeats 4000] [--tables 500] [--out benchmarks/results/coverage.json]
 
 Samples are drawn from scores with a known mean (worlds/few_samples.py), few at a time, and given to the functions that
 metrics.json and the checks are made with. A row is one kind of interval, number of tasks, number of samples per task
