@@ -18,6 +18,7 @@ from reports.reported.table import RATIO_TO_FULL, published_values
 from reports.rundir import Run
 from reports.table import MISSING, Entry, Table, group_starts
 
+NO_NUMBER = "no number"
 FIELDS_TABLE = "beside_papers_fields"
 RELATIVE = (
     "Rows in % of full are of another model than this run's: both sides are in percent of their own full cache, here "
@@ -117,7 +118,7 @@ def _table(name: str, title: str, run: Run, comparisons: Sequence[Comparison]) -
     for c in ordered:
         source = f"{c.published.paper}, {c.published.model}"
         label = run.labels.name(variant_of(c.cell))
-        measured = Entry(c.why) if c.measured is None else Entry(_number(c.measured, c.relative), _interval(c, 0.0))
+        measured = Entry(NO_NUMBER) if c.measured is None else Entry(_number(c.measured, c.relative), _interval(c, 0.0))
         difference = Entry() if c.difference is None else Entry(_signed(c.difference), _interval(c, c.value, sign=True))
         body.append(
             (
@@ -125,7 +126,14 @@ def _table(name: str, title: str, run: Run, comparisons: Sequence[Comparison]) -
                 Entry(_words(c)), measured, Entry(_number(c.value, c.relative)), difference,
             )
         )  # fmt: skip
-    notes = []
+    notes = list(
+        dict.fromkeys(
+            f"{NO_NUMBER[0].upper()}{NO_NUMBER[1:]}: {run.labels.name(variant_of(c.cell))} at "
+            f"{budget_text(c.cell['kv_budget'])}: {c.why}."
+            for c in ordered
+            if c.measured is None
+        )
+    )
     if any(not c.printed for c in ordered):
         notes.append("Row means: the source prints no average; the mean of the values it prints.")
     return Table(
@@ -210,6 +218,8 @@ def _fields_table(run: Run, comparisons: Sequence[Comparison]) -> Table:
     notes = [
         f"{paper} does not state, as far as could be read: {', '.join(names)}." for paper, names in unknown.items()
     ]
+    said = dict.fromkeys((c.published.paper, c.published.note) for c in comparisons)
+    notes += [f"Of {paper}: {note}." for paper, note in sorted(said)]
     return Table(
         name=FIELDS_TABLE,
         title="Protocol: what differs",

@@ -119,15 +119,23 @@ def is_same_model(run: Run, published: PublishedValue) -> bool:
 
 def full_of(published: PublishedValue) -> PublishedValue | None:
     """The full cache of the same table: of the same source and note, else the only one of its paper."""
-    same = ("paper", "model", "benchmark", "dataset")
-    candidates = [
-        row
-        for row in published_values()
-        if all(getattr(row, name) == getattr(published, name) for name in same) and kv_budget_of(row.budget) is None
-    ]
+    candidates = _full_caches().get(_table_of(published), ())
     noted = [row for row in candidates if (row.source, row.note) == (published.source, published.note)]
     candidates = noted or candidates
     return candidates[0] if len(candidates) == 1 else None
+
+
+@cache
+def _full_caches() -> Mapping[tuple[str, ...], Sequence[PublishedValue]]:
+    found: dict[tuple[str, ...], list[PublishedValue]] = {}
+    for row in published_values():
+        if kv_budget_of(row.budget) is None:
+            found.setdefault(_table_of(row), []).append(row)
+    return found
+
+
+def _table_of(row: PublishedValue) -> tuple[str, ...]:
+    return row.paper, row.model, row.benchmark, row.dataset
 
 
 @cache

@@ -82,7 +82,7 @@ def _model_differences(model: str, published: PublishedValue) -> list[Difference
     name, _ = model_name(model)
     if known is None or name.lower() not in (other.lower() for other in known.names):
         return [Difference("model", name or "not named", published.model, "")]
-    return [Difference("model version", name, known.version, published.source, known=False)] if known.version else []
+    return [Difference("model details", name, known.version, published.source, known=False)] if known.version else []
 
 
 def _fields(run: Run, cell: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
