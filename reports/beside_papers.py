@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from reports.comparisons import Comparison, compare_averages, compare_cells
 from reports.kv_budget import budget_order, budget_text
@@ -113,41 +114,59 @@ def _others(names: tuple[str, ...]) -> str:
 
 
 def _table(name: str, title: str, run: Run, comparisons: Sequence[Comparison]) -> Table:
+    """One block per paper and published model."""
     ordered = sorted(comparisons, key=lambda c: _order(run, c))
-    body = []
-    for c in ordered:
-        source = f"{c.published.paper}, {c.published.model}"
-        label = run.labels.name(variant_of(c.cell))
-        measured = Entry(NO_NUMBER) if c.measured is None else Entry(_number(c.measured, c.relative), _interval(c, 0.0))
-        difference = Entry() if c.difference is None else Entry(_signed(c.difference), _interval(c, c.value, sign=True))
-        body.append(
-            (
-                Entry(source), Entry(_over(c)), Entry(label), Entry(budget_text(c.cell["kv_budget"])),
-                Entry(_words(c)), measured, Entry(_number(c.value, c.relative)), difference,
-            )
-        )  # fmt: skip
-    notes = list(
-        dict.fromkeys(
-            f"{NO_NUMBER[0].upper()}{NO_NUMBER[1:]}: {run.labels.name(variant_of(c.cell))} at "
-            f"{budget_text(c.cell['kv_budget'])}: {c.why}."
-            for c in ordered
-            if c.measured is None
-        )
-    )
+    groups = [f"{c.published.paper}, {c.published.model}" for c in ordered]
+    starts = [place for place, group in enumerate(groups) if place == 0 or group != groups[place - 1]]
+    lines = [(run.labels.name(variant_of(c.cell)), budget_text(c.cell["kv_budget"]), c) for c in ordered]
+    notes = [f"{NO_NUMBER.capitalize()}: {m} at {budget}: {c.why}." for m, budget, c in lines if c.measured is None]
     if any(not c.printed for c in ordered):
         notes.append("Row means: the source prints no average; the mean of the values it prints.")
     return Table(
         name=name,
         title=title,
-        columns=(
-            "Published by, model", "Data set", "Method", "KV budget", "Fields that differ", "Here", "Published",
-            "Difference",
-        ),
-        rows=tuple(body),
-        notes=tuple(notes),
-        rules=group_starts([(c.published.paper, c.published.model) for c in ordered]),
-        left=5,
-    )  # fmt: skip
+        columns=("Data set", "Method", "KV budget", "Fields that differ", "Here", "Published", "Difference"),
+        rows=tuple(_row(run, c) for c in ordered),
+        notes=tuple(dict.fromkeys(notes)),
+        left=4,
+        blocks=tuple((place, groups[place]) for place in starts),
+        data=tuple(_data(run, c) for c in ordered),
+    )
+
+
+def _row(run: Run, c: Comparison) -> tuple[Entry, ...]:
+    here = Entry(NO_NUMBER) if c.measured is None else Entry(_number(c.measured, c.relative), _interval(c, 0.0))
+    difference = Entry() if c.difference is None else Entry(_signed(c.difference), _interval(c, c.value, sign=True))
+    method, budget = run.labels.name(variant_of(c.cell)), budget_text(c.cell["kv_budget"])
+    published = Entry(_number(c.value, c.relative))
+    return (Entry(_over(c)), Entry(method), Entry(budget), Entry(_words(c)), here, published, difference)
+
+
+def _data(run: Run, c: Comparison) -> dict[str, Any]:
+    """A row in full precision; relative: all scores are in percent of the full cache's."""
+    return {
+        "paper": c.published.paper,
+        "published_model": c.published.model,
+        "published_benchmark": c.published.benchmark,
+        "data_sets": ", ".join(c.over),
+        "method": c.cell["method"],
+        "preset": c.cell["preset"],
+        "kv_budget": None if c.cell["kv_budget"] is None else str(c.cell["kv_budget"]),
+        "published_method": c.published.method,
+        "published_budget": c.published.budget,
+        "relative": c.relative,
+        "here": c.measured,
+        "low": c.low,
+        "high": c.high,
+        "n": c.n,
+        "published": c.value,
+        "difference": c.difference,
+        "differ": ", ".join(d.field for d in c.differences if d.known),
+        "not_known": ", ".join(d.field for d in c.differences if not d.known),
+        "why": c.why,
+        "source": c.published.source,
+        "note": c.published.note,
+    }
 
 
 def _order(run: Run, c: Comparison) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from functools import cache
 from statistics import fmean
 from typing import Any
 
-from reports.kv_budget import Budget, budget_text, percent_of
+from reports.kv_budget import Budget, budget_order, budget_text, percent_of
 from reports.records import FULL
 from reports.reported.names import is_comparable, kv_budget_of, methods, same_models
 from reports.reported.table import AVERAGE, RATIO_TO_FULL, PublishedValue, published_values
@@ -184,5 +184,5 @@ def published_budgets(benchmarks: Iterable[str], method: str, paper: str | None)
     """The budgets at which a method of ours is published, for a sentence; "" for none."""
     names = set(benchmarks)
     budgets = {key[3]: None for key in _index(paper) if key[0] in names and key[2] == method and method != FULL}
-    words = [budget_text(f"{b[1]:g}%" if isinstance(b, tuple) else b) for b in budgets]
-    return ", ".join(words)
+    own = [f"{b[1]:g}%" if isinstance(b, tuple) else b for b in budgets]
+    return ", ".join(map(budget_text, sorted(own, key=budget_order)))

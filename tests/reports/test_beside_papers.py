@@ -311,10 +311,10 @@ def test_tables_name_every_differing_field_and_what_it_is_there(equal):
     averages, cells, fields = tables
     assert fields.name == FIELDS_TABLE and "48 of this run's 48 cells" in sentences[0]
     explained = {(row[0].text, row[1].text) for row in fields.rows}
-    for row in cells.rows:
-        paper = row[0].text.partition(",")[0]
-        for field in row[4].text.partition(";")[0].split(", "):
-            assert (paper, field) in explained or field == "model", (paper, field)
+    for row, data in zip(cells.rows, cells.data, strict=True):
+        for field in row[3].text.partition(";")[0].split(", "):
+            assert (data["paper"], field) in explained or field == "model", (data["paper"], field)
+        assert data["difference"] == pytest.approx(data["here"] - data["published"])
     assert len(averages.rows) < len(cells.rows)
     assert any("CoKV test split = 85 % of each set" in note for note in fields.notes)
     for table in tables:
