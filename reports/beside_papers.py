@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 from reports.comparisons import Comparison, compare_averages, compare_cells
@@ -114,8 +115,11 @@ def _others(names: tuple[str, ...]) -> str:
 
 
 def _table(name: str, title: str, run: Run, comparisons: Sequence[Comparison]) -> Table:
-    """One block per paper and published model."""
-    ordered = sorted(comparisons, key=lambda c: _order(run, c))
+    """One block per paper and published model: the same model first, then where fewer fields differ."""
+    fields: dict[_Group, list[int]] = {}
+    for c in comparisons:
+        fields.setdefault(_group(c), []).append(sum(d.known for d in c.differences))
+    ordered = sorted(comparisons, key=lambda c: (c.relative, fmean(fields[_group(c)]), _order(run, c)))
     groups = [f"{c.published.paper}, {c.published.model}" for c in ordered]
     starts = [place for place, group in enumerate(groups) if place == 0 or group != groups[place - 1]]
     lines = [(run.labels.name(variant_of(c.cell)), budget_text(c.cell["kv_budget"]), c) for c in ordered]
@@ -169,11 +173,17 @@ def _data(run: Run, c: Comparison) -> dict[str, Any]:
     }
 
 
+_Group = tuple[str, str, bool]
+
+
+def _group(c: Comparison) -> _Group:
+    return c.published.paper, c.published.model, c.relative
+
+
 def _order(run: Run, c: Comparison) -> tuple[object, ...]:
-    """The same model first; then as the published table has it."""
-    row = c.published
-    return (c.relative, row.paper, row.model, budget_order(c.cell["kv_budget"]), run.labels.order(variant_of(c.cell)),
-            row.source, row.note, _places().get(c.over[0], 0))  # fmt: skip
+    """As the published table has it."""
+    row, budget, method = c.published, budget_order(c.cell["kv_budget"]), run.labels.order(variant_of(c.cell))
+    return row.paper, row.model, budget, method, row.source, row.note, _places().get(c.over[0], 0)
 
 
 @cache

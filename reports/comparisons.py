@@ -15,6 +15,7 @@ import numpy as np
 
 from reports.aggregate import aggregate
 from reports.intervals import share_interval
+from reports.protocol_difference import Difference
 from reports.published_cells import (
     Row,
     budget_key,
@@ -29,7 +30,7 @@ from reports.records import FULL, Record, sample_key, variant_of
 from reports.reported.names import kv_budget_of, methods
 from reports.reported.sources import source_of
 from reports.reported.table import RATIO_TO_FULL, PublishedValue
-from reports.run_protocol import Difference, differences
+from reports.run_protocol import differences
 from reports.rundir import Run
 
 Cell = Mapping[str, Any]

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from reports.kv_budget import Budget, budget_order, budget_text, percent_of
+from reports.protocol_difference import part
 from reports.records import FULL
 from reports.reported.names import is_comparable, kv_budget_of, methods, same_models
 from reports.reported.table import AVERAGE, RATIO_TO_FULL, PublishedValue, published_values
@@ -93,7 +94,7 @@ def why_not(run: Run, benchmark: str) -> str:
             'data = "hub:simonjegou/ruler".'
         )
     if benchmark == "longbench":
-        if _table(run.spec, "data", "longbench", "templates").get("official") is True:
+        if part(run.spec, "data", "longbench", "templates").get("official") is True:
             return ""
         return (
             "LongBench was read in templates that are not the official files byte for byte, so its scores stand beside "
@@ -103,17 +104,11 @@ def why_not(run: Run, benchmark: str) -> str:
 
 
 def _ruler(run: Run) -> Mapping[str, Any]:
-    return _table(run.spec, "benchmarks", "ruler")
-
-
-def _table(value: Any, *names: str) -> Mapping[str, Any]:
-    for name in names:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
+    return part(run.spec, "benchmarks", "ruler")
 
 
 def is_same_model(run: Run, published: PublishedValue) -> bool:
-    model = _table(run.spec, "about").get("model")
+    model = part(run.spec, "about").get("model")
     return isinstance(model, str) and published.model in same_models(model)
 
 

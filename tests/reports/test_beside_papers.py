@@ -321,6 +321,15 @@ def test_tables_name_every_differing_field_and_what_it_is_there(equal):
         assert to_markdown(table).count("|") > 10 and r"\begin{tabular" in to_latex(table)
 
 
+def test_the_same_model_under_the_nearest_protocol_comes_first(equal):
+    _, (averages, cells, _) = beside_papers(load_run(equal))
+    for table in (averages, cells):
+        assert table.blocks[0] == (0, "CoKV, Meta-Llama-3-8B-Instruct")
+        relative = [row["relative"] for row in table.data]
+        assert relative == sorted(relative)
+        assert len({title for _, title in table.blocks}) == len(table.blocks), "a block is not torn"
+
+
 def test_a_model_version_that_the_source_leaves_open_is_said(tmp_path):
     run = write_published_run(
         tmp_path / "x-0", lambda *_: 20.0, model="mistralai/Mistral-7B-Instruct-v0.2", tasks=("qasper",)
