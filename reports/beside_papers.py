@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from statistics import fmean
+from typing import Any
 
 from reports.comparisons import Comparison, compare_averages, compare_cells
 from reports.kv_budget import budget_order, budget_text
@@ -18,6 +20,7 @@ from reports.reported.table import RATIO_TO_FULL, published_values
 from reports.rundir import Run
 from reports.table import MISSING, Entry, Table, group_starts
 
+NO_NUMBER = "no number"
 FIELDS_TABLE = "beside_papers_fields"
 RELATIVE = (
     "Rows in % of full are of another model than this run's: both sides are in percent of their own full cache, here "
@@ -112,41 +115,75 @@ def _others(names: tuple[str, ...]) -> str:
 
 
 def _table(name: str, title: str, run: Run, comparisons: Sequence[Comparison]) -> Table:
-    ordered = sorted(comparisons, key=lambda c: _order(run, c))
-    body = []
-    for c in ordered:
-        source = f"{c.published.paper}, {c.published.model}"
-        label = run.labels.name(variant_of(c.cell))
-        measured = Entry(c.why) if c.measured is None else Entry(_number(c.measured, c.relative), _interval(c, 0.0))
-        difference = Entry() if c.difference is None else Entry(_signed(c.difference), _interval(c, c.value, sign=True))
-        body.append(
-            (
-                Entry(source), Entry(_over(c)), Entry(label), Entry(budget_text(c.cell["kv_budget"])),
-                Entry(_words(c)), measured, Entry(_number(c.value, c.relative)), difference,
-            )
-        )  # fmt: skip
-    notes = []
+    """One block per paper and published model: the same model first, then where fewer fields differ."""
+    fields: dict[_Group, list[int]] = {}
+    for c in comparisons:
+        fields.setdefault(_group(c), []).append(sum(d.known for d in c.differences))
+    ordered = sorted(comparisons, key=lambda c: (c.relative, fmean(fields[_group(c)]), _order(run, c)))
+    groups = [f"{c.published.paper}, {c.published.model}" for c in ordered]
+    starts = [place for place, group in enumerate(groups) if place == 0 or group != groups[place - 1]]
+    lines = [(run.labels.name(variant_of(c.cell)), budget_text(c.cell["kv_budget"]), c) for c in ordered]
+    notes = [f"{NO_NUMBER.capitalize()}: {m} at {budget}: {c.why}." for m, budget, c in lines if c.measured is None]
     if any(not c.printed for c in ordered):
         notes.append("Row means: the source prints no average; the mean of the values it prints.")
     return Table(
         name=name,
         title=title,
-        columns=(
-            "Published by, model", "Data set", "Method", "KV budget", "Fields that differ", "Here", "Published",
-            "Difference",
-        ),
-        rows=tuple(body),
-        notes=tuple(notes),
-        rules=group_starts([(c.published.paper, c.published.model) for c in ordered]),
-        left=5,
-    )  # fmt: skip
+        columns=("Data set", "Method", "KV budget", "Fields that differ", "Here", "Published", "Difference"),
+        rows=tuple(_row(run, c) for c in ordered),
+        notes=tuple(dict.fromkeys(notes)),
+        left=4,
+        blocks=tuple((place, groups[place]) for place in starts),
+        data=tuple(_data(run, c) for c in ordered),
+    )
+
+
+def _row(run: Run, c: Comparison) -> tuple[Entry, ...]:
+    here = Entry(NO_NUMBER) if c.measured is None else Entry(_number(c.measured, c.relative), _interval(c, 0.0))
+    difference = Entry() if c.difference is None else Entry(_signed(c.difference), _interval(c, c.value, sign=True))
+    method, budget = run.labels.name(variant_of(c.cell)), budget_text(c.cell["kv_budget"])
+    published = Entry(_number(c.value, c.relative))
+    return (Entry(_over(c)), Entry(method), Entry(budget), Entry(_words(c)), here, published, difference)
+
+
+def _data(run: Run, c: Comparison) -> dict[str, Any]:
+    """A row in full precision; relative: all scores are in percent of the full cache's."""
+    return {
+        "paper": c.published.paper,
+        "published_model": c.published.model,
+        "published_benchmark": c.published.benchmark,
+        "data_sets": ", ".join(c.over),
+        "method": c.cell["method"],
+        "preset": c.cell["preset"],
+        "kv_budget": None if c.cell["kv_budget"] is None else str(c.cell["kv_budget"]),
+        "published_method": c.published.method,
+        "published_budget": c.published.budget,
+        "relative": c.relative,
+        "here": c.measured,
+        "low": c.low,
+        "high": c.high,
+        "n": c.n,
+        "published": c.value,
+        "difference": c.difference,
+        "differ": ", ".join(d.field for d in c.differences if d.known),
+        "not_known": ", ".join(d.field for d in c.differences if not d.known),
+        "why": c.why,
+        "source": c.published.source,
+        "note": c.published.note,
+    }
+
+
+_Group = tuple[str, str, bool]
+
+
+def _group(c: Comparison) -> _Group:
+    return c.published.paper, c.published.model, c.relative
 
 
 def _order(run: Run, c: Comparison) -> tuple[object, ...]:
-    """The same model first; then as the published table has it."""
-    row = c.published
-    return (c.relative, row.paper, row.model, budget_order(c.cell["kv_budget"]), run.labels.order(variant_of(c.cell)),
-            row.source, row.note, _places().get(c.over[0], 0))  # fmt: skip
+    """As the published table has it."""
+    row, budget, method = c.published, budget_order(c.cell["kv_budget"]), run.labels.order(variant_of(c.cell))
+    return row.paper, row.model, budget, method, row.source, row.note, _places().get(c.over[0], 0)
 
 
 @cache
@@ -210,6 +247,8 @@ def _fields_table(run: Run, comparisons: Sequence[Comparison]) -> Table:
     notes = [
         f"{paper} does not state, as far as could be read: {', '.join(names)}." for paper, names in unknown.items()
     ]
+    said = dict.fromkeys((c.published.paper, c.published.note) for c in comparisons)
+    notes += [f"Of {paper}: {note}." for paper, note in sorted(said)]
     return Table(
         name=FIELDS_TABLE,
         title="Protocol: what differs",

@@ -8,13 +8,14 @@ the measurement alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from reports.aggregate import aggregate
 from reports.intervals import share_interval
+from reports.protocol_difference import Difference
 from reports.published_cells import (
     Row,
     budget_key,
@@ -29,10 +30,11 @@ from reports.records import FULL, Record, sample_key, variant_of
 from reports.reported.names import kv_budget_of, methods
 from reports.reported.sources import source_of
 from reports.reported.table import RATIO_TO_FULL, PublishedValue
-from reports.run_protocol import Difference, differences
+from reports.run_protocol import differences
 from reports.rundir import Run
 
 Cell = Mapping[str, Any]
+_Share = tuple[float, float | None, float | None, int]  # percent, its interval, samples
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Records:
-    """A run's records by benchmark, task, variant and budget."""
+    """A run's records by benchmark, task, variant and budget; what was computed from them once."""
 
     by_cell: Mapping[tuple[Any, ...], Sequence[Record]]
+    shares: dict[tuple[Any, ...], _Share | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run) -> _Records:
@@ -76,14 +79,20 @@ class _Records:
     def cell(self, cell: Cell) -> Sequence[Record]:
         return self.by_cell.get(_place(cell), ())
 
-    def full(self, benchmark: str, task: str, query_aware: bool) -> Sequence[Record]:
+    def full(self, cell: Cell) -> Sequence[Record]:
         """The full cache under the same protocol; its first token is the same from either place."""
-        found = [
-            members
-            for (name, of, _, variant), members in self.by_cell.items()
-            if (name, of, variant.method, variant.query_aware) == (benchmark, task, FULL, query_aware)
-        ]
-        return found[0] if found else ()
+        wanted = (cell["benchmark"], cell["task"], FULL, cell["query_aware"])
+        for (name, task, _, variant), members in self.by_cell.items():
+            if (name, task, variant.method, variant.query_aware) == wanted:
+                return members
+        return ()
+
+    def share(self, cells: Sequence[Cell]) -> _Share | None:
+        """What the cells keep of the full cache's score, in percent, every data set weighted alike."""
+        places = tuple(map(_place, cells))
+        if places not in self.shares:
+            self.shares[places] = _share([(self.cell(cell), self.full(cell)) for cell in cells])
+        return self.shares[places]
 
 
 def _place(row: Cell) -> tuple[Any, ...]:
@@ -104,25 +113,20 @@ def compare_cells(run: Run, paper: str | None = None) -> list[Comparison]:
 
 
 def _of_cell(run: Run, records: _Records, cell: Cell, published: PublishedValue) -> list[Comparison]:
-    members = records.cell(cell)
-    found = tuple(differences(run, cell, members, published, source_of(published)))
     over, same = (cell["task"],), is_same_model(run, published)
+    full = None if same else full_of(published)
+    if not same and (cell["method"] == FULL or full is None or full.value == 0):
+        return []  # relative to itself, or to nothing
+    value = published.value if full is None else 100 * published.value / full.value
+    found = tuple(differences(run, cell, records.cell(cell), published, source_of(published)))
     if "mean" not in cell:
         why = "; ".join((cell.get("infeasible") or cell.get("unsupported") or {"no sample has a score": 1}).keys())
-        return [Comparison(cell, published, over, not same, published.value, None, None, None, 0, found, why)]
+        return [Comparison(cell, published, over, not same, value, None, None, None, 0, found, why)]
     if same:
-        low, high = cell.get("low"), cell.get("high")
-        return [
-            Comparison(cell, published, over, False, published.value, cell["mean"], low, high, cell["feasible"], found)
-        ]
-    full = full_of(published)
-    if cell["method"] == FULL or full is None or full.value == 0:
-        return []  # relative to itself, or to nothing
-    ratio = _ratio([(members, records.full(cell["benchmark"], cell["task"], cell["query_aware"]))])
-    if ratio is None:
-        return []
-    measured, low, high, n = ratio
-    return [Comparison(cell, published, over, True, 100 * published.value / full.value, measured, low, high, n, found)]
+        kept: _Share | None = (cell["mean"], cell.get("low"), cell.get("high"), cell["feasible"])
+    else:
+        kept = records.share([cell])
+    return [] if kept is None else [Comparison(cell, published, over, not same, value, *kept, found)]
 
 
 def compare_averages(run: Run, paper: str | None = None) -> list[Comparison]:
@@ -145,41 +149,29 @@ def compare_averages(run: Run, paper: str | None = None) -> list[Comparison]:
 
 def _of_average(run: Run, records: _Records, cells: Sequence[Cell], row: Row) -> list[Comparison]:
     published, first = row.average, cells[0]
-    ratio_to_full = published.dataset == RATIO_TO_FULL
-    relative = ratio_to_full or not is_same_model(run, published)
+    of_full = published.dataset == RATIO_TO_FULL
+    relative = of_full or not is_same_model(run, published)
+    value: float | None = published.value
+    if relative:
+        full = 1.0 if of_full else _full_average(row)
+        value = 100 * published.value / full if full and first["method"] != FULL else None
+    if value is None:
+        return []
     found = _shared([differences(run, c, records.cell(c), published, source_of(published)) for c in cells])
     without = [cell["task"] for cell in cells if "mean" not in cell]
     if without:  # an average over fewer data sets is another one
         why = f"no score in {', '.join(without)}"
         return [
-            Comparison(
-                first, published, row.datasets, relative, published.value, None, None, None, 0, found, why, row.printed
-            )
+            Comparison(first, published, row.datasets, relative, value, None, None, None, 0, found, why, row.printed)
         ]
-    if not relative:
-        members = [record for cell in cells for record in records.cell(cell)]
-        (average,) = aggregate(members)["averages"]
-        low, high = average.get("low"), average.get("high")
-        return [
-            Comparison(
-                first, published, row.datasets, False, published.value, average["mean"], low, high, average["n"],
-                found, printed=row.printed,
-            )
-        ]  # fmt: skip
-    if first["method"] == FULL:
-        return []
-    if ratio_to_full:
-        value: float | None = 100 * published.value
+    if relative:
+        kept = records.share(cells)
     else:
-        full = _full_average(row)
-        value = 100 * published.value / full if full else None
-    pairs = [(records.cell(c), records.full(c["benchmark"], c["task"], c["query_aware"])) for c in cells]
-    ratio = _ratio(pairs)
-    if value is None or ratio is None:
+        (average,) = aggregate([record for cell in cells for record in records.cell(cell)])["averages"]
+        kept = (average["mean"], average.get("low"), average.get("high"), average["n"])
+    if kept is None:
         return []
-    return [
-        Comparison(first, published, row.datasets, True, value, *ratio, found, printed=row.printed)
-    ]  # measured, low, high, n
+    return [Comparison(first, published, row.datasets, relative, value, *kept, found, printed=row.printed)]
 
 
 def _full_average(row: Row) -> float | None:
@@ -196,10 +188,8 @@ def _full_average(row: Row) -> float | None:
     return noted[0].average.value if len(noted) == 1 else None
 
 
-def _ratio(
-    pairs: Sequence[tuple[Sequence[Record], Sequence[Record]]],
-) -> tuple[float, float | None, float | None, int] | None:
-    """(percent of the full cache, its interval, samples) over tasks of equal weight; None without a full cache above 0.
+def _share(pairs: Sequence[tuple[Sequence[Record], Sequence[Record]]]) -> _Share | None:
+    """Over tasks of equal weight; None without a full cache above 0.
 
     pairs: the records of a method and of the full cache, by task. A question asked under several seeds counts once.
     """
@@ -225,16 +215,16 @@ def _ratio(
 
 def _shared(by_task: Sequence[Sequence[Difference]]) -> tuple[Difference, ...]:
     """The fields that differ in any data set; where they differ otherwise in each, how many do."""
-    fields = dict.fromkeys(difference.field for found in by_task for difference in found)
+    names = dict.fromkeys(difference.field for found in by_task for difference in found)
     out = []
-    for field in fields:
-        some = [difference for found in by_task for difference in found if difference.field == field]
+    for name in names:
+        some = [difference for found in by_task for difference in found if difference.field == name]
         words = list(dict.fromkeys((d.here, d.there) for d in some))
         here, there = words[0]
         if len(words) > 1 or len(some) < len(by_task):
             sets = f" (in {len(some)} of {len(by_task)} data sets)" if len(some) < len(by_task) else ""
             here, there = _joined([w[0] for w in words]) + sets, _joined([w[1] for w in words])
-        out.append(Difference(field, here, there, some[0].where, any(d.known for d in some)))
+        out.append(Difference(name, here, there, some[0].where, any(d.known for d in some)))
     return tuple(out)
 
 

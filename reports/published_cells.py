@@ -13,7 +13,8 @@ from functools import cache
 from statistics import fmean
 from typing import Any
 
-from reports.kv_budget import Budget, budget_text, percent_of
+from reports.kv_budget import Budget, budget_order, budget_text, percent_of
+from reports.protocol_difference import part
 from reports.records import FULL
 from reports.reported.names import is_comparable, kv_budget_of, methods, same_models
 from reports.reported.table import AVERAGE, RATIO_TO_FULL, PublishedValue, published_values
@@ -93,7 +94,7 @@ def why_not(run: Run, benchmark: str) -> str:
             'data = "hub:simonjegou/ruler".'
         )
     if benchmark == "longbench":
-        if _table(run.spec, "data", "longbench", "templates").get("official") is True:
+        if part(run.spec, "data", "longbench", "templates").get("official") is True:
             return ""
         return (
             "LongBench was read in templates that are not the official files byte for byte, so its scores stand beside "
@@ -103,31 +104,33 @@ def why_not(run: Run, benchmark: str) -> str:
 
 
 def _ruler(run: Run) -> Mapping[str, Any]:
-    return _table(run.spec, "benchmarks", "ruler")
-
-
-def _table(value: Any, *names: str) -> Mapping[str, Any]:
-    for name in names:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
+    return part(run.spec, "benchmarks", "ruler")
 
 
 def is_same_model(run: Run, published: PublishedValue) -> bool:
-    model = _table(run.spec, "about").get("model")
+    model = part(run.spec, "about").get("model")
     return isinstance(model, str) and published.model in same_models(model)
 
 
 def full_of(published: PublishedValue) -> PublishedValue | None:
     """The full cache of the same table: of the same source and note, else the only one of its paper."""
-    same = ("paper", "model", "benchmark", "dataset")
-    candidates = [
-        row
-        for row in published_values()
-        if all(getattr(row, name) == getattr(published, name) for name in same) and kv_budget_of(row.budget) is None
-    ]
+    candidates = _full_caches().get(_table_of(published), ())
     noted = [row for row in candidates if (row.source, row.note) == (published.source, published.note)]
     candidates = noted or candidates
     return candidates[0] if len(candidates) == 1 else None
+
+
+@cache
+def _full_caches() -> Mapping[tuple[str, ...], Sequence[PublishedValue]]:
+    found: dict[tuple[str, ...], list[PublishedValue]] = {}
+    for row in published_values():
+        if kv_budget_of(row.budget) is None:
+            found.setdefault(_table_of(row), []).append(row)
+    return found
+
+
+def _table_of(row: PublishedValue) -> tuple[str, ...]:
+    return row.paper, row.model, row.benchmark, row.dataset
 
 
 @cache
@@ -176,5 +179,5 @@ def published_budgets(benchmarks: Iterable[str], method: str, paper: str | None)
     """The budgets at which a method of ours is published, for a sentence; "" for none."""
     names = set(benchmarks)
     budgets = {key[3]: None for key in _index(paper) if key[0] in names and key[2] == method and method != FULL}
-    words = [budget_text(f"{b[1]:g}%" if isinstance(b, tuple) else b) for b in budgets]
-    return ", ".join(words)
+    own = [f"{b[1]:g}%" if isinstance(b, tuple) else b for b in budgets]
+    return ", ".join(map(budget_text, sorted(own, key=budget_order)))

@@ -7,34 +7,22 @@ listed as not known, never as equal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from reports.chat import WITH_TEMPLATE
 from reports.kv_budget import percent_of
+from reports.protocol_difference import Difference, compare, part
 from reports.records import FULL, Record
 from reports.reported.names import model_name, models
 from reports.reported.sources import FIELDS, NOT_STATED, Fact, Source
 from reports.reported.table import PublishedValue
+from reports.run_parameters import parameter_differences
 from reports.rundir import Run
 
 # LongBench's own rule: the data sets whose prompts stay bare where the others are wrapped in a chat template.
 BARE = ("trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p")
-RELEASED = ("official", "kvpress")  # presets that round as another project's code does
 NOT_OF_FULL = ("heads", "budget", "first_token")  # a full cache has no budget, and its first token is the same
 KVPRESS_COPY = "as kvpress publishes RULER"  # how the note begins of samples from its copy on the hub
-_MISSING = object()
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One field of the protocol. here, there: as text; where: what states it there. known: whether both are known."""
-
-    field: str
-    here: str
-    there: str
-    where: str = ""
-    known: bool = True
 
 
 def differences(
@@ -47,7 +35,7 @@ def differences(
     model = str(_about(run).get("model", ""))
     out = _model_differences(model, published)
     if published.benchmark == "RULER":
-        length = str(_part(run.spec, "benchmarks", "ruler").get("length"))
+        length = str(part(run.spec, "benchmarks", "ruler").get("length"))
         out.append(Difference("length", length, NOT_STATED, published.source, known=False))
     if source is None:
         return [*out, Difference("protocol", "as in spec.json", NOT_STATED, known=False)]
@@ -58,10 +46,10 @@ def differences(
             continue
         if name == "heads" and published.model in models() and models()[published.model].mha:
             continue
-        out += _compare(name, here[name], _there(name, there, cell["task"]), there[name].where)
+        out += compare(name, here[name], _there(name, there, cell["task"]), there[name].where)
     out += _sample_differences(run, cell, there, source.fact("samples", published.model, published.method))
     if cell["method"] != FULL:
-        out += _parameter_differences(run, cell, source.parameters(published.method), published.method, source)
+        out += parameter_differences(run, cell, source.parameters(published.method), published.method, source)
     return out
 
 
@@ -70,25 +58,18 @@ def _about(run: Run) -> Mapping[str, Any]:
     return about if isinstance(about, Mapping) else {}
 
 
-def _part(value: Any, *names: str) -> Mapping[str, Any]:
-    """A table inside the spec; an empty one where there is none."""
-    for name in names:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value if isinstance(value, Mapping) else {}
-
-
 def _model_differences(model: str, published: PublishedValue) -> list[Difference]:
     known = models().get(published.model)
     name, _ = model_name(model)
     if known is None or name.lower() not in (other.lower() for other in known.names):
         return [Difference("model", name or "not named", published.model, "")]
-    return [Difference("model version", name, known.version, published.source, known=False)] if known.version else []
+    return [Difference("model details", name, known.version, published.source, known=False)] if known.version else []
 
 
 def _fields(run: Run, cell: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     """The run's side of FIELDS; None for what it does not say."""
-    protocol = _part(run.spec, "benchmarks", "longbench", "protocol") if cell["benchmark"] == "longbench" else {}
-    model, task = _part(run.spec, "model"), cell["task"]
+    protocol = part(run.spec, "benchmarks", "longbench", "protocol") if cell["benchmark"] == "longbench" else {}
+    model, task = part(run.spec, "model"), cell["task"]
     share = percent_of(cell["kv_budget"]) is not None
     common: dict[str, Any] = dict.fromkeys(FIELDS)
     common |= {
@@ -102,7 +83,7 @@ def _fields(run: Run, cell: Mapping[str, Any], records: Sequence[Record]) -> dic
         "metric": "official",
     }
     if cell["benchmark"] == "ruler":
-        shorter = _part(run.spec, "benchmarks", "ruler").get("max_new_tokens")
+        shorter = part(run.spec, "benchmarks", "ruler").get("max_new_tokens")
         # The official generator may have written a template into its data, which is not recorded; kvpress's copy has
         # none, and is not wrapped here.
         bare = any(str(note).startswith(KVPRESS_COPY) for record in records for note in record.get("notes") or [])
@@ -131,7 +112,7 @@ def _fields(run: Run, cell: Mapping[str, Any], records: Sequence[Record]) -> dic
 def _weights(run: Run) -> str | None:
     """Not known of a folder of whatever weights; a file or a hub name says it."""
     _, stored = model_name(str(_about(run).get("model", "")))
-    model = _part(run.spec, "model")
+    model = part(run.spec, "model")
     if model.get("gguf") or stored:
         return f"dequantized from {stored or 'GGUF'}"
     return "as published" if model.get("revision") else None
@@ -140,8 +121,8 @@ def _weights(run: Run) -> str | None:
 def _max_length(protocol: Mapping[str, Any], model: str) -> int | None:
     """Prompt tokens kept for this model: the last matching part of its name decides, as when the prompts were made."""
     length = protocol.get("max_length")
-    for part, value in _pairs(protocol.get("max_lengths")):
-        if part.lower() in model.lower():
+    for piece, value in _pairs(protocol.get("max_lengths")):
+        if piece.lower() in model.lower():
             length = value
     return length if isinstance(length, int) else None
 
@@ -175,31 +156,12 @@ def _there(name: str, facts: Mapping[str, Fact], task: str) -> Any:
     return fact.value
 
 
-_WORDS = {
-    "chat": {True: "in a chat template", False: "without a chat template"},
-    "newline_stop": {True: "ends at a newline", False: "does not end at a newline"},
-    "query_aware": {True: "question seen when tokens are chosen", False: "question not seen when tokens are chosen"},
-}
-
-
-def _words(name: str, value: Any) -> str:
-    return _WORDS[name][value] if name in _WORDS and isinstance(value, bool) else str(value)
-
-
-def _compare(name: str, here: Any, there: Any, where: str) -> list[Difference]:
-    if there is None:
-        return [Difference(name, "not known" if here is None else _words(name, here), NOT_STATED, where, known=False)]
-    if here is None:
-        return [Difference(name, "not known", _words(name, there), where, known=False)]
-    return [] if here == there else [Difference(name, _words(name, here), _words(name, there), where)]
-
-
 def _sample_differences(
     run: Run, cell: Mapping[str, Any], there: Mapping[str, Fact], samples: Fact
 ) -> list[Difference]:
     """How many samples, and which."""
     out: list[Difference] = []
-    data = _part(run.spec, "data", "longbench", "data", cell["task"])
+    data = part(run.spec, "data", "longbench", "data", cell["task"])
     of, subset = data.get("official_count"), data.get("subset")
     here = f"{cell['n']}" + (f" of {of}" if of else "") + (", MiniLongBench's" if subset == "mini" else "")
     if samples.stated:
@@ -210,55 +172,9 @@ def _sample_differences(
         out.append(Difference("samples", here, f"{expected} of {of}", there["share"].where))
     split = there["split"]
     if split.stated and split.value != "none":
-        longbench = _part(run.spec, "experiment", "longbench")
+        longbench = part(run.spec, "experiment", "longbench")
         own = (
             f"by hash of the id, seed {longbench.get('split_seed', 0)}, {longbench.get('validation_share', 0.15):.0%} "
         )
         out.append(Difference("split", own + "for validation", str(split.value), split.where))
     return out
-
-
-def _parameter_differences(
-    run: Run, cell: Mapping[str, Any], stated: Mapping[str, Fact], word: str, source: Source
-) -> list[Difference]:
-    """Of the method's own parameters; those stated for all methods count where the method has them."""
-    here = _parameters(run, cell)
-    own = source.methods.get(word, {})
-    out: list[Difference] = []
-    for name, fact in stated.items():
-        value = here.get(name, _MISSING)
-        if name == "rounding":
-            value = "as released" if cell["preset"] in RELEASED else "total spent exactly"
-        elif name == "profile":
-            value = _profile(run, cell["method"])
-        elif value is _MISSING and name not in own:
-            continue
-        if value is _MISSING:
-            value = "no parameter of this method" if here else None
-        out += _compare(name, value, fact.value if fact.stated else None, fact.where)
-    return out
-
-
-def _parameters(run: Run, cell: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters of a cell's method in its preset, which may name changed ones: `beta=3`; {} where unknown."""
-    parts = str(cell["preset"]).split(", ")
-    changes = dict(part.split("=", 1) for part in parts if "=" in part)
-    preset = next((part for part in parts if "=" not in part), "normalized")
-    entries = run.spec.get("methods")
-    for entry in entries if isinstance(entries, list) else ():
-        parameters = _part(entry, "parameters")
-        same = _part({"e": entry}, "e")
-        if same.get("method") != cell["method"] or same.get("preset", "normalized") != preset:
-            continue
-        if all(str(parameters.get(name)) == value for name, value in changes.items()):
-            return parameters
-    return {}
-
-
-def _profile(run: Run, method: str) -> str | None:
-    """Which profile the run used, as far as its spec says."""
-    profile = _part(run.spec, "profiles", method)
-    sums = profile.get("sha256")
-    if isinstance(sums, list) and sums:
-        return f"a file, sha256 {str(sums[0])[:8]}"
-    return "computed by this run" if profile or _part(run.spec, "experiment", "game") else None

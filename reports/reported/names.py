@@ -98,6 +98,7 @@ def model_name(path: str) -> tuple[str, str]:
     return (name[: found.start()], found.group(1)) if found else (name, stored)
 
 
+@cache
 def same_models(path: str) -> tuple[str, ...]:
     """The published models that a hub name, folder or file means."""
     name, _ = model_name(path)

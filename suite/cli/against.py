@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
+
+from suite.cli.screen import screen
 
 if TYPE_CHECKING:
     from reports.table import Entry, Table
 
 PIPE_WIDTH = 120  # of a table in a file or a pipe
 ALL = "all"
-SOURCE, FIELDS = 0, 4  # columns of a table that are the same in many rows
+FIELDS = 3  # the column that is the same in many rows
 
 
 def print_against(run: Path, paper: str, unfinished: bool) -> None:
@@ -30,7 +30,7 @@ def print_against(run: Path, paper: str, unfinished: bool) -> None:
         sentences, tables = beside_papers(loaded, None if paper.lower() == ALL else paper)
     except ReportError as error:
         raise ReportError(str(error).replace("--paper", "--against", 1)) from None
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    console = screen(PIPE_WIDTH)
     for sentence in sentences:
         console.print(Text(sentence))
     for table in tables:
@@ -53,17 +53,20 @@ def _field_line(row: tuple[Entry, ...]) -> str:
 
 
 def _parts(table: Table) -> Iterator[Table]:
-    """A table per source and fields that differ, so that a screen holds what is left."""
+    """A table per block and fields that differ, so that a screen holds what is left."""
     groups: dict[tuple[str, str], list[tuple[Entry, ...]]] = {}
-    for row in table.rows:
-        groups.setdefault((row[SOURCE].text, row[FIELDS].text), []).append(row)
-    kept = [place for place in range(len(table.columns)) if place not in (SOURCE, FIELDS)]
+    titles = dict(table.blocks)
+    block = ""
+    for place, row in enumerate(table.rows):
+        block = titles.get(place, block)
+        groups.setdefault((block, row[FIELDS].text), []).append(row)
+    kept = [place for place in range(len(table.columns)) if place != FIELDS]
     for (source, fields), rows in groups.items():
         yield replace(
             table,
             title=f"{source}. Fields that differ: {fields}",
             columns=tuple(table.columns[place] for place in kept),
             rows=tuple(tuple(row[place] for place in kept) for row in rows),
-            rules=frozenset(),
-            left=table.left - 2,
+            blocks=(),
+            left=table.left - 1,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.text import Text
 
 from suite.cli.commands import reported as errors_in_one_line
-from suite.cli.screen import screen
+from suite.cli.screen import json_text, screen
 
 PIPE_WIDTH = 140  # of a table in a file or a pipe
 
@@ -54,7 +53,7 @@ def reported(
             {**asdict(row), "our_methods": list(methods()[row.method].ours), "our_kv_budget": kv_budget_of(row.budget)}
             for row in rows
         ]
-        print(json.dumps(listed, indent=1, ensure_ascii=False))
+        print(json_text(listed))
         return
     console = screen(PIPE_WIDTH)
     for table in reported_tables(rows):
@@ -71,7 +70,7 @@ def _check(as_json: bool) -> None:
 
     checked = check_reported()
     if as_json:
-        print(json.dumps(asdict(checked), indent=1, ensure_ascii=False))
+        print(json_text(asdict(checked)))
     else:
         for problem in checked.problems:
             print(problem)

@@ -179,14 +179,22 @@ def test_another_model_is_compared_relative_to_its_own_full_cache(tmp_path):
     assert all(abs(c.difference) < 1e-9 for c in averages)
 
 
-def test_a_ratio_has_an_interval_from_pairs(tmp_path):
-    run = write_published_run(
-        tmp_path / "x-0", spread, model=OTHER, tasks=("qasper",), methods=("full", "snapkv"), samples=6
-    )
-    (cell,) = compare_cells(load_run(run), "CoKV")
-    mean = 100 * (40 + 9 * 2.5 - 8) / (40 + 9 * 2.5)
-    assert cell.measured == pytest.approx(mean) and cell.n == 6
-    assert cell.low < cell.measured < cell.high and cell.high - cell.low < 10, "paired, so narrower than either score"
+def test_a_share_has_an_interval_from_pairs(tmp_path):
+    def apart(task: str, method: str, budget: int | None, sample: int) -> float:
+        """The same scores, the method's in the opposite order."""
+        return spread(task, method, budget, 5 - sample % 6 if method == "snapkv" else sample % 6)
+
+    def together(task: str, method: str, budget: int | None, sample: int) -> float:
+        return spread(task, method, budget, sample % 6)
+
+    found = {}
+    for name, score in (("together", together), ("apart", apart)):
+        settings = {"model": OTHER, "tasks": ("qasper",), "methods": ("full", "snapkv"), "samples": 30}
+        (found[name],) = compare_cells(load_run(write_published_run(tmp_path / f"{name}-0", score, **settings)), "CoKV")
+        assert found[name].measured == pytest.approx(100 * (40 + 9 * 2.5 - 8) / (40 + 9 * 2.5)) and found[name].n == 30
+        assert found[name].low < found[name].measured < found[name].high
+    widths = {name: c.high - c.low for name, c in found.items()}
+    assert widths["together"] < 0.75 * widths["apart"]
 
 
 def test_one_sample_gives_no_interval(tmp_path):
@@ -219,7 +227,11 @@ def test_a_budget_that_a_method_cannot_meet_has_no_number(tmp_path):
     assert cell.measured is None and cell.difference is None and cell.why == "needs more slots"
     (average,) = [c for c in compare_averages(load_run(run), "CoKV") if c.published.method == "SnapKV"]
     assert average.measured is None and "no score in narrativeqa" in average.why
-    assert "needs more slots" in to_markdown(beside_papers(load_run(run), "CoKV")[1][1])
+    shown = to_markdown(beside_papers(load_run(run), "CoKV")[1][1])
+    assert "No number: SnapKV at 64: needs more slots." in shown
+    other = load_run(write_published_run(tmp_path / "y-0", score, methods=("full", "snapkv"), model=OTHER))
+    cell = only(compare_cells(other, "CoKV"), dataset="qasper", method="SnapKV")
+    assert cell.measured is None and cell.value == pytest.approx(100 * 13.21 / 31.24), "in the unit that it is shown in"
 
 
 def test_a_share_stands_beside_a_published_ratio(tmp_path):
@@ -299,13 +311,23 @@ def test_tables_name_every_differing_field_and_what_it_is_there(equal):
     averages, cells, fields = tables
     assert fields.name == FIELDS_TABLE and "48 of this run's 48 cells" in sentences[0]
     explained = {(row[0].text, row[1].text) for row in fields.rows}
-    for row in cells.rows:
-        paper = row[0].text.partition(",")[0]
-        for field in row[4].text.partition(";")[0].split(", "):
-            assert (paper, field) in explained or field == "model", (paper, field)
+    for row, data in zip(cells.rows, cells.data, strict=True):
+        for field in row[3].text.partition(";")[0].split(", "):
+            assert (data["paper"], field) in explained or field == "model", (data["paper"], field)
+        assert data["difference"] == pytest.approx(data["here"] - data["published"])
     assert len(averages.rows) < len(cells.rows)
+    assert any("CoKV test split = 85 % of each set" in note for note in fields.notes)
     for table in tables:
         assert to_markdown(table).count("|") > 10 and r"\begin{tabular" in to_latex(table)
+
+
+def test_the_same_model_under_the_nearest_protocol_comes_first(equal):
+    _, (averages, cells, _) = beside_papers(load_run(equal))
+    for table in (averages, cells):
+        assert table.blocks[0] == (0, "CoKV, Meta-Llama-3-8B-Instruct")
+        relative = [row["relative"] for row in table.data]
+        assert relative == sorted(relative)
+        assert len({title for _, title in table.blocks}) == len(table.blocks), "a block is not torn"
 
 
 def test_a_model_version_that_the_source_leaves_open_is_said(tmp_path):
@@ -314,7 +336,7 @@ def test_a_model_version_that_the_source_leaves_open_is_said(tmp_path):
     )
     cells = [c for c in compare_cells(load_run(run), "PyramidKV") if c.published.model == "Mistral-7B-Instruct"]
     assert cells and not any(c.relative for c in cells)
-    assert all("model version" in {d.field for d in c.differences} for c in cells)
+    assert all("model details" in {d.field for d in c.differences} for c in cells)
 
 
 GARBAGE = [

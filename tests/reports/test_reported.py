@@ -134,7 +134,7 @@ def test_a_models_name_and_how_its_weights_are_stored(path, name, stored):
 
 
 def test_other_models_of_similar_names_are_not_the_published_one():
-    assert same_models("gradientai/Llama-3-8B-Instruct-Gradient-1048k") == ()
+    assert same_models("gradientai/Llama-3-8B-Instruct-Gradient-1048k") == ("GradientAI/Llama3 (8B)",)
     assert "Meta-Llama-3-8B-Instruct" in same_models("NousResearch/Meta-Llama-3-8B-Instruct")
     assert "Meta-Llama-3-8B-Instruct" not in same_models("meta-llama/Llama-3.1-8B-Instruct")
     assert models()["Mistral-7B-Instruct"].version, "the table does not say which version"
