@@ -6,7 +6,6 @@ What a folder does not hold is None here, and a claim that needs it says so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +41,13 @@ class Evidence:
         about = self.spec.get("about")
         named = about.get("model") if isinstance(about, Mapping) else None
         return str(named or (self.checks or {}).get("model") or "a model that no file names")
+
+    @property
+    def longbench(self) -> Json:
+        """The experiment's LongBench settings; empty where it has none."""
+        experiment = self.spec.get("experiment")
+        longbench = experiment.get("longbench") if isinstance(experiment, Mapping) else None
+        return longbench if isinstance(longbench, Mapping) else {}
 
     @property
     def device(self) -> str | None:
@@ -85,7 +91,10 @@ class Evidence:
             kind = "prepared by the official generator" if self.official_data(benchmark) else "generated here"
             kind += ", smaller parameters" if self._preset() == "mini" and not facts.get("prepared") else ""
             return f"{count} RULER {tasks}{f' of {size} tokens' if size else ''} ({kind})"
-        return f"{count} {'LongBench data set' if benchmark == 'longbench' else benchmark + ' task'}{'s' * (count > 1)}"
+        if benchmark == "longbench":
+            part = ", MiniLongBench's samples" if self.longbench.get("subset") == "mini" else ""
+            return f"{count} LongBench data set{'s' * (count > 1)}{part}"
+        return f"{count} {benchmark} {tasks}"
 
     def _ruler(self) -> Json:
         experiment = self.spec.get("experiment")
@@ -104,12 +113,6 @@ class Evidence:
     def length(self) -> int | None:
         """RULER's length in tokens."""
         return self._length()
-
-
-def simple_name(model: str) -> str:
-    """A model's name as it is compared: without owner or folder, case and punctuation, and its "Meta-" prefix."""
-    last = re.split(r"[/\\]", model.rstrip("/\\"))[-1].casefold().removeprefix("meta-")
-    return re.sub(r"[^a-z0-9]+", "", last)
 
 
 def load_evidence(folder: str | Path, allow_unfinished: bool = False) -> Evidence:

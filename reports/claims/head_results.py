@@ -15,7 +15,10 @@ CUTS = ("top", "bottom", "random")
 
 
 def mae_over_bar(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Part]:
-    """Mean absolute difference of two estimates of the head scores, over 1/n; the mean over a run's games."""
+    """Mean absolute difference of two estimates of the head scores, over 1/n; the mean over a run's games.
+
+    It falls with every coalition: from fewer than the claim's, a difference that is too large contradicts nothing.
+    """
     games = {
         task: np.abs(np.subtract(*entry["runs"])).ravel() / entry["threshold"]
         for task, entry in (evidence.stability or {}).get("tasks", {}).items()
@@ -29,7 +32,10 @@ def mae_over_bar(evidence: Evidence, arguments: Mapping[str, Any], condition: Ma
     if all(not values.any() for values in games.values()):
         return [Part(exact(0.0, heads, "heads", "stability.json, two equal estimates"), words)]
     basis = "stability.json, over heads inside games, games alike"
-    return [Part(mean_estimate(list(games.values()), "heads", basis), words)]
+    size, enough = (evidence.stability or {}).get("coalitions_per_size"), arguments["coalitions_per_size"]
+    contradicts = isinstance(size, int) and size >= enough
+    limit = "" if contradicts else f"from {size or 'an unknown number of'} coalitions per size, not {enough}"
+    return [Part(mean_estimate(list(games.values()), "heads", basis), words, True, contradicts, limit)]
 
 
 def masking_difference(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapping[str, Any]) -> list[Part]:
