@@ -23,3 +23,4 @@ class Part:
     reproduces: bool = True
     contradicts: bool = True
     limit: str = ""
+    at: str = ""  # the budget alone, where a claim has several parts

@@ -68,7 +68,8 @@ def ratio_to_full(evidence: Evidence, arguments: Mapping[str, Any], condition: M
         seen = "the question was seen when tokens were chosen" if unseen and line[1].query_aware else ""
         part = _ratio(evidence, scores, [line], tasks)
         limit = " and ".join(filter(None, (off, seen)))
-        parts.append(replace(part, reproduces=line == at_most and not seen, contradicts=line == at_least, limit=limit))
+        roles = {"reproduces": line == at_most and not seen, "contradicts": line == at_least}
+        parts.append(replace(part, **roles, limit=limit, at=_at(scores, [line])))
     return parts
 
 
@@ -147,12 +148,16 @@ def _basis(evidence: Evidence) -> str:
 
 
 def _where(evidence: Evidence, lines: Sequence[Line], tasks: tuple[Task, ...], left_out: Sequence[str]) -> str:
-    budgets = [line[0] for line in lines]
-    known = evidence.scores.shares if evidence.scores else {}
-    shares = [known[line] for line in lines if isinstance(line[0], int) and line in known]
-    of_prompt = f" ({' and '.join(f'{100 * share:.2g} %' for share in shares)} of the prompt)" if shares else ""
+    assert evidence.scores is not None
     without = f", without {', '.join(left_out)}" if left_out else ""
-    return f"{evidence.task_words(tasks)}, {_budgets(budgets)}{of_prompt}{without}"
+    return f"{evidence.task_words(tasks)}, {_at(evidence.scores, lines)}{without}"
+
+
+def _at(scores: SampleScores, lines: Sequence[Line]) -> str:
+    """The budgets; of slots, also what share of the prompt they are."""
+    shares = [scores.shares[line] for line in lines if isinstance(line[0], int) and line in scores.shares]
+    of_prompt = f" ({' and '.join(f'{100 * share:.2g} %' for share in shares)} of the prompt)" if shares else ""
+    return _budgets([line[0] for line in lines]) + of_prompt
 
 
 def _budgets(budgets: Sequence[Budget]) -> str:

@@ -149,7 +149,7 @@ def _judged(claim: Claim, evidence: Evidence, parts: Sequence[Part], sampled: in
         verdict,
         evidence.model,
         where=part.where,
-        why="" if verdict != INCONCLUSIVE else _undecided(part, low, high),
+        why="" if verdict != INCONCLUSIVE else _undecided(part, parts, confidence),
         value=part.estimate.value,
         low=low if math.isfinite(low) else None,
         high=high if math.isfinite(high) else None,
@@ -161,10 +161,16 @@ def _judged(claim: Claim, evidence: Evidence, parts: Sequence[Part], sampled: in
     )
 
 
-def _undecided(part: Part, low: float, high: float) -> str:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return f"no interval of {part.estimate.n} {part.estimate.of} at this confidence"
-    return part.limit
+def _undecided(part: Part, parts: Sequence[Part], confidence: float) -> str:
+    """Why nothing follows, beyond the interval that is shown; and what the other parts are."""
+    why = [part.limit] if part.limit else []
+    if not all(map(math.isfinite, part.estimate.interval(confidence))):
+        why.append(f"no interval of {part.estimate.n} {part.estimate.of} at this confidence")
+    for other in parts:
+        if other is not part:
+            low, high = other.estimate.interval(confidence)
+            why.append(f"{other.estimate.value:.1f} [{low:.1f}, {high:.1f}] at {other.at}")
+    return "; ".join(why)
 
 
 def _unmet(claim: Claim, evidence: Evidence) -> list[str]:

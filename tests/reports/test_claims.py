@@ -26,7 +26,7 @@ from reports.claims import (
     read_claims,
     write_claims,
 )
-from reports.claims.estimates import difference_estimate, ratio_estimate
+from reports.claims.estimates import difference_estimate, ratio_estimate, summary_estimate
 from reports.claims.sample_scores import SampleScores
 from reports.claims.show import claims_text
 from reports.claims.verdicts import (
@@ -464,6 +464,15 @@ def test_masked_heads_are_compared_by_what_is_left(top: float, verdict: str) -> 
     assert judged.verdict == verdict and judged.n == 108
     unknown = shipped("masking-top-bottom", Evidence("run", {}, stability={"num_players": 16, "tasks": tasks}))
     assert unknown.verdict == NOT_COMPARABLE and "not on record" in unknown.why
+
+
+def test_an_interval_for_few_samples_is_widened_less_than_a_bootstraps() -> None:
+    row = {"score": 10.0, "low": 2.0, "high": 18.0}
+    few, bootstrap = (summary_estimate(row, 12, kind, "") for kind in (False, True))
+    assert few.interval(0.95) == pytest.approx((2.0, 18.0))
+    assert few.interval(0.999)[1] < bootstrap.interval(0.999)[1] and bootstrap.interval(0.95)[1] > 18.0
+    alike = {"score": 0.0, "low": 0.0, "high": 0.0}
+    assert summary_estimate(alike, 12, True, "").interval(0.95)[1] > 10.0
 
 
 # ------------------------------------------------------------------------------------------------- files
