@@ -49,6 +49,12 @@ class Evidence:
         longbench = experiment.get("longbench") if isinstance(experiment, Mapping) else None
         return longbench if isinstance(longbench, Mapping) else {}
 
+    def title(self, method: str) -> str:
+        """A method's name for a reader."""
+        about = self.spec.get("about")
+        titles = about.get("titles") if isinstance(about, Mapping) else None
+        return str(titles.get(method, method)) if isinstance(titles, Mapping) else method
+
     @property
     def device(self) -> str | None:
         device = self.spec.get("device")
@@ -176,7 +182,15 @@ def _check_metrics(value: Json, source: str) -> None:
 
 def _scores(path: Path, metrics: Json | None) -> SampleScores:
     """Of the answers, which must be those that the metrics beside them count."""
-    records = read_answers(path)
+    from pyarrow import ArrowException  # here, because it takes longer to load than all else
+
+    try:
+        records = read_answers(path)
+    except (ArrowException, KeyError, OSError) as error:
+        raise ReportError(
+            f"{path.name}/{ANSWERS}: not a file of answers ({type(error).__name__}: {error}); write it again with "
+            "`python -m reports.golden RUN FOLDER --write`"
+        ) from None
     if metrics is not None and metrics.get("records") != len(records):
         raise ReportError(
             f"{path.name}: {ANSWERS} holds {len(records)} records, metrics.json is of {metrics.get('records')}; "

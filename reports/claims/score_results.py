@@ -68,8 +68,9 @@ def ratio_to_full(evidence: Evidence, arguments: Mapping[str, Any], condition: M
         seen = "the question was seen when tokens were chosen" if unseen and line[1].query_aware else ""
         part = _ratio(evidence, scores, [line], tasks)
         limit = " and ".join(filter(None, (off, seen)))
-        roles = {"reproduces": line == at_most and not seen, "contradicts": line == at_least}
-        parts.append(replace(part, **roles, limit=limit, at=_at(scores, [line])))
+        reproduces, contradicts = line == at_most and not seen, line == at_least
+        at = _at(scores, [line])
+        parts.append(replace(part, reproduces=reproduces, contradicts=contradicts, limit=limit, at=at))
     return parts
 
 

@@ -28,7 +28,7 @@ def claims_table(judged: Sequence[Judged]) -> Table:
     ordered = sorted(judged, key=lambda item: VERDICTS.index(item.verdict))
     body = tuple(
         (
-            Entry(f"{item.claim.short} ({item.claim.paper})"),
+            Entry(f"{item.claim.short} ({item.claim.source})"),
             Entry(item.verdict, bold=item.verdict in (REPRODUCED, CONTRADICTED)),
             Entry("; ".join(filter(None, (measured_text(item), f"expected {expected_text(item)}")))),
             Entry(behind_text(item)),
