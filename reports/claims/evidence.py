@@ -17,8 +17,10 @@ from reports.errors import ReportError
 from reports.golden import ANSWERS, read_answers
 from reports.rundir import Run, load_run, read_json, read_stages
 from reports.shapes import check_measurements, check_stability
+from reports.text import clip
 
 Json = Mapping[str, Any]
+LONGEST = 120  # characters of a model's name
 MEMORY = {"method", "kv_budget", "n"}  # in every row of the measured sizes
 
 
@@ -40,7 +42,7 @@ class Evidence:
     def model(self) -> str:
         about = self.spec.get("about")
         named = about.get("model") if isinstance(about, Mapping) else None
-        return str(named or (self.checks or {}).get("model") or "a model that no file names")
+        return clip(str(named or (self.checks or {}).get("model") or "a model that no file names"), LONGEST)
 
     @property
     def longbench(self) -> Json:
