@@ -21,6 +21,7 @@ CONDITIONS: Mapping[str, type] = {
     "tasks": list,
     "query_aware": bool,
     "official_data": bool,
+    "protocol": str,
     "length": int,
     "device": str,
 }

@@ -6,7 +6,6 @@ What a folder does not hold is None here, and a claim that needs it says so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ from reports.errors import ReportError
 from reports.golden import ANSWERS, read_answers
 from reports.rundir import Run, load_run, read_json, read_stages
 from reports.shapes import check_measurements, check_stability
+from reports.text import clip
 
 Json = Mapping[str, Any]
+LONGEST = 120  # characters of a model's name
 MEMORY = {"method", "kv_budget", "n"}  # in every row of the measured sizes
 
 
@@ -41,7 +42,20 @@ class Evidence:
     def model(self) -> str:
         about = self.spec.get("about")
         named = about.get("model") if isinstance(about, Mapping) else None
-        return str(named or (self.checks or {}).get("model") or "a model that no file names")
+        return clip(str(named or (self.checks or {}).get("model") or "a model that no file names"), LONGEST)
+
+    @property
+    def longbench(self) -> Json:
+        """The experiment's LongBench settings; empty where it has none."""
+        experiment = self.spec.get("experiment")
+        longbench = experiment.get("longbench") if isinstance(experiment, Mapping) else None
+        return longbench if isinstance(longbench, Mapping) else {}
+
+    def title(self, method: str) -> str:
+        """A method's name for a reader."""
+        about = self.spec.get("about")
+        titles = about.get("titles") if isinstance(about, Mapping) else None
+        return str(titles.get(method, method)) if isinstance(titles, Mapping) else method
 
     @property
     def device(self) -> str | None:
@@ -85,7 +99,10 @@ class Evidence:
             kind = "prepared by the official generator" if self.official_data(benchmark) else "generated here"
             kind += ", smaller parameters" if self._preset() == "mini" and not facts.get("prepared") else ""
             return f"{count} RULER {tasks}{f' of {size} tokens' if size else ''} ({kind})"
-        return f"{count} {'LongBench data set' if benchmark == 'longbench' else benchmark + ' task'}{'s' * (count > 1)}"
+        if benchmark == "longbench":
+            part = ", MiniLongBench's samples" if self.longbench.get("subset") == "mini" else ""
+            return f"{count} LongBench data set{'s' * (count > 1)}{part}"
+        return f"{count} {benchmark} {tasks}"
 
     def _ruler(self) -> Json:
         experiment = self.spec.get("experiment")
@@ -104,12 +121,6 @@ class Evidence:
     def length(self) -> int | None:
         """RULER's length in tokens."""
         return self._length()
-
-
-def simple_name(model: str) -> str:
-    """A model's name as it is compared: without owner or folder, case and punctuation, and its "Meta-" prefix."""
-    last = re.split(r"[/\\]", model.rstrip("/\\"))[-1].casefold().removeprefix("meta-")
-    return re.sub(r"[^a-z0-9]+", "", last)
 
 
 def load_evidence(folder: str | Path, allow_unfinished: bool = False) -> Evidence:
@@ -173,7 +184,15 @@ def _check_metrics(value: Json, source: str) -> None:
 
 def _scores(path: Path, metrics: Json | None) -> SampleScores:
     """Of the answers, which must be those that the metrics beside them count."""
-    records = read_answers(path)
+    from pyarrow import ArrowException  # here, because it takes longer to load than all else
+
+    try:
+        records = read_answers(path)
+    except (ArrowException, KeyError, OSError) as error:
+        raise ReportError(
+            f"{path.name}/{ANSWERS}: not a file of answers ({type(error).__name__}: {error}); write it again with "
+            "`python -m reports.golden RUN FOLDER --write`"
+        ) from None
     if metrics is not None and metrics.get("records") != len(records):
         raise ReportError(
             f"{path.name}: {ANSWERS} holds {len(records)} records, metrics.json is of {metrics.get('records')}; "

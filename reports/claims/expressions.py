@@ -48,7 +48,7 @@ EXPRESSIONS: Mapping[str, Expression] = {
         score_results.ratio_to_full,
         "% of full",
         {"method": str},
-        {"budgets": list, "share": float, "tasks": list},
+        {"budgets": list, "share": float, "tasks": list, "question": str},
         one_of=("budgets", "share"),
     ),
     "difference": Expression(
@@ -66,7 +66,7 @@ EXPRESSIONS: Mapping[str, Expression] = {
     ),
     "latency_ratio": Expression(measured.latency_ratio, "% of full", {"method": str, "min_prompt_tokens": int}, {}),
     "game_hours": Expression(measured.game_hours, "h on four GPUs", {"coalitions_per_size": int, "sizes": int}, {}),
-    "mae_over_bar": Expression(head_results.mae_over_bar, "x 1/n", {}, {}, digits=2),
+    "mae_over_bar": Expression(head_results.mae_over_bar, "x 1/n", {"coalitions_per_size": int}, {}, digits=2),
     "masking_difference": Expression(
         head_results.masking_difference, "points", {"hurts_more": str, "than": str}, {}, relative="difference"
     ),

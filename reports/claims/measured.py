@@ -38,7 +38,8 @@ def kept_share(evidence: Evidence, arguments: Mapping[str, Any], condition: Mapp
                 if row is None
                 else f"the smallest budget, {budget_text(row['kv_budget'])}, is {100 * share:.1f} % of these prompts"
             )
-    words = f"{smallest['method']} at {budget_text(smallest['kv_budget']) if evicted else 'all tokens'}"
+    budget = f"{budget_text(smallest['kv_budget'])} slots" if evicted else "all tokens"
+    words = f"{evidence.title(smallest['method'])}, {budget}"
     estimate = exact(100 * smallest["kept_share"], smallest["n"], "samples", "metrics.json, measured bytes")
     return [Part(estimate, words)]
 

@@ -56,9 +56,10 @@ class SampleScores:
         return any(score is not None for row in self.scores[line].values() for score in row)
 
     def full(self, line: Line) -> Line | None:
-        """The full cache's line under the protocol of `line`."""
+        """The full cache's line under the protocol of `line`, or its only one."""
         wanted = None, replace(line[1], method=FULL, preset="normalized")
-        return wanted if wanted in self.scores else None
+        lines = self.lines(FULL)
+        return wanted if wanted in self.scores else lines[0] if len(lines) == 1 else None
 
     def beside(self, line: Line, method: str) -> Line | None:
         """Another method's line at the same budget and under the same protocol: its normalized or only preset."""

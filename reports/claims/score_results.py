@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from reports.kv_budget import Budget, budget_text
 from reports.records import FULL
 
 ALL = "all"  # in place of a budget: every token is kept, as quantization does
+UNSEEN = "unseen"
 NEAR = 1.1  # a budget within a tenth of the claim's share is at it
 
 
@@ -40,15 +42,18 @@ def ratio_to_full(evidence: Evidence, arguments: Mapping[str, Any], condition: M
 
     budgets: the mean over those that a run has. share: at the nearest budgets on either side of this share of the
     prompt; what is kept with less is kept with the claim's share too, and what is lost with more is lost with it too.
+    question = "unseen": the claim's question arrives after tokens are chosen. Where it was seen, which is easier for a
+    method that scores by the last tokens of the prompt, what is kept shows nothing, and what is lost does.
     """
     scores, tasks = _asked(evidence, arguments, condition)
+    unseen = arguments.get("question") == UNSEEN
     if "budgets" in arguments:
         lines = _lines(scores, arguments["method"], arguments["budgets"], condition)
-        return [_ratio(evidence, scores, lines, tasks, True, True)]
+        return [_ratio(evidence, scores, lines, tasks)]
     share = arguments["share"]
     shares = {
         line: kept
-        for line in _variant_lines(scores, arguments["method"], condition)
+        for line in _variant_lines(scores, arguments["method"], condition, unseen)
         if scores.scored(line) and (kept := scores.shares.get(line)) is not None
     }
     if not shares:
@@ -57,18 +62,19 @@ def ratio_to_full(evidence: Evidence, arguments: Mapping[str, Any], condition: M
     above = [line for line, kept in shares.items() if kept >= share / NEAR]
     at_most = max(below, key=lambda line: shares[line], default=None)
     at_least = min(above, key=lambda line: shares[line], default=None)
-    ends = {line: (line == at_most, line == at_least) for line in (at_most, at_least) if line is not None}
-    return [_ratio(evidence, scores, [line], tasks, *roles) for line, roles in ends.items()]
+    parts = []
+    for line in dict.fromkeys(line for line in (at_most, at_least) if line is not None):
+        off = "" if line == at_most and line == at_least else "no budget lies at the claim's share"
+        seen = "the question was seen when tokens were chosen" if unseen and line[1].query_aware else ""
+        part = _ratio(evidence, scores, [line], tasks)
+        limit = " and ".join(filter(None, (off, seen)))
+        reproduces, contradicts = line == at_most and not seen, line == at_least
+        at = _at(scores, [line])
+        parts.append(replace(part, reproduces=reproduces, contradicts=contradicts, limit=limit, at=at))
+    return parts
 
 
-def _ratio(
-    evidence: Evidence,
-    scores: SampleScores,
-    lines: list[Line],
-    tasks: Sequence[Task],
-    reproduces: bool,
-    contradicts: bool,
-) -> Part:
+def _ratio(evidence: Evidence, scores: SampleScores, lines: list[Line], tasks: Sequence[Task]) -> Part:
     full = scores.full(lines[0])
     if full is None:
         raise NotComparable("the run has no scores of the full cache")
@@ -77,7 +83,7 @@ def _ratio(
     if np.mean([bottom.mean() for bottom in bottoms]) == 0:
         raise NotComparable("the full cache scores 0 on these tasks")
     estimate = ratio_estimate(tops, bottoms, "samples", _basis(evidence))
-    return Part(estimate, _where(evidence, lines, tuple(strata), left_out), reproduces, contradicts)
+    return Part(estimate, _where(evidence, lines, tuple(strata), left_out))
 
 
 def _asked(
@@ -85,7 +91,7 @@ def _asked(
 ) -> tuple[SampleScores, tuple[Task, ...]]:
     """The scores, and the tasks that the claim is about."""
     if evidence.scores is None:
-        raise NotComparable("the folder holds no scores of samples (predictions.jsonl of a run, or scores.json)")
+        raise NotComparable("the folder holds no scores of samples (predictions.jsonl of a run, or answers.parquet)")
     tasks = evidence.tasks
     if "benchmark" in condition:
         tasks = tuple(task for task in tasks if task[0] == condition["benchmark"])
@@ -98,7 +104,7 @@ def _asked(
     return evidence.scores, tasks
 
 
-def _variant_lines(scores: SampleScores, method: str, condition: Mapping[str, Any]) -> list[Line]:
+def _variant_lines(scores: SampleScores, method: str, condition: Mapping[str, Any], unseen: bool = False) -> list[Line]:
     """Lines of one variant of a method: its normalized preset or its only one, under the claim's protocol."""
     lines = scores.lines(method)
     if "query_aware" in condition:
@@ -106,8 +112,9 @@ def _variant_lines(scores: SampleScores, method: str, condition: Mapping[str, An
     if not lines:
         raise NotComparable(f"the run has no {method}")
     variants = {line[1] for line in lines if scores.scored(line)} or {lines[0][1]}
-    # Before others: our budget rule, the question inside the prompt, and the first token of the prefill, as released.
-    chosen = min(variants, key=lambda v: (v.preset != "normalized", not v.query_aware, v.first_token != "prefill", v))
+    # Before others: our budget rule, the claim's question, and the first token of the prefill, as released.
+    order = {v: (v.preset != "normalized", v.query_aware == unseen, v.first_token != "prefill", v) for v in variants}
+    chosen = min(variants, key=lambda variant: order[variant])
     return [line for line in lines if line[1] == chosen]
 
 
@@ -142,12 +149,16 @@ def _basis(evidence: Evidence) -> str:
 
 
 def _where(evidence: Evidence, lines: Sequence[Line], tasks: tuple[Task, ...], left_out: Sequence[str]) -> str:
-    budgets = [line[0] for line in lines]
-    known = evidence.scores.shares if evidence.scores else {}
-    shares = [known[line] for line in lines if isinstance(line[0], int) and line in known]
-    of_prompt = f" ({' and '.join(f'{100 * share:.2g} %' for share in shares)} of the prompt)" if shares else ""
+    assert evidence.scores is not None
     without = f", without {', '.join(left_out)}" if left_out else ""
-    return f"{evidence.task_words(tasks)}, {_budgets(budgets)}{of_prompt}{without}"
+    return f"{evidence.task_words(tasks)}, {_at(evidence.scores, lines)}{without}"
+
+
+def _at(scores: SampleScores, lines: Sequence[Line]) -> str:
+    """The budgets; of slots, also what share of the prompt they are."""
+    shares = [scores.shares[line] for line in lines if isinstance(line[0], int) and line in scores.shares]
+    of_prompt = f" ({' and '.join(f'{100 * share:.2g} %' for share in shares)} of the prompt)" if shares else ""
+    return _budgets([line[0] for line in lines]) + of_prompt
 
 
 def _budgets(budgets: Sequence[Budget]) -> str:

@@ -28,18 +28,17 @@ def claims_table(judged: Sequence[Judged]) -> Table:
     ordered = sorted(judged, key=lambda item: VERDICTS.index(item.verdict))
     body = tuple(
         (
-            Entry(f"{item.claim.short} ({item.claim.paper})"),
+            Entry(f"{item.claim.short} ({item.claim.source})"),
             Entry(item.verdict, bold=item.verdict in (REPRODUCED, CONTRADICTED)),
-            Entry(expected_text(item)),
-            Entry(measured_text(item) or MISSING),
+            Entry("; ".join(filter(None, (measured_text(item), f"expected {expected_text(item)}")))),
             Entry(behind_text(item)),
         )
         for item in ordered
     )
-    columns = ("Claim", "Verdict", "Expected", "Measured, interval", "On, or why not and what would be needed")
+    columns = ("Claim", "Verdict", "Measured, expected", "Evidence, or what is needed")
     title = f"What papers claim, on {judged[0].model}" if judged else "What papers claim"
     rules = group_starts([item.verdict for item in ordered])
-    return Table("claims", title, columns, body, notes(judged), rules, left=5)
+    return Table("claims", title, columns, body, notes(judged), rules, left=4)
 
 
 def claims_sentences(judged: Sequence[Judged]) -> list[str]:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from reports.claims.entries import Claim, claims
-from reports.claims.evidence import Evidence, simple_name
+from reports.claims.evidence import Evidence
 from reports.claims.expressions import EXPRESSIONS
 from reports.claims.parts import NotComparable, Part
 from reports.intervals import CONFIDENCE
+from reports.reported.names import same_models
 
 Verdict: TypeAlias = Literal["reproduced", "contradicted", "inconclusive", "not comparable here"]
 REPRODUCED: Verdict = "reproduced"
@@ -148,7 +149,7 @@ def _judged(claim: Claim, evidence: Evidence, parts: Sequence[Part], sampled: in
         verdict,
         evidence.model,
         where=part.where,
-        why="" if verdict != INCONCLUSIVE else _undecided(parts, part, low, high),
+        why="" if verdict != INCONCLUSIVE else _undecided(part, parts, confidence),
         value=part.estimate.value,
         low=low if math.isfinite(low) else None,
         high=high if math.isfinite(high) else None,
@@ -160,16 +161,22 @@ def _judged(claim: Claim, evidence: Evidence, parts: Sequence[Part], sampled: in
     )
 
 
-def _undecided(parts: Sequence[Part], part: Part, low: float, high: float) -> str:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return f"no interval of {part.estimate.n} {part.estimate.of} at this confidence"
-    return "" if part.reproduces and part.contradicts and len(parts) == 1 else "no budget lies at the claim's share"
+def _undecided(part: Part, parts: Sequence[Part], confidence: float) -> str:
+    """Why nothing follows, beyond the interval that is shown; and what the other parts are."""
+    why = [part.limit] if part.limit else []
+    if not all(map(math.isfinite, part.estimate.interval(confidence))):
+        why.append(f"no interval of {part.estimate.n} {part.estimate.of} at this confidence")
+    for other in parts:
+        if other is not part:
+            low, high = other.estimate.interval(confidence)
+            why.append(f"{other.estimate.value:.1f} [{low:.1f}, {high:.1f}] at {other.at}")
+    return "; ".join(why)
 
 
 def _unmet(claim: Claim, evidence: Evidence) -> list[str]:
     """Each condition that the run does not meet, for a reader."""
     condition, unmet = claim.condition, []
-    if "models" in condition and simple_name(evidence.model) not in map(simple_name, condition["models"]):
+    if "models" in condition and not {*same_models(evidence.model)} & {*condition["models"]}:
         unmet.append(f"the model is {evidence.model}, not {' or '.join(condition['models'])}")
     if "device" in condition and evidence.device != condition["device"]:
         unmet.append(f"it ran on {evidence.device or 'a device that is not on record'}, not {condition['device']}")
@@ -179,6 +186,8 @@ def _unmet(claim: Claim, evidence: Evidence) -> list[str]:
         unmet.append(f"the tasks are {evidence.task_words() or 'not on record'}, not of {benchmark}")
     elif "tasks" in condition and (missing := [task for task in condition["tasks"] if task not in names]):
         unmet.append(f"the tasks lack {', '.join(missing)}")
+    if "protocol" in condition and names and evidence.longbench.get("protocol") != condition["protocol"]:
+        unmet.append(f"LongBench's protocol is {evidence.longbench.get('protocol')}, not {condition['protocol']}")
     if benchmark is not None and condition.get("official_data") and names and not evidence.official_data(benchmark):
         unmet.append("the samples were generated here, not by the official generator")
     if "length" in condition and names and evidence.length != condition["length"]:

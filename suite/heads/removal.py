@@ -41,6 +41,6 @@ def _rows(cuts: list[Cut], percent: FloatArray) -> list[dict[str, Any]]:
     """percent: [1 + cuts, samples], the first with all heads."""
     rows = []
     for (kind, heads), sample in samples_by_cut(cuts, percent).items():
-        row = {"cut": kind, "heads": heads, "full_score": float(percent[0].mean())}
+        row = {"cut": kind, "heads": heads, "samples": len(sample), "full_score": float(percent[0].mean())}
         rows.append(row | estimate([sample]))
     return rows

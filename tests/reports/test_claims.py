@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from reports.claims import (
     read_claims,
     write_claims,
 )
-from reports.claims.estimates import difference_estimate, ratio_estimate
+from reports.claims.estimates import difference_estimate, ratio_estimate, summary_estimate
 from reports.claims.sample_scores import SampleScores
 from reports.claims.show import claims_text
 from reports.claims.verdicts import (
@@ -41,6 +42,7 @@ from reports.errors import ReportError
 from reports.golden import write_answers
 from reports.latex import to_latex
 from reports.reported import published_values
+from reports.reported.names import models
 from reports.table import to_markdown
 
 ENGLISH = next(claim for claim in claims() if claim.id == "cokv-ratio-128").condition["tasks"]
@@ -215,6 +217,15 @@ def test_a_share_of_the_prompt_is_a_budget_too() -> None:
     assert judged.verdict == REPRODUCED and judged.where.endswith("20 % of the prompt")
 
 
+@pytest.mark.parametrize(("query_aware", "kept", "verdict"), [
+    (False, 1.0, REPRODUCED), (False, 0.5, CONTRADICTED), (True, 1.0, INCONCLUSIVE), (True, 0.5, CONTRADICTED),
+])  # fmt: skip
+def test_a_question_that_was_seen_can_only_contradict(query_aware: bool, kept: float, verdict: str) -> None:
+    listed = records({"lukv": lambda rng, full: kept * full}, [192], samples=40, query_aware=query_aware)
+    judged = shipped("lukv-80", evidence_of(listed))
+    assert judged.verdict == verdict and ("question was seen" in judged.why) == (verdict == INCONCLUSIVE)
+
+
 def test_a_question_asked_under_several_seeds_counts_once() -> None:
     once = records({"snapkv": lambda rng, full: full - 40, "adakv": lambda rng, full: full - rng.integers(0, 60)})
     thrice = [{**record, "seed": seed} for record in once for seed in range(3)]
@@ -308,7 +319,8 @@ def longbench(kept: float, model: str = "meta-llama/Meta-Llama-3-8B-Instruct", *
     tasks = more.pop("tasks", ENGLISH)
     methods = {"cokv": lambda rng, full: kept * full}
     more = {"benchmark": "longbench", "prompt_tokens": 7000, **more}
-    return evidence_of(records(methods, [64, 128], tasks, 20, **more), model, device="cuda:0")
+    spec = {"experiment": {"longbench": {"protocol": more.pop("protocol", "cokv")}}, "device": "cuda:0"}
+    return evidence_of(records(methods, [64, 128], tasks, 20, **more), model, **spec)
 
 
 def shipped(name: str, evidence: Evidence) -> Judged:
@@ -337,6 +349,7 @@ def test_the_two_sources_of_one_number_are_told_apart() -> None:
     [
         (longbench(0.98, "SmolLM2-135M"), "the model is SmolLM2-135M, not Meta-Llama-3-8B-Instruct"),
         (longbench(0.98, tasks=ENGLISH[1:]), "the tasks lack narrativeqa"),
+        (longbench(0.98, protocol="official"), "LongBench's protocol is official, not cokv"),
         (longbench(0.98, benchmark="longbench_mini"), "16 generated stand-ins for LongBench, not of longbench"),
         (longbench(0.98, query_aware=False), "the question is not seen when tokens are chosen"),
     ],
@@ -425,8 +438,12 @@ def test_two_runs_of_head_scores_are_held_against_one_over_n(noise: float, verdi
     first = rng.normal(size=(8, 8))
     second = first + rng.normal(size=(8, 8)) * noise / 64
     entry = {"runs": [first.tolist(), second.tolist()], "threshold": 1 / 64, "mae": 0.0}
-    judged = shipped("cokv-mae", Evidence("run", {}, stability={"num_players": 64, "tasks": {"vt": entry}}))
+    stability = {"num_players": 64, "tasks": {"vt": entry}, "coalitions_per_size": 250}
+    judged = shipped("cokv-mae", Evidence("run", {}, stability=stability))
     assert judged.verdict == verdict and judged.n == 64
+    fewer = shipped("cokv-mae", Evidence("run", {}, stability={**stability, "coalitions_per_size": 24}))
+    assert fewer.verdict == (REPRODUCED if verdict == REPRODUCED else INCONCLUSIVE)
+    assert (fewer.why == "from 24 coalitions per size, not 250") == (verdict != REPRODUCED)
 
 
 @pytest.mark.parametrize(("top", "verdict"), [(5.0, REPRODUCED), (98.0, CONTRADICTED), (70.0, INCONCLUSIVE)])
@@ -447,6 +464,15 @@ def test_masked_heads_are_compared_by_what_is_left(top: float, verdict: str) -> 
     assert judged.verdict == verdict and judged.n == 108
     unknown = shipped("masking-top-bottom", Evidence("run", {}, stability={"num_players": 16, "tasks": tasks}))
     assert unknown.verdict == NOT_COMPARABLE and "not on record" in unknown.why
+
+
+def test_an_interval_for_few_samples_is_widened_less_than_a_bootstraps() -> None:
+    row = {"score": 10.0, "low": 2.0, "high": 18.0}
+    few, bootstrap = (summary_estimate(row, 12, kind, "") for kind in (False, True))
+    assert few.interval(0.95) == pytest.approx((2.0, 18.0))
+    assert few.interval(0.999)[1] < bootstrap.interval(0.999)[1] and bootstrap.interval(0.95)[1] > 18.0
+    alike = {"score": 0.0, "low": 0.0, "high": 0.0}
+    assert summary_estimate(alike, 12, True, "").interval(0.95)[1] > 10.0
 
 
 # ------------------------------------------------------------------------------------------------- files
@@ -484,6 +510,17 @@ def test_bars_come_from_the_published_values() -> None:
     assert {value.paper for value in published_values()} >= {"CoKV", "LU-KV", "kvpress"}
 
 
+def test_experiments_that_would_be_needed_are_there() -> None:
+    shipped = {path.stem for path in (Path(__file__).parents[2] / "experiments").glob("*.toml")}
+    named = [name for entry in claims() for name in re.findall(r"--experiment ([\w-]+)", entry.needed)]
+    assert len(named) > 8 and set(named) <= shipped
+
+
+def test_models_are_named_as_the_published_ones() -> None:
+    named = {model for entry in claims() for model in entry.condition.get("models", ())}
+    assert named <= set(models())
+
+
 def test_a_claim_of_a_setting_names_its_models_and_a_general_one_does_not() -> None:
     for entry in claims():
         assert ("models" in entry.condition) == (entry.scope == "setting"), entry.id
@@ -492,7 +529,7 @@ def test_a_claim_of_a_setting_names_its_models_and_a_general_one_does_not() -> N
 
 GOOD = {
     "id": '"a"', "short": '"s"', "text": '"t"', "paper": '"p"', "source": '"x"', "scope": '"general"',
-    "side": '"above"', "bar": "0", "needed": '"n"', "expression": '{ name = "mae_over_bar" }',
+    "side": '"above"', "bar": "0", "needed": '"n"', "expression": '{ name = "mae_over_bar", coalitions_per_size = 9 }',
 }  # fmt: skip
 
 
@@ -503,6 +540,7 @@ GOOD = {
         ({"expression": "3"}, "unknown expression None"),
         ({"expression": '{ name = ["mae_over_bar"] }'}, "unknown expression"),
         ({"expression": '{ name = "mae_over_bar", k = 1 }'}, "unknown argument 'k'"),
+        ({"expression": '{ name = "mae_over_bar", coalitions_per_size = true }'}, "must be int, got True"),
         ({"expression": '{ name = "kept_share" }'}, "the expression lacks tokens"),
         ({"expression": '{ name = "kept_share", tokens = 4 }'}, "argument tokens must be str, got 4"),
         ({"expression": '{ name = "ratio_to_full", method = "h2o" }'}, "needs exactly one of budgets, share"),
