@@ -164,7 +164,7 @@ def read_v2_array(path: Path | str, *, partial: bool = False, revision: str | No
     if size > FILE_LIMIT:
         raise LongBenchError(f"{path}: larger than {FILE_LIMIT} bytes; expected v2's official data.json")
     try:
-        records = json.loads(content.decode("utf-8"))
+        records = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise LongBenchError(f"{path}: broken JSON ({error}); expected v2's data.json, fetch it again") from None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):

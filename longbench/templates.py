@@ -149,7 +149,7 @@ def _read(path: Path) -> bytes:
 
 def _parse(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        table = json.loads(data.decode("utf-8"))
+        table = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise LongBenchError(f"{path}: broken JSON ({error}); fetch the official file again") from None
     if not isinstance(table, dict) or not table:

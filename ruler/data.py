@@ -166,7 +166,7 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
-        record = json.loads(line.decode("utf-8"))
+        record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise RulerError(f"{place}: not UTF-8 ({error.reason} at byte {error.start}); convert the file") from None
     except json.JSONDecodeError as error:

@@ -14,6 +14,7 @@ differs from a released draw only among gates within 1e-6 of the threshold.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import math
 import os
@@ -91,7 +92,7 @@ def read_duo(
 
 def _gates(data: bytes) -> FloatArray:
     try:
-        rows = [[float(cell) for cell in line.split("\t")] for line in data.decode("ascii").splitlines() if line]
+        rows = [[float(cell) for cell in line.split("\t")] for line in data.removeprefix(codecs.BOM_UTF8).decode("ascii").splitlines() if line]
     except ValueError as error:
         raise CokvError(f"no table of numbers ({str(error)[:60]}), expected a line per layer, tabs between") from None
     if not rows or len({len(row) for row in rows}) != 1:

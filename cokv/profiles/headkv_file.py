@@ -66,7 +66,7 @@ def read_json(data: bytes) -> Any:
         raise ValueError(f"{name} is no number")
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as error:
         raise CokvError(f"not readable JSON ({' '.join(str(error).split())[:80]})") from None
 

@@ -1,13 +1,9 @@
-"""What all commands share: a user's error is one line on stderr and exit code 2, and one experiment is the default.
-
-What a terminal, a pipe or an old code page cannot encode is printed as "?": no result is lost to a character.
-"""
+"""What all commands share: a user's error is one line on stderr and exit code 2, and one experiment is the default."""
 
 from __future__ import annotations
 
 import errno
 import functools
-import io
 import re
 import sys
 from collections.abc import Callable
@@ -20,6 +16,7 @@ from reports.text import visible
 from suite.errors import USER_ERRORS, SuiteError
 from suite.experiment_files import DEFAULT, EXPERIMENTS, shipped_experiments
 
+GOES_ON = {"reproduce", "ssv", "masking", "transfer"}  # commands whose work so far is kept when they are stopped
 ExperimentFile = Annotated[
     Path | None,
     typer.Option(
@@ -44,10 +41,12 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
             raise  # the reader, such as `head`, has had enough
         except OSError as error:
             file = f": {error.filename}" if error.filename else ""
-            _say(f"{error.strerror or error}{file}; {_remedy(error)}")
+            again = "run the same command again" + ": it goes on from what is written" * (command.__name__ in GOES_ON)
+            _say(f"{error.strerror or error}{file}; {_remedy(error)}, then {again}")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            _say("stopped; run the same command again to go on from here")
+            kept = command.__name__ in GOES_ON
+            _say(f"stopped; {'what is finished is kept: ' * kept}run the same command again{' to go on' * kept}")
             raise typer.Exit(130) from None
 
     return wrapped
@@ -59,18 +58,12 @@ def _say(message: str) -> None:
 
 
 def _remedy(error: OSError) -> str:
-    """What a user can do about an error of the operating system. Finished work is in its files in any case."""
+    """What a user can do about an error of the operating system."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some space, then run the same command again: it goes on from what is written"
+        return "free some space"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "allow access to it, or name another place; then run the same command again"
-    return "correct that, then run the same command again: it goes on from what is written"
-
-
-def replace_unencodable_output() -> None:
-    """From now on, standard output prints "?" for a character that its encoding does not have."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
-        sys.stdout.reconfigure(errors="replace")
+        return "allow access to it, or name another place"
+    return "correct that"
 
 
 def kv_budget_of(option: str) -> Any:

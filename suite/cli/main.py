@@ -15,7 +15,7 @@ from longbench.tasks import Task as LongBenchTask
 from suite.cli.against import print_against
 from suite.cli.check_method import check_method
 from suite.cli.claims import claims
-from suite.cli.commands import ExperimentFile, experiment_of, replace_unencodable_output, reported
+from suite.cli.commands import ExperimentFile, experiment_of, reported
 from suite.cli.compare import compare
 from suite.cli.doctor import doctor
 from suite.cli.dry_run import can_estimate, print_estimate, print_stages
@@ -26,6 +26,7 @@ from suite.cli.model import app as model_app
 from suite.cli.profile import app as profile_app
 from suite.cli.reported import reported as reported_numbers
 from suite.cli.screen import json_text, show
+from suite.cli.terminal import prepare_output
 from suite.errors import USER_ERRORS, SuiteError
 
 app = typer.Typer(
@@ -296,7 +297,7 @@ def _table(rows: list[dict[str, str]], columns: list[str]) -> None:
 
 
 def main() -> None:
-    replace_unencodable_output()
+    prepare_output()
     app()
 
 

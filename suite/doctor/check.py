@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-LIMIT = 8.0  # seconds
+LIMIT = 60.0  # seconds; what takes longer hangs, even where packages load from a slow disk
 
 
 class State(StrEnum):

@@ -62,18 +62,23 @@ def _machine(facts: Mapping[str, Mapping[str, Any]]) -> Machine:
     """Of checks that failed nothing is known."""
     return Machine(
         memory=facts["memory"].get("available_bytes"),
-        gpus=tuple(device["free_bytes"] for device in facts["gpus"].get("devices", ())),
         hub=facts["hub"].get("reachable") is True,
+        token=facts["hub token"].get("present") is True,
     )
 
 
 def lines(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
-    """Lines to show, each with the state that it tells of. A remedy is a line of its own, to be copied as it is."""
-    group = ""
+    """Lines to show, each with the state that it tells of. A remedy is a line of its own, to be copied as it is; one
+    that several things need stands below the first.
+    """
+    group, told = "", set[str]()
     for check, finding in diagnosis.findings.items():
         shown, group = "" if check.group == group else check.group, check.group
         yield f"{shown:12} {check.name:20} {finding.state:8} {finding.detail}", str(finding.state)
-        for remedy in finding.remedy.splitlines() if finding.state is not State.OK else ():
-            yield f"{'':12} -> {remedy}", str(State.ABSENT)
+        remedies = finding.remedy.splitlines() if finding.state is not State.OK else []
+        for remedy in remedies:
+            if remedy not in told:
+                yield f"{'':12} -> {remedy}", str(State.ABSENT)
+        told |= {*remedies}
     can = "can run" if diagnosis.can_run_default else "cannot run"
     yield f"{diagnosis.default}, the default experiment, {can} here; `cokv reproduce --dry-run` times it", ""

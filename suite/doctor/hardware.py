@@ -20,8 +20,8 @@ def checks() -> list[Check]:
         Check("machine", "cpus", cpus),
         Check("machine", "memory", memory),
         Check("machine", "disk for runs", lambda: disk(Path.cwd(), RUN_FOLDER, "run in another folder, or --runs")),
-        Check("machine", "gpus", gpus, limit=20),
-        Check("machine", "gpu measurements", gpu_measurements, limit=20),
+        Check("machine", "gpus", gpus),
+        Check("machine", "gpu measurements", gpu_measurements),
         Check("machine", "attention", attention),
     ]
 

@@ -8,6 +8,7 @@ not depend on the text. What cannot be measured is left out.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -89,10 +90,15 @@ def measure_decode(
     caches: dict[Arm, Callable[[], Any]] = {("full", NORMALIZED, DYNAMIC): lambda: _dynamic(loaded, read, spec.batch)}
     for key, (selection, policy) in arms.items():
         caches[key] = partial(RaggedCache.of, read, [selection] * spec.batch, [policy] * spec.batch)
+    prefills = {
+        need: partial(prefill, loaded.model, ids, *need, loaded.tokenizer)
+        for need in dict.fromkeys((FULL_CACHE_NEEDS, *needs.values()))
+    }
     seconds: dict[Arm, list[float]] = {key: [] for key in caches}
+    prefill_seconds: dict[PrefillNeeds, list[float]] = {need: [] for need in prefills}
     rows: dict[Arm, dict[str, Any]] = {}
-    with progress("latency and memory", (spec.repeats + 1) * len(caches)) as report:
-        for repeat in range(spec.repeats + 1):
+    with progress("latency and memory", (spec.repeats + 1) * (len(caches) + len(prefills))) as report:
+        for repeat in range(spec.repeats + 1):  # each turn has every kind of step, so that the time left can be told
             for key, build in caches.items():
                 cache = build()
                 with probes.measure(device) as probe:
@@ -103,7 +109,12 @@ def measure_decode(
                     seconds[key].append(probe.result["seconds"])
                     rows[key].setdefault("peak_bytes", _peaks(probe.result))
                 report.advance()
-    prefill_ms = _prefill_ms(loaded, ids, {FULL_CACHE_NEEDS, *needs.values()}, spec.repeats)
+            for need, read_prompt in prefills.items():
+                with probes.measure(device) as probe:
+                    read_prompt()
+                if repeat > 0:
+                    prefill_seconds[need].append(probe.result["seconds"])
+                report.advance()
     seconds_by_name = {"/".join(key): times for key, times in seconds.items()}
     table = []
     for key, row in rows.items():
@@ -119,7 +130,7 @@ def measure_decode(
                 "prompt_tokens": spec.prompt_tokens,
                 "generated_tokens": spec.new_tokens,
                 "decode_ms_per_token": 1000 * times[len(times) // 2] / spec.new_tokens,
-                "prefill_ms": prefill_ms[needs.get(key, FULL_CACHE_NEEDS)],
+                "prefill_ms": 1000 * statistics.median(prefill_seconds[needs.get(key, FULL_CACHE_NEEDS)]),
                 **row,
                 "ratio_to": {
                     DYNAMIC: probes.ratio_summary(seconds_by_name, "/".join(key), f"full/{NORMALIZED}/{DYNAMIC}"),
@@ -128,16 +139,6 @@ def measure_decode(
             }
         )
     return {"machine": probes.machine(), "versions": probes.versions(), "decode": table, "left_out": left_out}
-
-
-def _prefill_ms(
-    loaded: LoadedModel, ids: torch.Tensor, needs: set[PrefillNeeds], repeats: int
-) -> dict[PrefillNeeds, float]:
-    """Median milliseconds of a prefill with these queries and observers."""
-    order = list(needs)
-    arms = {str(i): partial(prefill, loaded.model, ids, *need, loaded.tokenizer) for i, need in enumerate(order)}
-    times = probes.interleaved(arms, repeats, device=str(loaded.device))
-    return {need: 1000 * sorted(times[str(i)])[repeats // 2] for i, need in enumerate(order)}
 
 
 def _generate(loaded: LoadedModel, cache: Any, token: int, position: int, batch: int, count: int) -> None:

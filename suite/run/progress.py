@@ -26,6 +26,20 @@ class Reporter:
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, advance=count, description=f"{self.title} {note}".strip())
             return
+        self._line(note)
+
+    def finish(self) -> None:
+        """The stage has ended: what it did is all there was. Work can turn out to be known already, or not needed."""
+        if self.done == self.total:
+            return
+        self.total = self.done
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, total=self.total)
+        elif self.done > self.done_at_start:
+            self._line("")
+
+    def _line(self, note: str) -> None:
+        """Prints a line if the last one is long ago, or nothing is left."""
         now = time.monotonic()
         if now - self.last_line >= LINE_INTERVAL or self.done == self.total:
             left = (now - self.start) / max(self.done - self.done_at_start, 1) * (self.total - self.done)
@@ -42,7 +56,9 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Reporter]:
     """Progress of one stage that starts with `done` of `total` finished."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Reporter(title, total, done, None)
+        report = Reporter(title, total, done, None)
+        yield report
+        report.finish()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -52,4 +68,6 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Reporter]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        yield Reporter(title, total, done, bar)
+        report = Reporter(title, total, done, bar)
+        yield report
+        report.finish()
