@@ -84,12 +84,16 @@ def _finding(needs: list[Need], facts: dict[str, Any]) -> Finding:
 
 
 def weights_of(name: str, revision: str | None, dtype: str) -> tuple[int | None, bool]:
-    """Bytes of a model's weights in a dtype, and whether that is an estimate by the model's name (7B, 135M)."""
+    """Bytes of a model's weights in a dtype, and whether that is an estimate: its files are not here, so it is by what
+    is known of the model (suite/known), or by its name (7B, 135M)."""
     from cokv.model.weights import BYTES, weights_bytes
+    from suite.known.models import hub_models
 
-    known = weights_bytes(name, revision, dtype)
-    if known is not None:
-        return known, False
+    here = weights_bytes(name, revision, dtype)
+    if here is not None:
+        return here, False
+    if (known := hub_models().get(name)) is not None:
+        return known.parameters * BYTES[dtype], True
     stated = IN_NAME.search(name.rpartition("/")[2])
     if stated is None:
         return None, False
@@ -153,6 +157,8 @@ def _data(experiment: Any, machine: Machine) -> Iterator[Need]:
             yield from _refused(_essays, ruler.essays)
         yield from _files(ruler.questions.values(), "[ruler] questions")
         yield from _source(ruler.data, "[ruler] data")
+    if experiment.needle is not None:
+        yield from _refused(_essays, experiment.needle.essays)
     if longbench is not None:
         yield from _refused(_templates, longbench)
         if longbench.data is not None:

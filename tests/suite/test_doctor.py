@@ -279,7 +279,7 @@ def test_a_hub_model_that_is_not_here_needs_the_hub(monkeypatch, tmp_path, exper
     file = experiment(of_model("meta-llama/Meta-Llama-3-8B-Instruct", f'revision = "{"a" * 40}"'))
     found = fit(file, Machine(memory=10**12, gpus=(), hub=hub))
     assert found.facts["fits"] is fits and found.facts["weights_estimated"]
-    assert found.facts["weights_bytes"] == 8 * 10**9 * 4 and "hf download meta-llama/" in found.remedy
+    assert found.facts["weights_bytes"] == 8_030_261_248 * 4 and "hf download meta-llama/" in found.remedy
 
 
 @pytest.mark.parametrize(("gpus", "fits"), [((), False), ((8 * 10**9,), False), ((80 * 10**9,), True)])
@@ -292,9 +292,14 @@ def test_a_gpu_experiment_needs_a_gpu_that_holds_the_weights(experiment, gpus, f
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("meta-llama/Meta-Llama-3-8B-Instruct", 8e9), ("Qwen/Qwen2.5-0.5B", 0.5e9), ("a/SmolLM2-135M", 135e6)],
+    [
+        ("meta-llama/Meta-Llama-3-8B-Instruct", 8_030_261_248),
+        ("someone/Llama-8B", 8e9),
+        ("Qwen/Qwen2.5-0.5B", 0.5e9),
+        ("a/SmolLM2-135M", 135e6),
+    ],
 )
-def test_a_models_size_is_estimated_by_its_name(name, parameters):
+def test_a_models_size_is_that_of_its_known_shape_or_estimated_by_its_name(name, parameters):
     assert weights_of(name, "a" * 40, "bfloat16") == (2 * parameters, True)
     assert weights_of("someone/model-v2", "a" * 40, "bfloat16") == (None, False)
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from suite.known.gpus import Rates, gpus, measured
 from suite.known.models import hub_models
 from suite.run.cells import grid_cells
 from suite.run.estimate import estimate
-from suite.run.published import published_counts
+from suite.run.published import commands, published_counts
 from suite.run.requirements import requirements
 from suite.run.task_sizes import task_sizes
 from suite.spec import Experiment, LongBenchSpec, read_experiment
@@ -95,6 +96,19 @@ def test_the_published_values_that_a_file_names_exist(name) -> None:
     counted = sum(sum(count.budgets.values()) for count in published_counts(experiment))
     assert counted == len(wanted)
     assert counted > 0 or name == "cokv-qwen3-32b"
+
+
+@each
+def test_the_commands_of_a_dry_run_show_its_published_values(name) -> None:
+    experiment = paper(name)
+    for command, entry in zip(commands(experiment), experiment.paper.reported, strict=True):
+        program, *arguments = shlex.split(command)
+        result = call(*arguments, "--json")
+        assert program == "cokv" and result.exit_code == 0, result.output
+        shown = json.loads(result.stdout)
+        assert len(shown) >= len(entry.values()) > 0
+        models = {row["model"] for row in shown}
+        assert {value.model for value in entry.values()} <= models
 
 
 @pytest.mark.parametrize(
