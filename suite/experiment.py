@@ -109,7 +109,7 @@ def open_run(experiment: Experiment, runs: Path) -> tuple[RunFolder, LoadedModel
         needle_tasks.check(experiment.needle)
     spec = experiment.model
     fetch_known(spec.name)
-    loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype)
+    loaded = load_model(spec.name, spec.revision, spec.device, spec.dtype, spec.positions)
     check_fit(experiment, loaded)
     methods = [cell.method for cell in grid_cells(experiment)]
     about = {

@@ -17,10 +17,11 @@ from suite.tasks.hub_rows import HubRows
 
 TEXT = "the keeper of the small lighthouse wrote that rain came from the west and boats stayed at the pier"
 WORDS = TEXT.split()
+SHORT, LONG = 40, 300  # words of a context; a tenth of a long one holds twice the window of 32
 
 
-def model_folder(name: str, folder: Path) -> Path:
-    """A random model with the layers and KV heads of a hub model, and nothing else of it."""
+def model_folder(name: str, folder: Path, layers: int | None = None) -> Path:
+    """A random model with the layers (or so many) and KV heads of a hub model, and nothing else of it."""
     known, qwen = hub_models()[name], "Qwen3" in name
     tokenizer = tokenizer_with(CHATML)
     torch.manual_seed(0)
@@ -28,7 +29,7 @@ def model_folder(name: str, folder: Path) -> Path:
         "vocab_size": len(tokenizer),
         "hidden_size": 16,
         "intermediate_size": 16,
-        "num_hidden_layers": known.layers,
+        "num_hidden_layers": layers or known.layers,
         "num_attention_heads": known.kv_heads,
         "num_key_value_heads": known.kv_heads,
         "head_dim": 4,
@@ -42,18 +43,18 @@ def model_folder(name: str, folder: Path) -> Path:
     return folder
 
 
-def longbench_folder(folder: Path, records: int = 8) -> Path:
+def longbench_folder(folder: Path, words: int, records: int = 8) -> Path:
     """Records of every data set, and templates of our own wording, in the official schemas."""
     folder.mkdir()
     for name, task in TASKS.items():
         lines = []
         for number in range(records):
-            context = " ".join(WORDS[(number + place) % len(WORDS)] for place in range(40))
+            context = " ".join(WORDS[(number + place) % len(WORDS)] for place in range(words))
             record = {
                 "input": f"Where did boat {number} stay?",
                 "context": context,
                 "answers": ["at the pier"],
-                "length": 40,
+                "length": words,
                 "dataset": name,
                 "language": task.language if task.language in ("en", "zh") else "python",
                 "all_classes": ["rain", "boats"] if task.metric == "classification_score" else None,
@@ -73,7 +74,7 @@ def kvpress_rows(
     """In place of suite.tasks.hub_rows.read_rows: rows in the schema of kvpress's copy of RULER."""
     rows = tuple(
         {
-            "context": " ".join(WORDS[(number + place) % len(WORDS)] for place in range(60)),
+            "context": " ".join(WORDS[(number + place) % len(WORDS)] for place in range(LONG)),
             "question": f"\nWhere did boat {number} stay?",
             "answer_prefix": " It stayed",
             "answer": ["at the pier"],
@@ -91,7 +92,7 @@ def miniature(experiment: Experiment, model: Path, data: Path) -> Experiment:
     Methods, presets, budgets, protocol, slice sizes and checks are the experiment's own.
     """
     values = experiment.model_dump(mode="json")
-    values["model"] = {"name": str(model), "revision": None, "device": "cpu", "dtype": "float32"}
+    values["model"] |= {"name": str(model), "revision": None, "device": "cpu", "dtype": "float32"}
     tasks: list[str] = []
     for section in ("ruler", "longbench", "needle"):
         part = values[section]
@@ -105,10 +106,15 @@ def miniature(experiment: Experiment, model: Path, data: Path) -> Experiment:
         values["longbench"] |= {"data": str(data), "templates": str(data), "partial": True, "revision": None}
     if values["needle"] is not None:
         values["needle"] |= {"essays": "alice", "max_new_tokens": 3}
-    if values["game"] is not None:
-        values["game"] |= {"tasks": tasks[:1], "prompts": 1, "coalitions_per_size": 12, "removal_samples": 1}
+    if experiment.game is not None:
+        values["game"] |= {
+            "tasks": tasks[:1],
+            "prompts": 1,
+            "coalitions_per_size": 12 // len(experiment.game.slice_sizes),
+            "removal_samples": 1,
+        }
     if values["checks"] is not None:
-        values["checks"] |= {"tasks": tasks[:1], "game_tasks": None, "samples": 1}
+        values["checks"] |= {"tasks": tasks[:1], "game_tasks": None, "samples": 1, "masked_shares": [0.25]}
     if values["measure"] is not None:
         values["measure"] |= {"prompt_tokens": 200, "new_tokens": 2, "repeats": 1}
     values["profiles"] = (values["profiles"] or {}) | {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -35,6 +35,7 @@ class LoadedModel:
     """A model with its tokenizer and its identity. `digest` covers the bytes of weights, config and tokenizer.
 
     gguf: sha256 of the GGUF file that the model was converted from, None if from none. Its digest is of that file.
+    positions: that it is run with, where these are more than its config states; None: the config's.
     """
 
     name: str
@@ -43,10 +44,17 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     digest: str
     gguf: str | None = None
+    positions: int | None = None
 
     @cached_property
     def shape(self) -> Shape:
         return model_shape(self.model.config)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a record must say about this model."""
+        more = () if self.positions is None else (f"run with {self.positions} positions, more than its config states",)
+        return (*self.shape.notes, *more)
 
     @property
     def device(self) -> torch.device:
@@ -75,20 +83,47 @@ class LoadedModel:
             "revision": self.revision,
             "digest": self.digest,
             **({} if self.gguf is None else {"gguf": self.gguf}),
+            **({} if self.positions is None else {"positions": self.positions}),
             "dtype": str(self.dtype).removeprefix("torch."),
             "attention": self.model.config._attn_implementation,
         }
 
 
 def load_model(
-    name: str = EMBEDDED, revision: str | None = None, device: str = "cpu", dtype: str = "float32"
+    name: str = EMBEDDED,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    positions: int | None = None,
 ) -> LoadedModel:
     """Loads a model onto a device, in a dtype. Only safetensors and GGUF, never remote code. Raises CokvError.
 
     name: `embedded`; a known model (cokv/model/known.py), once it is fetched; a local folder; a `.gguf` file, which is
     converted once into the cache; or a hub model, at a pinned revision. A name in these tables is that model even where
-    a folder is called so: write ./NAME for the folder.
+    a folder is called so: write ./NAME for the folder. positions: at least so many, where its config may state
+    fewer, of a model whose rotary embedding goes on past those unchanged; it was not trained for what lies there.
     """
+    loaded = _loaded(name, revision, device, dtype)
+    return loaded if positions is None else _with_positions(loaded, positions)
+
+
+def _with_positions(loaded: LoadedModel, positions: int) -> LoadedModel:
+    config = loaded.model.config.get_text_config(decoder=True)
+    rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kind = rotary.get("rope_type", "default") if isinstance(rotary, dict) else None
+    stated = model_shape(config).context_length
+    if positions <= stated:
+        return loaded
+    if kind != "default":
+        raise CokvError(
+            f"positions is {positions}, and model {loaded.name!r} has {stated} and a rotary embedding of kind "
+            f"{kind!r}, which changes with them; leave `positions` out, or set at most {stated}"
+        )
+    config.max_position_embeddings = positions
+    return replace(loaded, positions=positions)
+
+
+def _loaded(name: str, revision: str | None, device: str, dtype: str) -> LoadedModel:
     if dtype not in DTYPES:
         raise CokvError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):

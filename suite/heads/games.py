@@ -205,4 +205,4 @@ def load_on(experiment: Experiment, device: str) -> LoadedModel:
 
     disable_progress_bar()
     model = experiment.model
-    return load_model(model.name, model.revision, device, model.dtype)
+    return load_model(model.name, model.revision, device, model.dtype, model.positions)

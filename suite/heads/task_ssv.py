@@ -55,7 +55,8 @@ def profile_ssv(experiment: Experiment, task: str, runs: Path, pool: Pool, rules
     if rules.mae and spec.utility == "log_likelihood":
         raise SuiteError("the MAE rule is for utilities between 0 and 1, not for log_likelihood; use --reliability")
     model = experiment.model
-    loaded = load_model(model.name, model.revision, model.device if in_process else "cpu", model.dtype)
+    device = model.device if in_process else "cpu"
+    loaded = load_model(model.name, model.revision, device, model.dtype, model.positions)
     check_fit(experiment.model_copy(update={"game": None}), loaded)
     players = num_players(loaded, spec)
     halves = plans(spec, players)

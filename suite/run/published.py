@@ -31,10 +31,10 @@ def published_counts(experiment: Experiment) -> list[PublishedCount]:
 
 
 def commands(experiment: Experiment) -> list[str]:
-    """The command that shows each entry's values. `cokv reported` has no option for a benchmark: it shows all."""
+    """The command that shows each entry's values. A part of a model's name matches, so it may show more than these."""
     shown: dict[str, None] = {}
     for entry in _reported(experiment):
-        options = [("--paper", entry.paper), ("--model", entry.model)]
+        options = [("--paper", entry.paper), ("--model", entry.model), ("--benchmark", entry.benchmark)]
         words = [word for option, value in options if value is not None for word in (option, shlex.quote(value))]
         shown[" ".join(["cokv reported", *words])] = None
     return list(shown)

@@ -6,7 +6,7 @@ Nothing is loaded or fetched. What cannot be known without the weights is None.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -147,7 +147,8 @@ def _has_full_row(experiment: Experiment) -> bool:
 def _shape(spec: ModelSpec) -> tuple[Shape | None, int | None]:
     """The model's shape and the width of its MLP, from the table or from a config on this machine."""
     if (known := hub_models().get(spec.name)) is not None:
-        return known.shape, known.intermediate
+        positions = max(spec.positions or 0, known.positions)
+        return replace(known.shape, context_length=positions), known.intermediate
     folder = _folder(spec)
     if folder is None:
         return None, None

@@ -221,5 +221,5 @@ def _shared_fields(
         "first_token": first_token,
         **({} if prompt.all_classes is None else {"all_classes": list(prompt.all_classes)}),
         **({"groups": prompt.groups} if prompt.groups else {}),
-        "notes": [*prompt.notes, *loaded.shape.notes],
+        "notes": [*prompt.notes, *loaded.notes],
     }

@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Literal
 
 from cokv.decode.session import FirstToken
-from suite.spec.part import Part
+from suite.spec.part import Count, Part
 
 
 class ModelSpec(Part):
-    """Which model: `embedded`, a known one, a local folder, a `.gguf` file, or a hub name with a pinned revision."""
+    """Which model: `embedded`, a known one, a local folder, a `.gguf` file, or a hub name with a pinned revision.
+
+    positions: at least so many, where a released protocol lets answers go past those that a config states.
+    """
 
     name: str = "embedded"
     revision: str | None = None
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    positions: Count | None = None
 
 
 class ProtocolSpec(Part):

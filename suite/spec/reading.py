@@ -81,11 +81,13 @@ def with_game(experiment: Experiment, **changes: Any) -> Experiment:
 def with_model(experiment: Experiment, **changes: Any) -> Experiment:
     """The experiment with some keys of its [model] section changed; None leaves a key unchanged.
 
-    Another name drops the revision, which is of the other model.
+    Another name drops the revision and the positions, which are of the other model.
     """
+    section = experiment.model
     if changes.get("name") is not None:
         changes = {**changes, "revision": changes.get("revision") or ""}
-    model = _changed(experiment.model, changes, "the model")
+        section = section.model_copy(update={"positions": None})
+    model = _changed(section, changes, "the model")
     return experiment.model_copy(update={"model": model.model_copy(update={"revision": model.revision or None})})
 
 

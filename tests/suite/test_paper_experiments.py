@@ -6,15 +6,18 @@ import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from command_line import call, refused
-from paper_stand_ins import kvpress_rows, longbench_folder, miniature, model_folder
+from paper_stand_ins import LONG, SHORT, kvpress_rows, longbench_folder, miniature, model_folder
 
 from cokv.methods.registry import get_method
+from cokv.model.loading import load_model
+from cokv.types import CokvError
 from reports import write_report
 from reports.reported import published_values
 from suite.cli.commands import experiment_of
@@ -23,7 +26,7 @@ from suite.known.gpus import Rates, gpus, measured
 from suite.known.models import hub_models
 from suite.run.cells import grid_cells
 from suite.run.estimate import estimate
-from suite.run.published import published_counts
+from suite.run.published import commands, published_counts
 from suite.run.requirements import requirements
 from suite.run.task_sizes import task_sizes
 from suite.spec import Experiment, LongBenchSpec, read_experiment
@@ -93,6 +96,19 @@ def test_the_published_values_that_a_file_names_exist(name) -> None:
     counted = sum(sum(count.budgets.values()) for count in published_counts(experiment))
     assert counted == len(wanted)
     assert counted > 0 or name == "cokv-qwen3-32b"
+
+
+@each
+def test_the_commands_of_a_dry_run_show_its_published_values(name) -> None:
+    experiment = paper(name)
+    for command, entry in zip(commands(experiment), experiment.paper.reported, strict=True):
+        program, *arguments = shlex.split(command)
+        result = call(*arguments, "--json")
+        assert program == "cokv" and result.exit_code == 0, result.output
+        shown = json.loads(result.stdout)
+        assert len(shown) >= len(entry.values()) > 0
+        models = {row["model"] for row in shown}
+        assert {value.model for value in entry.values()} <= models
 
 
 @pytest.mark.parametrize(
@@ -205,6 +221,33 @@ def test_memory_and_disk_follow_from_the_shape(name, bare_machine) -> None:
     assert all("\n" not in lack.remedy and lack.remedy for lack in needs.missing)
 
 
+@each
+def test_prompts_with_their_answers_fit_the_models_positions(name) -> None:
+    experiment = paper(name)
+    positions = max(hub_models()[experiment.model.name].positions, experiment.model.positions or 0)
+    for size in task_sizes(experiment):
+        answer = 0 if experiment.needle or experiment.ruler else size.new_tokens  # their lengths count it
+        assert (size.longest or size.length) + answer <= positions, size.name
+    if experiment.measure is not None:
+        assert experiment.measure.prompt_tokens + experiment.measure.new_tokens <= positions
+
+
+def test_a_model_may_be_run_past_the_positions_of_its_config_and_every_record_says_so(tmp_path) -> None:
+    folder = model_folder("Qwen/Qwen3-8B", tmp_path / "model", layers=2)
+    stated = load_model(str(folder))
+    positions = stated.shape.context_length + 64
+    more = load_model(str(folder), positions=positions)
+    assert more.shape.context_length == positions and f"run with {positions} positions" in more.notes[-1]
+    assert more.identity() == {**stated.identity(), "positions": positions}
+    fewer = load_model(str(folder), positions=16)
+    assert fewer.identity() == stated.identity() and fewer.notes == stated.notes, "16 are at least there"
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["rope_parameters"] = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CokvError, match="rotary embedding of kind 'dynamic', which changes with them"):
+        load_model(str(folder), positions=positions)
+
+
 def test_what_ships_is_not_missing(tmp_path) -> None:
     needs = requirements(read_experiment(ROOT / "experiments" / "embedded.toml"), tmp_path)
     assert [lack.kind for lack in needs.missing] == []
@@ -283,8 +326,10 @@ def test_the_recipe_for_lm_eval_runs_every_method_with_its_parameters(tmp_path) 
 def test_an_experiment_runs_end_to_end_in_miniature(name, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("suite.tasks.ruler_tasks.read_rows", kvpress_rows)
     experiment = paper(name)
-    model = model_folder(experiment.model.name, tmp_path / "model")
-    small = miniature(experiment, model, longbench_folder(tmp_path / "data"))
+    # Slice sizes are of the model's own heads; without a game, fewer layers do.
+    model = model_folder(experiment.model.name, tmp_path / "model", layers=None if experiment.game else 3)
+    shares = any(isinstance(budget, str) for budget in experiment.kv_budgets)
+    small = miniature(experiment, model, longbench_folder(tmp_path / "data", LONG if shares else SHORT))
     folder = run_experiment(small, tmp_path / "runs")
     records = folder.lines("predictions.jsonl")
     assert {record["task"] for record in records} == {task for part in small.benchmarks for task in part.tasks}
