@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reports.intervals import CONFIDENCE
 from reports.rundir import Run
 from reports.table import Entry, Table, escape_markdown
+from reports.tables import interval_words
 from reports.text import clip, visible
 
 LONGEST = 300  # characters of one value
@@ -34,7 +34,7 @@ def facts(run: Run) -> list[str]:
     }
     if tokens:
         lines["Prompt tokens"] = f"{min(tokens)} to {max(tokens)}, mean {sum(tokens) / len(tokens):.0f}"
-    lines["Intervals"] = f"{CONFIDENCE:.0%} over questions, {run.metrics['interval']}"
+    lines["Intervals"] = interval_words(run.metrics)
     if run.stages:
         lines["Wall time"] = wall_time(run.stages)
     notes = Counter(note for record in records for note in record.get("notes") or [])

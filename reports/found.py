@@ -30,35 +30,40 @@ def found(metrics: Row, labels: Labels) -> list[str]:
             continue
         budgets = sorted({row["kv_budget"] for row in rows if row["kv_budget"] is not None}, key=budget_order)
         at = {budget: [row for row in rows if row["kv_budget"] == budget] for budget in budgets}
-        out += _sentences(benchmark, at, full, labels)
+        whole = [row for row in rows if row["kv_budget"] is None and row is not full]
+        out += _sentences(benchmark, at, whole, full, labels)
     return out
 
 
-def _sentences(benchmark: str, at: Mapping[Budget, Sequence[Row]], full: Row | None, labels: Labels) -> list[str]:
-    """at: the rows of each budget."""
+def _sentences(
+    benchmark: str, at: Mapping[Budget, Sequence[Row]], whole: Sequence[Row], full: Row | None, labels: Labels
+) -> list[str]:
+    """at: the rows of each budget; whole: those that keep every position, without the full cache."""
     best = {budget: max(rows, key=lambda row: row["mean"]) for budget, rows in at.items() if len(rows) > 1}
     if not best:
         return []
-    leaders = "; ".join(f"at {_budget(b)} {_name(row, labels)} with {_score(row)}" for b, row in best.items())
+    leaders = "; ".join(f"{_budget(b)} {_name(row, labels)} with {_score(row)}" for b, row in best.items())
     out = [f"Best average on {benchmark}: {leaders}" + (f"; the full cache: {_score(full)}." if full else ".")]
     near = {b: [row for row in at[b] if row is not top and row["high"] >= top["low"]] for b, top in best.items()}
     out.append(
         "Not told apart from the best, as intervals overlap: "
-        + "; ".join(f"at {_budget(b)} {_names(rows, labels)}" for b, rows in near.items())
+        + "; ".join(f"{_budget(b)} {_names(rows, labels)}" for b, rows in near.items())
         + "."
     )
     if full:
-        kept = {b: [row for row in rows if row["high"] >= full["low"]] for b, rows in at.items()}
+        kept = {b: [row for row in rows if row["high"] >= full["low"]] for b, rows in [*at.items(), (None, whole)]}
         out.append(
             "Not told apart from the full cache, likewise: "
-            + "; ".join(f"at {_budget(b)} {_names(rows, labels)}" for b, rows in kept.items())
+            + ("; ".join(f"{_budget(b)} {_names(rows, labels)}" for b, rows in kept.items() if rows) or "none")
             + "."
         )
     return out
 
 
 def _budget(budget: Budget) -> str:
-    return f"{budget_text(budget)} of the prompt" if isinstance(budget, str) else f"{budget} slots"
+    if budget is None:
+        return "with all positions kept"
+    return f"at {budget_text(budget)} of the prompt" if isinstance(budget, str) else f"at {budget} slots"
 
 
 def _name(row: Row, labels: Labels) -> str:

@@ -68,16 +68,16 @@ class Labels:
     def title(self, method: str, *details: str) -> str:
         """A method's title, with `details` such as its preset in brackets."""
         title = clip(visible(self.titles.get(method, method)), LONGEST)
-        return f"{title} ({', '.join(visible(detail) for detail in details)})" if details else title
+        return f"{title} ({', '.join(clip(visible(detail), LONGEST) for detail in details)})" if details else title
 
     def name(self, variant: Variant) -> str:
         """Title of a row, with what distinguishes it from the other rows of its method; no two rows of a run alike."""
         if not self._names:
             for listed in self.variants:
-                name, others = self._name(listed), self._names.values()
-                while name in others:  # titles that are alike, or alike as far as they are shown
-                    name = f"{name} *"
-                self._names[listed] = name
+                name, others, count = self._name(listed), set(self._names.values()), 1
+                while (distinct := name if count == 1 else f"{name} ({count})") in others:
+                    count += 1  # titles that are alike, or alike as far as they are shown
+                self._names[listed] = distinct
         return self._names.get(variant) or self._name(variant)
 
     def _name(self, variant: Variant) -> str:

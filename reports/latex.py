@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from reports.latex_layout import LONGEST, Layout, Panel, column_heads, layout, page_notes
 from reports.table import Entry, Table, column_words, escape_latex, latex_units
-from reports.text import clip
+from reports.text import clip, visible
 
 PREAMBLE = r"\usepackage{booktabs,graphicx}"
 FITTABLE = (
@@ -22,7 +22,7 @@ FITTABLE = (
 )
 HEAD = f"% In the preamble: {PREAMBLE}\n{FITTABLE}\n\n"
 MARKS = {"†": r"\dagger", "‡": r"\ddagger"}
-UNBROKEN = 12  # characters of a word, after which it may be broken where text is wrapped
+UNBROKEN = 20  # characters of a word, which may be broken where it is longer and text is wrapped
 
 
 def to_latex(table: Table) -> str:
@@ -49,15 +49,22 @@ def document(names: Sequence[str], columns: int = 1) -> str:
     )
 
 
-def wrapped_latex(text: str) -> str:
-    """Escaped for a paragraph: long words, and code points in typewriter letters, may be broken."""
+def wrapped_latex(text: str, most: int = UNBROKEN) -> str:
+    """Escaped for a paragraph: a word longer than `most` characters may be broken anywhere after half as many."""
+    return " ".join(_breakable(word, most) for word in visible(text).split(" "))
+
+
+def _breakable(word: str, most: int) -> str:
+    units = list(latex_units(word))
+    if sum(len(shown) for shown, _ in units) <= most:
+        return "".join(latex for _, latex in units)
     out, run = [], 0
-    for shown, latex in latex_units(text):
-        run = 0 if shown == " " else run + len(shown)
-        out.append(latex)
-        if run > UNBROKEN:
+    for shown, latex in units:
+        if run and run + len(shown) > most / 2:
             out.append(r"\allowbreak{}")
-            run = UNBROKEN // 2
+            run = 0
+        out.append(latex)
+        run += len(shown)
     return "".join(out)
 
 
@@ -155,7 +162,8 @@ def _column(table: Table, plan: Layout, place: int) -> str:
 def _entry(table: Table, plan: Layout, item: Entry, place: int) -> str:
     shown = item.detail if table.details == "shown" else ""
     if place in plan.wrapped:
-        text = wrapped_latex(clip(f"{item.text} {shown}".strip(), LONGEST))
+        most = int(plan.wrapped[place] / (0.7 * plan.size))
+        text = wrapped_latex(clip(f"{item.text} {shown}".strip(), LONGEST), min(most, UNBROKEN))
         text = rf"\textbf{{{text}}}" if item.bold else text
         return rf"\parbox[t]{{{plan.wrapped[place]:.0f}pt}}{{\raggedright {text}\strut}}"
     text = escape_latex(clip(item.text, LONGEST))

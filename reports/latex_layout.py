@@ -15,10 +15,11 @@ from reports.table import Entry, Table, column_words, latex_units
 
 TEXT_WIDTH = 430.0  # between the two-column article's 453 (A4) and the one-column article's 345, which scales to it
 COLUMN_WIDTH = 215.0  # of a two-column article
-TEXT_HEIGHT = 500.0
+TEXT_HEIGHT = 525.0
 SIZES = ((8.0, 5.0), (8.0, 3.0), (7.0, 2.5), (6.0, 2.2))  # of type, and the room on each side of a column
 DETAIL = 5.0  # size of a detail under its number
 WRAP = 24.0  # ems; a column of longer texts is a paragraph
+NARROWEST = 40.0  # points of a paragraph
 LONGEST = 900  # characters of one cell
 ROTATED = math.radians(60)
 NOTE_LINE, NOTE_CHARACTERS = 8.2, 95  # height and length of a line of notes, in the narrower article
@@ -83,7 +84,7 @@ def layout(table: Table) -> Layout:
     titles = dict(table.blocks)
     heights = [_row_height(table, number, size, wrapped) for number in range(len(table.rows))]
     for row in {*titles, *table.gaps, *table.rules}:
-        heights[row] += 1.6 * size + 6 if row in titles else 4
+        heights[row] += 1.2 * size + 7 if row in titles else 4
     available = TEXT_HEIGHT - caption_height(table, narrow)
     panels = [
         Panel(tuple(part), rows, top + sum(heights[row] for row in rows) + 10)
@@ -145,7 +146,7 @@ def _fit(table: Table, widths: Sequence[float]) -> tuple[float, float, dict[int,
         fixed = sum(widths[p] * size for p in every if p not in long) + 2 * room * len(every)
         share = max(TEXT_WIDTH - fixed, 70.0 * len(long))
         weight = sum(math.sqrt(widths[place]) for place in long)
-        return size, room, {p: share * math.sqrt(widths[p]) / weight for p in long}, [every]
+        return size, room, {p: max(share * math.sqrt(widths[p]) / weight, NARROWEST) for p in long}, [every]
     choices = []
     for size, room in SIZES:
         points = [width * size + 2 * room for width in widths]
@@ -195,7 +196,7 @@ def _row_height(table: Table, number: int, size: float, wrapped: Mapping[int, fl
         math.ceil(1.15 * em(f"{row[p].text} {row[p].detail}"[:LONGEST]) * size / width) for p, width in wrapped.items()
     ]
     under = any(item.detail for place, item in enumerate(row) if place >= table.left and place not in wrapped)
-    return 1.22 * size * max(1, *lines, 0) + (1.2 * DETAIL if under and table.details == "shown" else 0.0)
+    return 1.17 * size * max(1, *lines, 0) + (1.2 * DETAIL if under and table.details == "shown" else 0.0)
 
 
 def _row_pages(table: Table, heights: Sequence[float], available: float) -> list[tuple[int, ...]]:

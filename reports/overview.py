@@ -26,6 +26,7 @@ from reports.tables import (
     score_text,
     significance_notes,
 )
+from reports.text import file_stem
 
 Row = Mapping[str, Any]
 WHOLE = "all"
@@ -82,7 +83,7 @@ def overview_table(metrics: Row, labels: Labels, benchmark: str | None = None) -
     if any("mean" not in row for row in rows):
         notes.append("No average where some task could not be run at this budget; the tables by task say why.")
     return Table(
-        name="overview" if benchmark is None else f"overview_{benchmark}",
+        name="overview" if benchmark is None else f"overview_{file_stem(benchmark)}",
         title="Average scores" if benchmark is None else f"Average scores on {benchmark}",
         columns=("Method", *(WHOLE if budget is None else budget_text(budget) for _, budget in columns)),
         rows=tuple(body),

@@ -17,6 +17,7 @@ from reports.section import FOLDER
 from reports.sections import sections
 from reports.table import escape_markdown
 from reports.table_files import write_table
+from reports.text import file_stem
 
 __all__ = ["terminal_table", "write_report"]
 DOCUMENT = "tables.tex"  # shows them all
@@ -60,7 +61,7 @@ def _draw(run: Run, folder: Path) -> tuple[str, ...]:
 
     figures = {"overview": overview_figure(run.metrics, run.labels)}
     for benchmark in sorted({row["benchmark"] for row in run.metrics["cells"]}):
-        figures[f"scores_{benchmark}"] = score_figure(run.metrics, run.labels, benchmark)
+        figures[f"scores_{file_stem(benchmark)}"] = score_figure(run.metrics, run.labels, benchmark)
     if run.stability:
         figures["head_scores"] = head_plots.heads_figure(run.stability)
         figures["head_removal"] = head_plots.removal_figure(run.stability)

@@ -26,7 +26,7 @@ from reports.tables import (
     score_text,
     significance_notes,
 )
-from reports.text import clip, visible
+from reports.text import clip, file_stem, visible
 
 Row = Mapping[str, Any]
 SIGNIFICANT = "†"
@@ -71,7 +71,7 @@ def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
     starts = sorted({0, *group_starts([place[0] for place in places])}) if places else []
     heads = [("", 1), *((title, len(members)) for title, members in groups.items())]
     return Table(
-        name=f"scores_{benchmark}",
+        name=f"scores_{file_stem(benchmark)}",
         title=f"Scores on {benchmark}",
         columns=("Method", *columns),
         rows=tuple(rows),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def _print(run: Run, console: Console, star: str) -> None:
         console.print(Text("\n".join(map(visible, notes)), style="dim"))
         console.print()
     for table in difference_tables(run.metrics, labels)[:1]:
-        console.print(to_rich(table))
+        console.print(to_rich(_without(table, ("Pairs", "Differing"))))
         console.print()
         console.print(Text("\n".join(map(visible, table.notes)), style="dim"))
 
@@ -75,6 +75,13 @@ def _averages(run: Run) -> list[Table]:
 def _starred(table: Table, star: str) -> Table:
     rows = tuple(tuple(replace(c, text=c.text + star) if c.bold else c for c in row) for row in table.rows)
     return replace(table, rows=rows)
+
+
+def _without(table: Table, names: Sequence[str]) -> Table:
+    """The table without these columns, for which a screen has no room."""
+    keep = [place for place, name in enumerate(table.columns) if name not in names]
+    rows = tuple(tuple(row[place] for place in keep) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[place] for place in keep), rows=rows)
 
 
 def _blocks(table: Table, width: int) -> Iterator[Table]:

@@ -51,7 +51,8 @@ def inline_rows(table: Table) -> range:
 
 
 def link(table: Table) -> str:
-    return f"[{escape_markdown(table.title)}]({FOLDER}/{table.name}.md)"
+    title = escape_markdown(table.title).replace("[", r"\[").replace("]", r"\]")
+    return f"[{title}]({FOLDER}/{table.name}.md)"
 
 
 def links(table: Table) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +19,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from reports.text import clip, visible
 
 PAGE_WIDTH = 7.0  # inches
+LONGEST = 100  # characters of a text in a figure
 STYLE: dict[Any, Any] = {
     "font.size": 7,
     "axes.titlesize": 7.5,
@@ -57,7 +63,9 @@ def save(figure: Figure, folder: Path, stem: str, vector: Literal["pdf", "svg"] 
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, vector_file = io.BytesIO(), io.BytesIO()
-    with figure_settings():
+    _plain_texts(figure)
+    with figure_settings(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, not again for each file
         figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
@@ -66,6 +74,22 @@ def save(figure: Figure, folder: Path, stem: str, vector: Literal["pdf", "svg"] 
     for path, drawn in zip(paths, (png, vector_file), strict=True):
         path.write_bytes(drawn.getvalue())
     return paths
+
+
+def _plain_texts(figure: Figure) -> None:
+    """No text is read as mathematics, and none holds a character that nobody sees or is longer than a line."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = [label.get_text() for label in axis.get_majorticklabels()]
+            if any(_plain(text) != text for text in labels if not text.startswith(r"$\mathdefault")):
+                axis.set_ticks(axis.get_majorticklocs(), labels=[_plain(text) for text in labels])
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(_plain(text.get_text()))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"(?<!\\)\$", r"\$", clip(visible(text, lines=True), LONGEST))
 
 
 def panels(count: int, height: float, xlabel: str, ylabel: str) -> tuple[Figure, list[Axes]]:

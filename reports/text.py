@@ -6,6 +6,7 @@ after this: LaTeX and Markdown in reports/table.py.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 
@@ -30,6 +31,14 @@ def code_point(character: str) -> str:
 def clip(text: str, length: int) -> str:
     """`text`, cut to `length` characters with an ellipsis as the last of them where it is longer."""
     return text if len(text) <= length else text[: length - 1].rstrip() + ELLIPSIS
+
+
+def file_stem(text: str) -> str:
+    """A name as part of a file's name: itself where it is plain, else its plain characters and a digest of it."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", text)[:40]
+    if plain == text:
+        return text
+    return f"{plain}_{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
 def _shown(character: str, lines: bool) -> str:

@@ -123,4 +123,4 @@ def test_data_and_reports_load_no_torch() -> None:
     assert len(names) > 20
     heavy = {"torch", "transformers", "cokv", "suite"}
     assert not loaded("import " + ", ".join(names)) & heavy
-    assert "torch" in loaded("import cokv.types")
+    assert "torch" in loaded("import cokv.types.selection"), "the reader of modules is blind"

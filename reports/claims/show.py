@@ -82,7 +82,8 @@ def claims_text(judged: Sequence[Judged]) -> str:
 def write_claims(judged: Sequence[Judged], folder: str | Path) -> Path:
     """claims.json in `folder`."""
     path = Path(folder) / FILE
-    path.write_text(json.dumps(as_json(judged), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(as_json(judged), indent=1, ensure_ascii=False) + "\n"
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))  # a lone surrogate of a name becomes JSON's escape of it
     return path
 
 

@@ -294,3 +294,15 @@ def test_reports_load_no_torch_and_no_other_room() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_report_command_loads_no_torch(run_dir: Path) -> None:
+    code = (
+        "import sys\nfrom suite.cli.main import main\n"
+        f"sys.argv = ['cokv', 'report', {str(run_dir)!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (run_dir / "report" / "report.md").is_file()
