@@ -110,7 +110,7 @@ function sampleBrowser(holder, index, folder) {
       { field: "tokens", title: "Kept, all heads", kind: "number", digits: 0, width: 110 },
       { field: "answer", title: "Answer", grow: 6, width: 320, draw: (row) => (row.why ? make("em", { text: row.why }) : longText(row.answer)) },
     ], rows, { height: "30rem", layout: "fitColumns" }).on("rowClick", (event, row) => kept?.choose(row.getData().place));
-    return { parts, answers: draw };
+    return { parts, answers: () => { kept?.reveal(); draw(); } };
   }
 
   return { open, table };
