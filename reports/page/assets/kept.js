@@ -195,5 +195,5 @@ async function keptViewer(detail, cells, chosen) {
     const [first] = marked;
     if (first !== undefined) text.scrollTop = spans[first].offsetTop - text.offsetTop - text.clientHeight / 3;
   };
-  return { viewer, choose, reveal };
+  return { viewer, choose, reveal, has: (cell) => kept.rows.has(cell) };
 }
