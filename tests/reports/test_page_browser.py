@@ -341,6 +341,7 @@ def test_hostile_text_runs_nothing_and_asks_for_nothing(fresh, hostile):
     fresh.execute_script("document.querySelectorAll('#samples .tabulator-cell, .chip').forEach(one => one.click())")
     wait(fresh, "return document.querySelectorAll('.detail .tabulator-row').length === 3")
     assert fresh.execute_script("return window.ran") is None
+    assert "<U+202E>" in fresh.title and "\u202e" not in fresh.title
     assert (
         fresh.execute_script(
             "return document.querySelectorAll('body img, body iframe, body style, main script').length"
