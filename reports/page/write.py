@@ -16,6 +16,7 @@ from reports.page.embed import code_text, json_text, policy
 from reports.page.pictures import pictures
 from reports.page.samples import samples_of
 from reports.rundir import Run
+from reports.text import visible
 
 PAGE, BESIDE = "page.html", "page_data"
 INSIDE = 12_000_000  # bytes of samples, compressed, that the page holds itself
@@ -37,7 +38,7 @@ def write_page(run: Run, folder: Path) -> Path:
     scripts.append(code_text("\n".join(_read(f"assets/{name}") for name in CODE)))
     data = _content(run) | {"samples": samples.index, "beside": BESIDE if beside else None}
     html = _template().render(
-        title=data["title"],
+        title=visible(data["title"]),
         policy=policy(scripts, styles, beside),
         styles=styles,
         scripts=scripts,
@@ -46,7 +47,7 @@ def write_page(run: Run, folder: Path) -> Path:
         sections=_sections(data),
     )
     path = folder / PAGE
-    path.write_text(html, encoding="utf-8", errors="backslashreplace")
+    path.write_text(html, encoding="utf-8")
     return path
 
 

@@ -4,6 +4,7 @@ and runs nothing that a run's texts hold.
 
 import base64
 import json
+import shutil
 import zlib
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def masks() -> np.ndarray:
     return mask
 
 
+def in_two(line: dict) -> list[dict]:
+    """As a run has them that grew by the second cell."""
+    which = zlib.decompress(base64.b64decode(line["which"]))
+    halves = [which[: len(which) // 2], which[len(which) // 2 :]]
+    return [
+        {**line, "cells": [cell], "which": base64.b64encode(zlib.compress(half)).decode()}
+        for cell, half in zip(line["cells"], halves, strict=True)
+    ]
+
+
 def kept_line(record) -> dict:
     rows = np.packbits(masks().reshape(-1, TOKENS), axis=1, bitorder="little")
     which = np.arange(len(rows), dtype="<u4")
@@ -76,7 +87,7 @@ def page(tmp_path_factory, whole_run) -> Path:
     line = kept_line(first)
     prompt = {key: line[key] for key in ("benchmark", "task", "seed", "sample_id")}
     (folder / "prompts.jsonl").write_text(json.dumps({**prompt, "text": "".join(line["tokens"])}) + "\n")
-    (folder / "kept_tokens.jsonl").write_text(json.dumps(line) + "\n")
+    (folder / "kept_tokens.jsonl").write_text("".join(json.dumps(one) + "\n" for one in in_two(line)))
     (folder / "report").mkdir()
     return write_page(type(run)(**{**vars(run), "path": folder, "records": records}), folder / "report")
 
@@ -212,6 +223,11 @@ def test_a_sample_shows_its_answers_and_the_tokens_kept(fresh, page):
         assert np.allclose(shares(), masks()[place, 2].mean(axis=0), atol=1e-3)
         choose(fresh, ".kept", "KV head", "1")
         assert shares() == masks()[place, 2, 1].astype(float).tolist()
+    name = """[...document.querySelectorAll(".detail .tabulator-cell button.open")]
+        .find(one => one.textContent === "SnapKV")"""
+    assert fresh.execute_script(f"const name = {name}; name.click(); return !name.disabled")
+    assert shares() == masks()[0, 2, 1].astype(float).tolist(), "a method's name in its answer draws what it kept"
+    choose(fresh, ".kept", "Method", "CoKV")
     said = fresh.execute_script("return document.querySelector('.said').textContent")
     assert f"{masks()[1, 2, 1].sum()} of {TOKENS} tokens per head" in said
     painted = fresh.execute_script(
@@ -325,6 +341,7 @@ def test_hostile_text_runs_nothing_and_asks_for_nothing(fresh, hostile):
     fresh.execute_script("document.querySelectorAll('#samples .tabulator-cell, .chip').forEach(one => one.click())")
     wait(fresh, "return document.querySelectorAll('.detail .tabulator-row').length === 3")
     assert fresh.execute_script("return window.ran") is None
+    assert "<U+202E>" in fresh.title and "\u202e" not in fresh.title
     assert (
         fresh.execute_script(
             "return document.querySelectorAll('body img, body iframe, body style, main script').length"
@@ -363,6 +380,17 @@ def test_a_long_answer_is_shortened_and_can_be_read_whole(fresh, hostile):
     assert read == LENGTH
     fresh.find_element(By.CSS_SELECTOR, "dialog .close").click()
     assert fresh.find_elements(By.CSS_SELECTOR, "dialog") == []
+
+
+def test_kept_tokens_that_cannot_be_read_are_said_and_lose_nothing_else(fresh, hostile, tmp_path):
+    folder = Path(shutil.copytree(hostile.parent.parent, tmp_path / "run"))
+    line = json.loads((folder / "kept_tokens.jsonl").read_text())
+    (folder / "kept_tokens.jsonl").write_text(json.dumps({**line, "patterns": "AAAA"}) + "\n")
+    open_page(fresh, write_page(load_run(folder), folder / "report"))
+    fresh.execute_script("document.querySelectorAll('#samples button.open')[0].click()")
+    text = wait(fresh, "return document.querySelector('.detail .warning')?.textContent")
+    assert text.startswith("Its kept tokens cannot be read")
+    wait(fresh, "return document.querySelectorAll('.detail .tabulator-row').length === 3")
 
 
 def test_samples_beside_the_page_are_read_when_opened(fresh, whole_run, tmp_path, monkeypatch):

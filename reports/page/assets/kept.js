@@ -122,14 +122,22 @@ async function keptViewer(detail, cells, chosen) {
     drawMap();
   }
 
+  // Above the heads, where a reference answer stands: its height on a map this tall.
+  const strip = (height) => (marked.size ? Math.max(2, Math.round(height / 40)) : 0);
+
   // Heads from top to bottom, the prompt from left to right, a column per stretch of tokens.
   function drawMap() {
     const rows = kept.layers * kept.heads;
     const columns = Math.min(kept.length, 900);
     const tall = Math.max(1, Math.min(4, Math.round(240 / rows)));
-    [map.width, map.height] = [columns, rows * tall];
+    const top = strip(rows * tall);
+    [map.width, map.height] = [columns, top + rows * tall];
     const context = map.getContext("2d");
-    const image = context.createImageData(columns, rows * tall);
+    const image = context.createImageData(columns, map.height);
+    for (const at of marked) {
+      const column = Math.floor((at * columns) / kept.length);
+      for (let line = 0; line < top; line += 1) image.data.set(dark() ? [255, 138, 128, 255] : [179, 38, 30, 255], 4 * (line * columns + column));
+    }
     const [red, green, blue] = dark() ? [88, 166, 255] : [0, 90, 181];
     const active = new Set(players);
     for (let player = 0; player < rows; player += 1) {
@@ -140,7 +148,7 @@ async function keptViewer(detail, cells, chosen) {
         let sum = 0;
         for (let at = from; at < to; at += 1) sum += mask[at];
         const alpha = sum ? Math.max(60, Math.round((strength * sum) / (to - from))) : 0;
-        for (let line = 0; line < tall; line += 1) image.data.set([red, green, blue, Math.min(alpha, strength)], 4 * ((player * tall + line) * columns + column));
+        for (let line = 0; line < tall; line += 1) image.data.set([red, green, blue, Math.min(alpha, strength)], 4 * ((top + player * tall + line) * columns + column));
       }
     }
     context.putImageData(image, 0, 0);
@@ -148,7 +156,10 @@ async function keptViewer(detail, cells, chosen) {
   }
   map.addEventListener("click", (event) => {
     const box = map.getBoundingClientRect();
-    const player = Math.min(Math.floor(((event.clientY - box.top) / box.height) * kept.layers * kept.heads), kept.layers * kept.heads - 1);
+    const rows = kept.layers * kept.heads;
+    const over = strip(map.height) / map.height; // about: a click on the strip means the first head
+    const share = (event.clientY - box.top) / box.height;
+    const player = Math.max(0, Math.min(rows - 1, Math.floor(((share - over) / (1 - over)) * rows)));
     [state.layer, state.head] = [Math.floor(player / kept.heads), player % kept.heads];
     [layer.control.value, head.control.value] = [String(state.layer), String(state.head)];
     update();
@@ -178,6 +189,11 @@ async function keptViewer(detail, cells, chosen) {
     said,
     make("div", { class: "mapbox" }, make("span", { class: "axis", text: `${kept.layers} layers × ${kept.heads} KV heads ↓, prompt →; click a row to choose its head` }), map),
     hovered, text,
-    make("p", { class: "notes", text: "Stored is the selection after prefill. Methods that evict while decoding keep less of it later, methods that bring pages back or store fewer bits keep these tokens in that form." + (marked.size ? " Underlined: where a reference answer stands in the prompt." : "") }));
-  return { viewer, choose };
+    make("p", { class: "notes", text: "Stored is the selection after prefill. Methods that evict while decoding keep less of it later, methods that bring pages back or store fewer bits keep these tokens in that form." + (marked.size ? " Underlined, and red above the heads: where a reference answer stands in the prompt." : "") }));
+  // Once it is in the page: the first reference answer comes into view.
+  const reveal = () => {
+    const [first] = marked;
+    if (first !== undefined) text.scrollTop = spans[first].offsetTop - text.offsetTop - text.clientHeight / 3;
+  };
+  return { viewer, choose, reveal, has: (cell) => kept.rows.has(cell) };
 }

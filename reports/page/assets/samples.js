@@ -95,22 +95,26 @@ function sampleBrowser(holder, index, folder) {
     let kept = null;
     if (sample.kept) {
       const box = make("details", { open: true, class: "fold" }, make("summary", { text: "Which tokens each method kept" }));
-      kept = await keptViewer(sample, cells, state.cell);
-      box.append(kept.viewer);
+      try {
+        kept = await keptViewer(sample, cells, state.cell);
+        box.append(kept.viewer);
+      } catch (error) {
+        box.append(make("p", { class: "warning", text: `Its kept tokens cannot be read: ${error.message}` }));
+      }
       parts.push(box);
     }
     const answers = make("div", {});
-    parts.push(make("h4", { text: "Answers" }), sample.kept ? make("p", { class: "notes", text: "Click an answer to draw what its method kept." }) : null, answers);
+    parts.push(make("h4", { text: "Answers" }), sample.kept ? make("p", { class: "notes", text: "A method's name draws what it kept." }) : null, answers);
     const rows = sample.answers.map(([cell, text, why, generated, slots, tokens]) => ({ method: cells[cell].method, budget: cells[cell].budget, place: cell, score: index.scores[cell][at], answer: text ?? "", why, generated, tokens }));
     const draw = () => sortableTable(answers, [
-      { field: "method", title: "Method", kind: "choice", width: 170 },
+      { field: "method", title: "Method", kind: "choice", width: 170, draw: (row) => (kept?.has(row.place) ? make("button", { type: "button", class: "open", text: row.method }) : make("span", { text: row.method })) },
       { field: "budget", title: "KV budget", kind: "budget" },
       { field: "score", title: "Score", kind: "number", digits: 1 },
       { field: "generated", title: "Tokens", kind: "number", digits: 0 },
       { field: "tokens", title: "Kept, all heads", kind: "number", digits: 0, width: 110 },
       { field: "answer", title: "Answer", grow: 6, width: 320, draw: (row) => (row.why ? make("em", { text: row.why }) : longText(row.answer)) },
     ], rows, { height: "30rem", layout: "fitColumns" }).on("rowClick", (event, row) => kept?.choose(row.getData().place));
-    return { parts, answers: draw };
+    return { parts, answers: () => { kept?.reveal(); draw(); } };
   }
 
   return { open, table };

@@ -13,6 +13,7 @@ function make(tag, properties = {}, ...children) {
     if (value === undefined || value === null || value === false) continue;
     if (name === "text") element.textContent = visible(value);
     else if (name === "class") element.className = value;
+    else if (name === "value") element.value = value; // compared with what the data hold, never shown
     else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : visible(value));
   }
