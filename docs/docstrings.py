@@ -1,6 +1,7 @@
 """What griffe calls on a package before its docstrings become the Python reference (`extensions` in mkdocs.yml).
 
-A paragraph `name: what it is. other: ...`, and lines `name    what it is`, become lists; Markdown would run them together.
+A paragraph `name: what it is. other: ...`, and lines `name    what it is`, become lists, which Markdown would run
+together.
 """
 
 from __future__ import annotations
