@@ -81,8 +81,9 @@ class Rule:
 
 SHORT = "--experiment small.toml --limit 1 --workers 1"
 RULES = {
-    "cokv reproduce": Rule({"FILE": "small.toml"}, SHORT),
+    "cokv reproduce": Rule({"FILE": "small.toml", "qasper": "vt"}, SHORT),
     "cokv profile ssv": Rule({"FILE": "small.toml"}, "--experiment small.toml --max-evaluations 8 --workers 1"),
+    "cokv reproduce --experiment cokv-llama3-8b --dry-run": Rule(),
     "cokv heads": Rule(added="--experiment small.toml --samples 1"),
     "cokv export": Rule({"FILE.parquet": "out/all.parquet"}),
     "cokv eval": Rule({"FILE": "pred/vt.jsonl"}),
@@ -102,6 +103,7 @@ ONLY_READ = {
     "python -m pip": "installs packages",
     "pip install": "installs packages",
     "python benchmarks/": "measures for minutes",
+    "python -m reports.golden": "needs a run of the embedded experiment, 15 minutes",
     "bash benchmarks/gpu.sh": "needs a GPU",
     "tox": "builds environments",
 }
