@@ -63,7 +63,7 @@ def metrics_of(methods: int, budgets: int, benchmark: str = "longbench", names: 
     ]
     return {
         "cells": cells, "averages": averages, "memory": averages, "differences": pairs, "baseline": named[0],
-        "differences_all_tasks": [{**pair, "significant": True} for pair in averages], "confidence": 0.95,
+        "differences_all_tasks": [{**pair, "significant": True} for pair in averages], "confidence": 0.95, "interval": "t interval",
         "correction": "Holm's procedure over the table.",
     }  # fmt: skip
 
