@@ -1,6 +1,6 @@
 """How often the reports' 95 % intervals hold what they should, and how often a table marks a difference that is none.
 
-    python benchmarks/interval_coverage.py [--repeats 4000] [--tables 500] [--out benchmarks/results/coverage.json]
+    python benchmarks/interval_coverage.py [--repeats 4000] [--tables 300] [--out benchmarks/results/coverage.json]
 
 Samples are drawn from scores with a known mean (worlds/few_samples.py), few at a time, and given to the functions that
 metrics.json and the checks are made with. A row is one kind of interval, number of tasks, number of samples per task
@@ -21,14 +21,16 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy  # type: ignore[import-untyped]  # scipy ships no types
 from worlds.few_samples import ALL, PAIRS, Scores, binary, many_uniforms, tasks_of, two_uniforms
 
-from reports.intervals import METHOD, Floats, average_interval, difference_interval, share_interval
+from reports.intervals import CONFIDENCE, METHOD, Floats, average_interval, difference_interval, share_interval, share_p
 from reports.permutation import sign_flip_p
 from reports.significance import mark
 
@@ -39,11 +41,16 @@ TASKS = (1, 6, 13)
 CORRELATIONS = (0.3, 0.8)
 METHODS, BUDGETS = 25, 4
 ROUNDING = 1e-6  # points: an end at the truth holds it
+FEW = 50  # repetitions behind the width of a share
 
 
 def coverage(repeats: int, seed: int = 0) -> list[Row]:
-    """Rows of all kinds of intervals. A share is drawn less often: its ends are searched for."""
-    return [*_means(repeats, seed), *_differences(repeats, seed), *_shares(max(1, repeats // 4), seed)]
+    """Rows of all kinds of intervals."""
+    return [row for kind in KINDS for row in _rows(kind, repeats, seed)]
+
+
+def _rows(kind: str, repeats: int, seed: int) -> list[Row]:
+    return list(KINDS[kind](repeats, seed))
 
 
 def _means(repeats: int, seed: int) -> Iterator[Row]:
@@ -75,19 +82,28 @@ def _differences(repeats: int, seed: int) -> Iterator[Row]:
 
 
 def _shares(repeats: int, seed: int) -> Iterator[Row]:
-    """Of the better of two as the whole, as a full cache is."""
+    """Of the better of two as the whole, as a full cache is. An interval holds a share where its p is at least 0.05;
+    the ends, which are searched for, are needed for the width alone.
+    """
     for tasks, n, name, drawn, (one, other) in _pairs(repeats, np.random.default_rng([seed, 2])):
         turned = one.mean < other.mean
         wholes, parts = ([pair[place] for pair in drawn] for place in ((1, 0) if turned else (0, 1)))
         truth = min(one.mean, other.mean) / max(one.mean, other.mean)
-        low, high = share_interval(parts, wholes)
-        yield _row("share", tasks, n, name, 100 * truth, (100 * low, 100 * high))
+        held = share_p(parts, wholes, np.full(repeats, truth)) >= 1 - CONFIDENCE
+        low, high = share_interval([part[:FEW] for part in parts], [whole[:FEW] for whole in wholes])
+        yield _result("share", tasks, n, name, held, 100 * (high - low))
 
 
 def _row(kind: str, tasks: int, n: int, world: str, truth: float, interval: tuple[Floats, Floats]) -> Row:
     low, high = interval
-    held = (low <= truth + ROUNDING) & (truth <= high + ROUNDING)
-    width = np.median(high - low)
+    return _result(kind, tasks, n, world, (low <= truth + ROUNDING) & (truth <= high + ROUNDING), high - low)
+
+
+KINDS = {"means": _means, "differences": _differences, "shares": _shares}
+
+
+def _result(kind: str, tasks: int, n: int, world: str, held: npt.NDArray[np.bool_], widths: Floats) -> Row:
+    width = np.median(widths)
     return {
         "kind": kind,
         "tasks": tasks,
@@ -127,11 +143,13 @@ def table_of_no_difference(rng: np.random.Generator, scores: Callable[[int], Sco
 
 
 def _tested(differences: Sequence[list[Floats]]) -> list[Row]:
+    """p is computed where the interval excludes 0 alone, since a mark needs both; others get 1."""
     rows = []
     for groups in differences:
         low, high = difference_interval(groups)
         mean = float(np.mean([group.mean() for group in groups]))
-        rows.append({"benchmark": "", "mean": mean, "low": low, "high": high, "p": sign_flip_p(groups)})
+        p = sign_flip_p(groups) if low > 0 or high < 0 else 1.0
+        rows.append({"benchmark": "", "mean": mean, "low": low, "high": high, "p": p})
     return rows
 
 
@@ -179,10 +197,15 @@ def report(least: Sequence[Row], marks: Sequence[Row]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Coverage of the reports' intervals, and false marks of their tables.")
     parser.add_argument("--repeats", type=int, default=4000, help="draws per world")
-    parser.add_argument("--tables", type=int, default=500, help="tables per world and number of samples")
+    parser.add_argument("--tables", type=int, default=300, help="tables per world and number of samples")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "coverage.json")
     options = parser.parse_args(arguments)
-    rows, marks = coverage(options.repeats), false_marks(options.tables)
+    with ProcessPoolExecutor(options.processes) as pool:
+        parts = [pool.submit(_rows, kind, options.repeats, 0) for kind in KINDS]
+        tables = [pool.submit(false_marks, options.tables, 0, (n,)) for n in (3, 9, 30)]
+        rows = [row for part in parts for row in part.result()]
+        marks = [row for part in tables for row in part.result()]
     least = worst(rows)
     print(report(least, marks))
     record = {
@@ -190,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
         "interval": METHOD,
         "bars": {"coverage": BAR, "marked": MARKS_BAR},
-        "repeats": {"shares": max(1, options.repeats // 4), "others": options.repeats},
+        "repeats": options.repeats,
         "worst": least,
         "tables": marks,
         "rows": rows,

@@ -8,11 +8,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import special
 
 from reports.intervals import Floats
+
+
+@lru_cache
+def _quantiles(a: float, b: float) -> tuple[Floats, Floats]:
+    """Probabilities and a Beta variable's quantiles at them, to interpolate: the inverse itself is slow."""
+    grid = np.linspace(0, 1, 20_001)
+    return grid, np.asarray(special.betaincinv(a, b, grid))
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Scores:
         out = np.where(uniform < self.zero, 0.0, 100.0)
         inner = (uniform >= self.zero) & (uniform < 1 - self.full)
         share = (uniform[inner] - self.zero) / (1 - self.zero - self.full)
-        out[inner] = 100 * special.betaincinv(*self.beta, share)
+        out[inner] = 100 * np.interp(share, *_quantiles(*self.beta))
         return np.asarray(out)
 
 
