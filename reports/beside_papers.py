@@ -115,10 +115,10 @@ def _others(names: tuple[str, ...]) -> str:
 
 
 def _table(name: str, title: str, run: Run, comparisons: Sequence[Comparison]) -> Table:
-    """One block per paper and published model: the same model first, then where fewer fields differ."""
+    """One block per paper and published model: the same model first, then where fewer fields differ or are unknown."""
     fields: dict[_Group, list[int]] = {}
     for c in comparisons:
-        fields.setdefault(_group(c), []).append(sum(d.known for d in c.differences))
+        fields.setdefault(_group(c), []).append(len(c.differences))
     ordered = sorted(comparisons, key=lambda c: (c.relative, fmean(fields[_group(c)]), _order(run, c)))
     groups = [f"{c.published.paper}, {c.published.model}" for c in ordered]
     starts = [place for place, group in enumerate(groups) if place == 0 or group != groups[place - 1]]
