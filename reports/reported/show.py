@@ -5,12 +5,14 @@ Below each table stand the sources and notes of its columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from reports.kv_budget import budget_text, is_budget
 from reports.reported.names import kv_budget_of
+from reports.reported.sources import ANY_METHOD, source_of
 from reports.reported.table import FULL_BUDGET, PublishedValue
-from reports.table import Entry, Table
+from reports.table import MISSING, Entry, Table
 
 ACROSS = 7  # methods side by side: what a terminal of 100 columns holds
 _Column = tuple[str, str, str, str]  # method, budget, source, note
@@ -59,3 +61,34 @@ def _budget(published: str) -> str:
 
 def _entry(value: float | None) -> Entry:
     return Entry() if value is None else Entry(f"{value:g}" if value < 1 else f"{value:.2f}")
+
+
+def protocol_tables(rows: Sequence[PublishedValue]) -> Iterator[Table]:
+    """What decides the numbers of these rows: one table per source, a row per field and per parameter of a method."""
+    sources = dict.fromkeys((source, row.benchmark) for row in rows if (source := source_of(row)) is not None)
+    shown = {ANY_METHOD, *(row.method for row in rows)}
+    for source, benchmark in sources:
+        facts = dict(source.facts)
+        for method, parameters in source.methods.items():
+            words = "any method" if method == ANY_METHOD else method
+            facts |= {f"{words}: {name}": fact for name, fact in parameters.items() if method in shown}
+        about = f" ({source.note})" if source.note else ""
+        yield Table(
+            name="protocol",
+            title=f"{source.paper}, {benchmark}{about}: protocol",
+            columns=("Field", "Value", "Stated in"),
+            rows=tuple(
+                (Entry(name), Entry(_value(fact.value)), Entry(fact.where or MISSING)) for name, fact in facts.items()
+            ),
+            left=3,
+        )
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{model}: {_value(item)}" for model, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

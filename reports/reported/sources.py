@@ -36,7 +36,7 @@ class Fact:
         return bool(self.value != NOT_STATED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """facts: field -> fact, a value by model being a table of models. methods: the source's word, or ANY_METHOD, ->
     parameter -> fact. protocol: the LongBench preset that says the same, "" for none."""
@@ -80,6 +80,18 @@ def sources() -> tuple[Source, ...]:
 def source_of(row: PublishedValue) -> Source | None:
     """The source whose protocol a published value has; None where none is described."""
     return next((source for source in sources() if source.covers(row)), None)
+
+
+def protocol_of(row: PublishedValue) -> dict[str, dict[str, Any]]:
+    """Field or parameter -> {"value", "where"} of one published value; {} where its source is not described."""
+    source = source_of(row)
+    if source is None:
+        return {}
+    facts = {name: source.fact(name, row.model, row.method) for name in source.facts}
+    return {
+        name: {"value": fact.value, "where": fact.where}
+        for name, fact in {**facts, **source.parameters(row.method)}.items()
+    }
 
 
 def _source(entry: Mapping[str, Any]) -> Source:

@@ -25,6 +25,9 @@ def reported(
     dataset: Annotated[str | None, typer.Option(help="A data set, or average for the printed averages.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="LongBench, RULER, RULER-4096 ...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list, with our names beside theirs.")] = False,
+    protocol: Annotated[
+        bool, typer.Option("--protocol", help="Also what decides these numbers, and where each source states it.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Verify the whole table instead: averages, repeats, ranges.")
     ] = False,
@@ -35,7 +38,8 @@ def reported(
     """
     from reports.reported.names import kv_budget_of, methods
     from reports.reported.select import select
-    from reports.reported.show import reported_tables
+    from reports.reported.show import protocol_tables, reported_tables
+    from reports.reported.sources import protocol_of
     from reports.table import to_rich
     from suite.errors import SuiteError
 
@@ -50,7 +54,12 @@ def reported(
     rows = select(filters)
     if as_json:
         listed = [
-            {**asdict(row), "our_methods": list(methods()[row.method].ours), "our_kv_budget": kv_budget_of(row.budget)}
+            {
+                **asdict(row),
+                "our_methods": list(methods()[row.method].ours),
+                "our_kv_budget": kv_budget_of(row.budget),
+                **({"protocol": protocol_of(row)} if protocol else {}),
+            }
             for row in rows
         ]
         print(json_text(listed))
@@ -60,6 +69,11 @@ def reported(
         console.print(Text(table.title, style="bold"))
         console.print(to_rich(replace(table, title="")))
         console.print(Text("\n".join(table.notes), style="dim"))
+        console.print()
+    for table in protocol_tables(rows) if protocol else ():
+        console.print(Text(table.title, style="bold"))
+        for field, value, where in table.rows:
+            console.print(Text(f"  {field.text}: {value.text} [{where.text}]"))
         console.print()
     print(f"{len(rows)} published value{'s' if len(rows) != 1 else ''}")
 

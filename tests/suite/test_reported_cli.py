@@ -40,6 +40,16 @@ def test_json_has_all_fields_and_our_names_beside_theirs():
     assert row.keys() >= {field.name for field in dataclasses.fields(reported_table.PublishedValue)}
 
 
+def test_what_decides_the_numbers_is_listed_with_where_it_is_stated():
+    text = call("reported", "--paper", "CoKV", "--method", "snapkv", "--budget", "64", "--protocol").stdout
+    words = " ".join(text.split())
+    assert "chat: never [nawei1010/CoKV@e76afad experiments/LongBench/model_inference/pred.py]" in words
+    assert "any method: window_size: 8" in words and "HeadKV-R2: beta" not in words
+    (row, *_) = json.loads(call("reported", "--paper", "snapkv", "--method", "snapkv", "--protocol", "--json").stdout)
+    assert row["protocol"]["max_length"] == {"value": "not stated", "where": ""}
+    assert row["protocol"]["window_size"]["value"] == 32
+
+
 def test_an_unknown_value_names_what_there_is():
     assert "did you mean CoKV" in refused(call("reported", "--paper", "cokx"))
     assert "budget can be full, 64, 1024" in refused(call("reported", "--paper", "cokv", "--budget", "96"))
