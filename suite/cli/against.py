@@ -22,7 +22,8 @@ FIELDS = 3  # the column that is the same in many rows
 def print_against(run: Path, paper: str, unfinished: bool) -> None:
     """paper: as `cokv reported --paper` means it, or ALL. Writes nothing."""
     from reports import ReportError, load_run
-    from reports.beside_papers import FIELDS_TABLE, beside_papers
+    from reports.beside_papers import beside_papers
+    from reports.beside_tables import FIELDS_TABLE
     from reports.table import to_rich
 
     loaded = load_run(run, unfinished)

@@ -12,7 +12,8 @@ import pytest
 from published_run import LLAMA, OTHER, SIXTEEN, write_published_run
 
 from reports import ReportError, load_run
-from reports.beside_papers import FIELDS_TABLE, beside_papers
+from reports.beside_papers import beside_papers
+from reports.beside_tables import FIELDS_TABLE
 from reports.comparisons import Comparison, compare_averages, compare_cells
 from reports.latex import to_latex
 from reports.reported import published_values
