@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reports.claims.entries import Claim
 from reports.claims.expressions import EXPRESSIONS
 from reports.claims.verdicts import CONTRADICTED, INCONCLUSIVE, NOT_COMPARABLE, REPRODUCED, VERDICTS, Judged
 from reports.intervals import CONFIDENCE
@@ -30,7 +31,7 @@ def claims_table(judged: Sequence[Judged]) -> Table:
         (
             Entry(f"{item.claim.short} ({item.claim.source})"),
             Entry(item.verdict, bold=item.verdict in (REPRODUCED, CONTRADICTED)),
-            Entry("; ".join(filter(None, (measured_text(item), f"expected {expected_text(item)}")))),
+            Entry("; ".join(filter(None, (measured_text(item), f"expected {expected_text(item.claim)}")))),
             Entry(behind_text(item)),
         )
         for item in ordered
@@ -74,9 +75,18 @@ def claims_text(judged: Sequence[Judged]) -> str:
             if item.value is None:
                 lines += [f"    why: {item.why}", f"    needed: {item.claim.needed}"]
             else:
-                lines.append(f"    {measured_text(item)}, expected {expected_text(item)}")
+                lines.append(f"    {measured_text(item)}, expected {expected_text(item.claim)}")
                 lines.append(f"    {behind_text(item)}")
     return "\n".join(map(visible, [*lines, "", *notes(judged)]))
+
+
+def list_text(claims: Sequence[Claim]) -> str:
+    """Every claim for a terminal, without a run: what it says, where, and what a run needs to be asked about it."""
+    lines = []
+    for claim in claims:
+        lines += [f"{claim.id} ({claim.scope}): {claim.text}", f"  source: {claim.source}"]
+        lines += [f"  expected: {expected_text(claim)}", f"  needs: {claim.needed}", ""]
+    return "\n".join(lines[:-1])
 
 
 def write_claims(judged: Sequence[Judged], folder: str | Path) -> Path:
@@ -102,7 +112,7 @@ def words(item: Judged) -> str:
     """What the verdict rests on, in a sentence."""
     if item.verdict == NOT_COMPARABLE:
         return behind_text(item)
-    return f"{measured_text(item)}, expected {expected_text(item)}; {behind_text(item)}"
+    return f"{measured_text(item)}, expected {expected_text(item.claim)}; {behind_text(item)}"
 
 
 def notes(judged: Sequence[Judged]) -> tuple[str, ...]:
@@ -122,35 +132,28 @@ def correction_text(judged: Sequence[Judged]) -> str:
     )
 
 
-def expected_text(item: Judged) -> str:
-    claim = item.claim
-    bar = _number(item, claim.bar)
-    text = (
-        f"within {_number(item, claim.tolerance).lstrip('+')} of {bar}"
-        if claim.side == "within"
-        else f"{claim.side} {bar}"
-    )
-    tolerance = f", {claim.tolerance:g} allowed" if claim.tolerance and claim.side != "within" else ""
-    published = (
-        f"; published {_number(item, claim.published)}"
-        if claim.published is not None and abs(claim.published - claim.bar) > 1e-9
-        else ""
-    )
+def expected_text(claim: Claim) -> str:
+    """Side, bar and tolerance; the published value where it is not the bar."""
+    bar, tolerance = f"{claim.bar:.4g}", f"{claim.tolerance:g}"
+    text = f"within {tolerance} of {bar}" if claim.side == "within" else f"{claim.side} {bar}"
+    allowed = f", tolerance {tolerance}" if claim.tolerance and claim.side != "within" else ""
     ours = f" ({claim.bar_is})" if claim.bar_is else ""
-    return f"{text} {claim.unit}{tolerance}{ours}{published}"
+    printed = claim.published is not None and claim.published != claim.bar
+    published = f"; published {_number(claim, claim.published)}" if printed and claim.published is not None else ""
+    return f"{text} {claim.unit}{allowed}{ours}{published}"
 
 
 def measured_text(item: Judged) -> str:
     """The value and its interval; "" where there is none."""
     if item.value is None:
         return ""
-    value = f"{_number(item, item.value)} {item.claim.unit}"
+    value = f"{_number(item.claim, item.value)} {item.claim.unit}"
     if item.exact:
         return value
     if item.low is None and item.high is None:
         return f"{value}, no interval"
-    low = MISSING if item.low is None else _number(item, item.low)
-    high = "any" if item.high is None else _number(item, item.high)
+    low = MISSING if item.low is None else _number(item.claim, item.low)
+    high = "any" if item.high is None else _number(item.claim, item.high)
     return f"{value} [{low}, {high}]"
 
 
@@ -161,7 +164,7 @@ def behind_text(item: Judged) -> str:
     return f"{count}{item.where}" + (f" ({item.why})" if item.why else "")
 
 
-def _number(item: Judged, value: float) -> str:
-    sign = "+" if item.claim.expression in SIGNED else ""
-    text = format(value, f"{sign}.{EXPRESSIONS[item.claim.expression].digits}f")
+def _number(claim: Claim, value: float) -> str:
+    sign = "+" if claim.expression in SIGNED else ""
+    text = format(value, f"{sign}.{EXPRESSIONS[claim.expression].digits}f")
     return (text[1:] if text[0] in "+-" and float(text) == 0 else text).replace("-", "\N{MINUS SIGN}")

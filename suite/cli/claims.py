@@ -23,6 +23,7 @@ def claims(
         bool, typer.Option("--unfinished", help="Judge the records so far of a run that has not ended.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print claims.json.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="Only list the claims, without a run.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="A folder to write claims.json into."),
@@ -33,9 +34,14 @@ def claims(
     Every verdict comes from an interval, and all of a run's intervals hold together with 95 %. What cannot be compared
     says why, and what would be needed.
     """
+    from reports.claims import claims as every_claim
     from reports.claims import judge_claims, load_evidence, write_claims
     from reports.claims.show import as_json as verdicts_as_json
-    from reports.claims.show import claims_text
+    from reports.claims.show import claims_text, list_text
+
+    if list_all:
+        print(list_text(every_claim()))
+        return
     from reports.text import visible
 
     evidence = load_evidence(folder or _newest(runs), unfinished)

@@ -22,6 +22,13 @@ def test_verdicts_are_printed_with_what_they_rest_on():
         assert item.value is not None or f"needed: {item.claim.needed}" in result.stdout
 
 
+def test_claims_are_listed_without_a_run():
+    result = call("claims", "--list")
+    assert result.exit_code == 0, result.output
+    for claim in claims():
+        assert f"{claim.id} ({claim.scope}): {claim.text}" in result.stdout and claim.source in result.stdout
+
+
 def test_json_is_what_is_written(tmp_path):
     folder = RESULTS / "embedded"
     result = call("claims", folder, "--json", "--out", tmp_path / "new")
