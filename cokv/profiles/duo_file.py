@@ -92,7 +92,11 @@ def read_duo(
 
 def _gates(data: bytes) -> FloatArray:
     try:
-        rows = [[float(cell) for cell in line.split("\t")] for line in data.removeprefix(codecs.BOM_UTF8).decode("ascii").splitlines() if line]
+        rows = [
+            [float(cell) for cell in line.split("\t")]
+            for line in data.removeprefix(codecs.BOM_UTF8).decode("ascii").splitlines()
+            if line
+        ]
     except ValueError as error:
         raise CokvError(f"no table of numbers ({str(error)[:60]}), expected a line per layer, tabs between") from None
     if not rows or len({len(row) for row in rows}) != 1:
