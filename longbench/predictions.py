@@ -38,12 +38,12 @@ FORMATS = ("longbench", "longbench-v2", "kvpress", "lm-eval")
 class Prediction:
     """One answer of some model. `task` is the other tool's name of the data set, cleaned of its decoration.
 
-    length: in words (version 1), or the nominal prompt length in tokens where the file says one. groups: version 2's
-    difficulty and length class.
+    sample_id: None where the file states none. length: in words (version 1), or the nominal prompt length in tokens
+    where the file says one. groups: version 2's difficulty and length class.
     """
 
     task: str
-    sample_id: str
+    sample_id: str | None
     prediction: str
     references: tuple[str, ...]
     all_classes: tuple[str, ...] | None
@@ -106,7 +106,7 @@ def _prediction(task: str, sample_id: Any, text: Any, row: dict[str, Any], answe
     is_count = isinstance(length, int) and not isinstance(length, bool)
     return Prediction(
         clean_task(task),
-        str(sample_id),
+        None if sample_id is None else str(sample_id),
         text,
         tuple(answers),
         tuple(classes) if classes else None,
@@ -144,7 +144,7 @@ def _longbench(path: Path, dataset: str | None) -> list[Prediction]:
         place = f"{path} record {number + 1}"
         if not isinstance(task, str):
             raise LongBenchError(f"{place}: cannot tell the data set; name the file after it, or give the data set")
-        out.append(_prediction(task, row.get("_id", number), row["pred"], row, row["answers"], place))
+        out.append(_prediction(task, row.get("_id"), row["pred"], row, row["answers"], place))
     return out
 
 
@@ -220,7 +220,7 @@ def _kvpress(path: Path, dataset: str | None) -> list[Prediction]:
         values: dict[str, Any] = {"length": number_of_words, "difficulty": row.get("difficulty")}
         if classes := row.get("all_classes"):
             values["all_classes"] = parse_cell_list(classes, place)
-        sample_id = row.get("_id") or row.get("id") or row.get("index") or number
+        sample_id = row.get("_id") or row.get("id") or row.get("index")
         out.append(_prediction(task, sample_id, row["predicted_answer"], values, answers, place))
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from reports.errors import ReportError
@@ -16,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
         "--unfinished", action="store_true", help="report on a run that has not ended, as far as it got"
     )
     arguments = parser.parse_args(argv)
+    os.environ.pop("MPLBACKEND", None)  # one that is misspelled would keep matplotlib from loading
     try:
         folder = write_report(arguments.run_dir, arguments.unfinished)
         terminal_table(arguments.run_dir, allow_unfinished=arguments.unfinished)

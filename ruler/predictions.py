@@ -29,12 +29,15 @@ OTHER_NAMES = {
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of some model. length: the nominal prompt length in tokens, None when the file does not say."""
+    """One answer of some model. length: the nominal prompt length in tokens; sample_id: as the file has it. Both are
+    None when the file does not say.
+    """
 
     task: str
     length: int | None
     prediction: str
     references: tuple[str, ...]
+    sample_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ def read_answers(path: Path | str, task: str | None = None) -> list[Answer]:
         place = f"{path} line {number}"
         if "pred" not in record or not isinstance(record["pred"], str):
             raise RulerError(f"{place}: no text in 'pred'; {EXPECTED}")
-        answers.append(Answer(name, length_of(path.parts[-4:]), record["pred"], _references(record, place)))
+        index = record.get("index")
+        sample_id = None if index is None else str(index)
+        length = length_of(path.parts[-4:])
+        answers.append(Answer(name, length, record["pred"], _references(record, place), sample_id))
     if not answers:
         raise RulerError(f"{path} is empty; {EXPECTED}")
     return answers

@@ -6,6 +6,7 @@ import errno
 import functools
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,11 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(2) from None
         except BrokenPipeError:
             raise  # the reader, such as `head`, has had enough
+        except UnicodeDecodeError as error:
+            if not _of_matplotlib(error):
+                raise
+            _say(f"matplotlib cannot read its settings ({error}); save the file matplotlibrc as UTF-8, or remove it")
+            raise typer.Exit(2) from None
         except OSError as error:
             file = f": {error.filename}" if error.filename else ""
             again = "run the same command again" + ": it goes on from what is written" * (command.__name__ in GOES_ON)
@@ -50,6 +56,12 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def _of_matplotlib(error: BaseException) -> bool:
+    """Whether it was raised while matplotlib was loaded, which reads a user's matplotlibrc then."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__") == "matplotlib" for frame in frames)
 
 
 def _say(message: str) -> None:

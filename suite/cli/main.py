@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from longbench.tasks import Task as LongBenchTask
+from reports.text import visible
 from suite.cli.against import print_against
 from suite.cli.check_method import check_method
 from suite.cli.claims import claims
@@ -280,9 +282,13 @@ def evaluate(
     dataset: Annotated[str | None, typer.Option(help="The data set or task, when the file does not say.")] = None,
 ) -> None:
     """Official LongBench and RULER scores of predictions that another tool wrote."""
+    from suite.cli.repeated_rows import in_words
     from suite.cli.rescore import score_file
 
-    print(json_text(score_file(predictions, form, dataset)))
+    scores = score_file(predictions, form, dataset)
+    print(json_text(scores))
+    for line in in_words(scores):
+        print(visible(line), file=sys.stderr)
 
 
 def _table(rows: list[dict[str, str]], columns: list[str]) -> None:

@@ -17,6 +17,7 @@ from ruler.grid import score as needle_score
 from ruler.predictions import Answer
 from ruler.scoring import score as ruler_score
 from ruler.tasks import get_task
+from suite.cli.repeated_rows import repeats
 from suite.errors import SuiteError
 from suite.spec.longbench_fields import changed_protocol
 from suite.tasks.longbench_official import judge
@@ -91,8 +92,8 @@ def score_file(path: Path, form: str | None, dataset: str | None) -> dict[str, d
     """Official numbers of what another tool wrote; `form` is one of FORMATS, detected by name and content when None.
 
     LongBench's pred/*.jsonl, version 2's results/*.jsonl, RULER's pred/*.jsonl; kvpress's predictions.csv and an
-    lm-eval sample log of either benchmark. One entry per task, and per length where a file holds several. A file in
-    which there is nothing to score is refused.
+    lm-eval sample log of either benchmark. One entry per task, and per length where a file holds several; `duplicates`
+    counts its rows that repeat an earlier one. A file in which there is nothing to score is refused.
     """
     expected = f"expected one of {', '.join(FORMATS)}"
     if form is not None and form not in FORMATS:
@@ -109,7 +110,14 @@ def score_file(path: Path, form: str | None, dataset: str | None) -> dict[str, d
     answers = [_answer(item) for item in predictions]
     rest = [item for item, answer in zip(predictions, answers, strict=True) if answer is None]
     scores = score_predictions(rest, second=True)
-    rows = {task: {"benchmark": "longbench", **score.to_record()} for task, score in scores.items()}
+    rows = {
+        task: {
+            "benchmark": "longbench",
+            **score.to_record(),
+            "duplicates": repeats(item for item in rest if item.task == task),
+        }
+        for task, score in scores.items()
+    }
     return rows | _ruler_rows([answer for answer in answers if answer is not None])
 
 
@@ -122,7 +130,7 @@ def _is_ruler_file(path: Path) -> bool:
 def _answer(item: Prediction) -> Answer | None:
     """A prediction of a RULER task as ruler's Answer; None for any other task."""
     name = ruler_predictions.official_name(item.task)
-    return None if name is None else Answer(name, item.length, item.prediction, item.references)
+    return None if name is None else Answer(name, item.length, item.prediction, item.references, item.sample_id)
 
 
 def _ruler_rows(answers: list[Answer]) -> dict[str, dict[str, Any]]:
@@ -135,6 +143,7 @@ def _ruler_rows(answers: list[Answer]) -> dict[str, dict[str, Any]]:
             "score": row.score,
             "count": row.count,
             "nulls": row.nulls,
+            "duplicates": repeats(a for a in answers if (a.task, a.length) == (row.task, row.length)),
             **({} if row.length is None else {"length": row.length}),
         }
         for row in rows

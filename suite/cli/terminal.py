@@ -1,4 +1,6 @@
-"""Standard output and the terminal as they may be: of an old code page, closed, or of no usable width."""
+"""Standard output, the terminal and matplotlib's settings as they may be: an old code page, a closed output, a terminal
+of no usable width, a back end that is not there.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ LEAST_WIDTH = 20  # columns in which a table can be read
 
 
 def prepare_output() -> None:
-    """From now on no character, and no width, costs a result."""
+    """From now on no character, no width and no back end for windows costs a result."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
@@ -19,3 +21,4 @@ def prepare_output() -> None:
     width = os.environ.get("COLUMNS", "")
     if not width.isdecimal() or int(width) < LEAST_WIDTH:
         os.environ.pop("COLUMNS", None)
+    os.environ.pop("MPLBACKEND", None)  # figures are files; one that is misspelled would keep matplotlib from loading

@@ -187,3 +187,38 @@ def test_a_wrong_path_lists_every_format(tmp_path):
     for path, what in ((tmp_path / "none.jsonl", "no file"), (tmp_path, "a folder")):
         message = refusal("--predictions", path)
         assert what in message and all(form in message for form in FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "duplicates"),
+    [
+        ([("a", "1"), ("b", "2")], 0),
+        ([("a", "1"), ("b", "1")], 1),  # the same sample, answered twice
+        ([("a", None), ("a", None), ("a", None)], 2),
+        ([("a", None), ("b", None)], 0),
+    ],
+)
+def test_rows_that_repeat_an_earlier_one_are_counted_scored_and_said(tmp_path, rows, duplicates):
+    row = {"answers": ["a"], "all_classes": None, "length": 9}
+    path = tmp_path / "hotpotqa.jsonl"
+    lines(path, [row | {"pred": text} | ({} if name is None else {"_id": name}) for text, name in rows])
+    result = call("eval", "--predictions", path)
+    scores = json.loads(result.stdout)["hotpotqa"]
+    assert (scores["duplicates"], scores["count"]) == (duplicates, len(rows))
+    said = f"hotpotqa: {duplicates} of {len(rows)} rows repeat an earlier one"
+    assert (said in result.stderr) == (duplicates > 0) and bool(result.stderr) == (duplicates > 0)
+
+
+def test_the_same_index_at_two_lengths_is_no_duplicate(tmp_path):
+    logs = [
+        {"doc_id": 0, "doc": {"outputs": ["7"], "max_length": length}, "target": "7", "filtered_resps": ["7"]}
+        for length in (4096, 8192, 8192)
+    ]
+    scores = evaluated("--predictions", lines(tmp_path / "samples_ruler_vt_2026-01-31T10-20-30.1.jsonl", logs))
+    assert {name: row["duplicates"] for name, row in scores.items()} == {"vt/4096": 0, "vt/8192": 1}
+
+
+def test_a_ruler_file_that_was_appended_to_twice_says_so(tmp_path):
+    row = {"index": 4, "input": "…", "outputs": ["7"], "others": {}, "truncation": -1, "length": 99}
+    path = lines(tmp_path / "4096" / "pred" / "vt.jsonl", [row | {"pred": "7"}, row | {"pred": "8"}])
+    assert evaluated("--predictions", path)["vt"]["duplicates"] == 1

@@ -1,10 +1,20 @@
 """Files as people have them: with byte order marks, in UTF-16; one in an old code page is refused with a remedy."""
 
+import codecs
 import json
+import os
+from pathlib import Path
 
 import pytest
 from command_line import call, refused
 
+from cokv.profiles.duo_file import read_duo
+from cokv.profiles.headkv_file import read_headkv
+from longbench.data import read_v2_array
+from longbench.templates import read_templates
+from ruler.data import read_objects
+from ruler.essays import read_essays
+from ruler.questions import read_questions
 from suite.errors import SuiteError
 from suite.run.compare import read_prompt
 from suite.spec import read_experiment
@@ -69,3 +79,51 @@ def test_json_lines_with_a_mark_are_refused_with_what_to_do(tmp_path, encoding):
     (tmp_path / "hotpotqa.jsonl").write_bytes(line.encode(encoding))
     message = refused(call("eval", "--predictions", tmp_path / "hotpotqa.jsonl"))
     assert "save the file as plain UTF-8" in message or "convert the file" in message
+
+
+def marked(path: Path, content: str) -> tuple[Path, Path]:
+    """The file, and one of the same content and name that begins with a byte order mark."""
+    path.write_text(content, encoding="utf-8")
+    other = path.parent / "marked" / path.name
+    other.parent.mkdir(exist_ok=True)
+    other.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    return path, other
+
+
+SQUAD = {"data": [{"paragraphs": [{"context": "Paris é.", "qas": [
+    {"question": "Where?", "is_impossible": False, "answers": [{"text": "Paris"}]}]}]}]}  # fmt: skip
+V2_RECORD = {name: name for name in ("_id", "domain", "sub_domain", "question", "context")}
+V2_RECORD |= {f"choice_{letter}": letter for letter in "ABCD"} | {
+    "difficulty": "easy",
+    "length": "short",
+    "answer": "A",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("vt.jsonl", '{"index": 0}\n{"index": 1}\n', lambda path: list(read_objects(path))),
+        ("squad.json", json.dumps(SQUAD), read_questions),
+        ("one.txt", "One é. Two.", lambda path: read_essays(path.parent)),
+        ("data.json", json.dumps([V2_RECORD]), lambda path: read_v2_array(path, partial=True).samples),
+        ("headkv.json", '{"0-0": [1], "0-1": [2]}', lambda path: read_headkv(path).values.tolist()),
+    ],
+)
+def test_data_and_profiles_are_the_same_with_a_mark(tmp_path, name, content, read):
+    plain, with_mark = marked(tmp_path / name, content)
+    assert read(with_mark) == read(plain)
+
+
+def test_a_table_of_gates_and_its_config_are_the_same_with_marks(tmp_path):
+    marked(tmp_path / "config.json", '{"sink_size": 4, "recent_size": 8}')
+    plain, with_mark = marked(tmp_path / "gates.tsv", "1\t0\n0\t1\n")
+    assert read_duo(with_mark).gates.tolist() == read_duo(plain).gates.tolist()
+
+
+@pytest.mark.skipif("COKV_TEST_DATA" not in os.environ, reason="COKV_TEST_DATA is not set: no official templates here")
+def test_official_templates_are_the_same_with_a_mark(tmp_path):
+    plain = Path(os.environ["COKV_TEST_DATA"]) / "longbench_config"
+    for file in plain.glob("*.json"):
+        (tmp_path / file.name).write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert read_templates(tmp_path).prompt("qasper") == read_templates(plain).prompt("qasper")
