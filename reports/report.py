@@ -56,12 +56,14 @@ def _write_all(run: Run, folder: Path) -> None:
 def _draw(run: Run, folder: Path) -> tuple[str, ...]:
     # Here, because matplotlib takes longer to load than a table to print.
     from reports import head_plots, style
+    from reports.needle_plot import needle_figure
     from reports.overview_plot import overview_figure
     from reports.plots import score_figure
 
     figures = {"overview": overview_figure(run.metrics, run.labels)}
     for benchmark in sorted({row["benchmark"] for row in run.metrics["cells"]}):
         figures[f"scores_{file_stem(benchmark)}"] = score_figure(run.metrics, run.labels, benchmark)
+    figures["needle_grid"] = needle_figure(run.records, run.labels)
     if run.stability:
         figures["head_scores"] = head_plots.heads_figure(run.stability)
         figures["head_removal"] = head_plots.removal_figure(run.stability)

@@ -64,6 +64,8 @@ def scores(run: Run, figures: Figures, folder: Path) -> Section | None:
         intervals = _some(companion(table, "intervals"))
         parts += shown(table, intervals)
         parts += _picture(table.name, "Score against KV budget", figures)
+        if table.name.endswith("_needle"):
+            parts += _picture("needle_grid", "Score by length and depth of the needle", figures)
         tables += [_with_notes(table, run.labels), *intervals]
     differences = difference_tables(run.metrics, run.labels)
     if differences:

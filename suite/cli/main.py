@@ -55,6 +55,7 @@ class Benchmark(StrEnum):
     RULER = "ruler"
     LONGBENCH = "longbench"
     LONGBENCH_MINI = "longbench_mini"
+    NEEDLE = "needle"
 
 
 @app.command()
@@ -221,6 +222,9 @@ def tasks(benchmark: Annotated[Benchmark | None, typer.Option(help="Only the tas
         }
         for task in LONGBENCH.values()
     ]
+    about = "one sentence hidden in essays; a sample for each depth; name the length: needle_4000"
+    metric = "share of the needle's words"
+    rows.append({"benchmark": "needle", "task": "needle_TOKENS", "metric": metric, "tokens": "30", "about": about})
     listed = [row for row in rows if benchmark is None or row["benchmark"].split()[0] == benchmark]
     _table(listed, list(rows[0]))
 

@@ -15,10 +15,11 @@ DEPTHS = (0, 11, 22, 33, 44, 56, 67, 78, 89, 100)  # ten, evenly, in percent: as
 
 
 class NeedleSpec(Part):
-    """tasks: `needle_4000` and so on, each a length in tokens; each has one sample per depth, in percent of the text.
+    """tasks: `needle_4000` and so on, each a length in tokens (`needle_04000` sorts before `needle_16000`).
 
-    essays: a folder of .txt files, or the name of a bundled text. samples: at most so many of the depths, evenly.
-    max_new_tokens: of an answer, which ends at a newline too.
+    depths: of the needle, in percent of the text; a task has one sample of each. essays: a folder of .txt files, or the
+    name of a bundled text. samples: at most so many of the depths, evenly. max_new_tokens: of an answer, which ends at
+    a newline too.
     """
 
     tasks: tuple[str, ...]
@@ -37,8 +38,9 @@ class NeedleSpec(Part):
     @classmethod
     def _lengths(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
         for task in each_once(tasks):
-            if not re.fullmatch(r"needle_[1-9]\d{0,7}", task):
+            if not re.fullmatch(r"needle_\d{1,8}", task) or not int(task.removeprefix("needle_")):
                 raise ValueError(f"unknown task {task!r}; expected needle_ and a length in tokens, such as needle_4000")
+        each_once(tuple(int(task.removeprefix("needle_")) for task in tasks))
         return tasks
 
     def length_of(self, task: str) -> int:

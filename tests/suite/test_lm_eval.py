@@ -243,3 +243,11 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(monkeypatch):
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: cokv_lm(method="snapvk", kv_budget=64))
     result = CliRunner().invoke(app, ["lm-eval", "--model", "cokv"])
     assert result.exit_code == 2 and result.stderr.startswith("cokv: unknown method 'snapvk'"), result.output
+
+
+def test_the_chat_template_hears_of_thinking_only_where_it_is_said():
+    turns = [{"role": "user", "content": "x"}]
+    for given, written in ((False, "False"), (True, "True"), (None, "")):
+        lm = cokv_lm(method="full", enable_thinking=given)
+        lm.tokenizer.chat_template = "[{{ enable_thinking }}] {{ messages[0].content }}"
+        assert lm.apply_chat_template(turns) == f"[{written}] x"

@@ -21,6 +21,7 @@ from cokv.types import CokvError
 from reports import write_report
 from reports.reported import published_values
 from suite.cli.commands import experiment_of
+from suite.cli.rescore import rescore_run
 from suite.experiment import run_experiment
 from suite.known.gpus import Rates, gpus, measured
 from suite.known.models import hub_models
@@ -248,6 +249,15 @@ def test_a_model_may_be_run_past_the_positions_of_its_config_and_every_record_sa
         load_model(str(folder), positions=positions)
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda file: file.stem)
+def test_requirements_of_every_shipped_experiment_can_be_said(file, bare_machine) -> None:
+    experiment = read_experiment(file)
+    needs = requirements(experiment, bare_machine)
+    assert needs.weights_bytes is not None and needs.records > 0 and needs.run_bytes > 0
+    assert (needs.peak_bytes is None) == (needs.kv_bytes_per_token is None), "known with the model's shape"
+    assert all(lack.what and lack.remedy for lack in needs.missing)
+
+
 def test_what_ships_is_not_missing(tmp_path) -> None:
     needs = requirements(read_experiment(ROOT / "experiments" / "embedded.toml"), tmp_path)
     assert [lack.kind for lack in needs.missing] == []
@@ -345,4 +355,6 @@ def test_an_experiment_runs_end_to_end_in_miniature(name, tmp_path, monkeypatch)
         assert (folder.path / part).is_file()
     assert (folder.path / "checks.json").is_file() == (small.checks is not None)
     assert (folder.path / "measurements.json").is_file() == (small.measure is not None)
-    assert "[paper]" not in (write_report(folder.path) / "report.md").read_text(encoding="utf-8")
+    report = write_report(folder.path)
+    assert (report / "needle_grid.png").is_file() == (small.needle is not None)
+    assert rescore_run(folder.path)["changed"] == []
