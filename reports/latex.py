@@ -156,6 +156,8 @@ def _column(table: Table, plan: Layout, place: int) -> str:
     name = column_heads(table)[place]
     if place in plan.rotated:
         return rf"\rotatebox[origin=c]{{60}}{{{escape_latex(name)}}}"
+    if place in plan.wrapped:
+        return rf"\parbox[b]{{{plan.wrapped[place]:.0f}pt}}{{\raggedright {wrapped_latex(name)}\strut}}"
     return _stack(column_words(name)) if place >= table.left else escape_latex(name)
 
 
