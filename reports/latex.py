@@ -16,6 +16,7 @@ from reports.table import Entry, Table, column_words, escape_latex, latex_units
 from reports.text import clip, visible
 
 PREAMBLE = r"\usepackage{booktabs,graphicx}"
+TOP = r"\makeatletter\setlength{\@fptop}{0pt}\makeatother"  # pages of tables begin at the top
 FITTABLE = (
     r"\providecommand{\fittable}[1]{\sbox0{#1}\ifdim\wd0>\textwidth\resizebox{\textwidth}{!}{\usebox0}"
     r"\else\usebox0\fi}"
@@ -45,7 +46,7 @@ def document(names: Sequence[str], columns: int = 1) -> str:
     options = "10pt,a4paper" + (",twocolumn" if columns == 2 else "")
     body = [rf"\input{{{name}}}\clearpage" for name in names]
     return "\n".join(
-        [rf"\documentclass[{options}]{{article}}", PREAMBLE, r"\begin{document}", *body, r"\end{document}", ""]
+        [rf"\documentclass[{options}]{{article}}", PREAMBLE, TOP, r"\begin{document}", *body, r"\end{document}", ""]
     )
 
 
@@ -156,6 +157,8 @@ def _column(table: Table, plan: Layout, place: int) -> str:
     name = column_heads(table)[place]
     if place in plan.rotated:
         return rf"\rotatebox[origin=c]{{60}}{{{escape_latex(name)}}}"
+    if place in plan.wrapped:
+        return rf"\parbox[b]{{{plan.wrapped[place]:.0f}pt}}{{\raggedright {wrapped_latex(name)}\strut}}"
     return _stack(column_words(name)) if place >= table.left else escape_latex(name)
 
 

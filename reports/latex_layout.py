@@ -15,10 +15,11 @@ from reports.table import Entry, Table, column_words, latex_units
 
 TEXT_WIDTH = 430.0  # between the two-column article's 453 (A4) and the one-column article's 345, which scales to it
 COLUMN_WIDTH = 215.0  # of a two-column article
-TEXT_HEIGHT = 525.0
+TEXT_HEIGHT = 540.0
 SIZES = ((8.0, 5.0), (8.0, 3.0), (7.0, 2.5), (6.0, 2.2))  # of type, and the room on each side of a column
 DETAIL = 5.0  # size of a detail under its number
-WRAP = 24.0  # ems; a column of longer texts is a paragraph
+WRAP = 24.0  # ems; a column of longer texts is a paragraph,
+WRAP_TOO = 11.0  # and beside one, so is a column of text that is longer than this
 NARROWEST = 40.0  # points of a paragraph
 LONGEST = 900  # characters of one cell
 ROTATED = math.radians(60)
@@ -142,6 +143,7 @@ def _fit(table: Table, widths: Sequence[float]) -> tuple[float, float, dict[int,
     every = list(range(len(widths)))
     long = [place for place in every if widths[place] > WRAP]
     if long:
+        long = [place for place in every if widths[place] > (WRAP_TOO if place < table.left else WRAP)]
         size, room = SIZES[1]
         fixed = sum(widths[p] * size for p in every if p not in long) + 2 * room * len(every)
         share = max(TEXT_WIDTH - fixed, 70.0 * len(long))

@@ -17,6 +17,7 @@ from reports.latex import document
 from reports.section import FOLDER
 
 INSTALL = "on Debian: apt-get install texlive-latex-base texlive-latex-recommended poppler-utils"
+MARGIN = 20  # pixels
 SECONDS = 120  # for a document, after which TeX is stopped
 
 
@@ -33,12 +34,16 @@ def render(run_dir: str | Path, out: str | Path, names: Sequence[str] = (), colu
         raise ReportError(f"no table {unknown[0]!r} in the report, expected among {', '.join(there)}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(source, Path(temporary) / FOLDER))
-        made = compile_latex(folder, document(names or there, columns))
+        text = document(names or there, columns)
         if target.suffix == ".png":
-            _run(["pdftoppm", "-r", "110", "-png", "-singlefile", "-f", str(page), made.name, "page"], folder)
+            text = text.replace(r"\begin{document}", r"\pagestyle{empty}\begin{document}")
+        made = compile_latex(folder, text)
+        if target.suffix == ".png":
+            _run(["pdftoppm", "-r", "130", "-png", "-singlefile", "-f", str(page), made.name, "page"], folder)
             made = folder / "page.png"
             if not made.is_file():
                 raise ReportError(f"the tables have no page {page}; name an earlier one with --page")
+            _trim(made)
         shutil.copyfile(made, target)
     return target
 
@@ -61,6 +66,15 @@ def _run(command: Sequence[str], folder: Path) -> None:
         lines = done.stdout.decode("utf-8", "replace").splitlines()
         problem = next((line for line in lines if line.startswith("!")), f"exit status {done.returncode}")
         raise ReportError(f"{command[0]} failed: {problem}")
+
+
+def _trim(picture: Path) -> None:
+    """Cut off the white around a page, but for a margin."""
+    from PIL import Image, ImageOps  # matplotlib brings it
+
+    page = Image.open(picture).convert("RGB")
+    left, top, right, bottom = ImageOps.invert(page).getbbox() or (0, 0, *page.size)
+    page.crop((left - MARGIN, top - MARGIN, right + MARGIN, bottom + MARGIN)).save(picture)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from reports.categories import grouped, short_name
 from reports.families import family
 from reports.kv_budget import Budget, budget_order, budget_text, slots_text
-from reports.labels import Labels, is_full
+from reports.labels import Labels
 from reports.raw_numbers import average_numbers, cell_numbers
 from reports.records import Variant, variant_of
 from reports.table import MISSING, Entry, Table, group_starts
@@ -61,11 +61,11 @@ def _score_table(metrics: Row, labels: Labels, benchmark: str) -> Table:
     reasons: list[str] = []
     rows = []
     for place in places:
-        group = [rival for rival in places if rival[0] == place[0] and not is_full(rival[1])]
+        group = [rival for rival in places if rival[0] == place[0]]
         row = [Entry(labels.name(place[1]))]
         for name, column in columns.items():
             rivals = [column[rival] for rival in group if rival in column]
-            ranks = best_two(rivals) if labels.ranks and place in group else (None, None)
+            ranks = best_two(rivals) if labels.ranks and place[0] is not None else (None, None)
             row.append(_score_entry(column.get(place), ranks, reasons, (name, place) in significant))
         rows.append(tuple(row))
     starts = sorted({0, *group_starts([place[0] for place in places])}) if places else []
@@ -98,8 +98,8 @@ def _score_notes(
     notes = [f"Score in percent; {_sample_words(cells)}{intervals}."]
     if any(item.bold for item in shown):
         notes.append(
-            "Best of each budget in bold, second underlined, ties within rounding alike; the full cache does not "
-            "compete."
+            "Best of each budget in bold, second underlined, ties within rounding alike; methods that keep every "
+            "position do not compete."
         )
     if any(SIGNIFICANT in item.mark for item in shown):
         notes += significance_notes(metrics, labels, SIGNIFICANT)
@@ -132,11 +132,14 @@ def block_title(row: Row) -> str:
 
 
 def best_two(rows: Iterable[Row]) -> tuple[str | None, str | None]:
-    """The best printed mean, where two methods or more compete, and the next below it, where three or more do."""
+    """The best printed mean, where two methods or more compete and not all are alike; and the next below it, where
+    three or more do.
+    """
     means = [float(score_text(row)) for row in rows if "mean" in row and not row.get("partial")]
     order = sorted(set(means), reverse=True)
-    best = f"{order[0]:.1f}" if len(means) > 1 else None
-    return best, f"{order[1]:.1f}" if len(means) > 2 and len(order) > 1 else None
+    if len(order) < 2:
+        return None, None
+    return f"{order[0]:.1f}", f"{order[1]:.1f}" if len(means) > 2 else None
 
 
 def _score_entry(

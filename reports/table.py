@@ -78,7 +78,8 @@ def companion(table: Table, what: str) -> Table | None:
 
 
 def _detail(item: Entry) -> Entry:
-    return Entry(item.detail) if item.detail else Entry(item.text if not item.text[:1].isdigit() else MISSING)
+    number = re.fullmatch(r"[-+\N{MINUS SIGN}]?[\d.,]+", item.text)
+    return Entry(item.detail or (MISSING if number else item.text))
 
 
 _LATEX = {

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reports.aggregate import aggregate
 from reports.categories import CATEGORIES
 from reports.errors import ReportError
 from reports.labels import Labels
@@ -41,6 +42,11 @@ HOSTILE = [
     "",
 ]
 
+RECORD: dict[str, Any] = {
+    "benchmark": "ruler", "task": "vt", "seed": 0, "sample_id": "0", "method": "full", "preset": "normalized",
+    "query_aware": True, "first_token": "prefill", "kv_budget": None, "score": 1.0, "infeasible": None,
+}  # fmt: skip
+
 
 def metrics_of(methods: int, budgets: int, benchmark: str = "longbench", names: list[str] | None = None) -> Any:
     """Metrics as `aggregate` gives them, of as many rows; the numbers are made up (SYNTHETIC)."""
@@ -61,10 +67,10 @@ def metrics_of(methods: int, budgets: int, benchmark: str = "longbench", names: 
     pairs = [
         row(*at, place, task=task, significant=place % 2 == 0) for place, task in enumerate(tasks) for at in places
     ]
-    return {
-        "cells": cells, "averages": averages, "memory": averages, "differences": pairs, "baseline": named[0],
-        "differences_all_tasks": [{**pair, "significant": True} for pair in averages], "confidence": 0.95, "interval": "t interval",
-        "correction": "Holm's procedure over the table.",
+    whole = [{**pair, "significant": True} for pair in averages]
+    return aggregate([RECORD]) | {
+        "cells": cells, "averages": averages, "memory": averages, "differences": pairs, "differences_all_tasks": whole,
+        "baseline": named[0],
     }  # fmt: skip
 
 
@@ -77,7 +83,8 @@ def pages(folder: Path, tables: list[Table], columns: int) -> str:
     """The log of compiling the tables, on pages of one or two columns."""
     for table in tables:
         (folder / f"{table.name}.tex").write_text(HEAD + to_latex(table), encoding="ascii")
-    pdf = compile_latex(folder, document([table.name for table in tables], columns))
+    text = document([table.name for table in tables], columns).replace("a4paper", "letterpaper")  # the lower page
+    pdf = compile_latex(folder, text)
     assert pdf.stat().st_size > 0
     return (folder / "pages.log").read_text(encoding="utf-8", errors="replace").replace("\n", " ")
 
