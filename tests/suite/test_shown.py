@@ -167,6 +167,14 @@ def test_a_run_without_prompts_goes_on_and_stores_those_of_new_answers(tmp_path)
     assert [cell["method"] for line in folder.lines(shown.KEPT) for cell in line["cells"]] == ["snapkv"] * 2
 
 
+def test_a_question_that_comes_after_the_compression_is_apart(tmp_path):
+    folder = run(tmp_path / "runs", text=f"{TEXT}\n[protocol]\nquery_aware = false\n")
+    prompts = {sample(line): line for line in folder.lines(shown.PROMPTS)}
+    assert all(line["question"] and line["question"] not in line["text"] for line in prompts.values())
+    for line in folder.lines(shown.KEPT):
+        assert "".join(line["tokens"]) == prompts[sample(line)]["text"], "only the context is compressed"
+
+
 def test_the_code_that_stores_is_no_part_of_an_answers_identity():
     assert "suite.run.shown" in source.SILENT
     without = tuple(part for part in source.SILENT if part != "suite.run.shown")
