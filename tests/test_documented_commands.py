@@ -104,6 +104,7 @@ ONLY_READ = {
     "pip install": "installs packages",
     "python benchmarks/": "measures for minutes",
     "python -m reports.golden": "needs a run of the embedded experiment, 15 minutes",
+    "python -m reports.render_tables": "needs TeX; where it is, tests/reports/test_latex_pages.py renders",
     "bash benchmarks/gpu.sh": "needs a GPU",
     "tox": "builds environments",
 }

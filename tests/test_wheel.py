@@ -65,7 +65,7 @@ def test_the_wheel_has_every_file_of_the_packages_and_no_other(wheel: Path) -> N
 def test_the_wheel_has_the_experiments_and_nothing_else_beside_the_packages(wheel: Path) -> None:
     others = {name for name in names_in(wheel) if name.split("/")[0] not in PACKAGES}
     data = {name.partition(".data/data/")[2] for name in others if ".data/" in name}
-    assert data == {f"share/cokv/experiments/{file.name}" for file in (ROOT / "experiments").glob("*.toml")}
+    assert data == {f"share/cokv/experiments/{file.name}" for file in (ROOT / "experiments").iterdir()}
     assert all(".dist-info/" in name for name in others if ".data/" not in name), others
 
 
@@ -111,6 +111,22 @@ def test_packages_read_their_data_from_the_wheel(installed: Path, tmp_path: Path
     expected = {*(file.stem for file in (ROOT / "experiments").glob("*.toml")), "embedded"}
     expected |= {folder.name for folder in (ROOT / "cokv" / "known_profiles").iterdir()}
     assert set(without_checkout(installed, tmp_path, "-c", READ.format(folder=str(installed))).split()) == expected
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("methods",),
+        ("tasks",),
+        ("reported", "--check"),
+        ("reproduce", "--experiment", "cokv-llama3-8b", "--dry-run"),
+    ],
+    ids=" ".join,
+)
+def test_commands_that_read_data_run_without_the_checkout(
+    command: tuple[str, ...], installed: Path, tmp_path: Path
+) -> None:
+    assert without_checkout(installed, tmp_path, "-m", "suite.cli", *command).strip()
 
 
 @pytest.mark.slow
