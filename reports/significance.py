@@ -24,8 +24,8 @@ Row = dict[str, Any]
 HALVES = 2  # the averages over tasks, the cells
 ALPHA = round(1 - CONFIDENCE, 10)
 CORRECTION = (
-    "exact sign-flip permutation test of the paired differences, two-sided; Holm's correction over the table of one "
-    "benchmark, half of its 5 % for the averages of all budgets and methods, half for the cells of single tasks"
+    "Exact sign-flip permutation test of the paired differences, two-sided, with Holm's correction over the table of "
+    "one benchmark: half of its 5 % for the averages of all budgets and methods, half for the cells of single tasks."
 )
 
 
