@@ -80,7 +80,7 @@ def test_what_does_not_fit_the_model_is_refused_before_any_work(experiment_file,
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("pattern", [".metrics.json.part", "*.md", "*.png", "*.pdf"])
+@pytest.mark.parametrize("pattern", [".metrics.json.part", "*.md", "*.png", "*.pdf", "*.tex", "*.html"])
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(experiment_file, tmp_path, pattern):
     command = ("reproduce", "--experiment", experiment_file, "--runs", tmp_path / "runs")
     with full_disk(pattern):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import dataclasses
 import json
 import os
@@ -243,6 +244,33 @@ def test_a_gpu_that_only_the_driver_sees_is_a_warning(monkeypatch):
     monkeypatch.setattr("cokv.probes.machine", lambda: {"gpus": [{"name": "NVIDIA H100"}]})
     found = hardware.gpus()
     assert found.state is State.WARNING and "NVIDIA H100" in found.detail and "pip install" in found.remedy
+
+
+@pytest.fixture
+def one_gpu(monkeypatch):
+    """torch as on a machine with one GPU, half of whose memory is in use."""
+    properties = SimpleNamespace(name="NVIDIA H100", total_memory=80 * 10**9, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (40 * 10**9, 80 * 10**9))
+
+
+def test_a_gpu_is_named_with_its_memory_and_capability(one_gpu):
+    found = hardware.gpus()
+    assert found.state is State.OK and found.detail == "cuda:0: NVIDIA H100, 40 of 80 GB free, capability 9.0"
+    assert [device["free_bytes"] for device in found.facts["devices"]] == [40 * 10**9]
+
+
+@pytest.mark.parametrize("energy", [True, False])
+def test_readings_that_a_gpu_lacks_are_named(monkeypatch, one_gpu, energy):
+    readings = {"cuda_peak_bytes": 1, "device_used_bytes": 2} | ({"energy_joules": 0.5} if energy else {})
+    measured = contextlib.nullcontext(SimpleNamespace(result=readings))
+    monkeypatch.setattr("cokv.probes.measure", lambda device: measured)
+    found = hardware.gpu_measurements()
+    assert found.state is (State.OK if energy else State.WARNING)
+    assert found.facts["readings"] == {"peak memory": True, "device memory": True, "energy": energy}
+    assert energy or "not energy" in found.detail
 
 
 @pytest.fixture

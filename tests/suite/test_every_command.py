@@ -88,7 +88,8 @@ def places(random_model, tmp_path_factory) -> dict[str, Path]:
     result = call("reproduce", "--experiment", folder / "x.toml", "--runs", folder / "runs")
     assert result.exit_code == 0, result.output
     run = next((folder / "runs").glob("small-*"))
-    ledger = next((folder / "runs" / "games").glob("vt-*/game.sqlite"))
+    ledgers = (folder / "runs" / "games").glob("vt-*/game.sqlite")
+    ledger = next(file for file in ledgers if "vt-test" not in file.parent.name)
     return {"folder": folder, "run": run, "ledger": ledger, "model": random_model}
 
 

@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
+import typer
 from command_line import call
 
 from cokv.methods.registry import METHODS, get_method
 from cokv.model.observe import Replayer
+from suite.cli.commands import reported
 from suite.cli.main import main
+from suite.cli.terminal import prepare_output
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,3 +95,32 @@ def test_the_long_table_of_methods_has_parts_parameters_and_notes():
     assert names[:6] == ["name", "title", "preset", "needs", "while decoding", "deploys"]
     assert {"scorer", "allocator", "policy", "parameters", "note"} <= set(names)
     assert "num_sinks=4" in call("methods", "--long").stdout and "num_sinks=4" not in call("methods").stdout
+
+
+@pytest.mark.parametrize("setting", ["nope", "TkAgg", "module://nope"])
+def test_a_back_end_for_windows_is_not_asked_for(monkeypatch, setting):
+    monkeypatch.setenv("MPLBACKEND", setting)
+    prepare_output()
+    imported = subprocess.run([sys.executable, "-c", "import matplotlib"], stderr=subprocess.PIPE, text=True)
+    assert imported.returncode == 0, imported.stderr
+
+
+def test_a_matplotlibrc_that_cannot_be_decoded_is_one_line(monkeypatch, capsys, tmp_path):
+    (tmp_path / "matplotlibrc").write_bytes("text.usetex: True\n".encode("utf-16"))
+    monkeypatch.chdir(tmp_path)
+
+    def load() -> None:
+        mpl.rc_params(fail_on_error=True)  # as while matplotlib is loaded
+
+    with pytest.raises(typer.Exit) as end:
+        reported(load)()
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.exit_code == 2 and "save the file matplotlibrc as UTF-8, or remove it" in message
+
+
+def test_text_that_another_file_cannot_decode_is_no_matter_of_matplotlib():
+    def decode() -> None:
+        b"\xff".decode("utf-8")
+
+    with pytest.raises(UnicodeDecodeError):
+        reported(decode)()
