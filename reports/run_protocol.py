@@ -85,10 +85,11 @@ def _fields(run: Run, cell: Mapping[str, Any], records: Sequence[Record]) -> dic
     if cell["benchmark"] == "ruler":
         shorter = part(run.spec, "benchmarks", "ruler").get("max_new_tokens")
         # The official generator may have written a template into its data, which is not recorded; kvpress's copy has
-        # none, and is not wrapped here.
-        bare = any(str(note).startswith(KVPRESS_COPY) for record in records for note in record.get("notes") or [])
+        # none, and its records say whether it was wrapped.
+        notes = [str(note) for record in records for note in record.get("notes") or []]
+        copied = any(note.startswith(KVPRESS_COPY) for note in notes)
         return common | {
-            "chat": False if bare else None,
+            "chat": WITH_TEMPLATE in notes if copied else None,
             "truncation": "none",
             "newline_stop": False,
             "min_new_tokens": 0,

@@ -6,7 +6,8 @@ PROTOCOL: dict[str, tuple[str, str]] = {
     "chat": (
         "context and question are the user's turn of a template written out per model family",
         "task: of the tokenizer's own template, its system prompt included, where it has one; never: bare. "
-        "Prepared `data` is read as it stands: the official generator has put a template in",
+        "Prepared `data` is read as it stands: the official generator has put a template in; kvpress's copy on the "
+        "hub has none and is wrapped, as kvpress does",
     ),
     "answer_prefix": ("behind the template's generation prompt, with its leading space", "the same; bare: behind all"),
     "length": (

@@ -19,6 +19,7 @@ from longbench.protocol import build_prompt
 from reports.chat import WITH_TEMPLATE, WITHOUT_TEMPLATE, template_line
 from ruler.data import read_file
 from ruler.generate import generate
+from ruler.sample import Draft
 from suite.heads.games import gold_ids
 from suite.profiles.prompts import needle_prompts, passkey_prompts
 from suite.spec import Experiment, ProfilesSpec, RulerSpec
@@ -250,3 +251,25 @@ def test_a_report_names_the_tasks_read_without_the_template():
     assert template_line([record("vt", WITH_TEMPLATE), record("cwe")]) == ""
     assert "read ruler/cwe without it" in template_line([record("vt", WITH_TEMPLATE), record("cwe", WITHOUT_TEMPLATE)])
     assert "read all tasks without it" in template_line([record("cwe", WITHOUT_TEMPLATE)])
+
+
+UNLESS = "{% if not enable_thinking | default(true) %}<think></think>{% endif %}"
+THINKING = CHATML.replace("assistant\n", f"assistant\n{UNLESS}")
+
+
+@pytest.mark.parametrize("thinking", [None, False])
+def test_kvpress_rows_are_wrapped_as_its_pipeline_does_and_files_of_the_generator_are_not(thinking):
+    """kvpress/pipeline.py: context and question in the user's turn, then its end, then the answer prefix."""
+    tokenizer = tokenizer_with(CHATML)
+    tokenizer.chat_template = THINKING
+    arguments = {} if thinking is None else {"enable_thinking": thinking}
+    common = {"length": 4096, "tasks": ("qa_1",), "samples": 1, "chat_arguments": arguments}
+    rows = RulerText.of(RulerSpec(data="hub:simonjegou/ruler", **common), tokenizer)
+    sample = Draft("The context.", "\nThe question?", " The answer is", ("x",), " x")
+    turn = [{"role": "user", "content": "The context.\nThe question?"}]
+    whole = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, **arguments)
+    assert ("<think>" in whole) == (thinking is False)
+    assert rows.chat and rows.whole(sample) == whole + " The answer is"
+    assert rows.parts(sample)[0].endswith("The context.")
+    assert not RulerText.of(RulerSpec(data="prepared", **common), tokenizer).chat
+    assert not RulerText.of(RulerSpec(data="hub:simonjegou/ruler", chat="never", **common), tokenizer).chat
