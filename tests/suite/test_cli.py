@@ -143,7 +143,7 @@ def test_a_budget_below_the_window_is_infeasible_not_given_more(experiment_file,
     assert snapkv and all(r["score"] is None and "window" in r["infeasible"] for r in snapkv)
     left_out = {row["method"]: row["why"] for row in json.loads((folder / "measurements.json").read_text())["left_out"]}
     assert "window" in left_out["snapkv"] and "streamingllm" not in left_out, "what evicts is timed too"
-    assert "No row for SnapKV" in (folder / "report" / "decode.md").read_text()
+    assert "No row for SnapKV" in (folder / "report" / "tables" / "decode.md").read_text()
 
 
 def test_a_model_that_does_not_exist_is_refused(experiment_file, tmp_path, random_model):
