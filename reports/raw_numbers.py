@@ -1,6 +1,6 @@
 """What a table of scores or differences shows, in full precision: one plain object per cell, for CSV and Parquet.
 
-score: mean in percent; low, high: its interval; difference: paired, minus the baseline, in points; p_holm: corrected
+mean: score in percent; low, high: its interval; difference: paired, minus the baseline, in points; p_holm: corrected
 over the table. What does not exist is None.
 """
 
@@ -37,10 +37,10 @@ def difference_numbers(rows: Sequence[Row], labels: Labels) -> Iterator[dict[str
     """Of every paired difference."""
     for row in _ordered(rows, labels):
         numbers = _numbers(row, labels)
-        moved = {name: numbers.pop(name) for name in ("score", "low", "high", "scored")}
+        moved = {name: numbers.pop(name) for name in ("mean", "low", "high", "scored")}
         del moved["scored"]
         yield numbers | {
-            "difference": moved["score"],
+            "difference": moved["mean"],
             "low": moved["low"],
             "high": moved["high"],
             "differing": row.get("differing"),
@@ -71,7 +71,7 @@ def _numbers(row: Row, labels: Labels) -> dict[str, Any]:
         **variant.fields(),
         "kv_budget": None if row["kv_budget"] is None else str(row["kv_budget"]),
         "kv_slots": _float(slots_of(row)),
-        "score": _float(row.get("mean")),
+        "mean": _float(row.get("mean")),
         "low": _float(row.get("low")),
         "high": _float(row.get("high")),
         "n": row["n"],

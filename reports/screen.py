@@ -56,7 +56,8 @@ def _print(run: Run, console: Console, star: str) -> None:
         for block in _blocks(_starred(table, star), console.width):
             console.print(to_rich(block))
             console.print()
-        notes = [note.replace("in bold", "starred") if star else note for note in (*table.notes, *labels.notes())]
+        notes = [note.replace("the companion table", "the report") for note in (*table.notes, *labels.notes())]
+        notes = [note.replace("in bold, second underlined", "starred") if star else note for note in notes]
         console.print(Text("\n".join(map(visible, notes)), style="dim"))
         console.print()
     for table in difference_tables(run.metrics, labels)[:1]:

@@ -69,7 +69,13 @@ def interval_words(metrics: Row) -> str:
 def significance_notes(metrics: Row, labels: Labels, sign: str) -> list[str]:
     """What a sign at a number says of its difference to the baseline, and how that was corrected."""
     base = labels.title(metrics["baseline"])
-    return [f"{sign} differs significantly from {base} on the same questions. {metrics.get('correction', '')}".strip()]
+    return [f"{sign} differs significantly from {base} on the same questions{correction_words(metrics)}."]
+
+
+def correction_words(metrics: Row) -> str:
+    """How differences are tested and corrected for their number, in brackets; "" where the metrics do not say."""
+    words = str(metrics.get("correction") or "").rstrip(".")
+    return f" ({words})" if words else ""
 
 
 def out_of_reach(metrics: Row, rows: str, benchmark: str | None = None) -> list[str]:
@@ -120,7 +126,7 @@ def _difference_table(metrics: Row, labels: Labels, name: str, title: str, rows:
         body.append((*leading, Entry(labels.name(variant_of(row))), *size, *counts, verdict))
     notes = [
         f"Score minus the baseline's, in points, on the same questions; paired {interval_words(metrics)}. 'better' and "
-        f"'worse' where the difference is significant. {metrics.get('correction', '')}".strip(),
+        f"'worse' where the difference is significant{correction_words(metrics)}.",
         *out_of_reach(metrics, "differences" if per_task else "differences_all_tasks"),
     ]
     columns = ["Benchmark", *(["Task"] if per_task else []), "KV budget", "Method"]

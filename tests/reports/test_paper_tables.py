@@ -151,12 +151,12 @@ def test_files_hold_the_metrics_numbers_in_full(records: list[dict[str, Any]], t
     cell = next(r for r in metrics["cells"] if (r["task"], r["method"], r["kv_budget"]) == ("vt", "cokv", 64))
     pair = next(r for r in metrics["differences"] if (r["task"], r["method"], r["kv_budget"]) == ("vt", "cokv", 64))
     (found_row,) = [r for r in read if (r["task"], r["method"], r["kv_budget"]) == ("vt", "cokv", "64")]
-    assert [float(found_row[k]) for k in ("score", "low", "high", "n")] == [
+    assert [float(found_row[k]) for k in ("mean", "low", "high", "n")] == [
         cell[k] for k in ("mean", "low", "high", "n")
     ]
     assert float(found_row["p_holm"]) == pair["p_holm"] and found_row["significant"] == str(pair["significant"])
     missing = next(r for r in read if r["method"] == "duoattention" and r["kv_budget"] == "64" and r["task"] == "vt")
-    assert missing["score"] == "" and "needs sink" in missing["reason"], "missing stays missing"
+    assert missing["mean"] == "" and "needs sink" in missing["reason"], "missing stays missing"
     path = tmp_path / "table.parquet"
     path.write_bytes(to_parquet(raw_rows(table)))
     assert [
