@@ -11,7 +11,8 @@ are won, lost or tied it is Bonett & Price's (2012). The ends are
                       seen; found as by Fieller (1954): all shares r for which the mean of part - r * whole may be 0
 
 Without pseudo-samples the interval has no width where all samples score alike, as that of the bootstrap has none.
-benchmarks/interval_coverage.py simulates the coverage of each kind.
+benchmarks/interval_coverage.py simulates the coverage: at least 93.8 % of every kind from six samples per group on; of
+three samples, 99 % for scores and 91.5 % for a single difference without ties.
 
 Shapes: a group is [..., n], n >= 2 samples of one task in percent; leading axes are independent repetitions.
 
