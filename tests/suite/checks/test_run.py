@@ -173,7 +173,7 @@ def test_the_report_has_the_section(finished):
     folder = write_report(finished.path)
     text = (folder / "tables" / "checks.md").read_text(encoding="utf-8")
     assert text.count("\n| ") > 20 and "1/n" in text
-    assert r"\begin{table}" in (folder / "tables" / "checks.tex").read_text(encoding="utf-8")
+    assert r"\begin{table*}" in (folder / "tables" / "checks.tex").read_text(encoding="utf-8")
 
 
 def test_another_model_is_named_at_the_command_line(file, tmp_path, capsys):
