@@ -45,11 +45,14 @@ def _print(run: Run, console: Console, star: str) -> None:
         console.print(Text(visible(line), style="dim"))
     labels = run.labels
     for table in _averages(run):
-        console.print(to_rich(_starred(table, star)))
+        console.print(to_rich(_narrowed(_starred(table, star), console.width)))
         console.print()
     if len(labels.variants) > FEW:
-        notes = [*fact_notes(run.metrics, labels), *labels.notes()]
-        notes.append("Scores by task, and differences, are in the report.")
+        best = f"{'Starred' if star else 'Bold'}: best of its budget. " if labels.ranks else ""
+        base = labels.title(run.metrics["baseline"])
+        signs = f"{best}†: differs from {base}, after correction over the table."
+        notes = [signs, *fact_notes(run.metrics, labels), *labels.notes()]
+        notes.append("Intervals, scores by task, and differences are in the report.")
         console.print(Text("\n".join(map(visible, notes)), style="dim"))
         return
     for table in score_tables(run.metrics, labels):
@@ -76,6 +79,16 @@ def _averages(run: Run) -> list[Table]:
 def _starred(table: Table, star: str) -> Table:
     rows = tuple(tuple(replace(c, text=c.text + star) if c.bold else c for c in row) for row in table.rows)
     return replace(table, rows=rows)
+
+
+def _narrowed(table: Table, width: int) -> Table:
+    """The table without its intervals where these would be cut off: half an interval says less than none."""
+    columns = zip(
+        *([table.columns] + [[f"{e.text}{e.mark} {e.detail}" for e in row] for row in table.rows]), strict=True
+    )
+    if sum(max(cell_len(visible(text)) for text in column) + 2 for column in columns) <= width:
+        return table
+    return replace(table, rows=tuple(tuple(replace(e, detail="") for e in row) for row in table.rows))
 
 
 def _without(table: Table, names: Sequence[str]) -> Table:
