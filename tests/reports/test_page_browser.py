@@ -379,7 +379,7 @@ def test_a_long_answer_is_shortened_and_can_be_read_whole(fresh, hostile):
     )
     assert read == LENGTH
     fresh.find_element(By.CSS_SELECTOR, "dialog .close").click()
-    assert fresh.find_elements(By.CSS_SELECTOR, "dialog") == []
+    assert wait(fresh, "return document.querySelector('dialog') === null")
 
 
 def test_kept_tokens_that_cannot_be_read_are_said_and_lose_nothing_else(fresh, hostile, tmp_path):

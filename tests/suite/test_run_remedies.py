@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import call, refused
 
+from reports.aggregate_again import aggregate_again
+
 ANSWERS = ("metrics.json", "stability.json", "predictions.jsonl")
 EXPERIMENT = """
 name = "small"
@@ -98,6 +100,8 @@ def follow(message: str, run: Path) -> None:
         (run / file).write_bytes(b"".join(lines[: int(number) - 1] + lines[int(number) :]))
     for name in re.findall(r"delete ([\w.]+\.jsonl?)", advice):
         (run / name).unlink()
+    if "reports.aggregate_again" in advice:
+        aggregate_again(run)
     if "delete that file" in advice:
         Path(re.search(r"(/[^ :]+\.(json|safetensors))", message)[1]).unlink()
 
