@@ -21,10 +21,10 @@ TASKS = [  # every kind of metric, language and answer length
 def test_no_cell_of_the_embedded_experiment_moves(tmp_path):
     whole = with_tasks(read_experiment(ROOT / "experiments/embedded.toml", limit=1), TASKS)
     profiles = whole.profiles.model_copy(update={"source": "shipped_or_computed"})  # LU-KV's is of all tasks
-    part = whole.model_copy(update={"measure": None, "profiles": profiles})
+    part = whole.model_copy(update={"measure": None, "profiles": profiles, "kv_budgets": (64, 256)})
     folder = run_experiment(part, tmp_path, pool_for(part.model, 2))
     result = compare(read_answers(ROOT / "benchmarks/results/embedded"), folder.lines(PREDICTIONS))
-    assert result.compared == len(folder.lines(PREDICTIONS)) > 2500
+    assert result.compared == len(folder.lines(PREDICTIONS)) > 1200
     assert not result.moved, "\n".join(map(str, result.moved))
     share = len(result.changed) / result.compared  # another processor rounds otherwise; that moves single answers
     assert share < 0.01, f"{share:.1%} of the answers differ, the first: {result.changed[0]}"
