@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import signal
@@ -117,7 +118,9 @@ def started(command: str, places: dict[str, Path], **settings: Any) -> subproces
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= settings.pop("env", {})
     line = [sys.executable, "-m", "suite.cli", *arguments(command, places)]
-    return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, **settings)
+    # A shell's background jobs ignore Ctrl-C, and so would what they start.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed, **settings)
 
 
 @pytest.mark.parametrize("command", OFTEN)
