@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
-from reports.errors import ReportError
+from reports.one_line import exit_code
 from reports.report import terminal_table, write_report
 
 
@@ -18,17 +17,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     os.environ.pop("MPLBACKEND", None)  # one that is misspelled would keep matplotlib from loading
-    try:
+
+    def report() -> None:
         folder = write_report(arguments.run_dir, arguments.unfinished)
         terminal_table(arguments.run_dir, allow_unfinished=arguments.unfinished)
-    except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.strerror or error}; correct that, then run the same command again", file=sys.stderr)
-        return 2
-    print(folder)
-    return 0
+        print(folder)
+
+    return exit_code(report)
 
 
 if __name__ == "__main__":

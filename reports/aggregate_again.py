@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from reports.aggregate import aggregate
 from reports.errors import ReportError
+from reports.one_line import exit_code
 from reports.rundir import read_records
 
 
@@ -34,16 +34,13 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m reports.aggregate_again", description="Aggregate a run's records again into its metrics.json."
     )
     parser.add_argument("run_dir", nargs="+", help="a folder such as runs/<name>-<hash>")
-    try:
-        for run_dir in parser.parse_args(argv).run_dir:
+    folders = parser.parse_args(argv).run_dir
+
+    def aggregate_all() -> None:
+        for run_dir in folders:
             print(aggregate_again(run_dir))
-    except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.strerror or error}; correct that, then run the same command again", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(aggregate_all)
 
 
 if __name__ == "__main__":

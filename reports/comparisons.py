@@ -118,15 +118,15 @@ def _of_cell(run: Run, records: _Records, cell: Cell, published: PublishedValue)
     if not same and (cell["method"] == FULL or full is None or full.value == 0):
         return []  # relative to itself, or to nothing
     value = published.value if full is None else 100 * published.value / full.value
-    found = tuple(differences(run, cell, records.cell(cell), published, source_of(published)))
+    differing = tuple(differences(run, cell, records.cell(cell), published, source_of(published)))
     if "mean" not in cell:
         why = "; ".join((cell.get("infeasible") or cell.get("unsupported") or {"no sample has a score": 1}).keys())
-        return [Comparison(cell, published, over, not same, value, None, None, None, 0, found, why)]
+        return [Comparison(cell, published, over, not same, value, None, None, None, 0, differing, why)]
     if same:
         kept: _Share | None = (cell["mean"], cell.get("low"), cell.get("high"), cell["feasible"])
     else:
         kept = records.share([cell])
-    return [] if kept is None else [Comparison(cell, published, over, not same, value, *kept, found)]
+    return [] if kept is None else [Comparison(cell, published, over, not same, value, *kept, differing)]
 
 
 def compare_averages(run: Run, paper: str | None = None) -> list[Comparison]:
@@ -157,12 +157,14 @@ def _of_average(run: Run, records: _Records, cells: Sequence[Cell], row: Row) ->
         value = 100 * published.value / full if full and first["method"] != FULL else None
     if value is None:
         return []
-    found = _shared([differences(run, c, records.cell(c), published, source_of(published)) for c in cells])
+    differing = _shared([differences(run, c, records.cell(c), published, source_of(published)) for c in cells])
     without = [cell["task"] for cell in cells if "mean" not in cell]
     if without:  # an average over fewer data sets is another one
         why = f"no score in {', '.join(without)}"
         return [
-            Comparison(first, published, row.datasets, relative, value, None, None, None, 0, found, why, row.printed)
+            Comparison(
+                first, published, row.datasets, relative, value, None, None, None, 0, differing, why, row.printed
+            )
         ]
     if relative:
         kept = records.share(cells)
@@ -171,7 +173,7 @@ def _of_average(run: Run, records: _Records, cells: Sequence[Cell], row: Row) ->
         kept = (average["mean"], average.get("low"), average.get("high"), average["n"])
     if kept is None:
         return []
-    return [Comparison(first, published, row.datasets, relative, value, *kept, found, printed=row.printed)]
+    return [Comparison(first, published, row.datasets, relative, value, *kept, differing, printed=row.printed)]
 
 
 def _full_average(row: Row) -> float | None:
@@ -215,10 +217,10 @@ def _share(pairs: Sequence[tuple[Sequence[Record], Sequence[Record]]]) -> _Share
 
 def _shared(by_task: Sequence[Sequence[Difference]]) -> tuple[Difference, ...]:
     """The fields that differ in any data set; where they differ otherwise in each, how many do."""
-    names = dict.fromkeys(difference.field for found in by_task for difference in found)
+    names = dict.fromkeys(difference.field for fields in by_task for difference in fields)
     out = []
     for name in names:
-        some = [difference for found in by_task for difference in found if difference.field == name]
+        some = [difference for fields in by_task for difference in fields if difference.field == name]
         words = list(dict.fromkeys((d.here, d.there) for d in some))
         here, there = words[0]
         if len(words) > 1 or len(some) < len(by_task):

@@ -11,7 +11,6 @@ Does not know: whether a move is right. After a change that is meant to move num
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy as np
 from reports.aggregate import aggregate
 from reports.errors import ReportError
 from reports.kv_budget import Budget, budget_text
+from reports.one_line import exit_code
 from reports.records import Record, Variant, record_key, variant_of
 from reports.rundir import load_run
 
@@ -189,15 +189,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="a results folder, such as benchmarks/results/embedded")
     parser.add_argument("--write", action="store_true", help="store the run's answers there")
     arguments = parser.parse_args(argv)
-    try:
-        run = load_run(arguments.run, allow_unfinished=True)
-        if arguments.write:
-            print(write_answers(run.records, arguments.folder))
-            return 0
-        result = compare(read_answers(arguments.folder), run.records)
-    except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(lambda: _store(arguments) if arguments.write else _say_what_moved(arguments))
+
+
+def _store(arguments: argparse.Namespace) -> None:
+    print(write_answers(load_run(arguments.run, allow_unfinished=True).records, arguments.folder))
+
+
+def _say_what_moved(arguments: argparse.Namespace) -> int:
+    run = load_run(arguments.run, allow_unfinished=True)
+    result = compare(read_answers(arguments.folder), run.records)
     for move in result.moved:
         print(move)
     print(f"{result.compared} records compared, {len(result.changed)} differ, {len(result.moved)} cells moved")

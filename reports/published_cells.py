@@ -127,11 +127,11 @@ def full_of(published: PublishedValue) -> PublishedValue | None:
 
 @cache
 def _full_caches() -> Mapping[tuple[str, ...], Sequence[PublishedValue]]:
-    found: dict[tuple[str, ...], list[PublishedValue]] = {}
+    tables: dict[tuple[str, ...], list[PublishedValue]] = {}
     for row in published_values():
         if kv_budget_of(row.budget) is None:
-            found.setdefault(_table_of(row), []).append(row)
-    return found
+            tables.setdefault(_table_of(row), []).append(row)
+    return tables
 
 
 def _table_of(row: PublishedValue) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ def rows(paper: str | None) -> tuple[Row, ...]:
         if is_comparable(row.budget) and methods()[row.method].ours:
             line = (row.paper, row.model, row.benchmark, row.method, row.budget, row.source, row.note)
             lines.setdefault(line, []).append(row)
-    return tuple(found for members in lines.values() for found in _averages(members))
+    return tuple(row for members in lines.values() for row in _averages(members))
 
 
 def _averages(members: Sequence[PublishedValue]) -> Iterable[Row]:

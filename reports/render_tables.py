@@ -7,13 +7,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from reports.errors import ReportError
 from reports.latex import document
+from reports.one_line import exit_code
 from reports.section import FOLDER
 
 INSTALL = "on Debian: apt-get install texlive-latex-base texlive-latex-recommended poppler-utils"
@@ -37,14 +37,14 @@ def render(run_dir: str | Path, out: str | Path, names: Sequence[str] = (), colu
         text = document(names or there, columns)
         if target.suffix == ".png":
             text = text.replace(r"\begin{document}", r"\pagestyle{empty}\begin{document}")
-        made = compile_latex(folder, text)
+        rendered = compile_latex(folder, text)
         if target.suffix == ".png":
-            _run(["pdftoppm", "-r", "130", "-png", "-singlefile", "-f", str(page), made.name, "page"], folder)
-            made = folder / "page.png"
-            if not made.is_file():
+            _run(["pdftoppm", "-r", "130", "-png", "-singlefile", "-f", str(page), rendered.name, "page"], folder)
+            rendered = folder / "page.png"
+            if not rendered.is_file():
                 raise ReportError(f"the tables have no page {page}; name an earlier one with --page")
-            _trim(made)
-        shutil.copyfile(made, target)
+            _trim(rendered)
+        shutil.copyfile(rendered, target)
     return target
 
 
@@ -85,15 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--columns", type=int, choices=(1, 2), default=2, help="of the page: 1 or 2 (default)")
     parser.add_argument("--page", type=int, default=1, help="which page a .png shows (default: the first)")
     asked = parser.parse_args(argv)
-    try:
-        print(render(asked.run_dir, asked.out, asked.table, asked.columns, asked.page))
-    except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.strerror or error}; correct that, then run the same command again", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: print(render(asked.run_dir, asked.out, asked.table, asked.columns, asked.page)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from reports.checks import checks_table
 from reports.claims import claims_sentences, claims_table, evidence_of_run, judge_claims, write_claims
 from reports.claims.verdicts import NOT_COMPARABLE
 from reports.environment import facts, in_parts, specification
-from reports.found import found
+from reports.findings import findings as finding_sentences
 from reports.head_experiments import head_experiments
 from reports.labels import Labels
 from reports.longbench import category_table, longbench_table
@@ -36,7 +36,7 @@ def findings(run: Run, figures: Figures, folder: Path) -> Section | None:
     judged = judge_claims(evidence_of_run(run))
     write_claims(judged, folder)
     line = template_line(run.records)
-    sentences = [*([line] if line else []), *found(run.metrics, run.labels), *claims_sentences(judged)]
+    sentences = [*([line] if line else []), *finding_sentences(run.metrics, run.labels), *claims_sentences(judged)]
     page = write_page(run, folder)
     table = claims_table(judged)
     compared = sum(item.verdict != NOT_COMPARABLE for item in judged)  # the first rows of the table
@@ -74,8 +74,8 @@ def scores(run: Run, figures: Figures, folder: Path) -> Section | None:
         base = run.labels.title(run.metrics["baseline"])
         parts += said([f"Left out: differences from {base}, as the run has no {base}, or no method beside it."])
     makes = (longbench_table, category_table) if run.longbench else ()
-    official = [made for make in makes if run.longbench and (made := make(run.longbench, run.labels))]
-    parts += [line for made in official for line in shown(made)]
+    official = [each for make in makes if run.longbench and (each := make(run.longbench, run.labels))]
+    parts += [line for each in official for line in shown(each)]
     return Section("Scores by task", tuple(parts), (*tables, *differences, *official))
 
 

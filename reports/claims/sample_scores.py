@@ -48,8 +48,8 @@ class SampleScores:
 
     def lines(self, method: str) -> list[Line]:
         """Lines of a method, by budget."""
-        found = [line for line in self.scores if line[1].method == method]
-        return sorted(found, key=lambda line: (budget_order(line[0]), line[1]))
+        lines = [line for line in self.scores if line[1].method == method]
+        return sorted(lines, key=lambda line: (budget_order(line[0]), line[1]))
 
     def scored(self, line: Line) -> bool:
         """Whether any sample has a score: a line that is infeasible throughout has none."""

@@ -57,9 +57,10 @@ def claims_sentences(judged: Sequence[Judged]) -> list[str]:
         counted = f"{head} ({len(items)} of {len(judged)} claims)"
         sentences.append(f"{counted}: {listed(verdict)}." if items else f"{head}: none of {len(judged)} claims.")
     undecided, apart = by_verdict[INCONCLUSIVE], by_verdict[NOT_COMPARABLE]
-    told = f"{len(undecided)} inconclusive" + (f" ({listed(INCONCLUSIVE)})" if undecided else "")
+    counted = f"{len(undecided)} inconclusive" + (f" ({listed(INCONCLUSIVE)})" if undecided else "")
     sentences.append(
-        f"Could not be told: {told}; {len(apart)} not comparable here, since they speak of what this run does not have."
+        f"Could not be told: {counted}; {len(apart)} not comparable here, since they speak of what this run does not "
+        "have."
     )
     return sentences
 

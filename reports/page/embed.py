@@ -23,7 +23,7 @@ def json_text(value: Any) -> str:
     A lone surrogate, which JSON can hold and UTF-8 cannot, stays an escape.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).translate(_UNSAFE)
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def compressed(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from reports.found import found
+from reports.findings import findings
 from reports.page import tables
 from reports.page.embed import code_text, json_text, policy
 from reports.page.pictures import pictures
@@ -67,7 +67,7 @@ def _content(run: Run) -> dict[str, Any]:
         "finished": run.finished,
         "facts": _facts(run),
         "overview": tables.overview(run),
-        "found": found(run.metrics, run.labels),
+        "found": findings(run.metrics, run.labels),
         "claims": tables.claims(run),
         "checks": tables.checks(run),
         "tables": {table["id"]: table for table in listed if table},

@@ -94,8 +94,8 @@ def model_name(path: str) -> tuple[str, str]:
     name = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
     stored = "GGUF" if name.lower().endswith(".gguf") else ""
     name = _FORMAT.sub("", name)
-    found = _QUANTIZATION.search(name)
-    return (name[: found.start()], found.group(1)) if found else (name, stored)
+    match = _QUANTIZATION.search(name)
+    return (name[: match.start()], match.group(1)) if match else (name, stored)
 
 
 @cache

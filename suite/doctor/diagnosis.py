@@ -71,14 +71,14 @@ def lines(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     """Lines to show, each with the state that it tells of. A remedy is a line of its own, to be copied as it is; one
     that several things need stands below the first.
     """
-    group, told = "", set[str]()
+    group, shown_remedies = "", set[str]()
     for check, finding in diagnosis.findings.items():
         shown, group = "" if check.group == group else check.group, check.group
         yield f"{shown:12} {check.name:20} {finding.state:8} {finding.detail}", str(finding.state)
         remedies = finding.remedy.splitlines() if finding.state is not State.OK else []
         for remedy in remedies:
-            if remedy not in told:
+            if remedy not in shown_remedies:
                 yield f"{'':12} -> {remedy}", str(State.ABSENT)
-        told |= {*remedies}
+        shown_remedies |= {*remedies}
     can = "can run" if diagnosis.can_run_default else "cannot run"
     yield f"{diagnosis.default}, the default experiment, {can} here; `cokv reproduce --dry-run` times it", ""

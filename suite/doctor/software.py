@@ -72,9 +72,9 @@ def packages() -> Finding:
         elif not _fits(version, str(requirement.specifier)):
             wrong[str(requirement)] = version
     if wrong:
-        told = ", ".join(f"{need}: {got}" for need, got in wrong.items())
+        detail = ", ".join(f"{need}: {got}" for need, got in wrong.items())
         names = " ".join(f"'{need}'" for need in wrong)
-        return Finding(State.PROBLEM, told, f"python -m pip install --upgrade {names}", {"wrong": wrong})
+        return Finding(State.PROBLEM, detail, f"python -m pip install --upgrade {names}", {"wrong": wrong})
     return Finding(State.OK, f"{len(wanted)} more are installed, in the versions needed", facts={"wrong": {}})
 
 

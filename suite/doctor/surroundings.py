@@ -61,8 +61,8 @@ def hub() -> Finding:
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     off = [name for name in OFFLINE if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")]
     if off:
-        told = f"switched off by {', '.join(off)}; models and data of its cache are used"
-        return Finding(State.ABSENT, told, f"unset {' '.join(off)}", {"reachable": None, "offline": off})
+        detail = f"switched off by {', '.join(off)}; models and data of its cache are used"
+        return Finding(State.ABSENT, detail, f"unset {' '.join(off)}", {"reachable": None, "offline": off})
     request = urllib.request.Request(endpoint, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=CONNECT):
@@ -129,8 +129,8 @@ def test_data() -> Finding:
     place = os.environ.get("COKV_TEST_DATA")
     facts = {"set": place is not None, "folder": place is not None and Path(place).is_dir()}
     if place is None:
-        told = "COKV_TEST_DATA is not set; tests against official files are skipped"
-        return Finding(State.ABSENT, told, "export COKV_TEST_DATA=FOLDER", facts)
+        detail = "COKV_TEST_DATA is not set; tests against official files are skipped"
+        return Finding(State.ABSENT, detail, "export COKV_TEST_DATA=FOLDER", facts)
     if not facts["folder"]:
         return Finding(State.WARNING, f"COKV_TEST_DATA is {place}, no folder", "export COKV_TEST_DATA=FOLDER", facts)
     return Finding(State.OK, "COKV_TEST_DATA is a folder", facts=facts)

@@ -17,7 +17,7 @@ from longbench.tasks import TASKS as LONGBENCH
 from reports import aggregate
 from reports.categories import CATEGORIES, category, grouped, short_name
 from reports.families import FAMILIES, OTHERS, family, family_place
-from reports.found import found
+from reports.findings import findings
 from reports.labels import LONGEST, Labels
 from reports.overview import overview_table
 from reports.report import write_report
@@ -180,14 +180,14 @@ def test_titles_of_any_length_stay_short_and_tell_rows_apart(record: Make) -> No
 
 def test_what_was_found_has_intervals_and_ranks_nothing_that_cannot_be_ranked(records: list[dict[str, Any]]) -> None:
     metrics = aggregate(records)
-    best, near, kept = found(metrics, labels_of(metrics))
+    best, near, kept = findings(metrics, labels_of(metrics))
     top = max((r for r in metrics["averages"] if r["kv_budget"] == 128 and "mean" in r), key=lambda r: r["mean"])
     assert f"at 128 slots {top['method']} with {top['mean']:.1f} [{top['low']:.1f}, {top['high']:.1f}]" in best
     assert near.startswith("Not told apart from the best") and kept.startswith("Not told apart from the full cache")
     told = [r for r in metrics["averages"] if r["kv_budget"] == 128 and r.get("high", 101) < top["low"]]
     at_128 = near[near.index("at 128") : near.index("at 256")]
     assert told and not any(f"{r['method']} (" in at_128 for r in told), "they are told apart"
-    unranked = " ".join(found(metrics, labels_of(metrics, ranks=False)))
+    unranked = " ".join(findings(metrics, labels_of(metrics, ranks=False)))
     assert "no ranking follows" in unranked and "Best" not in unranked and "full cache scores" in unranked
 
 

@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 MOST = 6  # names in one list
 
 
-def found(metrics: Row, labels: Labels) -> list[str]:
+def findings(metrics: Row, labels: Labels) -> list[str]:
     """Plain sentences, three or fewer of each benchmark."""
     out = [] if labels.ranks else [UNRANKED]
     for benchmark in sorted({row["benchmark"] for row in metrics["averages"]}):
