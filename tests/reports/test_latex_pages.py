@@ -142,7 +142,8 @@ def test_escaped_text_is_ascii_without_commands_of_its_own(text: str) -> None:
 def test_any_text_can_be_laid_out(texts: list[str], left: int) -> None:
     columns = tuple(texts[:4])
     rows = tuple(tuple(Entry(text, text[:9]) for _ in columns) for text in texts)
-    to_latex(Table("any", texts[0], columns, rows, tuple(texts), left=min(left, len(columns))))
+    text = to_latex(Table("any", texts[0], columns, rows, tuple(texts), left=min(left, len(columns))))
+    assert text.isascii() and text.count(r"\begin{tabular") == text.count(r"\end{tabular") > 0
 
 
 @needs_tex
