@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import signal
@@ -118,9 +117,17 @@ def started(command: str, places: dict[str, Path], **settings: Any) -> subproces
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment |= settings.pop("env", {})
     line = [sys.executable, "-m", "suite.cli", *arguments(command, places)]
-    # A shell's background jobs ignore Ctrl-C, and so would what they start.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed, **settings)
+    closed = settings.pop("closed", ())
+
+    def before_it_starts() -> None:
+        # A shell's background jobs ignore Ctrl-C, and so would what they start.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for descriptor in closed:
+            os.close(descriptor)
+
+    return subprocess.Popen(
+        line, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=before_it_starts, **settings
+    )
 
 
 @pytest.mark.parametrize("command", OFTEN)
@@ -136,7 +143,7 @@ def test_a_reader_that_goes_away_is_no_error(places, command):
 
 
 def test_a_closed_standard_output_is_no_error(places):
-    ended = started("tasks", places, preexec_fn=lambda: os.close(1))
+    ended = started("tasks", places, closed=[1])
     assert ended.communicate()[1] == "" and ended.returncode == 0
 
 
