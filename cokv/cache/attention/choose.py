@@ -13,7 +13,7 @@ that names none uses `attend` of this module, which chooses by what it is called
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
+from cokv.cache.attention.backend import Attend
 from cokv.types import CokvError
-
-Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 AUTO = "auto"
 MODULES = {
@@ -47,7 +46,7 @@ USES = {
 
 
 @dataclass(frozen=True)
-class Backend:
+class NamedBackend:
     """A backend by name. `attend`: see `reference.attend`."""
 
     name: str
@@ -90,7 +89,7 @@ def missing(name: str) -> str | None:
     return reason
 
 
-def get_backend(name: str) -> Backend:
+def get_backend(name: str) -> NamedBackend:
     """The backend of this name. Raises CokvError for an unknown one, and one that is not available here."""
     if name not in MODULES:
         raise CokvError(f"attention is {name!r}; expected one of {', '.join([AUTO, *MODULES])}")
@@ -99,7 +98,7 @@ def get_backend(name: str) -> Backend:
         available = [other for other in MODULES if missing(other) is None]
         raise CokvError(f"attention {name!r} is not available: {reason}; available: {', '.join([AUTO, *available])}")
     module = _module(name)
-    return Backend(name, module.attend, module)
+    return NamedBackend(name, module.attend, module)
 
 
 def describe_backends() -> list[Described]:
@@ -153,5 +152,4 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.attend`, by the backend that `choose` names for these keys."""
     backend = get_backend(choose(keys.device, keys.dtype, values.shape[1], softcap))
-    more = {} if softcap is None else {"softcap": softcap}
-    return backend.attend(queries, keys, values, starts, lengths, scaling, at_most, **more)
+    return backend.attend(queries, keys, values, starts, lengths, scaling, at_most, softcap)
