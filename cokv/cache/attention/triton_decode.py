@@ -23,9 +23,9 @@ import torch
 from cokv.types import CokvError
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-CAPABILITY = (7, 5)
+CAPABILITY = (8, 0)
 WIDEST = 256  # channels of a head
-BLOCK, CHUNKS = 64, (64, 1024)  # tokens in a product; fewest and most tokens of a program
+CHUNKS = 64, 1024  # fewest and most tokens of a program
 PER_PROCESSOR = 4  # programs that a multiprocessor of the device should have, where there is enough to do
 MOST_ROWS = 64  # rows of a product
 
@@ -65,7 +65,7 @@ def refusal(device: torch.device, dtype: torch.dtype, head_dim: int, softcap: fl
     if head_dim > WIDEST:
         return f"takes heads of up to {WIDEST} channels, not {head_dim}"
     if device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device) < CAPABILITY:
-        return "needs a GPU of compute capability 7.5 (Turing) or newer"
+        return "needs a GPU of compute capability 8.0 (Ampere) or newer"
     return None
 
 
@@ -146,7 +146,7 @@ def _run(
     chunk = _chunk(sum(bounds), device)
     splits = max(math.ceil(longest / chunk), 1)
     whole = splits == 1 and sinks is None and columns is None
-    block = 32 if wide else BLOCK
+    block, stages = _blocking(wide, max(key_width, value_width))
     padded = _power(max(min(rows, MOST_ROWS), 16))
     row_blocks = math.ceil(rows / padded)
     out = torch.empty(segments, rows, value_width, dtype=queries.dtype, device=device)
@@ -184,6 +184,7 @@ def _run(
             WHOLE=whole,
             LOGITS=weights is not None,
             WIDE=wide,
+            num_stages=stages,
             **widths,
         )
         if not whole:
@@ -225,6 +226,13 @@ def _chunk(tokens: int, device: torch.device) -> int:
     programs = _processors(device) * PER_PROCESSOR
     fewest, most = CHUNKS
     return min(max(_power(max(tokens // programs, 1)), fewest), most)
+
+
+def _blocking(wide: bool, width: int) -> tuple[int, int]:
+    """Tokens in a product, and how many of these are on their way at once: what the shared memory of any GPU holds."""
+    if not wide:
+        return 64, 3
+    return (32, 3) if width <= 64 else (16, 3) if width <= 128 else (16, 2)
 
 
 @cache
