@@ -75,6 +75,11 @@ class RaggedStorage:
         self.lengths = self.lengths - count
         self.room += count
 
+    @property
+    def fits(self) -> bool:
+        """Whether every segment has the slots of its cap, and these lie one behind the other in the segments' order."""
+        return self.caps is not None and self.room == math.inf and not self.stale
+
     def cap(self, segments: torch.Tensor, slots: torch.Tensor) -> None:
         """These segments never hold more than `slots`, int64 [segments]; from the next token on they have no slack."""
         if self.caps is None:
