@@ -15,6 +15,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from cokv.cache.attention import buckets
+from cokv.cache.attention.backend import Attend
 from cokv.cache.attention.host_bounds import sent
 from cokv.cache.compat import AnsweringCache, sliding_layer
 from cokv.cache.compression import Compression, PromptReader, SelectEachLayer
@@ -22,7 +23,7 @@ from cokv.cache.layer import RaggedLayer
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.protocol import ReadsKinds
 from cokv.cache.prefill import Prefill
-from cokv.cache.storage.ragged import SLACK, Attend
+from cokv.cache.storage.ragged import SLACK
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.model.observe import ModelParts
 from cokv.model.shape import model_shape

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
 from cokv.cache.attention.attachment import ragged_attention
+from cokv.cache.attention.backend import Attend
 from cokv.cache.prefill import Prefill, check_prompt
-from cokv.cache.storage.ragged import Attend
 from cokv.decode.batches import AnyWay, Row, batches
 from cokv.decode.session import DecodeSession, FirstToken, Nodes, start_session
 from cokv.types import CokvError

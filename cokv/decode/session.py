@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
+from cokv.cache.attention.backend import Attend
 from cokv.cache.cache import RaggedCache
 from cokv.cache.compat import cache_argument
 from cokv.cache.prefill import Prefill
 from cokv.cache.storage.plain import PlainRows
-from cokv.cache.storage.ragged import Attend
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.decode.batches import Row, Way
 from cokv.decode.head_mask import HeadMask, Kept, RowTable, kept_tokens

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from cokv.cache.attention.backend import softcap_of
 from cokv.cache.attention.weights import weights
 from cokv.cache.policies.protocol import EvictsByAttention, ReadsKinds
 from cokv.cache.storage.ragged import RaggedStorage
@@ -125,7 +126,8 @@ class AttentionEvictor:
         """
         segments, width = self.segments, self.positions.shape[1]
         lengths = store.lengths[segments]
-        attention = weights(queries[segments], store.k, store.starts[segments], lengths, lse[segments], scaling, width)
+        starts, cap = store.starts[segments], softcap_of(store.backend)
+        attention = weights(queries[segments], store.k, starts, lengths, lse[segments], scaling, width, cap)
         held = (self.positions >= 0).view(-1, self.heads, width)
         self.rule.update(
             self.memory.view(-1, self.heads, width, self.memory.shape[2]),

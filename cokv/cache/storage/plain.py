@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from cokv.cache.attention.backend import Attend, softcap_of, with_sinks
 from cokv.cache.attention.host_bounds import Bounds
 from cokv.cache.policies.compensate import Compensate
 from cokv.cache.policies.growth import EvictOldest, Grow
@@ -14,7 +15,7 @@ from cokv.cache.prefill import PrefillLayer
 from cokv.cache.storage.chunk import attend_chunk
 from cokv.cache.storage.compensated import CompensationToken, mean_of_dropped
 from cokv.cache.storage.evictors import AttentionEvictor, OldestEvictor
-from cokv.cache.storage.ragged import Attend, RaggedStorage, merge_attention_states
+from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of, view_of, without_unread
 from cokv.types import CokvError
 
@@ -120,14 +121,21 @@ class PlainRows:
                 )
             )
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Rows that evict take the new tokens one by one, so that none ever attends more than its limit and one."""
         rows, num_heads, t, dim = queries.shape
         assert self.kinds is None or self.kinds.shape[1] >= t, self.kinds.shape
         if t > 1 and self.evictors:
-            return one_by_one(self, queries, keys, values, scaling)
+            return one_by_one(self, queries, keys, values, scaling, sinks)
         if t > 1:
-            return self._attend_chunk(queries, keys, values, scaling)
+            return self._attend_chunk(queries, keys, values, scaling, sinks)
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
         if any(isinstance(evictor, CompensationToken) for evictor in self.evictors):
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
@@ -139,6 +147,8 @@ class PlainRows:
                 out[segments], lse[segments] = merge_attention_states(
                     [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling)]
                 )
+        out, lse = with_sinks(out, lse, sinks)
+        for evictor in self.evictors:
             evictor.attended(self.store, grouped, lse, scaling)
         return out.view(rows, num_heads, 1, dim).to(queries.dtype)
 
@@ -165,10 +175,24 @@ class PlainRows:
         self.bounds.appended(self.store.lengths, all_grow=False)
 
     def _attend_chunk(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         dim, slots = queries.shape[3], len(self.store.k)
-        out = attend_chunk(lambda some: [self._over_stored(some, scaling)], slots, queries, keys, values, scaling)
+        out = attend_chunk(
+            lambda some: [self._over_stored(some, scaling)],
+            slots,
+            queries,
+            keys,
+            values,
+            scaling,
+            sinks,
+            softcap_of(self.store.backend),
+        )
         for k, v in zip(keys.unbind(2), values.unbind(2), strict=True):
             self._append(k.reshape(-1, dim), v.reshape(-1, dim))
         return out

@@ -8,11 +8,11 @@ Knows no rule and no transformers cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
-Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+from cokv.cache.attention.backend import Attend
+
 SLACK = 32
 UNCAPPED = torch.iinfo(torch.int64).max
 
