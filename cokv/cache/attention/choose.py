@@ -13,7 +13,7 @@ that names none uses `attend` of this module, which chooses by what it is called
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-from cokv.cache.attention.backend import Attend
+from cokv.cache.attention.backend import Attend, Backend, softcap_of
 from cokv.types import CokvError
 
+FusedStep = Callable[..., Any]
 AUTO = "auto"
 MODULES = {
     "reference": "reference",
@@ -130,6 +131,27 @@ def check_backend(
 def attend_of(name: str) -> Attend:
     """The function to give a cache: of one backend, or of this module."""
     return attend if name == AUTO else get_backend(name).attend
+
+
+def is_auto(backend: Attend) -> bool:
+    """Whether nobody has named a backend, so that a store that knows of a shorter way may take it."""
+    function = backend.attend if isinstance(backend, Backend) else backend
+    return function in (attend, _module("buckets").attend)
+
+
+def fused_step(backend: Attend, device: torch.device, dtype: torch.dtype, head_dim: int) -> FusedStep | None:
+    """The function with which a backend stores and attends a step's token in one (see `triton_decode.step`), if any."""
+    function = backend.attend if isinstance(backend, Backend) else backend
+    return _fused_step(function, device, dtype, head_dim, softcap_of(backend))
+
+
+@cache
+def _fused_step(
+    function: Attend, device: torch.device, dtype: torch.dtype, head_dim: int, softcap: float | None
+) -> FusedStep | None:
+    name = name_of(function)
+    name = choose(device, dtype, head_dim, softcap) if name == AUTO else name
+    return getattr(_module(name), "step", None) if name in MODULES else None
 
 
 def name_of(function: Attend) -> str:

@@ -102,7 +102,7 @@ def split(
         above = tl.maximum(highest, tl.max(logit, 1))
         weight, kept = tl.exp(logit - above[:, None]), tl.exp(highest - above)
         total = total * kept + tl.sum(weight, 1)
-        if WIDE:
+        if WIDE:  # noqa: SIM108  # a kernel's branches have types of their own
             mean = tl.dot(weight, value, input_precision="ieee")
         else:
             mean = tl.dot(weight.to(value.dtype), value)

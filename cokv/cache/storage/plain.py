@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from cokv.cache.attention import buckets
-from cokv.cache.attention.backend import Attend, Backend, softcap_of, with_sinks
+from cokv.cache.attention import choose
+from cokv.cache.attention.backend import Attend, softcap_of, with_sinks
 from cokv.cache.attention.host_bounds import Bounds
 from cokv.cache.attention.weighted import attend_even
 from cokv.cache.policies.compensate import Compensate
@@ -144,6 +144,9 @@ class PlainRows:
         if evictor := self._evictor_of_all():
             out = self._attend_full(evictor, grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling, sinks)
             return out.view(rows, num_heads, 1, dim)
+        if step := self._fused_step(dim):
+            out = self._attend_fused(step, grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling, sinks)
+            return out.view(rows, num_heads, 1, dim)
         if any(isinstance(evictor, CompensationToken) for evictor in self.evictors):
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
         self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
@@ -168,16 +171,47 @@ class PlainRows:
         return store.backend(queries, *stored, scaling, self.bounds.at_most)
 
     def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        places, grows = self._places()
+        self.store.append(keys, values, places, grows)
+        self.bounds.appended(self.store.lengths, all_grow=grows is None)
+
+    def _places(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Where the next token of every segment goes, int64 [segments], and whether that makes it longer, bool likewise;
+        None where all grow at their end.
+        """
         if not self.evictors:
-            self.store.append(keys, values)
-            self.bounds.appended(self.store.lengths, all_grow=True)
-            return
+            return None, None
         places, grows = self.store.lengths.clone(), torch.ones_like(self.store.lengths, dtype=torch.bool)
         kinds = self._next_kinds()
         for evictor in self.evictors:
             evictor.place(self.store, places, grows, kinds)
-        self.store.append(keys, values, places, grows)
-        self.bounds.appended(self.store.lengths, all_grow=False)
+        return places, grows
+
+    def _fused_step(self, head_dim: int) -> choose.FusedStep | None:
+        """The backend's way to store and to attend a token in one, where it has one and nobody asks for weights."""
+        if any(type(evictor) is not OldestEvictor for evictor in self.evictors):
+            return None
+        return choose.fused_step(self.store.backend, self.store.device, self.store.dtype, head_dim)
+
+    def _attend_fused(
+        self,
+        step: choose.FusedStep,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Queries [segments, group_size, head_dim], keys and values [segments, head_dim]; output as queries."""
+        store = self.store
+        places, _ = self._places()  # a place behind the last token is what makes a segment longer
+        store.make_room()
+        stored, at_most = (store.k, store.v, store.starts, store.lengths), self.bounds.at_most
+        cap = softcap_of(store.backend)
+        got = step(queries, keys, values, *stored, scaling, at_most, cap, places=places, sinks=sinks)
+        store.appended(got.lengths)
+        self.bounds.appended(store.lengths, all_grow=places is None)
+        return got.out
 
     def _next_kinds(self) -> torch.Tensor | None:
         """Of the next token of every segment: int64 [segments], where they are known."""
@@ -194,8 +228,7 @@ class PlainRows:
         if len(self.evictors) != 1 or not isinstance(evictor := self.evictors[0], AttentionEvictor):
             return None
         whole = len(evictor.segments) == len(store.lengths) and evictor.even and evictor.full
-        plain = not isinstance(store.backend, Backend) or store.backend.attend is buckets.attend
-        return evictor if whole and plain and store.fits else None
+        return evictor if whole and choose.is_auto(store.backend) and store.fits else None
 
     def _attend_full(
         self,

@@ -73,13 +73,21 @@ class RaggedStorage:
         It goes behind the segment's last token; or to `places` int64 [segments], and only segments that `grows`
         (bool) get longer by it.
         """
+        self.make_room()
+        slots = self.starts + (self.lengths if places is None else places)
+        self.k[slots], self.v[slots] = keys, values
+        self.appended(self.lengths + (1 if grows is None else grows))
+
+    def make_room(self) -> None:
+        """A slot for the next token of every segment."""
         if self.stale:
             self._lay_out(self.starts, self.slack)
         elif self.room == 0:  # a quarter of the mean length, at least the configured slack
             self._lay_out(self.starts, max(self.slack, int(self.lengths.float().mean()) // 4))
-        slots = self.starts + (self.lengths if places is None else places)
-        self.k[slots], self.v[slots] = keys, values
-        self.lengths = self.lengths + (1 if grows is None else grows)
+
+    def appended(self, lengths: torch.Tensor) -> None:
+        """A token has been stored in every segment; lengths int64 [segments], what they have now."""
+        self.lengths = lengths
         self.room -= 1
 
     def drop_newest(self, count: int) -> None:
