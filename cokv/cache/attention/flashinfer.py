@@ -88,7 +88,7 @@ def attend(
     wrapper.plan(
         indptr,
         slots,
-        (counts > 0).to(torch.int32),  # tokens in the last page
+        torch.ones_like(counts),  # tokens in the last page; of no pages, that makes a length of 0
         rows,
         1,
         keys.shape[1],

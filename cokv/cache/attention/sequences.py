@@ -44,8 +44,8 @@ def as_sequences(
     starts: torch.Tensor,
     at_most: Sequence[int] | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
-    """Segments as sequences of one token, see reference.attend: query [segments, rows, channels] in the keys' dtype, key
-    and value [slots, 1, channels], where each sequence's queries and its keys begin, and the longest of either.
+    """Segments as sequences of one token: query [segments, rows, channels] in the keys' dtype, key and value [slots, 1,
+    channels], where each sequence's queries and its keys begin, and the longest of either.
     """
     longest = len(keys) if at_most is None else max(at_most, default=0)
     return (

@@ -176,8 +176,8 @@ class PlainRows:
         self.bounds.appended(self.store.lengths, all_grow=grows is None)
 
     def _places(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Where the next token of every segment goes, int64 [segments], and whether that makes it longer, bool likewise;
-        None where all grow at their end.
+        """Where the next token of every segment goes, int64 [segments], and whether that makes it longer,
+        bool likewise; None where all grow at their end.
         """
         if not self.evictors:
             return None, None
@@ -276,6 +276,7 @@ class PlainRows:
     def select(self, rows: torch.Tensor, copies: bool) -> None:
         segments = segments_of(rows.to(self.store.device), self.heads)
         before = self.store.lengths.numel()
+        copies = copies or bool((rows.diff() < 0).any())  # segments lie in their order, as some backends want them
         (self.store.copy_segments if copies else self.store.keep_segments)(segments)
         self.bounds.select(segments_of(rows, self.heads).tolist())
         if not copies and any(isinstance(evictor, AttentionEvictor) for evictor in self.evictors):

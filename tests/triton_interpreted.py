@@ -17,6 +17,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 import numpy as np
 import torch
 import triton.language as tl
+from segments import storage
 from triton.runtime import interpreter
 
 from cokv.cache.attention import reference, triton_decode
@@ -38,20 +39,6 @@ def patched_dot(self: Any, a: Any, b: Any, *more: Any) -> Any:
 
 
 interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot = patched_tensor, patched_dot
-
-
-def storage(lengths: list[int], group: int, dim: int, dtype: torch.dtype, slack: int = 2) -> tuple[torch.Tensor, ...]:
-    """queries, keys, values, starts, lengths; slack is NaN."""
-    generator = torch.Generator().manual_seed(len(lengths))
-    counts = torch.tensor(lengths)
-    starts = (counts + slack).cumsum(0) - (counts + slack)
-    slots = int((counts + slack).sum())
-    queries = torch.randn(len(lengths), group, dim, generator=generator).to(dtype)
-    keys, values = (torch.randn(slots, dim, generator=generator).to(dtype) for _ in range(2))
-    for start, length in zip(starts.tolist(), lengths, strict=True):
-        keys[start + length : start + length + slack] = torch.nan
-        values[start + length : start + length + slack] = torch.nan
-    return queries, keys, values, starts, counts
 
 
 def far(got: torch.Tensor, expected: torch.Tensor) -> float:
