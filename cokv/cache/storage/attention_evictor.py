@@ -57,7 +57,7 @@ class AttentionEvictor:
                 f"{type(rule).__name__} drops the same tokens in every head of a layer, but the selection holds "
                 "different ones; select the same positions in all heads of a layer"
             )
-        self.next = next_positions.to(device, self.positions.dtype)
+        self.next, self.read = next_positions.to(device, self.positions.dtype), int(next_positions.min())
         self.hole = torch.tensor(held, device=device)  # column of the next token
         self.step = self.drops = 0
         self.filling = max(limit - tokens for tokens, limit in zip(held, allowed, strict=True))  # steps until all drop
@@ -105,7 +105,7 @@ class AttentionEvictor:
         else:
             self.memory.scatter_(1, column, 0)
         self.next += 1
-        self.consecutive += 1
+        self.consecutive, self.read = self.consecutive + 1, self.read + 1
 
     def attended(self, store: RaggedStorage, queries: torch.Tensor, lse: torch.Tensor, scaling: float) -> None:
         """Notes the step's attention, and drops one token of every segment that holds more than the limit.
@@ -135,14 +135,14 @@ class AttentionEvictor:
 
         lengths int64 [watched] and which of them are `full`, bool [watched]; needed until all are.
         """
-        rows, group, width = attention.shape
+        group, width = attention.shape[1:]
         even = self.even and self.full
         held = None if even else (self.positions >= 0).view(-1, self.heads, width)
         by_row = attention.view(-1, self.heads, group, width)
         self.rule.update(self.memory.view(-1, self.heads, width, self.memory.shape[2]), by_row, held, self.step)
-        known = Known(even, self.drops if self.full else None, self.consecutive, self.next[:, None])
+        known = Known(even, self.drops if self.full else None, self.consecutive, self.read, self.next[:, None])
         self.hole = self.rule.worst(self.memory, self.positions, group, known)
-        if full is not None:
+        if full is not None and lengths is not None:
             self.hole = torch.where(full, self.hole, lengths)
         self.positions.scatter_(1, self.hole[:, None], -1)
         self.step += 1
@@ -150,6 +150,18 @@ class AttentionEvictor:
             self.drops += 1
         else:
             self.filling -= 1
+
+    def settle(self, store: RaggedStorage) -> None:
+        """Closes the holes, so that the first slots of each segment are its tokens, without a gap."""
+        last, rows = store.lengths[self.segments], torch.arange(len(self.segments), device=self.segments.device)
+        slots, moves = store.starts[self.segments], self.hole < last
+        source, target = slots + torch.where(moves, last, 0), slots + torch.where(moves, self.hole, 0)
+        store.k[target], store.v[target] = store.k[source], store.v[source]
+        source, target = torch.where(moves, last, 0), torch.where(moves, self.hole, 0)
+        self.memory[rows, target] = self.memory[rows, source]
+        self.positions[rows, target] = self.positions[rows, source]
+        self.positions.scatter_(1, last[:, None], -1)
+        self.hole = last
 
     def select(self, picked: torch.Tensor, segments: torch.Tensor) -> None:
         self.segments = segments

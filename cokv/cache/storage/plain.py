@@ -140,8 +140,8 @@ class PlainRows:
         if t > 1:
             return self._attend_chunk(queries, keys, values, scaling, sinks)
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
-        if evictor := self._evictor_of_all():
-            out = self._attend_full(evictor, grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling, sinks)
+        if only := self._evictor_of_all():
+            out = self._attend_full(only, grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling, sinks)
             return out.view(rows, num_heads, 1, dim)
         if any(isinstance(evictor, CompensationToken) for evictor in self.evictors):
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
@@ -211,8 +211,9 @@ class PlainRows:
         evictor.note(self._next_kinds())
         store.k.index_copy_(0, slots, keys)
         store.v.index_copy_(0, slots, values)
-        stored = (part.view(segments, -1, part.shape[1]) for part in (store.k, store.v))
-        out, _, weights = attend_even(queries, *stored, scaling, softcap_of(store.backend), sinks)
+        stored_keys, stored_values = (part.view(segments, -1, part.shape[1]) for part in (store.k, store.v))
+        softcap = softcap_of(store.backend)
+        out, _, weights = attend_even(queries, stored_keys, stored_values, scaling, softcap, sinks)
         evictor.take(weights)
         return out
 
