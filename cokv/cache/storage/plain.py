@@ -20,6 +20,7 @@ from cokv.cache.storage.compensated import CompensationToken, mean_of_dropped
 from cokv.cache.storage.evictors import OldestEvictor
 from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of, view_of, without_unread
+from cokv.model.device import sent
 from cokv.types import CokvError
 
 Plain = Grow | EvictOldest | Compensate | EvictsByAttention
@@ -40,7 +41,7 @@ class PlainRows:
             [policy.kept(p, n) for p in row] if isinstance(policy, Compensate) else row
             for row, policy, n in zip(kept, policies, seq_lens, strict=True)
         ]
-        self.store = RaggedStorage(*gathered(views, stored), slack, backend)
+        self.store = RaggedStorage(*gathered(views, stored, slack), slack, backend, laid_out=True)
         self.bounds = Bounds([p.numel() for row in stored for p in row])
         self.evictors: list[Evictor] = []
         self.kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known: int64 [rows, t]
@@ -51,7 +52,7 @@ class PlainRows:
 
     def _evict_oldest(self, policies: Sequence[Plain], seq_lens: Sequence[int]) -> None:
         watched = []
-        lengths = self.store.lengths.tolist() if any(isinstance(p, EvictOldest) for p in policies) else []
+        lengths = self.bounds.lengths  # exact still
         for row, policy in enumerate(policies):
             for segment in range(row * self.heads, (row + 1) * self.heads) if isinstance(policy, EvictOldest) else ():
                 assert isinstance(policy, EvictOldest)
@@ -63,7 +64,7 @@ class PlainRows:
                 if policy.limit is not None or lengths[segment] < seq_lens[row]:
                     watched.append((segment, policy.limit or max(lengths[segment], 1), policy.num_sinks))
         if watched:
-            self.evictors.append(OldestEvictor(*torch.tensor(watched, device=self.store.device).unbind(1)))
+            self.evictors.append(OldestEvictor(*sent(torch.tensor(watched), self.store.device).unbind(1)))
 
     def _compensate(self, views: Sequence[PrefillLayer], kept: Kept, stored: Kept, policies: Sequence[Plain]) -> None:
         watched, means = [], []
