@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import buckets, choose
 from cokv.cache.attention.backend import Attend, Backend, softcap_of, with_sinks
 from cokv.cache.attention.host_bounds import Bounds
 from cokv.cache.attention.weighted import attend_even
@@ -25,6 +25,7 @@ from cokv.types import CokvError
 
 Plain = Grow | EvictOldest | Compensate | EvictsByAttention
 Evictor = OldestEvictor | AttentionEvictor
+EVEN = (choose.attend, buckets.attend)  # backends in whose place segments of one length may be attended as a batch
 NO_WAITING = ("cpu",)  # devices whose numbers can be read without waiting
 
 
@@ -194,8 +195,8 @@ class PlainRows:
         if len(self.evictors) != 1 or not isinstance(evictor := self.evictors[0], AttentionEvictor):
             return None
         whole = len(evictor.segments) == len(store.lengths) and evictor.even and evictor.full
-        plain = not isinstance(store.backend, Backend) or store.backend.attend is buckets.attend
-        return evictor if whole and plain and store.fits else None
+        attend = store.backend.attend if isinstance(store.backend, Backend) else store.backend
+        return evictor if whole and attend in EVEN and store.fits else None
 
     def _attend_full(
         self,
