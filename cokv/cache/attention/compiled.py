@@ -36,7 +36,7 @@ def function(dtype: torch.dtype) -> Callable[..., int]:
     known = _functions.get(dtype)
     if known is None:
         if dtype not in DEFINES:
-            raise Unavailable(f"storage in {dtype}; expected float32, bfloat16 or float16")
+            raise Unavailable(f"{dtype}; expected float32, bfloat16 or float16")
         known = library(SOURCE, DEFINES[dtype]).cokv_step
         known.argtypes = [
             *[ctypes.c_void_p] * _POINTERS,
@@ -50,14 +50,23 @@ def function(dtype: torch.dtype) -> Callable[..., int]:
     return known
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why it cannot serve storage of this dtype on this device; None where it can."""
+def missing() -> str | None:
+    """Why it is not available here, in words; builds it where nobody has yet."""
+    try:
+        function(torch.float32)
+    except Unavailable as error:
+        return str(error)
+    return None
+
+
+def refusal(device: torch.device, dtype: torch.dtype, head_dim: int, softcap: float | None = None) -> str | None:
+    """Why it cannot serve such keys, in words."""
     if device.type != "cpu":
-        return f"storage on {device}; expected the CPU"
+        return f"runs on the CPU, not on {device.type!r}"
     try:
         function(dtype)
     except Unavailable as error:
-        return str(error)
+        return f"has no code for these keys: {error}"
     return None
 
 

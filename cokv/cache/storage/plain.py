@@ -139,8 +139,11 @@ class PlainRows:
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
         if any(isinstance(evictor, CompensationToken) for evictor in self.evictors):
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
-        self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
-        out, lse = self._over_stored(grouped, scaling)
+        needs_lse = bool(self.evictors) or sinks is not None
+        out, lse = self._step(grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling, needs_lse)
+        if not needs_lse:
+            return out.view(rows, num_heads, 1, dim)
+        assert lse is not None
         for evictor in self.evictors:
             if isinstance(evictor, CompensationToken):
                 segments = evictor.segments
@@ -152,6 +155,17 @@ class PlainRows:
             evictor.attended(self.store, grouped, lse, scaling)
         return out.view(rows, num_heads, 1, dim).to(queries.dtype)
 
+    def _step(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, needs_lse: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Stores one token per segment, then attends: queries [segments, group_size, head_dim]."""
+        places, grows = self._places()
+        result = self.store.step(queries, keys, values, scaling, places, grows, needs_lse)
+        if result is None:
+            self.store.append(keys, values, places, grows)
+        self.bounds.appended(self.store.lengths, all_grow=grows is None)
+        return result or self._over_stored(queries, scaling)
+
     def _over_stored(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Flat.attend`, without waiting for the device."""
         store = self.store
@@ -160,19 +174,22 @@ class PlainRows:
         stored = store.k, store.v, store.starts, store.lengths
         return store.backend(queries, *stored, scaling, self.bounds.at_most)
 
-    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def _places(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Where the next token of each segment goes and which get longer, as evictors say; none where all grow."""
         if not self.evictors:
-            self.store.append(keys, values)
-            self.bounds.appended(self.store.lengths, all_grow=True)
-            return
+            return None, None
         places, grows = self.store.lengths.clone(), torch.ones_like(self.store.lengths, dtype=torch.bool)
         kinds = None
         if self.kinds is not None:
             kinds, self.kinds = self.kinds[:, 0].repeat_interleave(self.heads).to(places.device), self.kinds[:, 1:]
         for evictor in self.evictors:
             evictor.place(self.store, places, grows, kinds)
+        return places, grows
+
+    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        places, grows = self._places()
         self.store.append(keys, values, places, grows)
-        self.bounds.appended(self.store.lengths, all_grow=False)
+        self.bounds.appended(self.store.lengths, all_grow=grows is None)
 
     def _attend_chunk(
         self,
