@@ -85,6 +85,12 @@ class MethodCompression:
     profile: Any
     shape: Shape
 
+    positions_are_sound = True  # a Method's selection is made of ranks
+
+    @property
+    def name(self) -> str:
+        return self.method.name
+
     @property
     def window(self) -> int:
         return self.method.window_size or 1

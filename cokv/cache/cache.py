@@ -111,7 +111,7 @@ class RaggedCache(AnsweringCache):
                 raise CokvError("this method must know which tokens are read, and the model was given embeddings")
             self._tell_kinds(input_ids)
         if self.prompt is not None:
-            self.prompt.input_ids = input_ids if self._prompt_unread else None
+            self.prompt.forward_begins(input_ids if self._prompt_unread else None)
 
     def attention_begins(self, module: torch.nn.Module, hidden_states: torch.Tensor, kwargs: dict[str, Any]) -> None:
         if self.prompt is not None and self.prompt.needs_inputs and self._prompt_unread:
@@ -119,8 +119,8 @@ class RaggedCache(AnsweringCache):
 
     def forward_ends(self) -> None:
         super().forward_ends()
-        if self.prompt is not None and self.prompt.parts is not None:
-            self.prompt.parts.inputs.clear()
+        if self.prompt is not None:
+            self.prompt.forward_ends()
 
     def _tell_kinds(self, ids: torch.Tensor) -> None:
         """Which kinds of tokens the next forward pass reads, int64 [rows, t], to rows whose policy must know."""
@@ -147,8 +147,7 @@ class RaggedCache(AnsweringCache):
         """Empty again, and ready for another prompt; one that failed half-way leaves nothing."""
         super().reset()
         if self.prompt is not None:
-            self.prompt.waiting.clear()
-            self.prompt.input_ids = None
+            self.prompt.reset()
 
     def crop(self, tokens_to_remove: int) -> None:
         """All layers or none: sliding layers come first in some models."""

@@ -74,7 +74,8 @@ def filled(model: PreTrainedModel, ids: torch.Tensor, policies: list[Policy]) ->
     observers = [observer for policy in policies for observer in getattr(policy, "observers", ())]
     prefilled = prefill(model, ids, 17, observers)
     last = Selection.from_mask((torch.arange(SEQ_LEN) >= SEQ_LEN - 18).expand(2, HEADS, -1))
-    return RaggedCache.of(prefilled, [last] * len(policies), policies, slack=2 * STEPS).ragged_layers[0]
+    cache = RaggedCache.of(prefilled, [last] * len(policies), policies, slack=2 * STEPS, attend=buckets.attend)
+    return cache.ragged_layers[0]
 
 
 def read(layer: RaggedLayer, rows: int, t: int, seed: int) -> torch.Tensor:
