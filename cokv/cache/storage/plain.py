@@ -147,18 +147,44 @@ class PlainRows:
             return out.view(rows, num_heads, 1, dim)
         if any(isinstance(evictor, CompensationToken) for evictor in self.evictors):
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
-        self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
-        out, lse = self._over_stored(grouped, scaling)
-        for evictor in self.evictors:
-            if isinstance(evictor, CompensationToken):
-                segments = evictor.segments
-                out[segments], lse[segments] = merge_attention_states(
-                    [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling)]
-                )
-        out, lse = with_sinks(out, lse, sinks)
-        for evictor in self.evictors:
-            evictor.attended(self.store, grouped, lse, scaling)
+        watching = [evictor for evictor in self.evictors if isinstance(evictor, AttentionEvictor)]
+        needs_lse = len(watching) < len(self.evictors) or sinks is not None
+        new = keys.reshape(-1, dim), values.reshape(-1, dim)
+        out, lse, weights = self._step(grouped, *new, scaling, needs_lse, max((w.width for w in watching), default=0))
+        if lse is not None:
+            for evictor in self.evictors:
+                if isinstance(evictor, CompensationToken):
+                    segments = evictor.segments
+                    out[segments], lse[segments] = merge_attention_states(
+                        [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling)]
+                    )
+            stored, (out, lse) = lse, with_sinks(out, lse, sinks)
+            if sinks is not None and weights is not None:
+                weights *= (stored - lse).exp()[..., None]
+        for watcher in watching:
+            watcher.attended(self.store, grouped, lse, scaling, weights)
         return out.view(rows, num_heads, 1, dim).to(queries.dtype)
+
+    def _step(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        needs_lse: bool,
+        watched: int,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Stores one token per segment, then attends: queries [segments, group_size, head_dim]. Output, log-sum-exp
+        and the weights [segments, group_size, watched] of the segments that are no longer; one of these two may be
+        missing: the log-sum-exp where it is not needed, the weights where the backend gives none.
+        """
+        store, (places, grows) = self.store, self._places()
+        weights = queries.new_empty(*queries.shape[:2], watched, dtype=torch.float32) if watched else None
+        result = store.step(queries, keys, values, scaling, places, grows, needs_lse, weights)
+        if result is None:
+            store.append(keys, values, places, grows)
+        self.bounds.appended(store.lengths, all_grow=not self.evictors)
+        return (*result, weights) if result else (*self._over_stored(queries, scaling), None)
 
     def _over_stored(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Flat.attend`, without waiting for the device."""
@@ -168,17 +194,25 @@ class PlainRows:
         stored = store.k, store.v, store.starts, store.lengths
         return store.backend(queries, *stored, scaling, self.bounds.at_most)
 
-    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def _places(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Where the next token of each segment goes and which get longer, as evictors say; none where all grow."""
         if not self.evictors:
-            self.store.append(keys, values)
-            self.bounds.appended(self.store.lengths, all_grow=True)
-            return
-        places, grows = self.store.lengths.clone(), torch.ones_like(self.store.lengths, dtype=torch.bool)
-        kinds = self._next_kinds()
+            return None, None
+        kinds, store = self._next_kinds(), self.store
+        only = self.evictors[0]
+        if isinstance(only, AttentionEvictor) and only.watches_all(store):
+            only.cap(store)
+            only.note(kinds)
+            return only.hole, None
+        places, grows = store.lengths.clone(), torch.ones_like(store.lengths, dtype=torch.bool)
         for evictor in self.evictors:
-            evictor.place(self.store, places, grows, kinds)
+            evictor.place(store, places, grows, kinds)
+        return places, grows
+
+    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        places, grows = self._places()
         self.store.append(keys, values, places, grows)
-        self.bounds.appended(self.store.lengths, all_grow=False)
+        self.bounds.appended(self.store.lengths, all_grow=not self.evictors)
 
     def _next_kinds(self) -> torch.Tensor | None:
         """Of the next token of every segment: int64 [segments], where they are known."""
@@ -194,9 +228,9 @@ class PlainRows:
         store = self.store
         if len(self.evictors) != 1 or not isinstance(evictor := self.evictors[0], AttentionEvictor):
             return None
-        whole = len(evictor.segments) == len(store.lengths) and evictor.even and evictor.full
+        whole = evictor.watches_all(store) and evictor.even and evictor.full
         attend = store.backend.attend if isinstance(store.backend, Backend) else store.backend
-        return evictor if whole and attend in EVEN and store.fits else None
+        return evictor if whole and attend in EVEN and store.fits and not store.has_step else None
 
     def _attend_full(
         self,
