@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from cokv.cache.attention.backend import Attend
 from cokv.cache.policies.base import Policy
-from cokv.cache.storage.ragged import Attend
 from cokv.cache.storage.state import assign, by_name, state_of
 from cokv.types import JSON, CokvError
 
@@ -112,8 +112,8 @@ class Decoder:
         if {*attributes} != state.written:
             raise CokvError(f"a store of kind {name!r} has {sorted(attributes)}, expected {sorted(state.written)}")
         store: Any = object.__new__(kind)
-        for each, encoded in attributes.items():
-            assign(store, each, self.decode(encoded, each in state.device))
+        for attribute, encoded in attributes.items():
+            assign(store, attribute, self.decode(encoded, attribute in state.device))
         if state.knows_device:
             assign(store, "device", self.device)
         state.remake(store, self.backend)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from cokv.cache.attention.backend import Backend, softcap_of
 from cokv.cache.cache import RaggedCache
 from cokv.cache.encoding import Decoder, Encoder
 from cokv.cache.layer import RaggedLayer
@@ -62,6 +63,7 @@ def fill_cache(
     for place, (layer, encoded) in enumerate(zip(cache.layers, layers, strict=True)):
         device = devices.get(place, torch.device("cpu"))
         if isinstance(layer, RaggedLayer):
+            layer.backend = Backend(layer.backend.attend, encoded["softcap"])
             decoder = Decoder(tensors, device, layer.backend)
             nothing = torch.empty(0, dtype=decoder.decode(encoded["dtype"]), device=device)
             layer.lazy_initialization(nothing, nothing)
@@ -76,6 +78,8 @@ def fill_cache(
 def _encoded(layer: Any, encoder: Encoder, name: str) -> dict[str, Any]:
     names = ("rows", "starts", "prompt_len", "dtype") if isinstance(layer, RaggedLayer) else ("keys", "values")
     parts = {each: encoder.encode(getattr(layer, each), f"{name}.{each}") for each in names}
+    if isinstance(layer, RaggedLayer):
+        parts["softcap"] = softcap_of(layer.backend)
     return {**parts, "tokens_seen": layer.get_seq_length()}
 
 

@@ -23,6 +23,7 @@ class Loaded:
     window = 1
     observers = ()
     layer_local = True
+    positions_are_sound = True
     further_passes = False
 
     def facts(self) -> dict[str, Any]:

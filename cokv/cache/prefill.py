@@ -19,6 +19,7 @@ from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.compat import AnsweringCache, Layer, cache_argument
 from cokv.cache.replay import replay
 from cokv.cache.sliding import SlidingLayer
+from cokv.model.device import LaterChecks
 from cokv.model.observe import LayerView, ModelParts, Observation, Observer, Replayer
 from cokv.model.shape import Shape, model_shape
 from cokv.types import CokvError
@@ -35,6 +36,7 @@ class PrefillLayer:
     scaling: float  # of the attention logits
     observed: Mapping[Observer | Replayer, Observation | CokvError] = field(default_factory=dict)
     unread: int = 0  # tokens at the prompt's end that are not among these, and will be read like new ones
+    checks: LaterChecks | None = None  # who asks later about what must not be; None: it is asked at once
 
     def observation(self, observer: Observer | Replayer) -> Observation:
         """What an observer saw of this layer, or why it saw nothing."""

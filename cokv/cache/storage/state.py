@@ -13,16 +13,18 @@ from typing import Any
 
 import torch
 
+from cokv.cache.attention.backend import Attend
 from cokv.cache.attention.host_bounds import Bounds
 from cokv.cache.policies.packing import Packed
+from cokv.cache.storage.attention_evictor import AttentionEvictor
 from cokv.cache.storage.compensated import CompensationToken
-from cokv.cache.storage.evictors import AttentionEvictor, OldestEvictor
+from cokv.cache.storage.evictors import OldestEvictor
 from cokv.cache.storage.host_pages import HostPages
 from cokv.cache.storage.mixed import MixedRows
 from cokv.cache.storage.plain import PlainRows
 from cokv.cache.storage.pruned import PrunedRows
 from cokv.cache.storage.quantized import Pool, QuantizedRows
-from cokv.cache.storage.ragged import Attend, RaggedStorage
+from cokv.cache.storage.ragged import UNCAPPED, RaggedStorage
 from cokv.cache.storage.recalled import RecalledRows
 
 
@@ -86,17 +88,21 @@ def moved(value: Any, device: torch.device, with_keys: bool = False) -> Any:
 
 
 def _tight(store: RaggedStorage) -> RaggedStorage:
-    twin = copy.copy(store)
-    first = store.lengths.cumsum(0) - store.lengths
-    slots = torch.repeat_interleave(store.starts - first, store.lengths)
+    """A segment with a cap keeps one slot more, where it has one: the hole of a rule by attention may lie before it."""
+    twin, used = copy.copy(store), store.lengths
+    if store.caps is not None:
+        used = torch.minimum(used + (store.caps < UNCAPPED).long(), store.capacities)
+    twin.starts = used.cumsum(0) - used
+    slots = torch.repeat_interleave(store.starts - twin.starts, used)
     slots = slots + torch.arange(len(slots), device=slots.device)
     twin.k, twin.v = store.k[slots], store.v[slots]
     return twin
 
 
 def _laid_out(store: RaggedStorage, backend: Attend) -> None:
-    store.backend, store.dtype = backend, store.k.dtype
-    store._lay_out(store.lengths.cumsum(0) - store.lengths, store.slack)
+    store.backend, store.dtype, stale = backend, store.k.dtype, store.stale
+    store._lay_out(store.starts, store.slack)
+    store.stale = stale
 
 
 # ---- stores of one kind each
@@ -157,7 +163,7 @@ _RAGGED = State(
     "ragged",
     device=("k", "v", "lengths", "caps", "starts", "capacities"),
     host=("slack", "widths", "room", "stale", "backend", "dtype"),
-    remade=("starts", "capacities", "room", "stale", "backend", "dtype"),
+    remade=("capacities", "room", "backend", "dtype"),
     knows_device=True,
     compact=_tight,
     remake=_laid_out,
@@ -179,8 +185,8 @@ STATES: dict[type, State] = {
     ),
     AttentionEvictor: State(
         "evict_by_attention",
-        device=("segments", "limits", "positions", "memory", "next"),
-        host=("rule", "heads", "step", "capped"),
+        device=("segments", "limits", "positions", "memory", "next", "hole"),
+        host=("rule", "heads", "step", "drops", "filling", "even", "consecutive", "capped"),
     ),
     PrunedRows: State("pruned", device=("channels",), host=("heads", "older", "newer")),
     QuantizedRows: State("quantized", device=("bits",), host=("heads", "policy", "channels", "residual", "pools")),
