@@ -121,7 +121,5 @@ class Decoder:
 
 
 def _subclasses(kind: type) -> set[type]:
-    found = {kind}
-    for each in kind.__subclasses__():
-        found |= _subclasses(each)
-    return found
+    below: list[type] = type.__subclasses__(kind)
+    return {kind}.union(*map(_subclasses, below))

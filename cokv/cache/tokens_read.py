@@ -22,12 +22,13 @@ class TokensRead:
         if not before:
             self.room, self.known = None, 0
         end = before + ids.shape[1]
-        if self.room is None or self.room.device != ids.device or end > self.room.shape[1]:
-            more = ids.new_zeros(len(ids), max(end + 64, end * 5 // 4))
-            if self.room is not None:
-                more[:, :before] = self.room[:, :before]
-            self.room = more
-        self.room[:, before:end] = ids
+        with torch.inference_mode(False), torch.no_grad():  # room is written in place, in whatever mode
+            if self.room is None or self.room.device != ids.device or end > self.room.shape[1]:
+                more = torch.zeros(len(ids), max(end + 64, end * 5 // 4), dtype=ids.dtype, device=ids.device)
+                if self.room is not None:
+                    more[:, :before] = self.room[:, :before]
+                self.room = more
+            self.room[:, before:end] = ids
         self.known = end
 
     def first(self, count: int) -> torch.Tensor | None:
@@ -39,4 +40,5 @@ class TokensRead:
     def select(self, rows: torch.Tensor) -> None:
         """Row i becomes old row rows[i]."""
         if self.room is not None:
-            self.room = self.room[rows.to(self.room.device)]
+            with torch.inference_mode(False):
+                self.room = self.room[rows.to(self.room.device)]
