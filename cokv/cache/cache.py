@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import choose
+from cokv.cache.attention.backend import Attend
 from cokv.cache.attention.host_bounds import sent
 from cokv.cache.compat import AnsweringCache, sliding_layer
 from cokv.cache.compression import Compression, PromptReader, SelectEachLayer
@@ -22,7 +23,7 @@ from cokv.cache.layer import RaggedLayer
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.protocol import ReadsKinds
 from cokv.cache.prefill import Prefill
-from cokv.cache.storage.ragged import SLACK, Attend
+from cokv.cache.storage.ragged import SLACK
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.model.observe import ModelParts
 from cokv.model.shape import model_shape
@@ -47,7 +48,7 @@ class RaggedCache(AnsweringCache):
         config: Any,
         compression: Compression | None = None,
         slack: int = SLACK,
-        attend: Attend = buckets.attend,
+        attend: Attend = choose.attend,
         model: Any = None,
         tokenizer: Any = None,
     ) -> None:
@@ -71,7 +72,7 @@ class RaggedCache(AnsweringCache):
         selections: Sequence[Selection],
         policies: Sequence[Policy] | None = None,
         slack: int = SLACK,
-        attend: Attend = buckets.attend,
+        attend: Attend = choose.attend,
     ) -> RaggedCache:
         """One row per Selection, all over the same prompt. Selections may hold tokens that the prefill has unread."""
         shape = prefill.shape
@@ -159,6 +160,11 @@ class RaggedCache(AnsweringCache):
     @property
     def ragged_layers(self) -> list[RaggedLayer]:
         return [layer for layer in self.layers if isinstance(layer, RaggedLayer)]
+
+    @property
+    def attention(self) -> list[str]:
+        """Name of the backend that attends what is kept, of each layer with a budget; "auto" before it is known."""
+        return [layer.attention for layer in self.ragged_layers]
 
     @property
     def stored_tokens(self) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import choose
+from cokv.cache.attention.backend import Attend, Backend
 from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.attention.masks import check_plain
 from cokv.cache.compat import Layer
@@ -19,7 +20,7 @@ from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import PrefillLayer, check_heads
 from cokv.cache.storage.mixed import MixedRows
-from cokv.cache.storage.ragged import SLACK, Attend
+from cokv.cache.storage.ragged import SLACK
 from cokv.cache.storage.rows import Kept, MemoryUsage, Rows
 from cokv.model.shape import Shape
 from cokv.types import CokvError
@@ -37,14 +38,15 @@ class RaggedLayer(Layer):
         index: int = 0,
         shape: Shape | None = None,
         slack: int = SLACK,
-        attend: Attend = buckets.attend,
+        attend: Attend = choose.attend,
         after_prompt: AfterPrompt | None = None,
     ) -> None:
         """after_prompt: called with this layer, queries, mask and scaling once the prompt has been attended."""
         super().__init__(index)
         if slack < 1:
             raise CokvError(f"slack of {slack} slots per head; expected at least 1, the room for the next token")
-        self.shape, self.slack, self.backend, self.after_prompt = shape, slack, attend, after_prompt
+        self.shape, self.slack, self.after_prompt = shape, slack, after_prompt
+        self.backend = Backend(attend)
         self.rows: MixedRows | None = None  # once the prompt has been compressed
         self.token_kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known
         self.starts = torch.zeros(0, dtype=torch.int64)  # where each row's prompt begins behind its padding
@@ -108,9 +110,16 @@ class RaggedLayer(Layer):
         if self.checks_masks:
             check_plain(mask, self.starts, t, self.tokens_seen)
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Queries [rows, num_heads, t, head_dim] over the stored tokens and the t new ones (causal among these),
-        which are then stored.
+        which are then stored. sinks [num_heads]: logits without a token, see backend.py.
         """
         kinds, self.token_kinds = self.token_kinds, None
         new = [queries.shape[0], queries.shape[2]]
@@ -125,7 +134,7 @@ class RaggedLayer(Layer):
         self.rows.tell(kinds)
         if queries.dtype != self.dtype:  # only the prompt was read under autocast, or only what follows
             queries, keys, values = (x.to(self.dtype) for x in (queries, keys, values))
-        return self.rows.attend(queries, keys, values, scaling)
+        return self.rows.attend(queries, keys, values, scaling, sinks)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Drops the newest tokens, as assisted decoding does: minus their number, or the length to keep."""
@@ -189,7 +198,7 @@ class RaggedLayer(Layer):
 
     def reset(self) -> None:
         checks, handshake = self.checks_masks, self.handshake
-        self.__init__(self.index, self.shape, self.slack, self.backend, self.after_prompt)  # type: ignore[misc]
+        self.__init__(self.index, self.shape, self.slack, self.backend.attend, self.after_prompt)  # type: ignore[misc]
         self.checks_masks, self.handshake = checks, handshake
 
     # ---- what it holds
@@ -197,6 +206,15 @@ class RaggedLayer(Layer):
     def held(self) -> list[MemoryUsage]:
         """Per row."""
         return [] if self.rows is None else self.rows.held()
+
+    @property
+    def attention(self) -> str:
+        """Name of the backend that attends what is kept; "auto" where it is to be chosen and nothing is known yet."""
+        name = choose.name_of(self.backend.attend)
+        if name != choose.AUTO or not self.is_initialized:
+            return name
+        width = self.shape.head_dim if self.shape is not None else 0
+        return choose.choose(self.device, self.dtype, width, self.backend.softcap)
 
     @property
     def stored_tokens(self) -> int:

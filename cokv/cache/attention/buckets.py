@@ -26,12 +26,13 @@ def attend(
     lengths: torch.Tensor,
     scaling: float,
     at_most: Sequence[int] | None = None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.attend`. With `at_most` it never waits for the device; lengths well below it cost padding."""
     segments = queries.shape[0]
     if at_most is None:
         if queries.device.type == "cpu" and (segments <= FEW or int(lengths.sum()) * keys.shape[1] > LONG * segments):
-            return reference.attend(queries, keys, values, starts, lengths, scaling)
+            return reference.attend(queries, keys, values, starts, lengths, scaling, softcap=softcap)
         at_most = lengths.tolist()
     wide = torch.promote_types(queries.dtype, torch.float32)
     out = queries.new_zeros(*queries.shape[:2], values.shape[1])
@@ -42,7 +43,7 @@ def attend(
         inside = offsets < lengths[members, None]  # [members, size]
         slots = torch.where(inside, starts[members, None] + offsets, starts[members, None])
         k, v = keys[slots], values[slots]  # [members, size, head_dim]
-        logits = queries[members].to(wide) @ k.to(wide).transpose(1, 2) * scaling
+        logits = reference.capped(queries[members].to(wide) @ k.to(wide).transpose(1, 2) * scaling, softcap)
         logits = logits.masked_fill(~inside[:, None], -torch.inf)
         lse[members] = logits.logsumexp(-1)
         out[members] = logits.softmax(-1).to(queries.dtype) @ v.to(queries.dtype)

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import torch
 
 
+def capped(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Logits of any shape, already scaled, within -softcap..softcap; unchanged without a cap."""
+    return logits if softcap is None else (logits / softcap).tanh() * softcap
+
+
 def attend(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -15,6 +20,7 @@ def attend(
     lengths: torch.Tensor,
     scaling: float,
     at_most: Sequence[int] | None = None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of each segment's queries over its own stretch of flat storage; no mask inside a segment.
 
@@ -24,6 +30,7 @@ def attend(
     stay in float32 for half precision too, as in SDPA: rounded logits would cost a few times the error. Queries may be
     wider than what is stored: the output then is, too, for those who merge it with more and round once. `at_most`:
     bounds of the lengths that are known on the host, for backends that would wait for the device; this one asks.
+    `softcap`: logits are softcap * tanh(logits / softcap), as in Gemma 2.
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
     out = queries.new_zeros(*queries.shape[:2], values.shape[1])
@@ -32,7 +39,7 @@ def attend(
         if length == 0:
             continue
         k, v = keys[start : start + length], values[start : start + length]
-        logits = queries[segment].to(wide) @ k.to(wide).T * scaling
+        logits = capped(queries[segment].to(wide) @ k.to(wide).T * scaling, softcap)
         lse[segment] = logits.logsumexp(-1)
         out[segment] = logits.softmax(-1).to(queries.dtype) @ v.to(queries.dtype)
     return out, lse

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from cokv.cache.attention.backend import with_sinks
+from cokv.cache.attention.reference import capped
 from cokv.cache.storage.ragged import merge_attention_states
 
 LOGITS = 1 << 24  # numbers at a time, in float32 64 MiB, of which about three copies are alive
@@ -24,12 +26,14 @@ def attend_chunk(
     keys: torch.Tensor,
     values: torch.Tensor,
     scaling: float,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> torch.Tensor:
     """Queries [rows, num_heads, t, head_dim] over stored tokens and the t new ones, keys and values [rows,
     num_kv_heads, t, head_dim]; output as queries.
 
     `stored`: outputs and log-sum-exps of queries [segments, rows, head_dim] over the stored tokens, in any number of
-    parts; these are `slots` at most, over all segments.
+    parts; these are `slots` at most, over all segments. sinks, softcap: see backend.py.
     """
     (rows, num_heads, t, dim), heads = queries.shape, keys.shape[1]
     group, wide = num_heads // heads, torch.promote_types(queries.dtype, torch.float32)
@@ -40,14 +44,16 @@ def attend_chunk(
         block_queries = queries[:, :, some].reshape(rows, heads, group, -1, dim).to(wide)
         grouped = block_queries.flatten(0, 1).flatten(1, 2)
         end = start + block_queries.shape[3]
-        new, lse = among_new(block_queries, keys[:, :, :end], values[:, :, :end], scaling)
+        new, lse = among_new(block_queries, keys[:, :, :end], values[:, :, :end], scaling, softcap)
         parts = [*stored(grouped), (new.view_as(grouped), lse.reshape(grouped.shape[:2]))]
-        out[:, :, some] = merge_attention_states(parts)[0].view(rows, num_heads, -1, dim)
+        merged = merge_attention_states(parts)
+        by_token = None if sinks is None else sinks.repeat_interleave(block_queries.shape[3])
+        out[:, :, some] = with_sinks(*merged, by_token)[0].view(rows, num_heads, -1, dim)
     return out
 
 
 def among_new(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, softcap: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Causal attention of the last t of n new tokens: output as queries, log-sum-exp [rows, heads, group_size, t].
 
@@ -55,6 +61,7 @@ def among_new(
     """
     (rows, heads, group, t, dim), n = queries.shape, keys.shape[2]
     logits = queries.reshape(rows, heads, group * t, dim) @ keys.to(queries.dtype).transpose(-1, -2) * scaling
+    logits = capped(logits, softcap)
     ahead = torch.ones(t, n, dtype=torch.bool, device=queries.device).triu(n - t + 1)
     logits.view(rows, heads, group, t, n).masked_fill_(ahead, -torch.inf)
     lse = logits.logsumexp(-1)

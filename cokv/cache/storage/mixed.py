@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cokv.cache.attention.backend import Attend
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.prune_channels import PruneChannels
 from cokv.cache.policies.quantize import Quantize
@@ -16,7 +17,6 @@ from cokv.cache.prefill import PrefillLayer
 from cokv.cache.storage.plain import PlainRows
 from cokv.cache.storage.pruned import PrunedRows
 from cokv.cache.storage.quantized import QuantizedRows
-from cokv.cache.storage.ragged import Attend
 from cokv.cache.storage.recalled import RecalledRows
 from cokv.cache.storage.rows import Kept, MemoryUsage, Rows
 from cokv.model.device import sent
@@ -62,12 +62,19 @@ class MixedRows:
             if isinstance(store, PlainRows):
                 store.kinds = None if kinds is None else kinds[rows]
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         if len(self.parts) == 1:
-            return _attend(self.parts[0][1], queries, keys, values, scaling)
+            return _attend(self.parts[0][1], queries, keys, values, scaling, sinks)
         out = torch.empty_like(queries)
         for rows, (_, store) in zip(self.places, self.parts, strict=True):
-            out[rows] = _attend(store, queries[rows], keys[rows], values[rows], scaling)
+            out[rows] = _attend(store, queries[rows], keys[rows], values[rows], scaling, sinks)
         return out
 
     def select(self, rows: torch.Tensor, copies: bool) -> None:
@@ -117,8 +124,13 @@ def _kind(policy: Policy) -> tuple[type[Rows], Any]:
 
 
 def _attend(
-    store: Rows, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    store: Rows,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scaling: float,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """Stores that merge what they read of several parts are given wide queries, so that the output is rounded once."""
     wide = queries.dtype if isinstance(store, PlainRows) else torch.promote_types(queries.dtype, torch.float32)
-    return store.attend(queries.to(wide), keys, values, scaling).to(queries.dtype)
+    return store.attend(queries.to(wide), keys, values, scaling, sinks).to(queries.dtype)

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
+from cokv.cache.attention import buckets
+from cokv.cache.attention.backend import Attend, Backend, softcap_of, with_sinks
 from cokv.cache.attention.host_bounds import Bounds
+from cokv.cache.attention.weighted import attend_even
 from cokv.cache.policies.compensate import Compensate
 from cokv.cache.policies.growth import EvictOldest, Grow
 from cokv.cache.policies.protocol import GROWS, EvictsByAttention, LimitsHeads
 from cokv.cache.prefill import PrefillLayer
+from cokv.cache.storage.attention_evictor import AttentionEvictor
 from cokv.cache.storage.chunk import attend_chunk
 from cokv.cache.storage.compensated import CompensationToken, mean_of_dropped
-from cokv.cache.storage.evictors import AttentionEvictor, OldestEvictor
-from cokv.cache.storage.ragged import Attend, RaggedStorage, merge_attention_states
+from cokv.cache.storage.evictors import OldestEvictor
+from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of, view_of, without_unread
 from cokv.model.device import sent
 from cokv.types import CokvError
@@ -115,21 +119,31 @@ class PlainRows:
                     segments[part].to(device),
                     [positions[place] for place in some],
                     [memory[place] for place in some],
-                    limits[part].to(device),
-                    next_positions[part].to(device),
+                    limits[part],
+                    next_positions[part],
                     1 if isinstance(rule, LimitsHeads) else self.heads,
                 )
             )
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Rows that evict take the new tokens one by one, so that none ever attends more than its limit and one."""
         rows, num_heads, t, dim = queries.shape
         assert self.kinds is None or self.kinds.shape[1] >= t, self.kinds.shape
         if t > 1 and self.evictors:
-            return one_by_one(self, queries, keys, values, scaling)
+            return one_by_one(self, queries, keys, values, scaling, sinks)
         if t > 1:
-            return self._attend_chunk(queries, keys, values, scaling)
+            return self._attend_chunk(queries, keys, values, scaling, sinks)
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
+        if evictor := self._evictor_of_all():
+            out = self._attend_full(evictor, grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling, sinks)
+            return out.view(rows, num_heads, 1, dim)
         if any(isinstance(evictor, CompensationToken) for evictor in self.evictors):
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
         self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
@@ -140,6 +154,8 @@ class PlainRows:
                 out[segments], lse[segments] = merge_attention_states(
                     [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling)]
                 )
+        out, lse = with_sinks(out, lse, sinks)
+        for evictor in self.evictors:
             evictor.attended(self.store, grouped, lse, scaling)
         return out.view(rows, num_heads, 1, dim).to(queries.dtype)
 
@@ -157,19 +173,69 @@ class PlainRows:
             self.bounds.appended(self.store.lengths, all_grow=True)
             return
         places, grows = self.store.lengths.clone(), torch.ones_like(self.store.lengths, dtype=torch.bool)
-        kinds = None
-        if self.kinds is not None:
-            kinds, self.kinds = self.kinds[:, 0].repeat_interleave(self.heads).to(places.device), self.kinds[:, 1:]
+        kinds = self._next_kinds()
         for evictor in self.evictors:
             evictor.place(self.store, places, grows, kinds)
         self.store.append(keys, values, places, grows)
         self.bounds.appended(self.store.lengths, all_grow=False)
 
+    def _next_kinds(self) -> torch.Tensor | None:
+        """Of the next token of every segment: int64 [segments], where they are known."""
+        if self.kinds is None:
+            return None
+        kinds, self.kinds = self.kinds[:, 0].repeat_interleave(self.heads).to(self.store.device), self.kinds[:, 1:]
+        return kinds
+
+    def _evictor_of_all(self) -> AttentionEvictor | None:
+        """The rule that drops a token of every segment with the next step, where all have one length: then a step has
+        nothing to gather, to mask or to move.
+        """
+        store = self.store
+        if len(self.evictors) != 1 or not isinstance(evictor := self.evictors[0], AttentionEvictor):
+            return None
+        whole = len(evictor.segments) == len(store.lengths) and evictor.even and evictor.full
+        plain = not isinstance(store.backend, Backend) or store.backend.attend is buckets.attend
+        return evictor if whole and plain and store.fits else None
+
+    def _attend_full(
+        self,
+        evictor: AttentionEvictor,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Queries [segments, group_size, head_dim], keys and values [segments, head_dim]; output as queries."""
+        store, segments = self.store, len(queries)
+        slots = store.starts + evictor.hole
+        evictor.note(self._next_kinds())
+        store.k.index_copy_(0, slots, keys)
+        store.v.index_copy_(0, slots, values)
+        stored = (part.view(segments, -1, part.shape[1]) for part in (store.k, store.v))
+        out, _, weights = attend_even(queries, *stored, scaling, softcap_of(store.backend), sinks)
+        evictor.take(weights)
+        return out
+
     def _attend_chunk(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         dim, slots = queries.shape[3], len(self.store.k)
-        out = attend_chunk(lambda some: [self._over_stored(some, scaling)], slots, queries, keys, values, scaling)
+        out = attend_chunk(
+            lambda some: [self._over_stored(some, scaling)],
+            slots,
+            queries,
+            keys,
+            values,
+            scaling,
+            sinks,
+            softcap_of(self.store.backend),
+        )
         for k, v in zip(keys.unbind(2), values.unbind(2), strict=True):
             self._append(k.reshape(-1, dim), v.reshape(-1, dim))
         return out
@@ -179,6 +245,8 @@ class PlainRows:
         before = self.store.lengths.numel()
         (self.store.copy_segments if copies else self.store.keep_segments)(segments)
         self.bounds.select(segments_of(rows, self.heads).tolist())
+        if not copies and any(isinstance(evictor, AttentionEvictor) for evictor in self.evictors):
+            self.store.stale = True  # so that the rest lies close together again, see `_evictor_of_all`
         for evictor in self.evictors:
             place = torch.full((before,), -1, device=segments.device)
             place[evictor.segments] = torch.arange(len(evictor.segments), device=segments.device)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import torch
 
+from cokv.cache.attention.backend import Attend, softcap_of, with_sinks
 from cokv.cache.policies.prune_channels import PruneChannels, index_dtype
 from cokv.cache.prefill import PrefillLayer
 from cokv.cache.storage.chunk import Parts, attend_chunk
-from cokv.cache.storage.ragged import Attend, RaggedStorage, merge_attention_states
+from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, segments_of
 
 
@@ -48,16 +49,33 @@ class PrunedRows:
         whole = [torch.cat([p[n:] for p, n in zip(part, cut, strict=True)]) for part in (k, v)]
         self.newer = RaggedStorage(whole[0], whole[1], lengths - older, slack, backend)
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         rows, num_heads, t, dim = queries.shape
         if t > 1:
             slots = len(self.older.k) + len(self.newer.k)
-            out = attend_chunk(lambda some: self._stored(some, scaling), slots, queries, keys, values, scaling)
+            out = attend_chunk(
+                lambda some: self._stored(some, scaling),
+                slots,
+                queries,
+                keys,
+                values,
+                scaling,
+                sinks,
+                softcap_of(self.newer.backend),
+            )
             self._append(keys, values)
             return out
         self._append(keys, values)
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
-        return merge_attention_states(self._stored(grouped, scaling))[0].view(rows, num_heads, 1, dim)
+        out, _ = with_sinks(*merge_attention_states(self._stored(grouped, scaling)), sinks)
+        return out.view(rows, num_heads, 1, dim)
 
     def _stored(self, queries: torch.Tensor, scaling: float) -> Parts:
         return [self.newer.attend(queries, scaling), self._attend_older(queries, scaling)]

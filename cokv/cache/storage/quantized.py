@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import torch
 
+from cokv.cache.attention.backend import Attend, with_sinks
 from cokv.cache.policies.packing import Packed, pack
 from cokv.cache.policies.quantize import AS_IT_IS, INDEX_BYTES, Quantize
 from cokv.cache.prefill import PrefillLayer
 from cokv.cache.storage.places import free_places, nbytes
-from cokv.cache.storage.ragged import Attend, RaggedStorage, merge_attention_states
+from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of
 
 
@@ -109,10 +110,17 @@ class QuantizedRows:
                 self.pools[bits] = Pool(len(self.bits), bits, self.channels, keys[:0], values[:0])
             self.pools[bits].add(owner[of_width], keys[of_width], values[of_width])
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         rows, num_heads, t, dim = queries.shape
         if t > 1:
-            return one_by_one(self, queries, keys, values, scaling)
+            return one_by_one(self, queries, keys, values, scaling, sinks)
         self.residual.append(keys.reshape(-1, dim), values.reshape(-1, dim))
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
         parts = [self.residual.attend(grouped, scaling)]
@@ -121,7 +129,7 @@ class QuantizedRows:
             parts.append(
                 self.residual.backend(grouped, *pool.unpacked(), lengths.cumsum(0) - lengths, lengths, scaling)
             )
-        out, _ = merge_attention_states(parts)
+        out, _ = with_sinks(*merge_attention_states(parts), sinks)
         self._pack_oldest()
         return out.view(rows, num_heads, 1, dim)
 

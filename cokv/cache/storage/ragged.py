@@ -8,11 +8,11 @@ Knows no rule and no transformers cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
-Attend = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+from cokv.cache.attention.backend import Attend
+
 SLACK = 32
 UNCAPPED = torch.iinfo(torch.int64).max
 
@@ -86,6 +86,11 @@ class RaggedStorage:
         """Every segment forgets its newest `count` tokens."""
         self.lengths = self.lengths - count
         self.room += count
+
+    @property
+    def fits(self) -> bool:
+        """Whether every segment has the slots of its cap, and these lie one behind the other in the segments' order."""
+        return self.caps is not None and self.room == math.inf and not self.stale
 
     def cap(self, segments: torch.Tensor, slots: torch.Tensor) -> None:
         """These segments never hold more than `slots`, int64 [segments]; from the next token on they have no slack."""

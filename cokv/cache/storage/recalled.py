@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 import torch
 
+from cokv.cache.attention.backend import Attend, with_sinks
 from cokv.cache.policies.recall import Recall
 from cokv.cache.prefill import PrefillLayer
 from cokv.cache.storage.host_pages import HostPages
 from cokv.cache.storage.places import nbytes
-from cokv.cache.storage.ragged import Attend, merge_attention_states
+from cokv.cache.storage.ragged import merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of
 
 KEYS, VALUES = 0, 1
@@ -59,10 +60,17 @@ class RecalledRows:
         """First slot of each segment, int64 [segments]."""
         return self.rows * self.policy.slots
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         rows, num_heads, t, dim = queries.shape
         if t > 1:
-            return one_by_one(self, queries, keys, values, scaling)
+            return one_by_one(self, queries, keys, values, scaling, sinks)
         self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
         recalled = self._recall(grouped)
@@ -73,7 +81,7 @@ class RecalledRows:
                 (self.starts, self.filled),
             )
         ]
-        return merge_attention_states(parts)[0].view(rows, num_heads, 1, dim)
+        return with_sinks(*merge_attention_states(parts), sinks)[0].view(rows, num_heads, 1, dim)
 
     def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """One token per segment into its newest page; a page that was full goes to CPU memory first."""

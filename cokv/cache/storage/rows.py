@@ -36,9 +36,18 @@ class MemoryUsage:
 class Rows(Protocol):
     """Some rows of one layer."""
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Queries [rows, num_heads, t, head_dim] over what is stored and the t new tokens (causal among these),
         keys and values [rows, num_kv_heads, t, head_dim], which are then stored. Output as queries.
+
+        sinks [num_heads]: logits without a token, see cokv/cache/attention/backend.py.
         """
         ...
 
@@ -119,11 +128,18 @@ def view_of(views: Sequence[PrefillLayer], row: int) -> PrefillLayer:
 
 
 def one_by_one(
-    rows: Rows, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    rows: Rows,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scaling: float,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Several new tokens read in turn, for rows whose storage changes with each of them."""
     steps = [slice(i, i + 1) for i in range(queries.shape[2])]
-    return torch.cat([rows.attend(queries[:, :, i], keys[:, :, i], values[:, :, i], scaling) for i in steps], dim=2)
+    return torch.cat(
+        [rows.attend(queries[:, :, i], keys[:, :, i], values[:, :, i], scaling, sinks) for i in steps], dim=2
+    )
 
 
 def segments_of(rows: torch.Tensor, heads: int) -> torch.Tensor:
