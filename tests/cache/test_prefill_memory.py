@@ -1,7 +1,7 @@
 """While a prompt is compressed, one layer at a time is dense: beyond what is kept, more layers take no more memory.
 
-Bytes are counted from the storages that operations make (cokv/cache/live_bytes.py): those of K and V, of the model's own
-activations and of the scoring, without the weights.
+Bytes are counted from the storages that operations make (cokv/cache/live_bytes.py): those of K and V, of the model's
+own activations and of the scoring, without the weights.
 """
 
 from __future__ import annotations
