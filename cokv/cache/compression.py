@@ -166,6 +166,8 @@ class PromptReader:
             ids = None if self.input_ids is None else self.input_ids[row, start:]
             view = LayerView(layer.index, ids, own, keys, values, scaling, self.model_parts())
             observed = observations(self.compression.observers, view)
+        if not self.compression.layer_local:
+            last = last.clone()  # a view would hold all queries until the last layer is done
         checks = self.checks if self.compression.layer_local else None
         return PrefillLayer(layer.index, keys, values, last, scaling, observed, checks=checks)
 
