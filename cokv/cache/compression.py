@@ -132,9 +132,12 @@ class PromptReader:
         observed = {}
         if self.compression.observers:
             ids = None if self.input_ids is None else self.input_ids[row, start:]
-            view = LayerView(layer.index, ids, own, keys, values, scaling, self.model_parts())
+            view = LayerView(
+                layer.index, ids, own, keys, values, scaling, self.model_parts(), layer.backend.softcap, layer.sinks
+            )
             observed = observations(self.compression.observers, view)
-        return PrefillLayer(layer.index, keys, values, last, scaling, observed)
+        softcap = layer.backend.softcap
+        return PrefillLayer(layer.index, keys, values, last, scaling, observed, softcap=softcap, sinks=layer.sinks)
 
     def _fill(
         self,

@@ -141,11 +141,12 @@ class PlainRows:
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
         self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
         out, lse = self._over_stored(grouped, scaling)
+        cap = softcap_of(self.store.backend)
         for evictor in self.evictors:
             if isinstance(evictor, CompensationToken):
                 segments = evictor.segments
                 out[segments], lse[segments] = merge_attention_states(
-                    [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling)]
+                    [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling, cap)]
                 )
         out, lse = with_sinks(out, lse, sinks)
         for evictor in self.evictors:
