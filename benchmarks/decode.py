@@ -1,183 +1,158 @@
-"""A decode step on compressed caches: against transformers' DynamicCache, our own full cache, and the weights alone.
+"""A decode step on compressed caches: against the bound, DynamicCache, StaticCache, our full cache, the weights alone.
 
-    python benchmarks/decode.py --quick                       (a small model on this CPU, three minutes)
-    python benchmarks/decode.py --shape llama-3-8b --device cuda --dtype bfloat16 --prompt 8192 --batch 1 32
+    python benchmarks/decode.py --quick                  (a model of 100 M parameters on this CPU, three minutes)
+    python benchmarks/decode.py --prompt 8192 --batch 1 32 --methods h2o tova scissorhands cake fastgen arkvale kivi4
+    python benchmarks/decode.py --shape llama-3-8b --device cuda --dtype bfloat16 --prompt 8192 --batch 1 32 --static
 
 Random weights of a known shape: speed does not depend on the text. Every row of a batch holds its own copy of one
-prompt. Arms take turns, round by round; a figure is the median step of all rounds, a ratio that of one round's medians.
-"weights" is the model with one token in its cache: what no compression can save.
+prompt. Arms take turns of a few steps; a figure is the median over the rounds with the least and the most beside it, a
+ratio is formed round by round. transformers' caches run on a model that nothing of ours is attached to.
+
+"weights" is that model with hardly a token in its cache: what no compression can save, and what "net" is without, in
+both terms of the ratio. "bound" is the time in which this device sums the weights once and as many bytes as the cache
+holds once. "even" and "uneven" hold tokens spread over the prompt, as many per head, and as unlike as head scores make
+budgets (the largest about 3.6 times the mean).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from game_worlds import SHAPES
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from decode_arms import DYNAMIC, MADE_UP, STATIC, WEIGHTS, Decoding, made_once, time_limit
+from measuring import Record, Step, Table, in_turns, mib, parser, spread, summary
+from random_models import SHAPES, PlainTokenizer, drawn_prefill, random_ids, random_model, twin
 
 from cokv import probes
-from cokv.cache.attention.attachment import ragged_attention
-from cokv.cache.cache import RaggedCache
-from cokv.cache.prefill import Prefill, prefill
+from cokv.cache.attention.attachment import attach
+from cokv.cache.prefill import prefill
 from cokv.methods.method import prefill_requirements
 from cokv.methods.registry import get_method
+from cokv.types import CokvError
 
-METHODS = ("full", "snapkv", "adakv", "streamingllm", "h2o", "kivi4")
-BASELINE = "DynamicCache"
-QUICK = {
-    **SHAPES["tiny"],
-    "vocab_size": 1000,
-    "hidden_size": 1024,
-    "intermediate_size": 2816,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "max_position_embeddings": 1 << 20,
+METHODS = ("full", "snapkv", "even", "uneven", "h2o", "kivi4")
+GIB = 1 << 30
+RATIOS = {
+    "to_DynamicCache": "/ DynamicCache",
+    "net_to_DynamicCache": "net / DynamicCache",
+    "to_full": "/ ours full",
+    "to_snapkv": "/ SnapKV",
+    "to_bound": "/ bound",
 }
 
 
-def build(shape: dict[str, Any], device: str, dtype: torch.dtype) -> PreTrainedModel:
-    config = LlamaConfig(**{**shape, "max_position_embeddings": 1 << 20})
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            model = LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(before)
-    return model.eval().requires_grad_(False)
-
-
-def caches(
-    model: PreTrainedModel, read: Prefill, kv_budget: int, batch: int, methods: tuple[str, ...]
-) -> dict[str, Callable[[], Any]]:
-    """What makes each arm's cache anew, holding the prompt in every row."""
-    shape = read.shape
-
-    def dynamic() -> DynamicCache:
-        cache = DynamicCache(config=model.config)
-        for layer in read.layers:
-            copies = (x[None].expand(batch, -1, -1, -1).contiguous() for x in (layer.keys, layer.values))
-            cache.update(*copies, layer.layer_idx)
-        return cache
-
-    def ragged(name: str) -> Callable[[], RaggedCache]:
-        method = get_method(name)
-        selection = method.select(read, kv_budget)
-        policy = method.bound_policy(kv_budget, read.seq_len, shape.num_layers, shape.num_kv_heads)
-        return lambda: RaggedCache.of(read, [selection] * batch, [policy] * batch)
-
-    return {BASELINE: dynamic, **{name: ragged(name) for name in methods}}
-
-
-def step_ms(model: PreTrainedModel, cache: Any, batch: int, position: int, steps: int, device: str) -> float:
-    """Median milliseconds of a step that reads one token per row and gives its logits."""
-    ids = torch.ones(batch, 1, dtype=torch.long, device=device)
-    times = []
-    for step in range(steps + 3):
-        positions = torch.full((batch, 1), position + step, device=device)
-        probes.synchronize(device)
-        start = time.perf_counter()
-        model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        probes.synchronize(device)
-        if step >= 3:
-            times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
-
-
 @torch.no_grad()
-def measure(
-    model: PreTrainedModel,
-    prompt: int,
-    kv_budget: int,
-    batch: int,
-    methods: tuple[str, ...],
-    rounds: int,
-    steps: int,
-    device: str,
-) -> dict[str, Any]:
-    window, observers = prefill_requirements([get_method(name) for name in methods])
-    ids = torch.randint(3, model.config.vocab_size, (prompt,), generator=torch.Generator().manual_seed(0))
-    read = prefill(model, ids, window, observers)
-    builders = caches(model, read, kv_budget, batch, methods)
-    builders["weights"] = lambda: DynamicCache(config=model.config)
-    times: dict[str, list[float]] = {name: [] for name in builders}
-    bytes_held: dict[str, int] = {}
-    with ragged_attention(model):
-        for _ in range(rounds):
-            for name, make in builders.items():
-                cache = make()
-                if isinstance(cache, RaggedCache):
-                    bytes_held[name] = sum(row.bytes + row.host_bytes for row in cache.held())
-                elif name == BASELINE:
-                    bytes_held[name] = probes.storage_bytes(t for x in cache.layers for t in (x.keys, x.values))
-                start = 1 if name == "weights" else prompt
-                times[name].append(step_ms(model, cache, batch, start, steps, device))
-                del cache
-    rows = {}
-    for name, each in times.items():
-        ratios = {
-            f"to_{base}": statistics.median(a / b for a, b in zip(each, times[base], strict=True))
-            for base in (BASELINE, "full")
-        }
-        net = [a - b for a, b in zip(each, times["weights"], strict=True)]
-        base = [a - b for a, b in zip(times[BASELINE], times["weights"], strict=True)]
-        rows[name] = {
-            "step_ms": statistics.median(each),
-            **ratios,
-            "net_of_weights_to_DynamicCache": statistics.median(a / b for a, b in zip(net, base, strict=True)),
-            "cache_bytes": bytes_held.get(name),
-        }
-    return {"prompt": prompt, "kv_budget": kv_budget, "batch": batch, "rounds": rounds, "steps": steps, "arms": rows}
+def measure(decoding: Decoding, kv_budget: int, methods: Sequence[str], args: Any, record: Record) -> dict[str, Any]:
+    device, read, batch = args.device, decoding.read, decoding.batch
+    whole = sum(name == "full" or (name not in MADE_UP and not get_method(name).takes_budget) for name in methods)
+    kept = read.full_bytes * batch * (whole + 2) <= args.keep_gib * GIB
+    # A cache that has just been made pays for its first step alone.
+    untimed, where = (0 if kept else 2), f"{read.seq_len} tokens, batch {batch}, {kv_budget} slots"
+    steps = (args.rounds + 1) * (args.block + untimed) + 4
+    arms: dict[str, Callable[[], Step]] = {WEIGHTS: decoding.weights, DYNAMIC: decoding.dynamic}
+    if args.static:
+        try:
+            with time_limit(args.compile_seconds):
+                mode = "reduce-overhead" if device.startswith("cuda") else None
+                go = decoding.static(steps, torch.compile(decoding.plain.forward, mode=mode))
+                go(), go()
+            arms[STATIC] = lambda: go
+        except Exception as error:  # a compiler that is missing, a model it cannot follow, too long
+            record.leave_out(f"{STATIC} ({where})", " ".join(f"{type(error).__name__}: {error}".split())[:200])
+    for name in methods:
+        try:
+            arms[name] = decoding.ragged(name, kv_budget)
+        except CokvError as error:
+            record.leave_out(f"{name} ({where})", str(error))
+    if kept:
+        arms = {name: made_once(prepare) for name, prepare in arms.items()}
+    else:
+        for name in arms:
+            arms[name]()  # to know its bytes
+    bounds = {f"read {size}": size for size in sorted(set(decoding.bytes.values()))}
+    work = {**arms, "read the weights": decoding.weights_read}
+    for name, size in bounds.items():
+        work[name] = lambda size=size: decoding.bytes_read(size)  # type: ignore[misc]
+    if kept:
+        work = {name: made_once(prepare) for name, prepare in work.items()}
+    times = in_turns(work, args.rounds, args.block, untimed, device, args.clock)
+    return {
+        "prompt": read.seq_len,
+        "kv_budget": kv_budget,
+        "batch": batch,
+        "rounds": args.rounds,
+        "block": args.block,
+        "clock": args.clock,
+        "caches": "kept" if kept else "made anew each turn",
+        "arms": {name: figures(times, name, decoding.bytes.get(name)) for name in arms},
+    }
 
 
-def show(result: dict[str, Any]) -> None:
-    print(f"\n{result['prompt']} tokens, {result['kv_budget']} slots per head, batch {result['batch']}")
-    print(f"{'':14}{'ms/step':>10}{'/Dynamic':>10}{'/full':>8}{'net':>8}{'MiB':>10}")
-    for name, row in result["arms"].items():
-        size = "" if row["cache_bytes"] is None else f"{row['cache_bytes'] / (1 << 20):.1f}"
-        print(
-            f"{name:14}{row['step_ms']:10.2f}{row['to_DynamicCache']:10.2f}{row['to_full']:8.2f}"
-            f"{row['net_of_weights_to_DynamicCache']:8.2f}{size:>10}"
-        )
+def figures(times: Mapping[str, list[float]], name: str, size: int | None) -> dict[str, Any]:
+    """Of one arm, from seconds per round."""
+    row: dict[str, Any] = {"step_ms": summary([1000 * t for t in times[name]]), "cache_bytes": size}
+    for base in (DYNAMIC, "full", "snapkv"):
+        if base in times:
+            row[f"to_{base}"] = probes.ratio_summary(times, name, base)
+    if name == WEIGHTS:
+        return row
+    net = {arm: [a - w for a, w in zip(times[arm], times[WEIGHTS], strict=True)] for arm in (name, DYNAMIC)}
+    row["net_step_ms"] = summary([1000 * t for t in net[name]])
+    if min(net[DYNAMIC]) > 0:
+        row["net_to_DynamicCache"] = probes.ratio_summary(net, name, DYNAMIC)
+    bound = [w + c for w, c in zip(times["read the weights"], times[f"read {size}"], strict=True)]
+    row["bound_ms"] = summary([1000 * t for t in bound])
+    row["to_bound"] = probes.ratio_summary({"arm": times[name], "bound": bound}, "arm", "bound")
+    return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=sorted(SHAPES), help="the quick model when left out")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--prompt", type=int, nargs="+", default=[8192])
-    parser.add_argument("--budget", type=int, nargs="+", default=[128])
-    parser.add_argument("--batch", type=int, nargs="+", default=[1])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--quick", action="store_true", help="2048 tokens, 64 slots, one round")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+def tables(record: Mapping[str, Any]) -> list[Table]:
+    made = []
+    for result in record["results"]:
+        rows = []
+        for name, row in result["arms"].items():
+            shown = [spread(row.get(key)) for key in RATIOS]
+            rows.append([name, spread(row["step_ms"]), *shown, mib(row["cache_bytes"])])
+        title = f"{result['prompt']} tokens, batch {result['batch']}, mean budget {result['kv_budget']}"
+        note = f"{result['rounds']} rounds in turns of {result['block']} steps, {result['clock']} time"
+        columns = ("", "ms per step", *RATIOS.values(), "MiB")
+        made.append(Table(title, columns, rows, f"{note}; caches {result['caches']}."))
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    options = parser(__doc__)
+    options.add_argument("--shape", choices=sorted(SHAPES), default="100m")
+    options.add_argument("--prompt", type=int, nargs="+", default=[8192], help="tokens")
+    options.add_argument("--budget", type=int, nargs="+", default=[128], help="mean slots per KV head")
+    options.add_argument("--batch", type=int, nargs="+", default=[1])
+    options.add_argument("--methods", nargs="+", default=list(METHODS), help="methods without a profile; even, uneven")
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--block", type=int, default=4, help="steps of a turn")
+    options.add_argument("--static", action="store_true", help="also StaticCache under torch.compile")
+    options.add_argument("--compile-seconds", type=int, default=120)
+    options.add_argument("--drawn", action="store_true", help="draw K, V and queries, read no prompt")
+    options.add_argument("--keep-gib", type=float, help="caches are made anew each turn beyond; default 4, CUDA 40")
+    args = options.parse_args(arguments)
     if args.quick:
-        args.prompt, args.budget, args.rounds, args.steps = [2048], [128], 2, 6
-    methods = tuple(dict.fromkeys(("full", *args.methods)))
-    model = build(SHAPES[args.shape] if args.shape else QUICK, args.device, getattr(torch, args.dtype))
-    results = []
-    record = {"machine": probes.machine(), "versions": probes.versions(), "arguments": vars(args), "results": results}
+        args.prompt, args.batch, args.rounds, args.block = [2048], [1, 8], 5, 3
+    args.keep_gib = args.keep_gib or (40 if args.device.startswith("cuda") else 4)
+    methods = tuple(dict.fromkeys(("full", "snapkv", *args.methods)))
+    model = random_model(args.shape, args.device, getattr(torch, args.dtype))
+    plain = twin(model)
+    attach(model)
+    record = Record("decode", arguments, args.out, shape=args.shape, dtype=args.dtype, drawn=args.drawn)
+    window, observers = prefill_requirements([get_method(name) for name in methods if name not in MADE_UP])
     for prompt in args.prompt:
-        for budget in args.budget:
-            for batch in args.batch:
-                results.append(measure(model, prompt, budget, batch, methods, args.rounds, args.steps, args.device))
-                show(results[-1])
-                if args.out:
-                    args.out.parent.mkdir(parents=True, exist_ok=True)
-                    args.out.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+        if args.drawn:
+            read = drawn_prefill(model, prompt, window)
+        else:
+            read = prefill(model, random_ids(model, prompt), window, observers, PlainTokenizer())
+        for batch in args.batch:
+            for budget in args.budget:
+                record.add(measure(Decoding(model, plain, read, batch), budget, methods, args, record))
+    return record.content
 
 
 if __name__ == "__main__":

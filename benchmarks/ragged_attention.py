@@ -14,24 +14,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
+from random_models import uneven_budgets
 
 from cokv import probes
 from cokv.cache.attention import buckets, reference
 
 COMMAND = "benchmarks/ragged_attention.py"
 HEADS, GROUP, DIM = 8, 4, 128
-
-
-def uneven_budgets(mean: int, heads: int, seed: int) -> list[int]:
-    """Budgets of this mean whose largest is about 3.6 times it."""
-    rng = np.random.default_rng(seed)
-    shares = rng.dirichlet(np.full(heads, 0.6))
-    shares = shares / shares.max() * 3.6 / heads
-    shares += (1 - shares.sum()) / heads if shares.sum() < 1 else 0
-    counts = np.maximum(1, np.floor(shares / shares.sum() * mean * heads)).astype(int)
-    return [int(c) for c in counts]
 
 
 def arms(seq_len: int, kept: int, rows: int, device: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from cokv.cache.attention import choose
 from cokv.cache.attention.attachment import attach, ragged_attention
 from cokv.cache.cache import RaggedCache
 from cokv.cache.layer import RaggedLayer
@@ -36,6 +37,7 @@ def compress(
     profile: Any = None,
     preset: str = NORMALIZED,
     tokenizer: Any = None,
+    attention: str = choose.AUTO,
     **params: Any,
 ) -> CompressedCache:
     """A cache that compresses a prompt by `method`, to pass as `past_key_values` to `model.generate`.
@@ -45,7 +47,9 @@ def compress(
     KV slots per (layer, KV head), window and sinks included, or a share of the prompt's tokens ("20%"). profile: what
     the method needs of the model, an object, a file, the name of a shipped one ("embedded/cokv"), or the name of its
     model ("embedded"), of whose profiles the method takes its own. tokenizer: for
-    methods that must know what tokens say. params: the method's hyper-parameters.
+    methods that must know what tokens say. attention: the backend that attends what is kept, by name (see `cokv doctor`
+    for those that are available), or "auto": the first that serves the model's device and dtype. params: the method's
+    hyper-parameters.
 
     The prompt is the model's first forward pass; what is read later, a further turn or the next piece of a prompt that
     is read in pieces, is read on the compressed cache. Methods that keep every token (full, KIVI, ThinK) take any
@@ -65,10 +69,11 @@ def compress(
         raise CokvError(f"{chosen.name}: needs to know what tokens say; give tokenizer=")
     with ragged_attention(model):  # refuses a model that it cannot serve, and leaves one to which the method says no
         shape = model_shape(model.config)
+        choose.check_backend(attention, model.device, model.dtype, shape.head_dim)
         chosen.check(kv_budget, shape.num_layers, shape.num_kv_heads, profile, shape.group_size)
         attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
     budget = KVBudget.parse(kv_budget) if chosen.takes_budget else None
-    return CompressedCache(model, MethodCompression(chosen, budget, profile, shape), tokenizer)
+    return CompressedCache(model, MethodCompression(chosen, budget, profile, shape), tokenizer, attention)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,12 @@ class MethodCompression:
     kv_budget: KVBudget | None
     profile: Any
     shape: Shape
+
+    positions_are_sound = True  # a Method's selection is made of ranks
+
+    @property
+    def name(self) -> str:
+        return self.method.name
 
     @property
     def window(self) -> int:
@@ -123,8 +134,16 @@ class _Prompt:
 class CompressedCache(RaggedCache):
     """What `compress` returns. `memory()` says what it holds; `reset()` makes it ready for another prompt."""
 
-    def __init__(self, model: PreTrainedModel, compression: MethodCompression, tokenizer: Any = None) -> None:
-        super().__init__(model.config, compression, model=model, tokenizer=tokenizer)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        compression: MethodCompression,
+        tokenizer: Any = None,
+        attention: str = choose.AUTO,
+    ) -> None:
+        super().__init__(
+            model.config, compression, attend=choose.attend_of(attention), model=model, tokenizer=tokenizer
+        )
         self.compression = compression
         self._prefilled: torch.Tensor | None = None  # int64 [rows, seq_len - 1], until the model reads on
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import choose
 from cokv.cache.attention.backend import Attend
 from cokv.cache.attention.host_bounds import sent
 from cokv.cache.compat import AnsweringCache, sliding_layer
@@ -48,7 +48,7 @@ class RaggedCache(AnsweringCache):
         config: Any,
         compression: Compression | None = None,
         slack: int = SLACK,
-        attend: Attend = buckets.attend,
+        attend: Attend = choose.attend,
         model: Any = None,
         tokenizer: Any = None,
     ) -> None:
@@ -72,7 +72,7 @@ class RaggedCache(AnsweringCache):
         selections: Sequence[Selection],
         policies: Sequence[Policy] | None = None,
         slack: int = SLACK,
-        attend: Attend = buckets.attend,
+        attend: Attend = choose.attend,
     ) -> RaggedCache:
         """One row per Selection, all over the same prompt. Selections may hold tokens that the prefill has unread."""
         shape = prefill.shape
@@ -111,7 +111,7 @@ class RaggedCache(AnsweringCache):
                 raise CokvError("this method must know which tokens are read, and the model was given embeddings")
             self._tell_kinds(input_ids)
         if self.prompt is not None:
-            self.prompt.input_ids = input_ids if self._prompt_unread else None
+            self.prompt.forward_begins(input_ids if self._prompt_unread else None)
 
     def attention_begins(self, module: torch.nn.Module, hidden_states: torch.Tensor, kwargs: dict[str, Any]) -> None:
         if self.prompt is not None and self.prompt.needs_inputs and self._prompt_unread:
@@ -119,8 +119,8 @@ class RaggedCache(AnsweringCache):
 
     def forward_ends(self) -> None:
         super().forward_ends()
-        if self.prompt is not None and self.prompt.parts is not None:
-            self.prompt.parts.inputs.clear()
+        if self.prompt is not None:
+            self.prompt.forward_ends()
 
     def _tell_kinds(self, ids: torch.Tensor) -> None:
         """Which kinds of tokens the next forward pass reads, int64 [rows, t], to rows whose policy must know."""
@@ -147,8 +147,7 @@ class RaggedCache(AnsweringCache):
         """Empty again, and ready for another prompt; one that failed half-way leaves nothing."""
         super().reset()
         if self.prompt is not None:
-            self.prompt.waiting.clear()
-            self.prompt.input_ids = None
+            self.prompt.reset()
 
     def crop(self, tokens_to_remove: int) -> None:
         """All layers or none: sliding layers come first in some models."""
@@ -161,6 +160,11 @@ class RaggedCache(AnsweringCache):
     @property
     def ragged_layers(self) -> list[RaggedLayer]:
         return [layer for layer in self.layers if isinstance(layer, RaggedLayer)]
+
+    @property
+    def attention(self) -> list[str]:
+        """Name of the backend that attends what is kept, of each layer with a budget; "auto" before it is known."""
+        return [layer.attention for layer in self.ragged_layers]
 
     @property
     def stored_tokens(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import choose
 from cokv.cache.attention.backend import Attend, Backend
 from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.attention.masks import check_plain
@@ -38,7 +38,7 @@ class RaggedLayer(Layer):
         index: int = 0,
         shape: Shape | None = None,
         slack: int = SLACK,
-        attend: Attend = buckets.attend,
+        attend: Attend = choose.attend,
         after_prompt: AfterPrompt | None = None,
     ) -> None:
         """after_prompt: called with this layer, queries, mask and scaling once the prompt has been attended."""
@@ -211,6 +211,15 @@ class RaggedLayer(Layer):
     def held(self) -> list[MemoryUsage]:
         """Per row."""
         return [] if self.rows is None else self.rows.held()
+
+    @property
+    def attention(self) -> str:
+        """Name of the backend that attends what is kept; "auto" where it is to be chosen and nothing is known yet."""
+        name = choose.name_of(self.backend.attend)
+        if name != choose.AUTO or not self.is_initialized:
+            return name
+        width = self.shape.head_dim if self.shape is not None else 0
+        return choose.choose(self.device, self.dtype, width, self.backend.softcap)
 
     @property
     def stored_tokens(self) -> int:

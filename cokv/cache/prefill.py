@@ -18,6 +18,7 @@ from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.compat import AnsweringCache, Layer, cache_argument, sliding_layer
 from cokv.cache.replay import replay
+from cokv.model.device import LaterChecks
 from cokv.model.observe import LayerView, ModelParts, Observation, Observer, Replayer
 from cokv.model.shape import Shape, model_shape
 from cokv.types import CokvError
@@ -34,6 +35,7 @@ class PrefillLayer:
     scaling: float  # of the attention logits
     observed: Mapping[Observer | Replayer, Observation | CokvError] = field(default_factory=dict)
     unread: int = 0  # tokens at the prompt's end that are not among these, and will be read like new ones
+    checks: LaterChecks | None = None  # who asks later about what must not be; None: it is asked at once
     softcap: float | None = None  # of the attention logits, see Shape
     sinks: torch.Tensor | None = None  # [num_heads]: logits without a token, where the model has them
 

@@ -21,20 +21,32 @@ class RaggedStorage:
     """Segments of tokens. keys, values [sum(lengths), channels], segment after segment; lengths int64 [segments]."""
 
     def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, slack: int, backend: Attend
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        lengths: torch.Tensor,
+        slack: int,
+        backend: Attend,
+        laid_out: bool = False,
     ) -> None:
+        """laid_out: keys and values have `slack` slots behind each segment already, and are taken as they are."""
         self.slack, self.backend, self.lengths = slack, backend, lengths
         self.widths = keys.shape[1], values.shape[1]
         self.dtype, self.device = keys.dtype, keys.device
         self.caps: torch.Tensor | None = None  # the most slots that a segment will ever need: int64 [segments]
         self.stale = False  # caps have come that the storage is not laid out for
         self.k, self.v = keys, values
-        self._lay_out(lengths.cumsum(0) - lengths, slack)
+        if laid_out:
+            self.room: float = slack
+            self.capacities = lengths + slack
+            self.starts = self.capacities.cumsum(0) - self.capacities
+        else:
+            self._lay_out(lengths.cumsum(0) - lengths, slack)
 
     def _lay_out(self, starts: torch.Tensor, slack: int) -> None:
         """Moves the segments that begin at `starts` into fresh storage, with `slack` free slots each, up to its cap."""
         # How many steps there is room for: a plain number, so appending never waits for the device.
-        self.room: float = slack
+        self.room = slack
         self.capacities = self.lengths + slack
         if self.caps is not None:
             self.capacities = torch.maximum(torch.minimum(self.capacities, self.caps), self.lengths)
@@ -74,6 +86,11 @@ class RaggedStorage:
         """Every segment forgets its newest `count` tokens."""
         self.lengths = self.lengths - count
         self.room += count
+
+    @property
+    def fits(self) -> bool:
+        """Whether every segment has the slots of its cap, and these lie one behind the other in the segments' order."""
+        return self.caps is not None and self.room == math.inf and not self.stale
 
     def cap(self, segments: torch.Tensor, slots: torch.Tensor) -> None:
         """These segments never hold more than `slots`, int64 [segments]; from the next token on they have no slack."""

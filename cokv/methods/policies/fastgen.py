@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.cache.policies.protocol import GROWS, EvictsByAttention, check_limit
+from cokv.cache.policies.protocol import GROWS, NOTHING, EvictsByAttention, Known, check_limit
 from cokv.methods.scorers.accumulated_attention import AttentionSum
 from cokv.methods.scorers.fastgen import FREQUENT, LOCAL, FastGenScorer
 from cokv.model.token_kinds import TokenKinds
@@ -62,10 +62,12 @@ class FastGenEviction(EvictsByAttention):
     def begun(self, kinds: torch.Tensor) -> torch.Tensor:
         return torch.stack([torch.zeros_like(kinds), kinds], dim=-1)
 
-    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor | None, step: int) -> None:
         memory[..., 0] += weights.mean(dim=2)
 
-    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
+    def worst(
+        self, memory: torch.Tensor, positions: torch.Tensor, group_size: int, known: Known = NOTHING
+    ) -> torch.Tensor:
         positions = positions.long()
         stored, seq_len = positions >= 0, positions.amax(1, keepdim=True) + 1
         # One number for (attention, earlier position): the bits of non-negative floats are ordered as the floats are.

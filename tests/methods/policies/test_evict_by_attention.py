@@ -18,7 +18,7 @@ from cokv.cache.compression import SelectEachLayer
 from cokv.cache.policies.growth import Grow
 from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import PrefillLayer, prefill
-from cokv.cache.storage.evictors import AttentionEvictor
+from cokv.cache.storage.attention_evictor import AttentionEvictor
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
 from cokv.methods.policies.h2o import H2OEviction
@@ -227,8 +227,8 @@ def test_decode_counts_slots_and_notes(make_model: MakeModel, prompt: Prompt, na
     selection = Selection.from_mask((torch.arange(SEQ_LEN) >= SEQ_LEN - LIMIT).expand(2, 2, -1))
     (answer,) = decode(model, prefilled, [Row(selection, RULES[name])], Stop(8))
     notes = (LIMIT + 1) * (
-        4 + (HISTORY * 2 // 8 if name.startswith("scissorhands") else 4)
-    )  # two bits for two query heads
+        4 + (HISTORY * 2 // 8 + 4 if name.startswith("scissorhands") else 4)
+    )  # two bits for two query heads, and their sum
     assert answer.kept_tokens == selection.total == 4 * LIMIT
     assert answer.kept_bytes == 4 * (LIMIT * prefilled.token_bytes + notes)
 
@@ -270,7 +270,7 @@ def test_what_cannot_hold_is_refused(make_model: MakeModel, prompt: Prompt) -> N
     with pytest.raises(CokvError, match="at most 255 query heads per KV head and this model has 256"):
         ScissorhandsEviction(20).seed(crowded)
     fits = replace(crowded, window_queries=torch.zeros(255, 4, 2))
-    assert ScissorhandsEviction(20).seed(fits).shape == (1, 4, 400), "a byte per token and query"
+    assert ScissorhandsEviction(20).seed(fits).shape == (1, 4, 404), "a byte per token and query"
     for make in (
         lambda: H2OEviction(1),
         lambda: TOVAEviction(0),
