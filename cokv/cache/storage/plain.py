@@ -152,11 +152,12 @@ class PlainRows:
         new = keys.reshape(-1, dim), values.reshape(-1, dim)
         out, lse, weights = self._step(grouped, *new, scaling, needs_lse, max((w.width for w in watching), default=0))
         if lse is not None:
+            cap = softcap_of(self.store.backend)
             for evictor in self.evictors:
                 if isinstance(evictor, CompensationToken):
                     segments = evictor.segments
                     out[segments], lse[segments] = merge_attention_states(
-                        [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling)]
+                        [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling, cap)]
                     )
             stored, (out, lse) = lse, with_sinks(out, lse, sinks)
             if sinks is not None and weights is not None:
