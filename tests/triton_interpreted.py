@@ -21,7 +21,6 @@ from segments import storage
 from triton.runtime import interpreter
 
 from cokv.cache.attention import reference, triton_decode
-from cokv.cache.attention.backend import with_sinks
 from cokv.cache.attention.weights import weights
 
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -57,39 +56,36 @@ def attended(lengths: list[int], group: int, dim: int, dtype: torch.dtype, softc
 
 
 def stepped(
-    lengths: list[int], dtype: torch.dtype, placed: bool = False, with_sink: bool = False, columns: int | None = None
+    lengths: list[int], dtype: torch.dtype, kind: str = "", columns: int | None = None, group: int = 2
 ) -> float:
-    """The fused step beside append, attention, sinks and weights one after the other."""
-    group, dim = 2, 16
+    """The step beside append, attention and weights one after the other. kind: "places" that another token had,
+    "holes" that a token had left.
+    """
+    dim = 16
     queries, keys, values, starts, counts = storage(lengths, group, dim, dtype)
     new_keys, new_values = (torch.randn(len(lengths), dim).to(dtype) for _ in range(2))
-    places = torch.minimum(counts, torch.tensor([1, 0, 3] * len(lengths))[: len(lengths)]) if placed else None
-    sinks = torch.tensor([0.5, -1.0, 2.0, 0.0]) if with_sink else None
+    places = torch.minimum(counts, torch.tensor([1, 0, 3] * len(lengths))[: len(lengths)]) if kind else None
+    grows = places == counts if kind == "places" and places is not None else None
     written, written_values = keys.clone(), values.clone()
+    if kind == "holes":  # all get longer, so the slot behind the last holds a token
+        written[starts + counts], written_values[starts + counts] = 0.5, 0.5
+        keys[starts + counts], values[starts + counts] = 0.5, 0.5
     slots = starts + (counts if places is None else places)
     written[slots], written_values[slots] = new_keys, new_values
-    longer = counts + 1 if places is None else torch.maximum(counts, places + 1)
-    expected = with_sinks(*reference.attend(queries, written, written_values, starts, longer, 0.3), sinks)
-    got = triton_decode.step(
-        queries,
-        new_keys,
-        new_values,
-        keys,
-        values,
-        starts,
-        counts,
-        0.3,
-        at_most=lengths,
-        places=places,
-        sinks=sinks,
-        columns=columns,
+    longer = counts + (1 if grows is None else grows)
+    expected = reference.attend(queries, written, written_values, starts, longer, 0.3)
+    filled = None if columns is None else torch.full((len(lengths), group, columns), torch.nan)
+    stored, counted = (queries, keys, values, starts), counts.clone()
+    out, lse = triton_decode.step(
+        *stored, counted, 0.3, new_keys, new_values, places, grows, weights=filled, at_most=lengths
     )
-    pairs = [(got.out, expected[0]), (got.lse, expected[1])]
-    stored = [(keys.nan_to_num(), written.nan_to_num()), (values.nan_to_num(), written_values.nan_to_num())]
-    if columns is not None:
-        assert got.weights is not None
-        pairs.append((got.weights, weights(queries, written, starts, longer, expected[1], 0.3, columns)))
-    if not all(torch.equal(a, b) for a, b in [*stored, (got.lengths, longer)]):
+    pairs = [(out, expected[0]), (lse, expected[1])]
+    same = [(keys.nan_to_num(), written.nan_to_num()), (values.nan_to_num(), written_values.nan_to_num())]
+    if filled is not None and columns is not None:
+        short = longer <= columns
+        wanted = weights(queries, written, starts, longer, expected[1], 0.3, columns)
+        pairs.append((filled[short], wanted[short]))
+    if not all(torch.equal(a, b) for a, b in [*same, (counted, longer)]):
         return float("inf")
     return max(far(a, b) for a, b in pairs)
 
@@ -105,10 +101,11 @@ def cases() -> Iterator[tuple[str, torch.dtype, Callable[[], float]]]:
     yield "MQA, more rows than a program has", wide, lambda: attended([5, 66], 70, 8, wide)
     yield "a cap on logits", wide, lambda: attended(uneven, 2, 16, wide, softcap=1.5)
     yield "every segment empty", wide, lambda: attended([0, 0], 2, 16, wide)
-    yield "tokens that take another's place", wide, lambda: stepped([0, 3, 70, 4], wide, placed=True)
-    yield "sinks", wide, lambda: stepped([0, 70], wide, with_sink=True)
+    yield "tokens that take another's place", wide, lambda: stepped([0, 3, 70, 4], wide, "places")
+    yield "tokens that fill a hole", wide, lambda: stepped([0, 3, 70, 4], wide, "holes")
+    yield "more rows than a program has, and a new token", wide, lambda: stepped([0, 3, 70], wide, group=70)
     yield "weights for those who evict by them", wide, lambda: stepped([0, 5, 70, 2], wide, columns=72)
-    yield "weights beside sinks", torch.bfloat16, lambda: stepped([3, 65], torch.bfloat16, True, True, columns=66)
+    yield "weights of short segments only", torch.bfloat16, lambda: stepped([3, 65], torch.bfloat16, "holes", 8)
 
 
 def generated() -> str:
@@ -124,14 +121,18 @@ def generated() -> str:
     ids = torch.randint(3, 64, (2, 40))
     seen = torch.ones_like(ids)
     seen[0, :7] = 0
-    answers = {}
-    for attention in ("reference", "triton"):
-        cache = cokv.compress(model, "adakv", kv_budget=12, window_size=4, attention=attention)
-        answers[attention] = model.generate(
-            ids, attention_mask=seen, past_key_values=cache, max_new_tokens=6, do_sample=False, pad_token_id=0
-        )
-        assert cache.attention == [attention] * 2, cache.attention
-    return "" if torch.equal(*answers.values()) else f"{answers}"
+    window = {"adakv": {"window_size": 4}}
+    for method in ("adakv", "streamingllm", "h2o"):
+        answers = {}
+        for attention in ("reference", "triton"):
+            cache = cokv.compress(model, method, kv_budget=12, attention=attention, **window.get(method, {}))
+            answers[attention] = model.generate(
+                ids, attention_mask=seen, past_key_values=cache, max_new_tokens=6, do_sample=False, pad_token_id=0
+            )
+            assert cache.attention == [attention] * 2, cache.attention
+        if not torch.equal(*answers.values()):
+            return f"{method}: {answers}"
+    return ""
 
 
 def main() -> None:

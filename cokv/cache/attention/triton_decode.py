@@ -1,7 +1,7 @@
 """Decoding by a Triton kernel of our own: split along the tokens, in one launch or two, with what the others lack.
 
-float32, a cap on logits, sinks; it can store the step's new token by the way (`step`), and give the attention weights
-to those who evict by them. The grid follows from bounds on the host and lengths lie on the device, so that a step can
+float32, a cap on logits; it stores the step's new token by the way (`step`), and gives the attention weights to those
+who evict by them. The grid follows from bounds on the host and lengths lie on the device, so that a step can
 be captured in a CUDA graph and never waits. Wide queries over half-precision storage are multiplied in float32.
 
 Runs on a CPU, slowly, where TRITON_INTERPRET=1 is set before triton is imported: for tests.
@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -28,16 +27,6 @@ WIDEST = 256  # channels of a head
 CHUNKS = 64, 1024  # fewest and most tokens of a program
 PER_PROCESSOR = 4  # programs that a multiprocessor of the device should have, where there is enough to do
 MOST_ROWS = 64  # rows of a product
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step of one new token per segment gives. weights: float32 [segments, rows, columns] where asked for."""
-
-    out: torch.Tensor  # [segments, rows, head_dim]
-    lse: torch.Tensor  # float32 [segments, rows], sinks included
-    lengths: torch.Tensor  # int64 [segments]
-    weights: torch.Tensor | None
 
 
 def interpreted() -> bool:
@@ -80,72 +69,41 @@ def attend(
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.attend`. Never waits for the device."""
-    got = _run(queries, keys, values, starts, lengths, scaling, at_most, softcap)
-    return got.out, got.lse
+    out, lse = step(queries, keys, values, starts, lengths, scaling, softcap=softcap, at_most=at_most)
+    assert lse is not None
+    return out, lse
 
 
 def step(
     queries: torch.Tensor,
-    new_keys: torch.Tensor,
-    new_values: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     starts: torch.Tensor,
     lengths: torch.Tensor,
     scaling: float,
-    at_most: Sequence[int] | None = None,
+    new_keys: torch.Tensor | None = None,
+    new_values: torch.Tensor | None = None,
+    places: torch.Tensor | None = None,
+    grows: torch.Tensor | None = None,
     softcap: float | None = None,
-    places: torch.Tensor | None = None,
-    sinks: torch.Tensor | None = None,
-    columns: int | None = None,
-) -> Step:
-    """Stores one new token per segment, new_keys [segments, channels] and new_values, and attends it with the rest.
+    weights: torch.Tensor | None = None,
+    needs_lse: bool = True,
+    at_most: Sequence[int] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """As `compiled.step`: stores one new token per segment, where there are new ones, and attends all that is stored.
 
-    It goes behind the segment's last token, or to `places` int64 [segments], which is at most the length. `lengths`
-    and `at_most` are those before it, and stay as they are. sinks: [num_heads]. columns: that many weights per row
-    are given, zero beyond a segment's tokens; at least as many as the longest segment has with its new token.
+    The log-sum-exp is always given. Never waits for the device.
     """
-    return _run(
-        queries,
-        keys,
-        values,
-        starts,
-        lengths,
-        scaling,
-        at_most,
-        softcap,
-        new=(new_keys, new_values),
-        places=places,
-        sinks=sinks,
-        columns=columns,
-    )
-
-
-def _run(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    starts: torch.Tensor,
-    lengths: torch.Tensor,
-    scaling: float,
-    at_most: Sequence[int] | None,
-    softcap: float | None,
-    new: tuple[torch.Tensor, torch.Tensor] | None = None,
-    places: torch.Tensor | None = None,
-    sinks: torch.Tensor | None = None,
-    columns: int | None = None,
-) -> Step:
     kernels = _kernels()
     (segments, rows, key_width), value_width, device = queries.shape, values.shape[1], queries.device
     if queries.dtype not in DTYPES or keys.dtype not in DTYPES:
         raise CokvError(f"attention 'triton' computes in float32, float16 and bfloat16; got {queries.dtype}")
-    wide = queries.dtype == torch.float32
+    wide, append = queries.dtype == torch.float32, new_keys is not None and new_values is not None
     queries = queries.contiguous() if wide else queries.to(keys.dtype).contiguous()
-    bounds = [len(keys)] if at_most is None else [n + (new is not None) for n in at_most]
-    longest = max(bounds, default=0)
+    bounds = [len(keys)] if at_most is None else [n + append for n in at_most]
     chunk = _chunk(sum(bounds), device)
-    splits = max(math.ceil(longest / chunk), 1)
-    whole = splits == 1 and sinks is None and columns is None
+    splits = max(math.ceil(max(bounds, default=0) / chunk), 1)
+    whole = splits == 1 and weights is None
     block, stages = _blocking(wide, max(key_width, value_width))
     padded = _power(max(min(rows, MOST_ROWS), 16))
     row_blocks = math.ceil(rows / padded)
@@ -153,62 +111,69 @@ def _run(
     lse = torch.empty(segments, rows, dtype=torch.float32, device=device)
     parts = out if whole else torch.empty(segments, splits, rows, value_width, dtype=torch.float32, device=device)
     parts_lse = lse if whole else torch.empty(segments, splits, rows, dtype=torch.float32, device=device)
-    new_lengths = lengths if new is None else torch.empty_like(lengths)
-    weights = None if columns is None else torch.empty(segments, rows, columns, dtype=torch.float32, device=device)
+    # Programs of one segment must not read what another of them has counted up.
+    counted = torch.empty_like(lengths) if append and row_blocks > 1 else lengths
+    growing = lengths if grows is None else grows.view(torch.uint8)
+    logits, columns = (lse, 0) if weights is None else (weights, weights.shape[2])
+    appended: Any = {"APPEND": append, "GROWS": grows is not None}
     widths = {"KEY_WIDTH": _power(max(key_width, 16)), "VALUE_WIDTH": _power(max(value_width, 16))}
     with _on(device):
         kernels.split[segments, splits, row_blocks](
             queries,
             keys,
             values,
-            *((keys, values) if new is None else (part.contiguous() for part in new)),
+            keys if new_keys is None else new_keys.contiguous(),
+            values if new_values is None else new_values.contiguous(),
             starts,
             lengths,
             lengths if places is None else places,
-            new_lengths,
+            growing,
+            counted,
             parts,
             parts_lse,
-            lse if weights is None else weights,
+            logits,
             scaling,
             1.0 if softcap is None else softcap,
             rows,
-            columns or 0,
+            columns,
             key_width,
             value_width,
             CHUNK=chunk,
             BLOCK=block,
             ROWS=padded,
-            APPEND=new is not None,
             PLACES=places is not None,
             CAPPED=softcap is not None,
             WHOLE=whole,
             LOGITS=weights is not None,
             WIDE=wide,
             num_stages=stages,
+            **appended,
             **widths,
         )
         if not whole:
             kernels.merge[segments, row_blocks](
                 parts,
                 parts_lse,
-                new_lengths,
-                lse if sinks is None else sinks,
+                lengths,
+                growing,
+                counted,
                 out,
                 lse,
-                lse if weights is None else weights,
+                logits,
                 splits,
                 rows,
-                columns or 0,
+                columns,
                 value_width,
-                1 if sinks is None else len(sinks) // rows,
                 CHUNK=chunk,
                 BLOCK=block,
                 ROWS=padded,
                 VALUE_WIDTH=widths["VALUE_WIDTH"],
-                SINKS=sinks is not None,
                 WEIGHTS=weights is not None,
+                **appended,
             )
-    return Step(out, lse, new_lengths, weights)
+    if counted is not lengths:
+        lengths.copy_(counted)
+    return out, lse
 
 
 def _kernels() -> Any:

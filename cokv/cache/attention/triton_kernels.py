@@ -20,8 +20,9 @@ def split(
     new_values,
     starts,  # int64 [segments]
     lengths,
-    places,  # int64 [segments], with APPEND and PLACES: where the new token goes; else behind the last
-    new_lengths,  # int64 [segments], written with APPEND
+    places,  # int64 [segments], with PLACES: where the new token goes; else behind the last
+    grows,  # uint8 [segments], with GROWS: whether the segment gets longer by it; else all do
+    new_lengths,  # int64 [segments], written with APPEND and WHOLE; `merge` writes them else
     out,  # [segments, rows, value_width] with WHOLE, else float32 [segments, splits, rows, value_width]
     lse,  # float32 [segments, rows] with WHOLE, else [segments, splits, rows]
     logits,  # float32 [segments, rows, columns], written with LOGITS
@@ -38,6 +39,7 @@ def split(
     VALUE_WIDTH: tl.constexpr,
     APPEND: tl.constexpr,
     PLACES: tl.constexpr,
+    GROWS: tl.constexpr,
     CAPPED: tl.constexpr,
     WHOLE: tl.constexpr,
     LOGITS: tl.constexpr,
@@ -50,9 +52,12 @@ def split(
     if APPEND:
         if PLACES:
             place = tl.load(places + segment)
-        length = tl.maximum(length, place + 1)
-        if part == 0 and tl.program_id(2) == 0:
-            tl.store(new_lengths + segment, length)
+        if GROWS:
+            length += tl.load(grows + segment)
+        else:
+            length += 1
+        if WHOLE:
+            tl.store(new_lengths + segment, length, mask=tl.program_id(2) == 0)
     first = (part * CHUNK).to(tl.int64)
     last = tl.minimum(first + CHUNK, length)
     row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
@@ -97,7 +102,7 @@ def split(
             tl.store(
                 logits + (segment * rows + row[:, None]) * columns + column[None, :],
                 logit,
-                mask=(row < rows)[:, None] & inside[None, :],
+                mask=(row < rows)[:, None] & (inside & (column < columns))[None, :],
             )
         above = tl.maximum(highest, tl.max(logit, 1))
         weight, kept = tl.exp(logit - above[:, None]), tl.exp(highest - above)
@@ -131,8 +136,9 @@ def split(
 def merge(
     parts,  # float32 [segments, splits, rows, value_width]
     parts_lse,  # float32 [segments, splits, rows]
-    lengths,  # int64 [segments], the new token included
-    sinks,  # [num_kv_heads * rows], with SINKS; segments are row-major: row * num_kv_heads + kv_head
+    lengths,  # int64 [segments]
+    grows,  # as in `split`
+    new_lengths,  # int64 [segments], written with APPEND
     out,  # [segments, rows, value_width]
     lse,  # float32 [segments, rows]
     weights,  # float32 [segments, rows, columns], with WEIGHTS: logits, made weights in place
@@ -140,16 +146,23 @@ def merge(
     rows,
     columns,
     value_width,
-    heads,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
-    SINKS: tl.constexpr,
+    APPEND: tl.constexpr,
+    GROWS: tl.constexpr,
     WEIGHTS: tl.constexpr,
 ):
     segment = tl.program_id(0).to(tl.int64)
     length = tl.load(lengths + segment)
+    if APPEND:
+        if GROWS:
+            length += tl.load(grows + segment)
+        else:
+            length += 1
+        if tl.program_id(1) == 0:
+            tl.store(new_lengths + segment, length)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, VALUE_WIDTH)
     here = (row < rows)[:, None] & (channel < value_width)[None, :]
@@ -164,12 +177,6 @@ def merge(
         kept, more = tl.exp(highest - above), tl.exp(part_lse - above)
         total = total * kept + more
         weighted = weighted * kept[:, None] + mean * more[:, None]
-        highest = above
-    if SINKS:
-        sink = tl.load(sinks + (segment % heads) * rows + row, mask=row < rows, other=0.0).to(tl.float32)
-        above = tl.maximum(highest, sink)
-        kept = tl.exp(highest - above)
-        total, weighted = total * kept + tl.exp(sink - above), weighted * kept[:, None]
         highest = above
     logsumexp = highest + tl.log(total)
     at = segment * rows + row
