@@ -108,7 +108,7 @@ def step(
     lengths int64 [segments], lengths counted up in place; new_keys [segments, channels], new_values [segments,
     head_dim]. A token goes behind its segment's last, or to `places` int64 [segments], counted from the segment's
     start; only segments that `grows` (bool [segments]) get longer by it. weights: float32 [segments, rows, width], is
-    filled with the attention weights, zero beyond a segment's length.
+    filled with the attention weights, zero beyond a segment's length; not for segments of more than `width` tokens.
 
     Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp float32 [segments, rows],
     None where it is not needed. Nothing is written where an argument is wrong.
@@ -174,7 +174,6 @@ def step(
         raise CokvError(
             f"attention: segment {at} begins at slot {int(starts[at])} and has {int(lengths[at])} tokens, of {slots} "
             f"slots{'' if places is None else f', and its next token goes to place {int(places[at])}'}"
-            f"{'' if weights is None else f'; weights have {weights.shape[2]} columns'}"
         )
     if wrong:
         raise MemoryError("attention: no memory for the scratch space of a step")

@@ -38,11 +38,13 @@ def attention(
     layer = offer.accept(query, key, value, settings)
     scaling = settings.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    sinks = settings.get("s_aux")
+    sinks = None if sinks is None else sinks.detach()
     device = query.device.type
     if not layer.attends():
         result = _implementation(base, module)(module, query, key, value, attention_mask, **settings)
         with torch.autocast(device, enabled=False):  # scores are float32 whatever the model computes in
-            layer.observe(in_autocast_dtype(query), attention_mask, scaling)
+            layer.observe(in_autocast_dtype(query), attention_mask, scaling, sinks)
         return result
     if settings.get("dropout") or settings.get("output_attentions"):
         raise offer.handshake.refusal(
@@ -54,7 +56,7 @@ def attention(
     layer.check_mask(attention_mask, query.shape[2])
     query = in_autocast_dtype(query)
     with _plain_numbers(device):
-        out = layer.attend(query, key, value, scaling).to(query.dtype)
+        out = layer.attend(query, key, value, scaling, sinks).to(query.dtype)
     return out.transpose(1, 2).contiguous(), None
 
 

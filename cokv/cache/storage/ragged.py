@@ -12,7 +12,7 @@ import math
 import torch
 
 from cokv.cache.attention.backend import Attend, Backend, softcap_of
-from cokv.cache.attention.choose import step_of
+from cokv.cache.attention.choose import Step, step_of
 
 SLACK = 16  # slots behind each segment at first
 GROWTH = 8  # storage that is full is laid out anew with this part of the mean length
@@ -97,20 +97,33 @@ class RaggedStorage:
         places: torch.Tensor | None = None,
         grows: torch.Tensor | None = None,
         needs_lse: bool = True,
+        weights: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-        """`append` and `attend` in one call; None, and nothing done, where the backend has no such call."""
-        attend = self.backend.attend if isinstance(self.backend, Backend) else self.backend
-        softcap = softcap_of(self.backend)
-        step = step_of(attend, self.device, self.dtype, self.widths[1], softcap)
+        """`append` and `attend` in one call; None, and nothing done, where the backend has no such call.
+
+        weights: float32 [segments, rows, width], is filled with the attention weights of segments of at most so many
+        tokens.
+        """
+        step = self._one_call
         if step is None:
             return None
         self._make_room()
         result = step(
-            queries, self.k, self.v, self.starts, self.lengths, scaling, keys, values, places, grows, softcap,
-            needs_lse=needs_lse,
+            queries, self.k, self.v, self.starts, self.lengths, scaling, keys, values, places, grows,
+            softcap_of(self.backend), weights, needs_lse,
         )  # fmt: skip
         self.room -= 1
         return result
+
+    @property
+    def _one_call(self) -> Step | None:
+        attend = self.backend.attend if isinstance(self.backend, Backend) else self.backend
+        return step_of(attend, self.device, self.dtype, self.widths[1], softcap_of(self.backend))
+
+    @property
+    def has_step(self) -> bool:
+        """Whether `step` does anything."""
+        return self._one_call is not None
 
     def drop_newest(self, count: int) -> None:
         """Every segment forgets its newest `count` tokens."""
