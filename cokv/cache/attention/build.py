@@ -1,8 +1,8 @@
 """The C sources of this package, compiled once by the system's compiler and loaded with ctypes.
 
-A library lies under the cache folder by a digest of all that it depends on: source, headers, flags, compiler, processor. It is
-built under another name and renamed when it is whole, so that processes do not meet. Without a compiler, or with
-COKV_NO_COMPILE=1, there is none, and `Unavailable` says why.
+A library lies under the cache folder by a digest of all that it depends on: source, headers, flags, compiler,
+processor. It is built under another name and renamed when it is whole, so that processes do not meet. Without a
+compiler, or with COKV_NO_COMPILE=1, there is none, and `Unavailable` says why.
 """
 
 from __future__ import annotations
