@@ -62,7 +62,7 @@ class RaggedCache(AnsweringCache):
             else SlidingLayer(shape.sliding_window or 0)
             for i in range(shape.num_hidden_layers)
         ]
-        super().__init__(layers, shape.num_heads)
+        super().__init__(layers, shape.num_heads, shape.softcap)
         self.prompt = PromptReader(compression or SelectEachLayer(), model, tokenizer)
         self._check_masks_once()
 
@@ -89,7 +89,7 @@ class RaggedCache(AnsweringCache):
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, len(selections))
         cache = cls.__new__(cls)
-        AnsweringCache.__init__(cache, layers, shape.num_heads)
+        AnsweringCache.__init__(cache, layers, shape.num_heads, shape.softcap)
         cache._check_masks_once()
         cache._know_kinds(policies or (), prefill.tokenizer)
         return cache

@@ -48,7 +48,8 @@ class RaggedLayer(Layer):
         if slack < 1:
             raise CokvError(f"slack of {slack} slots per head; expected at least 1, the room for the next token")
         self.shape, self.slack, self.after_prompt = shape, slack, after_prompt
-        self.backend = Backend(attend)
+        self.backend = Backend(attend, shape.softcap if shape is not None else None)
+        self.sinks: torch.Tensor | None = None  # of the model, while its prompt is being compressed
         self.rows: MixedRows | None = None  # once the prompt has been compressed
         self.token_kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known
         self.starts = torch.zeros(0, dtype=torch.int64)  # where each row's prompt begins behind its padding
@@ -102,11 +103,15 @@ class RaggedLayer(Layer):
     def attends(self) -> bool:
         return self.rows is not None
 
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
+    def observe(
+        self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float, sinks: torch.Tensor | None = None
+    ) -> None:
         """After the prompt's dense attention: select, and keep only that."""
         self.prompt_len = self.tokens_seen
         if self.after_prompt is not None:
+            self.sinks = sinks
             self.after_prompt(self, queries, mask, scaling)
+            self.sinks = None
 
     def check_mask(self, mask: torch.Tensor | None, t: int) -> None:
         if self.checks_masks:

@@ -28,6 +28,7 @@ class Known:
     even: bool = False  # every column of every head holds a token
     drops: int | None = None  # every head is full; so many tokens it has dropped before, one a step; None: unknown
     consecutive: int = 0  # so many of the newest tokens are surely held, as far as the rule itself spares them
+    read: int = 0  # at least so many tokens, prompt and answer, the newest included
     next: torch.Tensor | None = None  # int32 [heads, 1], the position after the newest token
 
 

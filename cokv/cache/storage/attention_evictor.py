@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from cokv.cache.attention.backend import softcap_of
-from cokv.cache.attention.weights import weights
+from cokv.cache.attention.weights import weights as weights_by_lse
 from cokv.cache.policies.protocol import EvictsByAttention, Known, ReadsKinds
 from cokv.cache.storage.ragged import RaggedStorage
 from cokv.types import CokvError
@@ -57,7 +57,7 @@ class AttentionEvictor:
                 f"{type(rule).__name__} drops the same tokens in every head of a layer, but the selection holds "
                 "different ones; select the same positions in all heads of a layer"
             )
-        self.next = next_positions.to(device, self.positions.dtype)
+        self.next, self.read = next_positions.to(device, self.positions.dtype), int(next_positions.min())
         self.hole = torch.tensor(held, device=device)  # column of the next token
         self.step = self.drops = 0
         self.filling = max(limit - tokens for tokens, limit in zip(held, allowed, strict=True))  # steps until all drop
@@ -105,28 +105,45 @@ class AttentionEvictor:
         else:
             self.memory.scatter_(1, column, 0)
         self.next += 1
-        self.consecutive += 1
+        self.consecutive, self.read = self.consecutive + 1, self.read + 1
 
-    def attended(self, store: RaggedStorage, queries: torch.Tensor, lse: torch.Tensor, scaling: float) -> None:
+    @property
+    def width(self) -> int:
+        """Columns: the highest limit and one."""
+        return self.positions.shape[1]
+
+    def watches_all(self, store: RaggedStorage) -> bool:
+        return len(self.segments) == len(store.lengths)
+
+    def attended(
+        self,
+        store: RaggedStorage,
+        queries: torch.Tensor,
+        lse: torch.Tensor | None,
+        scaling: float,
+        weights: torch.Tensor | None = None,
+    ) -> None:
         """Notes the step's attention, and drops one token of every segment that holds more than the limit.
 
-        queries [segments, group_size, head_dim] and lse [segments, group_size], of the whole store.
+        queries [segments, group_size, head_dim], of the whole store; likewise the attention weights float32 [segments,
+        group_size, width or more], or the log-sum-exp [segments, group_size] from which they are computed here.
         """
-        segments, width = self.segments, self.positions.shape[1]
-        lengths = store.lengths[segments]
-        attention = weights(
-            queries[segments],
-            store.k,
-            store.starts[segments],
-            lengths,
-            lse[segments],
-            scaling,
-            width,
-            softcap_of(store.backend),
-        )
-        full = lengths > self.limits
-        self.take(attention, lengths, full)
-        store.lengths = store.lengths.index_add(0, segments, -full.long())
+        segments, full, whole = self.segments, None, self.watches_all(store)
+        lengths = store.lengths if whole else store.lengths[segments]
+        if weights is not None:
+            weights = (weights if whole else weights[segments])[..., : self.width]
+        else:
+            assert lse is not None
+            attended, cap = (queries[segments], store.k, store.starts[segments], lengths), softcap_of(store.backend)
+            weights = weights_by_lse(*attended, lse[segments], scaling, self.width, cap)
+        if not self.full:
+            full = lengths > self.limits
+        self.take(weights, lengths, full)
+        if whole:
+            store.lengths = lengths - (1 if full is None else full.long())
+        else:
+            drops = torch.full_like(segments, -1) if full is None else -full.long()
+            store.lengths = store.lengths.index_add(0, segments, drops)
 
     def take(
         self, attention: torch.Tensor, lengths: torch.Tensor | None = None, full: torch.Tensor | None = None
@@ -135,14 +152,14 @@ class AttentionEvictor:
 
         lengths int64 [watched] and which of them are `full`, bool [watched]; needed until all are.
         """
-        rows, group, width = attention.shape
+        group, width = attention.shape[1:]
         even = self.even and self.full
         held = None if even else (self.positions >= 0).view(-1, self.heads, width)
-        by_row = attention.view(-1, self.heads, group, width)
+        by_row = attention.reshape(-1, self.heads, group, width)
         self.rule.update(self.memory.view(-1, self.heads, width, self.memory.shape[2]), by_row, held, self.step)
-        known = Known(even, self.drops if self.full else None, self.consecutive, self.next[:, None])
+        known = Known(even, self.drops if self.full else None, self.consecutive, self.read, self.next[:, None])
         self.hole = self.rule.worst(self.memory, self.positions, group, known)
-        if full is not None:
+        if full is not None and lengths is not None:
             self.hole = torch.where(full, self.hole, lengths)
         self.positions.scatter_(1, self.hole[:, None], -1)
         self.step += 1
@@ -150,6 +167,18 @@ class AttentionEvictor:
             self.drops += 1
         else:
             self.filling -= 1
+
+    def settle(self, store: RaggedStorage) -> None:
+        """Closes the holes, so that the first slots of each segment are its tokens, without a gap."""
+        last, rows = store.lengths[self.segments], torch.arange(len(self.segments), device=self.segments.device)
+        slots, moves = store.starts[self.segments], self.hole < last
+        source, target = slots + torch.where(moves, last, 0), slots + torch.where(moves, self.hole, 0)
+        store.k[target], store.v[target] = store.k[source], store.v[source]
+        source, target = torch.where(moves, last, 0), torch.where(moves, self.hole, 0)
+        self.memory[rows, target] = self.memory[rows, source]
+        self.positions[rows, target] = self.positions[rows, source]
+        self.positions.scatter_(1, last[:, None], -1)
+        self.hole = last
 
     def select(self, picked: torch.Tensor, segments: torch.Tensor) -> None:
         self.segments = segments

@@ -5,8 +5,9 @@ average; a token's counter is the number of the last `history` queries, prompt a
 holds one token more than its limit, the token with the highest counter is dropped, of ties the latest, never one of the
 newest `recent`. Counters are summed over the query heads that share a KV head, 32 bits per token. A query that leaves
 the history is subtracted, so its contribution is stored: one bit per token and query, two for 2 or 3 query heads per KV
-head, four for up to 15. Whether queries before a token count against it is `count_unseen`, see scorers/scissorhands.py; where they do,
-what is stored is how many heads paid a token the average or more, which is 0 for them, and the lowest sum is dropped.
+head, four for up to 15. Whether queries before a token count against it is `count_unseen`, see scorers/scissorhands.py;
+where they do, what is stored is how many heads paid a token the average or more, which is 0 for them, and the lowest
+sum is dropped.
 Differs: the paper drops half the budget whenever the cache is full; here one token is dropped per step, so that the
 whole budget is used, as for every method.
 """
