@@ -53,8 +53,9 @@ class History:
     def kept(self, cache: RaggedCache) -> Kept:
         """Where in the history each stored key is found, by its very numbers."""
         found = {}
+        layer: Any
         for place, layer in enumerate(cache.ragged_layers):
-            rows: Any = layer.rows
+            ((_, rows),) = layer.rows.parts  # one row, so one kind of store
             store = rows.store
             for head in range(self.shape.num_kv_heads):
                 begin, length = int(store.starts[head]), int(store.lengths[head])
