@@ -24,7 +24,7 @@ class CompensationToken(OldestEvictor):
         counts: torch.Tensor,
     ) -> None:
         """`limits`: slots beside the compensation token."""
-        super().__init__(segments, limits.clamp(min=1), sinks)
+        super().__init__(segments, limits.clamp(min=1), sinks, filling=1)  # a head of none but this token gets one slot
         self.keys, self.values, self.counts = keys.float(), values.float(), counts
 
     def place(

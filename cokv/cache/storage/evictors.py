@@ -15,14 +15,31 @@ from cokv.cache.storage.ragged import RaggedStorage
 class OldestEvictor:
     """EvictOldest: each new token of a full segment takes the slot of the oldest that is no sink."""
 
-    def __init__(self, segments: torch.Tensor, limits: torch.Tensor, sinks: torch.Tensor) -> None:
+    def __init__(self, segments: torch.Tensor, limits: torch.Tensor, sinks: torch.Tensor, filling: int) -> None:
+        """filling: after so many steps all are full, and stay so."""
         self.segments, self.limits = segments, limits  # int64 [watched], slots at which a segment is full
         self.sinks, self.evicted = sinks, torch.zeros_like(limits)
-        self.capped = False
+        self.capped, self.filling = False, filling
 
     def expect(self, store: RaggedStorage, tokens: int) -> None:
         """So many tokens of the prompt are still to be read: a segment has slots for these beside what it holds."""
         self.limits = torch.maximum(self.limits, store.lengths[self.segments] + tokens)
+        self.filling += tokens
+
+    def watches_all(self, store: RaggedStorage) -> bool:
+        return len(self.segments) == len(store.lengths)
+
+    def cap(self, store: RaggedStorage) -> None:
+        if not self.capped:
+            store.cap(self.segments, self.limits)
+            self.capped = True
+
+    def oldest(self) -> torch.Tensor:
+        """Of each watched segment, all of which are full: where the token lies that is no sink and goes next."""
+        sinks = torch.minimum(self.sinks, self.limits - 1)
+        places = sinks + self.evicted % (self.limits - sinks)
+        self.evicted += 1
+        return places
 
     def place(
         self, store: RaggedStorage, places: torch.Tensor, grows: torch.Tensor, kinds: torch.Tensor | None = None
@@ -31,9 +48,8 @@ class OldestEvictor:
 
         kinds: int64 [segments of the store], what kind of token it is, where that is known.
         """
-        if not self.capped:
-            store.cap(self.segments, self.limits)
-            self.capped = True
+        self.cap(store)
+        self.filling = max(self.filling - 1, 0)
         lengths = store.lengths[self.segments]
         full = lengths >= self.limits
         sinks = torch.minimum(self.sinks, self.limits - 1)

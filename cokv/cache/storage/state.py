@@ -170,18 +170,18 @@ _RAGGED = State(
 )
 STATES: dict[type, State] = {
     RaggedStorage: _RAGGED,
-    Bounds: State("bounds", host=("lengths", "steps", "uncertain")),
+    Bounds: State("bounds", host=("lengths", "caps", "steps")),
     MixedRows: State(
         "mixed", device=("places",), host=("parts",), remade=("places",), knows_device=True, remake=_places
     ),
     PlainRows: State(
         "plain", device=("kinds",), host=("heads", "store", "bounds", "evictors"), remade=("kinds",), remake=_no_kinds
     ),
-    OldestEvictor: State("evict_oldest", device=("segments", "limits", "sinks", "evicted"), host=("capped",)),
+    OldestEvictor: State("evict_oldest", device=("segments", "limits", "sinks", "evicted"), host=("capped", "filling")),
     CompensationToken: State(
         "compensate",
         device=("segments", "limits", "sinks", "evicted", "keys", "values", "counts"),
-        host=("capped",),
+        host=("capped", "filling"),
     ),
     AttentionEvictor: State(
         "evict_by_attention",
