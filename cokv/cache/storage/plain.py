@@ -205,6 +205,8 @@ class PlainRows:
             only.cap(store)
             only.note(kinds)
             return only.hole, None
+        if isinstance(only, OldestEvictor) and only.watches_all(store) and only.full(store):
+            return only.next_places(store), torch.zeros_like(store.lengths, dtype=torch.bool)
         places, grows = store.lengths.clone(), torch.ones_like(store.lengths, dtype=torch.bool)
         for evictor in self.evictors:
             evictor.place(store, places, grows, kinds)

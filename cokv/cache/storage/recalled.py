@@ -40,7 +40,7 @@ class RecalledRows:
         device, segments = keys.device, len(lengths)
         self.dim = keys.shape[1]
         self.counts, self.filled = lengths // page, lengths % page  # complete pages, tokens of the next
-        self.filling = Filling(self.filled.tolist(), [page] * segments)
+        self.count_filling()
         self.rows = torch.arange(segments, device=device)  # which stretch and which digests are the segment's
         # Which page lies in which place; -1: none.
         self.numbers = torch.full((segments, self.policy.places), -1, device=device)
@@ -60,6 +60,10 @@ class RecalledRows:
         wide = int(self.counts.max()) + 1 if segments else 1
         self.low, self.high = (keys.new_zeros(segments, wide, self.dim) for _ in range(2))
         self.low[owner, number], self.high[owner, number] = complete[:, KEYS].amin(1), complete[:, KEYS].amax(1)
+
+    def count_filling(self) -> None:
+        """Asks the device once how full each newest page is."""
+        self.filling = Filling(self.filled.tolist(), [self.policy.page] * len(self.filled))
 
     @property
     def starts(self) -> torch.Tensor:
