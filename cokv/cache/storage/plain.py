@@ -206,6 +206,8 @@ class PlainRows:
         if isinstance(only, AttentionEvictor) and only.watches_all(store):
             only.begins(store, kinds)
             return only.hole, None
+        if isinstance(only, OldestEvictor) and only.watches_all(store) and only.full(store):
+            return only.next_places(store), torch.zeros_like(store.lengths, dtype=torch.bool)
         places, grows = store.lengths.clone(), torch.ones_like(store.lengths, dtype=torch.bool)
         for evictor in self.evictors:
             evictor.place(store, places, grows, kinds)
