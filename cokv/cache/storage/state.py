@@ -186,7 +186,7 @@ STATES: dict[type, State] = {
     AttentionEvictor: State(
         "evict_by_attention",
         device=("segments", "limits", "positions", "memory", "next", "hole"),
-        host=("rule", "heads", "step", "drops", "filling", "even", "consecutive", "capped"),
+        host=("rule", "heads", "step", "read", "drops", "filling", "even", "consecutive", "capped"),
     ),
     PrunedRows: State("pruned", device=("channels",), host=("heads", "older", "newer")),
     QuantizedRows: State("quantized", device=("bits",), host=("heads", "policy", "channels", "residual", "pools")),
