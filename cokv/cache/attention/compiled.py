@@ -80,7 +80,8 @@ def attend(
     at_most: Sequence[int] | None = None,
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `reference.attend`; `at_most` is not needed."""
+    """As `reference.attend`; `at_most` is not needed. Copies what is not contiguous."""
+    keys, values, starts, lengths = (part.contiguous() for part in (keys, values, starts, lengths))
     out, lse = step(queries, keys, values, starts, lengths, scaling, softcap=softcap)
     assert lse is not None
     return out, lse

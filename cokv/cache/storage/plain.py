@@ -150,7 +150,8 @@ class PlainRows:
         watching = [evictor for evictor in self.evictors if isinstance(evictor, AttentionEvictor)]
         needs_lse = len(watching) < len(self.evictors) or sinks is not None
         new = keys.reshape(-1, dim), values.reshape(-1, dim)
-        out, lse, weights = self._step(grouped, *new, scaling, needs_lse, max((w.width for w in watching), default=0))
+        kinds, width = self._next_kinds(), max((watcher.width for watcher in watching), default=0)
+        out, lse, weights = self._step(grouped, *new, scaling, needs_lse, width, kinds)
         if lse is not None:
             cap = softcap_of(self.store.backend)
             for evictor in self.evictors:
@@ -163,7 +164,7 @@ class PlainRows:
             if sinks is not None and weights is not None:
                 weights *= (stored - lse).exp()[..., None]
         for watcher in watching:
-            watcher.attended(self.store, grouped, lse, scaling, weights)
+            watcher.attended(self.store, grouped, lse, scaling, weights, kinds)
         return out.view(rows, num_heads, 1, dim).to(queries.dtype)
 
     def _step(
@@ -174,12 +175,13 @@ class PlainRows:
         scaling: float,
         needs_lse: bool,
         watched: int,
+        kinds: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Stores one token per segment, then attends: queries [segments, group_size, head_dim]. Output, log-sum-exp
         and the weights [segments, group_size, watched] of the segments that are no longer; one of these two may be
         missing: the log-sum-exp where it is not needed, the weights where the backend gives none.
         """
-        store, (places, grows) = self.store, self._places()
+        store, (places, grows) = self.store, self._places(kinds)
         weights = queries.new_empty(*queries.shape[:2], watched, dtype=torch.float32) if watched else None
         result = store.step(queries, keys, values, scaling, places, grows, needs_lse, weights)
         if result is None:
@@ -195,15 +197,13 @@ class PlainRows:
         stored = store.k, store.v, store.starts, store.lengths
         return store.backend(queries, *stored, scaling, self.bounds.at_most)
 
-    def _places(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _places(self, kinds: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Where the next token of each segment goes and which get longer, as evictors say; none where all grow."""
         if not self.evictors:
             return None, None
-        kinds, store = self._next_kinds(), self.store
-        only = self.evictors[0]
+        store, only = self.store, self.evictors[0]
         if isinstance(only, AttentionEvictor) and only.watches_all(store):
-            only.cap(store)
-            only.note(kinds)
+            only.begins(store, kinds)
             return only.hole, None
         places, grows = store.lengths.clone(), torch.ones_like(store.lengths, dtype=torch.bool)
         for evictor in self.evictors:
@@ -211,7 +211,7 @@ class PlainRows:
         return places, grows
 
     def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        places, grows = self._places()
+        places, grows = self._places(None)
         self.store.append(keys, values, places, grows)
         self.bounds.appended(self.store.lengths, all_grow=not self.evictors)
 
@@ -243,15 +243,15 @@ class PlainRows:
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         """Queries [segments, group_size, head_dim], keys and values [segments, head_dim]; output as queries."""
-        store, segments = self.store, len(queries)
+        store, segments, kinds = self.store, len(queries), self._next_kinds()
+        evictor.begins(store, kinds)
         slots = store.starts + evictor.hole
-        evictor.note(self._next_kinds())
         store.k.index_copy_(0, slots, keys)
         store.v.index_copy_(0, slots, values)
         stored_keys, stored_values = (part.view(segments, -1, part.shape[1]) for part in (store.k, store.v))
         softcap = softcap_of(store.backend)
         out, _, weights = attend_even(queries, stored_keys, stored_values, scaling, softcap, sinks)
-        evictor.take(weights)
+        evictor.attended_full(weights, kinds)
         return out
 
     def _attend_chunk(

@@ -7,6 +7,7 @@ charged with it; what a store has beside per segment (starts, lengths, counts, b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,7 @@ from cokv.cache.attention.backend import Attend, implementation, softcap_of, wit
 from cokv.cache.policies.packing import Packed, pack
 from cokv.cache.policies.quantize import AS_IT_IS, INDEX_BYTES, Quantize
 from cokv.cache.prefill import PrefillLayer
+from cokv.cache.storage.filling import Filling
 from cokv.cache.storage.places import free_places, nbytes
 from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of
@@ -104,12 +106,10 @@ class QuantizedRows:
         old = place < torch.repeat_interleave(old_tokens, lengths)
         segment = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
         self.residual = RaggedStorage(keys[~old], values[~old], lengths - old_tokens, slack, backend)
-        # On the host, so that no step asks the device whether a group is due: bits of each segment, tokens of its
-        # residual `steps` steps ago, and when the first group is due.
-        self.widths: list[int] = self.bits.tolist()
-        self.tokens: list[int] = self.residual.lengths.tolist()
-        self.steps, self.wait = 0, 0
-        self._count_steps(0)
+        full = max(self.policy.residual + 1, self.policy.group)
+        self.filling = Filling(
+            self.residual.lengths.tolist(), [math.inf if b == AS_IT_IS else full for b in self.bits.tolist()]
+        )
         self.pools: dict[int, Pool] = {}
         self._pack(
             segment[old][:: self.policy.group],
@@ -140,9 +140,9 @@ class QuantizedRows:
         self.residual.append(keys.reshape(-1, dim), values.reshape(-1, dim))
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
         out, _ = with_sinks(*self._over_stored(grouped, scaling), sinks)
-        self.steps += 1
-        if self.steps >= self.wait:
-            self._pack_oldest()
+        self.filling.one_more()
+        if full := self.filling.full_segments():
+            self._pack_oldest(full)
         return out.view(rows, num_heads, 1, dim)
 
     @property
@@ -168,31 +168,15 @@ class QuantizedRows:
             parts.append(store.backend(queries, *pool.unpacked(), lengths.cumsum(0) - lengths, lengths, scaling))
         return merge_attention_states(parts)
 
-    def _due(self, tokens: int, width: int) -> bool:
-        """Whether a residual of so many tokens gives a group away."""
-        return tokens > self.policy.residual and tokens >= self.policy.group and width != AS_IT_IS
-
-    def _count_steps(self, steps: int) -> None:
-        """So many tokens have come to each residual since they were counted last."""
-        self.tokens, self.steps = [n + steps for n in self.tokens], 0
-        full = max(self.policy.residual + 1, self.policy.group)
-        self.wait = min(
-            (full - n for n, width in zip(self.tokens, self.widths, strict=True) if width != AS_IT_IS), default=1 << 62
-        )
-
-    def _pack_oldest(self) -> None:
-        """Of every residual that holds too much, the oldest group."""
+    def _pack_oldest(self, segments: list[int]) -> None:
+        """Of these residuals, which hold too much, the oldest group."""
         store, group = self.residual, self.policy.group
-        self._count_steps(self.steps)
-        due = [self._due(n, width) for n, width in zip(self.tokens, self.widths, strict=True)]
-        if any(due):
-            owner = sent(torch.tensor([segment for segment, now in enumerate(due) if now]), store.device)
-            slots = store.starts[owner, None] + torch.arange(group, device=owner.device)
-            self._pack(owner, store.k[slots], store.v[slots])
-            moved = sent(torch.tensor(due), store.device) * group
-            store.starts, store.lengths = store.starts + moved, store.lengths - moved
-            self.tokens = [n - group * now for n, now in zip(self.tokens, due, strict=True)]
-        self._count_steps(0)
+        owner = sent(torch.tensor(segments), store.device)
+        slots = store.starts[owner, None] + torch.arange(group, device=owner.device)
+        self._pack(owner, store.k[slots], store.v[slots])
+        gone = torch.zeros_like(store.lengths).index_fill_(0, owner, group)
+        store.starts, store.lengths = store.starts + gone, store.lengths - gone
+        self.filling.gave(segments, group)
 
     def select(self, rows: torch.Tensor, copies: bool) -> None:
         segments = segments_of(rows.to(self.bits.device), self.heads)
@@ -200,10 +184,7 @@ class QuantizedRows:
         for pool in self.pools.values():
             pool.select(segments, copies)
         self.bits = self.bits[segments]
-        self._count_steps(self.steps)
-        on_host = segments_of(rows.cpu(), self.heads).tolist()
-        self.widths, self.tokens = ([part[segment] for segment in on_host] for part in (self.widths, self.tokens))
-        self._count_steps(0)
+        self.filling.select(segments_of(rows.cpu(), self.heads).tolist())
 
     can_crop = False
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.cache.policies.protocol import GROWS, NOTHING, EvictsByAttention, Known, check_limit, lowest
+from cokv.cache.policies.protocol import GROWS, NOTHING, EvictsByAttention, FullHeads, Known, check_limit, lowest
+from cokv.methods.policies.one_call import FASTGEN, drop
 from cokv.methods.scorers.accumulated_attention import AttentionSum
 from cokv.methods.scorers.fastgen import FREQUENT, LOCAL, FastGenScorer
 from cokv.model.token_kinds import TokenKinds
@@ -84,6 +85,9 @@ class FastGenEviction(EvictsByAttention):
         lowest = tiers.masked_fill(~stored, torch.iinfo(torch.int64).max).amin(1, keepdim=True)
         inside = torch.where(tiers == LOCAL, positions, rank)
         return inside.masked_fill((tiers != lowest) | ~stored, torch.iinfo(torch.int64).max).argmin(1)
+
+    def drop(self, heads: FullHeads) -> bool:
+        return drop(FASTGEN, heads, (FREQUENT, LOCAL), (self.frequent_share, self.local_share))
 
 
 def _all_frequent(memory: torch.Tensor, positions: torch.Tensor, known: Known) -> torch.Tensor:

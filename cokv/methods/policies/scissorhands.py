@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, Known, check_limit, lowest, newest
+from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, FullHeads, Known, check_limit, lowest, newest
+from cokv.methods.policies.one_call import SCISSORHANDS, drop
 from cokv.methods.scorers.causal import window_attention
 from cokv.types import CokvError
 
@@ -90,6 +91,10 @@ class ScissorhandsEviction(EvictsByAttention):
         counters = _counters(memory).float()
         goodness = counters if self.count_unseen else -counters
         return lowest(goodness, positions, newest(positions, self.recent, known), known)
+
+    def drop(self, heads: FullHeads) -> bool:
+        settings = self.history, self.recent, int(self.count_unseen), _bits(heads.weights.shape[1])
+        return self.recent <= heads.known.consecutive and drop(SCISSORHANDS, heads, settings)
 
     def _counts(self, weights: torch.Tensor, average: torch.Tensor | float) -> torch.Tensor:
         """Whether a query is stored as counting for a token: it pays it the average or more, or less."""
