@@ -19,6 +19,7 @@ from cokv.cache.policies.packing import Packed
 from cokv.cache.storage.attention_evictor import AttentionEvictor
 from cokv.cache.storage.compensated import CompensationToken
 from cokv.cache.storage.evictors import OldestEvictor
+from cokv.cache.storage.filling import Filling
 from cokv.cache.storage.host_pages import HostPages
 from cokv.cache.storage.mixed import MixedRows
 from cokv.cache.storage.plain import PlainRows
@@ -188,8 +189,11 @@ STATES: dict[type, State] = {
         device=("segments", "limits", "positions", "memory", "next", "hole"),
         host=("rule", "heads", "step", "read", "drops", "filling", "even", "consecutive", "capped"),
     ),
+    Filling: State("filling", host=("tokens", "full", "steps", "wait")),
     PrunedRows: State("pruned", device=("channels",), host=("heads", "older", "newer")),
-    QuantizedRows: State("quantized", device=("bits",), host=("heads", "policy", "channels", "residual", "pools")),
+    QuantizedRows: State(
+        "quantized", device=("bits",), host=("heads", "policy", "channels", "residual", "pools", "filling")
+    ),
     Pool: State(
         "pool",
         device=("keys", "values", "places", "counts"),
@@ -200,7 +204,7 @@ STATES: dict[type, State] = {
     RecalledRows: State(
         "recalled",
         device=("counts", "filled", "rows", "numbers", "k", "v", "low", "high"),
-        host=("policy", "heads", "dim", "host", "backend"),
+        host=("policy", "heads", "dim", "host", "filling", "backend"),
         remade=("backend",),
         compact=_own_stretches,
         remake=_with_backend,
