@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers.cache_utils import Cache
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import choose
 from cokv.cache.attention.backend import Attend
 from cokv.cache.attention.host_bounds import sent
-from cokv.cache.compat import AnsweringCache, sliding_layer
+from cokv.cache.compat import AnsweringCache
 from cokv.cache.compression import Compression, PromptReader, SelectEachLayer
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.protocol import ReadsKinds
 from cokv.cache.prefill import Prefill
+from cokv.cache.sliding import SlidingLayer
 from cokv.cache.storage.ragged import SLACK
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.model.observe import ModelParts
@@ -48,7 +49,7 @@ class RaggedCache(AnsweringCache):
         config: Any,
         compression: Compression | None = None,
         slack: int = SLACK,
-        attend: Attend = buckets.attend,
+        attend: Attend = choose.attend,
         model: Any = None,
         tokenizer: Any = None,
     ) -> None:
@@ -58,10 +59,10 @@ class RaggedCache(AnsweringCache):
         layers: list[Any] = [
             RaggedLayer(i, shape, slack, attend, self._after_prompt)
             if i in full
-            else sliding_layer(shape.sliding_window or 0)
+            else SlidingLayer(shape.sliding_window or 0)
             for i in range(shape.num_hidden_layers)
         ]
-        super().__init__(layers, shape.num_heads)
+        super().__init__(layers, shape.num_heads, shape.softcap)
         self.prompt = PromptReader(compression or SelectEachLayer(), model, tokenizer)
         self._check_masks_once()
 
@@ -72,7 +73,7 @@ class RaggedCache(AnsweringCache):
         selections: Sequence[Selection],
         policies: Sequence[Policy] | None = None,
         slack: int = SLACK,
-        attend: Attend = buckets.attend,
+        attend: Attend = choose.attend,
     ) -> RaggedCache:
         """One row per Selection, all over the same prompt. Selections may hold tokens that the prefill has unread."""
         shape = prefill.shape
@@ -88,7 +89,7 @@ class RaggedCache(AnsweringCache):
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, len(selections))
         cache = cls.__new__(cls)
-        AnsweringCache.__init__(cache, layers, shape.num_heads)
+        AnsweringCache.__init__(cache, layers, shape.num_heads, shape.softcap)
         cache._check_masks_once()
         cache._know_kinds(policies or (), prefill.tokenizer)
         return cache
@@ -111,7 +112,7 @@ class RaggedCache(AnsweringCache):
                 raise CokvError("this method must know which tokens are read, and the model was given embeddings")
             self._tell_kinds(input_ids)
         if self.prompt is not None:
-            self.prompt.input_ids = input_ids if self._prompt_unread else None
+            self.prompt.forward_begins(input_ids if self._prompt_unread else None)
 
     def attention_begins(self, module: torch.nn.Module, hidden_states: torch.Tensor, kwargs: dict[str, Any]) -> None:
         if self.prompt is not None and self.prompt.needs_inputs and self._prompt_unread:
@@ -119,8 +120,8 @@ class RaggedCache(AnsweringCache):
 
     def forward_ends(self) -> None:
         super().forward_ends()
-        if self.prompt is not None and self.prompt.parts is not None:
-            self.prompt.parts.inputs.clear()
+        if self.prompt is not None:
+            self.prompt.forward_ends()
 
     def _tell_kinds(self, ids: torch.Tensor) -> None:
         """Which kinds of tokens the next forward pass reads, int64 [rows, t], to rows whose policy must know."""
@@ -147,20 +148,36 @@ class RaggedCache(AnsweringCache):
         """Empty again, and ready for another prompt; one that failed half-way leaves nothing."""
         super().reset()
         if self.prompt is not None:
-            self.prompt.waiting.clear()
-            self.prompt.input_ids = None
+            self.prompt.reset()
 
     def crop(self, tokens_to_remove: int) -> None:
         """All layers or none: sliding layers come first in some models."""
-        for layer in self.ragged_layers:
-            layer.check_crop(layer.tokens_to_drop(tokens_to_remove))
+        count = self.ragged_layers[0].tokens_to_drop(tokens_to_remove)
+        layer: Any
+        if self.get_seq_length():
+            for layer in self.layers:
+                layer.check_crop(count)
         super().crop(tokens_to_remove)
+
+    def to(self, device: torch.device | str | int) -> Self:
+        """Moves all that lies with the model, in place; pages in CPU memory stay there. For a model that has moved."""
+        where = torch.empty(0, device=torch.device(device)).device  # "cuda" is one of its devices
+        layer: Any
+        with torch.inference_mode(False), torch.no_grad():
+            for layer in self.layers:
+                layer.to(where)
+        return self
 
     # ---- what it holds
 
     @property
     def ragged_layers(self) -> list[RaggedLayer]:
         return [layer for layer in self.layers if isinstance(layer, RaggedLayer)]
+
+    @property
+    def attention(self) -> list[str]:
+        """Name of the backend that attends what is kept, of each layer with a budget; "auto" before it is known."""
+        return [layer.attention for layer in self.ragged_layers]
 
     @property
     def stored_tokens(self) -> int:

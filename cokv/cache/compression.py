@@ -18,6 +18,7 @@ from cokv.cache.attention.masks import prompt_starts
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import PrefillLayer, observations
+from cokv.model.device import LaterChecks
 from cokv.model.observe import LayerView, ModelParts, Observer
 from cokv.types import CokvError, Selection
 
@@ -40,6 +41,10 @@ class Compression(Protocol):
     def layer_local(self) -> bool:
         """Whether a layer's positions follow from that layer alone."""
 
+    @property
+    def positions_are_sound(self) -> bool:
+        """Whether `positions` are right by how they are made; others are checked on the host, a wait per layer."""
+
     def positions(self, layers: Sequence[PrefillLayer], place: int | None) -> list[list[torch.Tensor]]:
         """Kept positions [layer][kv_head], ascending: of all layers, or of full-attention layer `place` alone."""
 
@@ -52,7 +57,7 @@ LayerSelect = Callable[[PrefillLayer], Sequence[torch.Tensor]]
 
 def every_position(layer: PrefillLayer) -> list[torch.Tensor]:
     heads, seq_len, _ = layer.keys.shape
-    return [torch.arange(seq_len)] * heads
+    return [torch.arange(seq_len, device=layer.keys.device)] * heads
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class SelectEachLayer:
     window: int = 32
     after: Policy = field(default_factory=Grow)
     layer_local = True
+
+    @property
+    def positions_are_sound(self) -> bool:
+        return self.select is every_position
 
     @property
     def observers(self) -> tuple[Any, ...]:
@@ -85,6 +94,8 @@ class PromptReader:
         self.waiting: dict[int, list[PrefillLayer]] = {}  # by place, where all layers are needed
         self.parts: ModelParts | None = None
         self.needs_inputs = any(getattr(observer, "needs_inputs", False) for observer in compression.observers)
+        self.checks = LaterChecks(getattr(compression, "name", ""))  # of all layers, asked when the last is done
+        self._starts: tuple[torch.Tensor | None, torch.Tensor] | None = None  # of a mask, for all layers that get it
 
     def model(self) -> Any:
         """The model this cache was made for, as long as it is there."""
@@ -107,15 +118,13 @@ class PromptReader:
         scaling: float,
     ) -> None:
         """Full-attention layer number `place` has attended the prompt: compresses it, or all of them once all have."""
-        layer = layers[place]
-        rows, seq_len = layer.keys.shape[0], layer.keys.shape[2]
-        try:
-            layer.starts = prompt_starts(mask, rows, seq_len)
-        except CokvError as error:
-            raise layer.handshake.refusal(layer, str(error)) from None
+        layer, rows = layers[place], layers[place].keys.shape[0]
+        layer.starts = self._prompt_starts(layer, mask)
         views = [self._view(layer, row, start, queries, scaling) for row, start in enumerate(layer.starts.tolist())]
         if self.compression.layer_local:
             self._fill(layers, place, views, [self.compression.positions([view], place)[0] for view in views])
+            if place == len(layers) - 1:
+                self.checks.ask()
             return
         self.waiting[place] = views
         if len(self.waiting) < len(layers):
@@ -125,6 +134,29 @@ class PromptReader:
         for each in range(len(layers)):
             self._fill(layers, each, self.waiting.pop(each), [row[each] for row in kept])
 
+    def _prompt_starts(self, layer: RaggedLayer, mask: torch.Tensor | None) -> torch.Tensor:
+        """Where rows begin. All layers of a pass mostly get one mask, which is looked at once."""
+        if self._starts is None or mask is None or self._starts[0] is not mask:
+            try:
+                self._starts = mask, prompt_starts(mask, layer.keys.shape[0], layer.keys.shape[2])
+            except CokvError as error:
+                raise layer.handshake.refusal(layer, str(error)) from None
+        return self._starts[1]
+
+    def forward_begins(self, input_ids: torch.Tensor | None) -> None:
+        self.input_ids, self._starts = input_ids, None
+
+    def forward_ends(self) -> None:
+        self._starts = None
+        if self.parts is not None:
+            self.parts.inputs.clear()
+
+    def reset(self) -> None:
+        """What a prompt that failed half-way has left."""
+        self.waiting.clear()
+        self.checks.pending.clear()
+        self.forward_begins(None)
+
     def _view(self, layer: RaggedLayer, row: int, start: int, queries: torch.Tensor, scaling: float) -> PrefillLayer:
         """One row's prompt, its padding cut off."""
         keys, values, own = layer.keys[row, :, start:], layer.values[row, :, start:], queries[row, :, start:]
@@ -132,9 +164,14 @@ class PromptReader:
         observed = {}
         if self.compression.observers:
             ids = None if self.input_ids is None else self.input_ids[row, start:]
-            view = LayerView(layer.index, ids, own, keys, values, scaling, self.model_parts())
+            view = LayerView(
+                layer.index, ids, own, keys, values, scaling, self.model_parts(), layer.backend.softcap, layer.sinks
+            )
             observed = observations(self.compression.observers, view)
-        return PrefillLayer(layer.index, keys, values, last, scaling, observed)
+        if not self.compression.layer_local:
+            last = last.clone()  # a view would hold all queries until the last layer is done
+        checks, cap = self.checks if self.compression.layer_local else None, layer.backend.softcap
+        return PrefillLayer(layer.index, keys, values, last, scaling, observed, 0, checks, cap, layer.sinks)
 
     def _fill(
         self,
@@ -151,8 +188,10 @@ class PromptReader:
                 raise CokvError(
                     f"select gave positions for {len(positions)} heads, expected {heads}, one tensor per KV head"
                 )
-            selection = Selection.from_heads([list(positions)], seq_len)  # says what is wrong with positions
-            checked.append([selection.head(0, head) for head in range(heads)])
+            if not getattr(self.compression, "positions_are_sound", False):
+                selection = Selection.from_heads([list(positions)], seq_len)  # says what is wrong with positions
+                positions = [selection.head(0, head) for head in range(heads)]
+            checked.append(positions)
             policies.append(self.compression.policy(seq_len).at_layer(place, len(layers)))
         layer.fill(views, checked, policies, layer.starts)
 
@@ -164,4 +203,4 @@ class PromptReader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the model: a cache that has read its prompt needs none."""
-        return {**vars(self), "_model": None, "parts": None, "input_ids": None}
+        return {**vars(self), "_model": None, "parts": None, "input_ids": None, "_starts": None}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import choose
 from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.backend import Attend
 from cokv.cache.prefill import Prefill, check_prompt
@@ -65,7 +65,7 @@ def decode(
     way: AnyWay = "ragged",
     suffix: torch.Tensor | None = None,
     max_bytes: int = 1 << 30,
-    attend: Attend = buckets.attend,
+    attend: Attend = choose.attend,
     first_token: FirstToken = "prefill",
 ) -> list[Decoded]:
     """Greedy answers, one per row, in order.

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from transformers import PreTrainedModel
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import choose
 from cokv.cache.attention.backend import Attend
 from cokv.cache.cache import RaggedCache
 from cokv.cache.compat import cache_argument
@@ -105,7 +105,7 @@ def start_session(
     new_tokens: int,
     suffix: torch.Tensor | None = None,
     first_token: FirstToken = "prefill",
-    attend: Attend = buckets.attend,
+    attend: Attend = choose.attend,
 ) -> Iterator[tuple[DecodeSession, torch.Tensor, Nodes]]:
     """Rows that have read the prompt and the suffix, with the logits [nodes, vocab_size] of their first token.
 

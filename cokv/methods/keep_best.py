@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from cokv.model.device import sent
 from cokv.types import Budgets, CokvError, Selection
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import Prefill
 
 
+def best_positions(scores: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
+    """Each head's best-scored tokens, ties to the lower position (a stable sort gives the same on every device).
+
+    scores [num_kv_heads, seq_len]; counts: tokens of each head, known on the host, so that nothing waits for the
+    device. Positions int64 [count] of each head, ascending, on the scores' device.
+    """
+    seq_len, width = scores.shape[1], max(counts)
+    assert width <= seq_len, (width, seq_len)
+    best = scores.sort(dim=-1, descending=True, stable=True).indices[:, :width]
+    if min(counts) < width:
+        some = sent(torch.tensor(counts), scores.device)
+        best = best.masked_fill(torch.arange(width, device=scores.device) >= some[:, None], seq_len)  # goes last
+    ascending = best.sort(dim=-1).values
+    return [head[:count] for head, count in zip(ascending, counts, strict=True)]
+
+
 def keep_best(scores: list[torch.Tensor], budgets: Budgets) -> Selection:
-    """Each head's best-scored tokens, ties to the lower position (a stable sort gives the same on every device)."""
-    positions, seq_len = [], scores[0].shape[1]
-    for layer, counts in zip(scores, budgets.values, strict=True):
-        order = layer.sort(dim=-1, descending=True, stable=True).indices
-        rank = torch.arange(seq_len, device=layer.device)
-        kept = rank < torch.tensor(counts, device=layer.device)[:, None]
-        mask = torch.zeros_like(kept).scatter_(-1, order, kept)
-        positions.append(mask.nonzero()[:, 1].cpu())
-    return Selection(torch.cat(positions), budgets.values, seq_len)
+    """Each head's best-scored tokens, of all layers. Waits for the device."""
+    positions = [
+        torch.cat(best_positions(layer, counts)).cpu()
+        for layer, counts in zip(scores, budgets.values.tolist(), strict=True)
+    ]
+    return Selection(torch.cat(positions), budgets.values, scores[0].shape[1])
 
 
 def prefill_shape(prefill: Prefill) -> tuple[int, int, int]:

@@ -19,13 +19,13 @@ import torch
 from cokv.cache.policies.base import Policy, policy_parameters
 from cokv.cache.policies.growth import Grow
 from cokv.methods.allocators import Allocator, HasFloor, StatesFacts
-from cokv.methods.keep_best import keep_best, prefill_shape
+from cokv.methods.keep_best import best_positions, keep_best, prefill_shape
 from cokv.methods.profile_rules import check_profile
 from cokv.methods.score_cache import ScoreCache, ranking, score_layer, score_prefill
 from cokv.methods.scorers import Refines, Scorer
 from cokv.methods.words import unknown
 from cokv.model.observe import Replayer
-from cokv.types import JSON, Budgets, CokvError, Infeasible, KVBudget, Selection
+from cokv.types import JSON, Budgets, CokvError, Infeasible, IntArray, KVBudget, Selection
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import Prefill, PrefillLayer
@@ -157,9 +157,13 @@ class Method:
 
     @property
     def needs(self) -> str:
-        """What it reads of the prompt, and the profile it takes, in words."""
-        reads = getattr(self.scorer, "reads", "")
-        return ", ".join(part for part in (reads, self.profile) if part) or "nothing"
+        """What it reads of the prompt, and the profile it takes, in words.
+
+        "all layers at once": its budgets follow from the scores of all of them, so that a prompt that is compressed as
+        it is read stays dense until the last layer has read it; other methods have one dense layer at a time.
+        """
+        reads, layers = getattr(self.scorer, "reads", ""), "" if self.layer_local else "all layers at once"
+        return ", ".join(part for part in (reads, layers, self.profile) if part) or "nothing"
 
     @property
     def exact(self) -> bool:
@@ -221,11 +225,13 @@ class Method:
     ) -> list[torch.Tensor]:
         """The same selection for full-attention layer number `index` alone: positions of each KV head, ascending.
 
-        For `layer_local` methods, which can compress a layer as soon as it has read the prompt.
+        For `layer_local` methods, which can compress a layer as soon as it has read the prompt. Positions stay on the
+        device of the keys, and nothing waits for it but an allocator that counts scores (AdaKV's), for one number per
+        KV head.
         """
         assert self.layer_local, self.name
         heads, seq_len, _ = layer.keys.shape
-        all_positions = [torch.arange(seq_len)] * heads
+        all_positions = [torch.arange(seq_len, device=layer.keys.device)] * heads
         if self.scorer is None or self.allocator is None:
             return all_positions
         with self._errors_with_name():
@@ -237,8 +243,8 @@ class Method:
             scores = score_layer(self.scorer, layer)
             budgets = self._budgets([scores] * (num_layers if by_shape else 1), slots, profile)
             row = index if by_shape else 0
-            kept = self._keep([layer], [scores], Budgets(budgets.values[row : row + 1]))
-        return [kept.head(0, h) for h in range(heads)]
+            counts = budgets.values[row]
+            return best_positions(self._refined(layer, scores, counts), counts.tolist())
 
     def bound_policy(
         self, kv_budget: Any, seq_len: int, num_layers: int, num_kv_heads: int, profile: Any = None
@@ -309,15 +315,14 @@ class Method:
         return budgets
 
     def _keep(self, layers: Sequence[PrefillLayer], scores: list[torch.Tensor], budgets: Budgets) -> Selection:
-        """The selection by these budgets, one row per layer; a scorer that depends on them refines its scores first."""
-        if isinstance(self.scorer, Refines):
-            counts = torch.from_numpy(budgets.values.copy())
-            refined = [
-                self.scorer.refine(layer, layer_scores, slots)
-                for layer, layer_scores, slots in zip(layers, scores, counts, strict=True)
-            ]
-            scores = [ranking(layer_scores, layer) for layer_scores, layer in zip(refined, layers, strict=True)]
-        return keep_best(scores, budgets)
+        """The selection by these budgets, one row per layer."""
+        return keep_best([self._refined(*each) for each in zip(layers, scores, budgets.values, strict=True)], budgets)
+
+    def _refined(self, layer: PrefillLayer, scores: torch.Tensor, counts: IntArray) -> torch.Tensor:
+        """Scores [num_kv_heads, seq_len] once each head's slots, counts [num_kv_heads], are known."""
+        if not isinstance(self.scorer, Refines):
+            return scores
+        return ranking(self.scorer.refine(layer, scores, torch.from_numpy(counts.copy())), layer)
 
 
 def prefill_requirements(methods: Iterable[Method]) -> tuple[int, list[Observer | Replayer]]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cokv.methods.scorers import Measures, Scorer
+from cokv.model.device import LaterChecks
 from cokv.types import CokvError, FloatArray
 
 if TYPE_CHECKING:
@@ -54,10 +55,20 @@ def score_layer(scorer: Scorer, layer: PrefillLayer) -> torch.Tensor:
 
 
 def ranking(scores: torch.Tensor, layer: PrefillLayer) -> torch.Tensor:
-    """The scores unchanged; CokvError if any is NaN, since tokens could not be ranked by it."""
-    if torch.isnan(scores).any():
+    """The scores unchanged; CokvError if any is NaN, since tokens could not be ranked by it, or for another shape.
+
+    Where the layer has somebody who asks later, NaN is only found then.
+    """
+    if scores.shape != layer.keys.shape[:2]:
         raise CokvError(
-            f"token scores of layer {layer.layer_idx} hold NaN; check the model's keys, queries and values, or try "
-            "float32"
+            f"token scores of layer {layer.layer_idx} have shape {list(scores.shape)}, expected "
+            f"{list(layer.keys.shape[:2])}: one for each KV head and token"
         )
+    checks = layer.checks or LaterChecks()
+    checks.expect_not(
+        torch.isnan(scores).any(),
+        f"token scores of layer {layer.layer_idx} hold NaN; check the model's keys, queries and values, or try float32",
+    )
+    if layer.checks is None:
+        checks.ask()
     return scores

@@ -171,6 +171,8 @@ class LayerView:
     values: torch.Tensor  # [num_kv_heads, seq_len, head_dim]
     scaling: float
     parts: ModelParts
+    softcap: float | None = None  # of the attention logits, see Shape
+    sinks: torch.Tensor | None = None  # [num_heads]: logits without a token, where the model has them
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -205,9 +207,18 @@ class Replayer(Protocol):
         """Together they cover every prompt position, in order, once."""
         ...
 
-    def look(self, queries: torch.Tensor, keys: torch.Tensor, scaling: float, passage: Passage) -> torch.Tensor:
+    def look(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        scaling: float,
+        passage: Passage,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Of one layer, per position: [num_kv_heads, end - start].
 
-        queries [num_heads, t, head_dim] of the passage; keys [num_kv_heads, seq_len + t, head_dim], the passage last.
+        queries [num_heads, t, head_dim] of the passage; keys [num_kv_heads, seq_len + t, head_dim], the passage last;
+        softcap and sinks as in LayerView.
         """
         ...

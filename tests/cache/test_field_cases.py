@@ -248,7 +248,7 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "RWKV": ("RwkvForCausalLM", {}),
     "encoder-decoder": ("T5ForConditionalGeneration", {}),
     "encoder-decoder, other": ("BartForConditionalGeneration", {}),
-    "logit caps, sliding layer first": ("Gemma2ForCausalLM", {"Gemma2Config": {"layer_types": [S, F, S]}}),
+    "keys of another layer": ("Gemma3nForCausalLM", {}),
     "other head_dim in full layers": ("Gemma4ForCausalLM", {}),
     "values narrower than keys, full layer first": (
         "MiMoV2FlashForCausalLM",

@@ -1,8 +1,4 @@
-"""What keeps a step from waiting for the device: bounds known on the host, and copies that nobody waits for.
-
-A length that lies on a GPU is there only when all work before it is done; asking for it in every layer leaves the GPU
-idle in between.
-"""
+"""What keeps a step from waiting for the device: bounds of the lengths there that are known on the host."""
 
 from __future__ import annotations
 
@@ -10,14 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from cokv.model.device import sent as sent
+
 STEPS = 32  # lengths are read back from the device after so many steps in which some segments may not have grown
-
-
-def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the host on the device, in its turn there; the host goes on."""
-    if device.type != "cuda" or not tensor.numel():
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Bounds:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from cokv.model.device import read
 from cokv.types import CokvError
 
 AT_ONCE = 1 << 24  # mask entries that are compared at a time
@@ -19,19 +20,24 @@ def _visible(mask: torch.Tensor) -> torch.Tensor:
 
 
 def prompt_starts(mask: torch.Tensor | None, rows: int, seq_len: int) -> torch.Tensor:
-    """Where each row's prompt begins behind its padding, from what its last query sees: int64 [rows], on the CPU."""
+    """Where each row's prompt begins behind its padding, from what its last query sees: int64 [rows], on the CPU.
+
+    Waits for the device once, and not at all without a mask, which is what prompts without padding come with.
+    """
     if mask is None:
         return torch.zeros(rows, dtype=torch.int64)
     if mask.ndim == 4 and mask.shape[1] != 1:
         raise CokvError("it makes an attention mask of its own for each head; expected a causal mask for all heads")
     visible = (mask != 0 if mask.ndim == 2 else _visible(mask[:, 0, -1])).expand(rows, -1)
     starts = visible.int().argmax(-1)
-    if bool((visible.sum(-1) != seq_len - starts).any()):
+    wrong = visible.sum(-1) != seq_len - starts
+    starts, wrong = torch.tensor(read(torch.stack([starts, wrong.to(starts.dtype)])))  # together: one wait
+    if bool(wrong.any()):
         raise CokvError(
             "the attention mask hides tokens after the first one that it shows; expected a causal mask, with padding "
             "before the prompt only"
         )
-    return starts.cpu()
+    return starts
 
 
 def check_plain(mask: torch.Tensor | None, starts: torch.Tensor, t: int, n: int) -> None:

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from cokv.cache.attention.reference import capped
 from cokv.cache.storage.evictors import OldestEvictor
 from cokv.cache.storage.ragged import RaggedStorage
 
@@ -39,9 +40,15 @@ class CompensationToken(OldestEvictor):
             goes[:, None], self.values + (store.v[slots].float() - self.values) * share, self.values
         )
 
-    def attend(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """queries [watched, rows, head_dim] over this one token: output likewise, log-sum-exp [watched, rows]."""
-        logits = (queries.float() @ self.keys[..., None])[..., 0] * scaling + self.counts.log()[:, None]
+    def attend(
+        self, queries: torch.Tensor, scaling: float, softcap: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """queries [watched, rows, head_dim] over this one token: output likewise, log-sum-exp [watched, rows].
+
+        The cap is on the mean token's logit, which then counts once for each token it stands for.
+        """
+        logits = capped((queries.float() @ self.keys[..., None])[..., 0] * scaling, softcap)
+        logits = logits + self.counts.log()[:, None]
         out = self.values[:, None].expand(-1, queries.shape[1], -1)
         return out.to(queries.dtype), logits
 

@@ -19,6 +19,7 @@ from cokv.cache.storage.pruned import PrunedRows
 from cokv.cache.storage.quantized import QuantizedRows
 from cokv.cache.storage.recalled import RecalledRows
 from cokv.cache.storage.rows import Kept, MemoryUsage, Rows
+from cokv.model.device import sent
 
 
 class MixedRows:
@@ -49,7 +50,7 @@ class MixedRows:
 
     def _take(self, parts: list[tuple[torch.Tensor, Rows]]) -> None:
         self.parts = parts  # rows int64, on the CPU, and the store that has them
-        self.places = [rows.to(self.device) for rows, _ in parts]
+        self.places = [sent(rows, self.device) for rows, _ in parts]
 
     def __len__(self) -> int:
         return sum(len(rows) for rows, _ in self.parts)

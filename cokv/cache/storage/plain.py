@@ -6,21 +6,26 @@ from collections.abc import Sequence
 
 import torch
 
-from cokv.cache.attention.backend import Attend, softcap_of, with_sinks
+from cokv.cache.attention import buckets, choose
+from cokv.cache.attention.backend import Attend, Backend, softcap_of, with_sinks
 from cokv.cache.attention.host_bounds import Bounds
+from cokv.cache.attention.weighted import attend_even
 from cokv.cache.policies.compensate import Compensate
 from cokv.cache.policies.growth import EvictOldest, Grow
 from cokv.cache.policies.protocol import GROWS, EvictsByAttention, LimitsHeads
 from cokv.cache.prefill import PrefillLayer
+from cokv.cache.storage.attention_evictor import AttentionEvictor
 from cokv.cache.storage.chunk import attend_chunk
 from cokv.cache.storage.compensated import CompensationToken, mean_of_dropped
-from cokv.cache.storage.evictors import AttentionEvictor, OldestEvictor
+from cokv.cache.storage.evictors import OldestEvictor
 from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of, view_of, without_unread
+from cokv.model.device import sent
 from cokv.types import CokvError
 
 Plain = Grow | EvictOldest | Compensate | EvictsByAttention
 Evictor = OldestEvictor | AttentionEvictor
+EVEN = (choose.attend, buckets.attend)  # backends in whose place segments of one length may be attended as a batch
 NO_WAITING = ("cpu",)  # devices whose numbers can be read without waiting
 
 
@@ -37,7 +42,7 @@ class PlainRows:
             [policy.kept(p, n) for p in row] if isinstance(policy, Compensate) else row
             for row, policy, n in zip(kept, policies, seq_lens, strict=True)
         ]
-        self.store = RaggedStorage(*gathered(views, stored), slack, backend)
+        self.store = RaggedStorage(*gathered(views, stored, slack), slack, backend, laid_out=True)
         self.bounds = Bounds([p.numel() for row in stored for p in row])
         self.evictors: list[Evictor] = []
         self.kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known: int64 [rows, t]
@@ -48,7 +53,7 @@ class PlainRows:
 
     def _evict_oldest(self, policies: Sequence[Plain], seq_lens: Sequence[int]) -> None:
         watched = []
-        lengths = self.store.lengths.tolist() if any(isinstance(p, EvictOldest) for p in policies) else []
+        lengths = self.bounds.lengths  # exact still
         for row, policy in enumerate(policies):
             for segment in range(row * self.heads, (row + 1) * self.heads) if isinstance(policy, EvictOldest) else ():
                 assert isinstance(policy, EvictOldest)
@@ -60,7 +65,7 @@ class PlainRows:
                 if policy.limit is not None or lengths[segment] < seq_lens[row]:
                     watched.append((segment, policy.limit or max(lengths[segment], 1), policy.num_sinks))
         if watched:
-            self.evictors.append(OldestEvictor(*torch.tensor(watched, device=self.store.device).unbind(1)))
+            self.evictors.append(OldestEvictor(*sent(torch.tensor(watched), self.store.device).unbind(1)))
 
     def _compensate(self, views: Sequence[PrefillLayer], kept: Kept, stored: Kept, policies: Sequence[Plain]) -> None:
         watched, means = [], []
@@ -115,8 +120,8 @@ class PlainRows:
                     segments[part].to(device),
                     [positions[place] for place in some],
                     [memory[place] for place in some],
-                    limits[part].to(device),
-                    next_positions[part].to(device),
+                    limits[part],
+                    next_positions[part],
                     1 if isinstance(rule, LimitsHeads) else self.heads,
                 )
             )
@@ -137,20 +142,52 @@ class PlainRows:
         if t > 1:
             return self._attend_chunk(queries, keys, values, scaling, sinks)
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
+        if only := self._evictor_of_all():
+            out = self._attend_full(only, grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling, sinks)
+            return out.view(rows, num_heads, 1, dim)
         if any(isinstance(evictor, CompensationToken) for evictor in self.evictors):
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
-        self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
-        out, lse = self._over_stored(grouped, scaling)
-        for evictor in self.evictors:
-            if isinstance(evictor, CompensationToken):
-                segments = evictor.segments
-                out[segments], lse[segments] = merge_attention_states(
-                    [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling)]
-                )
-        out, lse = with_sinks(out, lse, sinks)
-        for evictor in self.evictors:
-            evictor.attended(self.store, grouped, lse, scaling)
+        watching = [evictor for evictor in self.evictors if isinstance(evictor, AttentionEvictor)]
+        needs_lse = len(watching) < len(self.evictors) or sinks is not None
+        new = keys.reshape(-1, dim), values.reshape(-1, dim)
+        kinds, width = self._next_kinds(), max((watcher.width for watcher in watching), default=0)
+        out, lse, weights = self._step(grouped, *new, scaling, needs_lse, width, kinds)
+        if lse is not None:
+            cap = softcap_of(self.store.backend)
+            for evictor in self.evictors:
+                if isinstance(evictor, CompensationToken):
+                    segments = evictor.segments
+                    out[segments], lse[segments] = merge_attention_states(
+                        [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling, cap)]
+                    )
+            stored, (out, lse) = lse, with_sinks(out, lse, sinks)
+            if sinks is not None and weights is not None:
+                weights *= (stored - lse).exp()[..., None]
+        for watcher in watching:
+            watcher.attended(self.store, grouped, lse, scaling, weights, kinds)
         return out.view(rows, num_heads, 1, dim).to(queries.dtype)
+
+    def _step(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        needs_lse: bool,
+        watched: int,
+        kinds: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Stores one token per segment, then attends: queries [segments, group_size, head_dim]. Output, log-sum-exp
+        and the weights [segments, group_size, watched] of the segments that are no longer; one of these two may be
+        missing: the log-sum-exp where it is not needed, the weights where the backend gives none.
+        """
+        store, (places, grows) = self.store, self._places(kinds)
+        weights = queries.new_empty(*queries.shape[:2], watched, dtype=torch.float32) if watched else None
+        result = store.step(queries, keys, values, scaling, places, grows, needs_lse, weights)
+        if result is None:
+            store.append(keys, values, places, grows)
+        self.bounds.appended(store.lengths, all_grow=not self.evictors)
+        return (*result, weights) if result else (*self._over_stored(queries, scaling), None)
 
     def _over_stored(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Flat.attend`, without waiting for the device."""
@@ -160,19 +197,62 @@ class PlainRows:
         stored = store.k, store.v, store.starts, store.lengths
         return store.backend(queries, *stored, scaling, self.bounds.at_most)
 
-    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def _places(self, kinds: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Where the next token of each segment goes and which get longer, as evictors say; none where all grow."""
         if not self.evictors:
-            self.store.append(keys, values)
-            self.bounds.appended(self.store.lengths, all_grow=True)
-            return
-        places, grows = self.store.lengths.clone(), torch.ones_like(self.store.lengths, dtype=torch.bool)
-        kinds = None
-        if self.kinds is not None:
-            kinds, self.kinds = self.kinds[:, 0].repeat_interleave(self.heads).to(places.device), self.kinds[:, 1:]
+            return None, None
+        store, only = self.store, self.evictors[0]
+        if isinstance(only, AttentionEvictor) and only.watches_all(store):
+            only.begins(store, kinds)
+            return only.hole, None
+        places, grows = store.lengths.clone(), torch.ones_like(store.lengths, dtype=torch.bool)
         for evictor in self.evictors:
-            evictor.place(self.store, places, grows, kinds)
+            evictor.place(store, places, grows, kinds)
+        return places, grows
+
+    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        places, grows = self._places(None)
         self.store.append(keys, values, places, grows)
-        self.bounds.appended(self.store.lengths, all_grow=False)
+        self.bounds.appended(self.store.lengths, all_grow=not self.evictors)
+
+    def _next_kinds(self) -> torch.Tensor | None:
+        """Of the next token of every segment: int64 [segments], where they are known."""
+        if self.kinds is None:
+            return None
+        kinds, self.kinds = self.kinds[:, 0].repeat_interleave(self.heads).to(self.store.device), self.kinds[:, 1:]
+        return kinds
+
+    def _evictor_of_all(self) -> AttentionEvictor | None:
+        """The rule that drops a token of every segment with the next step, where all have one length: then a step has
+        nothing to gather, to mask or to move.
+        """
+        store = self.store
+        if len(self.evictors) != 1 or not isinstance(evictor := self.evictors[0], AttentionEvictor):
+            return None
+        whole = evictor.watches_all(store) and evictor.even and evictor.full
+        attend = store.backend.attend if isinstance(store.backend, Backend) else store.backend
+        return evictor if whole and attend in EVEN and store.fits and not store.has_step else None
+
+    def _attend_full(
+        self,
+        evictor: AttentionEvictor,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Queries [segments, group_size, head_dim], keys and values [segments, head_dim]; output as queries."""
+        store, segments, kinds = self.store, len(queries), self._next_kinds()
+        evictor.begins(store, kinds)
+        slots = store.starts + evictor.hole
+        store.k.index_copy_(0, slots, keys)
+        store.v.index_copy_(0, slots, values)
+        stored_keys, stored_values = (part.view(segments, -1, part.shape[1]) for part in (store.k, store.v))
+        softcap = softcap_of(store.backend)
+        out, _, weights = attend_even(queries, stored_keys, stored_values, scaling, softcap, sinks)
+        evictor.attended_full(weights, kinds)
+        return out
 
     def _attend_chunk(
         self,
@@ -202,6 +282,8 @@ class PlainRows:
         before = self.store.lengths.numel()
         (self.store.copy_segments if copies else self.store.keep_segments)(segments)
         self.bounds.select(segments_of(rows, self.heads).tolist())
+        if not copies and any(isinstance(evictor, AttentionEvictor) for evictor in self.evictors):
+            self.store.stale = True  # so that the rest lies close together again, see `_evictor_of_all`
         for evictor in self.evictors:
             place = torch.full((before,), -1, device=segments.device)
             place[evictor.segments] = torch.arange(len(evictor.segments), device=segments.device)

@@ -11,9 +11,11 @@ import math
 
 import torch
 
-from cokv.cache.attention.backend import Attend
+from cokv.cache.attention.backend import Attend, Backend, softcap_of
+from cokv.cache.attention.choose import Step, step_of
 
-SLACK = 32
+SLACK = 16  # slots behind each segment at first
+GROWTH = 8  # storage that is full is laid out anew with this part of the mean length
 UNCAPPED = torch.iinfo(torch.int64).max
 
 
@@ -21,20 +23,32 @@ class RaggedStorage:
     """Segments of tokens. keys, values [sum(lengths), channels], segment after segment; lengths int64 [segments]."""
 
     def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, slack: int, backend: Attend
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        lengths: torch.Tensor,
+        slack: int,
+        backend: Attend,
+        laid_out: bool = False,
     ) -> None:
-        self.slack, self.backend, self.lengths = slack, backend, lengths
+        """laid_out: keys and values have `slack` slots behind each segment already, and are taken as they are."""
+        self.slack, self.backend, self.lengths = slack, backend, lengths.clone()
         self.widths = keys.shape[1], values.shape[1]
         self.dtype, self.device = keys.dtype, keys.device
         self.caps: torch.Tensor | None = None  # the most slots that a segment will ever need: int64 [segments]
         self.stale = False  # caps have come that the storage is not laid out for
         self.k, self.v = keys, values
-        self._lay_out(lengths.cumsum(0) - lengths, slack)
+        if laid_out:
+            self.room: float = slack
+            self.capacities = lengths + slack
+            self.starts = self.capacities.cumsum(0) - self.capacities
+        else:
+            self._lay_out(lengths.cumsum(0) - lengths, slack)
 
     def _lay_out(self, starts: torch.Tensor, slack: int) -> None:
         """Moves the segments that begin at `starts` into fresh storage, with `slack` free slots each, up to its cap."""
         # How many steps there is room for: a plain number, so appending never waits for the device.
-        self.room: float = slack
+        self.room = slack
         self.capacities = self.lengths + slack
         if self.caps is not None:
             self.capacities = torch.maximum(torch.minimum(self.capacities, self.caps), self.lengths)
@@ -49,6 +63,13 @@ class RaggedStorage:
             for part, width in zip((self.k, self.v), self.widths, strict=True)
         )
 
+    def _make_room(self) -> None:
+        """For one more token per segment."""
+        if self.stale:
+            self._lay_out(self.starts, self.slack)
+        elif self.room == 0:
+            self._lay_out(self.starts, max(self.slack, int(self.lengths.float().mean()) // GROWTH))
+
     def append(
         self,
         keys: torch.Tensor,
@@ -61,19 +82,58 @@ class RaggedStorage:
         It goes behind the segment's last token; or to `places` int64 [segments], and only segments that `grows`
         (bool) get longer by it.
         """
-        if self.stale:
-            self._lay_out(self.starts, self.slack)
-        elif self.room == 0:  # a quarter of the mean length, at least the configured slack
-            self._lay_out(self.starts, max(self.slack, int(self.lengths.float().mean()) // 4))
+        self._make_room()
         slots = self.starts + (self.lengths if places is None else places)
         self.k[slots], self.v[slots] = keys, values
         self.lengths = self.lengths + (1 if grows is None else grows)
         self.room -= 1
 
+    def step(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        places: torch.Tensor | None = None,
+        grows: torch.Tensor | None = None,
+        needs_lse: bool = True,
+        weights: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """`append` and `attend` in one call; None, and nothing done, where the backend has no such call.
+
+        weights: float32 [segments, rows, width], is filled with the attention weights of segments of at most so many
+        tokens.
+        """
+        step = self._one_call
+        if step is None:
+            return None
+        self._make_room()
+        result = step(
+            queries, self.k, self.v, self.starts, self.lengths, scaling, keys, values, places, grows,
+            softcap_of(self.backend), weights, needs_lse,
+        )  # fmt: skip
+        self.room -= 1
+        return result
+
+    @property
+    def _one_call(self) -> Step | None:
+        attend = self.backend.attend if isinstance(self.backend, Backend) else self.backend
+        return step_of(attend, self.device, self.dtype, self.widths[1], softcap_of(self.backend))
+
+    @property
+    def has_step(self) -> bool:
+        """Whether `step` does anything."""
+        return self._one_call is not None
+
     def drop_newest(self, count: int) -> None:
         """Every segment forgets its newest `count` tokens."""
         self.lengths = self.lengths - count
         self.room += count
+
+    @property
+    def fits(self) -> bool:
+        """Whether every segment has the slots of its cap, and these lie one behind the other in the segments' order."""
+        return self.caps is not None and self.room == math.inf and not self.stale
 
     def cap(self, segments: torch.Tensor, slots: torch.Tensor) -> None:
         """These segments never hold more than `slots`, int64 [segments]; from the next token on they have no slack."""

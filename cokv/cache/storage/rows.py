@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from cokv.cache.prefill import PrefillLayer
+from cokv.model.device import sent
 
 # kept[row][kv_head]: positions in the row's prompt, ascending; those that a view says are unread, too
 Kept = Sequence[Sequence[torch.Tensor]]
@@ -73,24 +74,46 @@ class Rows(Protocol):
         ...
 
 
-def gathered(views: Sequence[PrefillLayer], kept: Kept) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The kept tokens' keys and values [tokens, head_dim], row after row and head after head, and how many each has.
+def gathered(
+    views: Sequence[PrefillLayer], kept: Kept, slack: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The kept tokens' keys and values [slots, head_dim], row after row and head after head, and how many each has.
 
-    `views`: one for all rows, or one per row. Positions that are unread have no keys yet.
+    `views`: one for all rows, or one per row. `slack`: so many slots follow each head's tokens. Positions
+    may lie on any device; those that are unread have no keys yet. Copies each token once, whatever the strides of the
+    prompt's keys, and never waits for their device.
     """
     kept = without_unread(views, kept)
-    heads, _, dim = views[0].keys.shape
-    device = views[0].keys.device
-    lengths = torch.tensor([p.numel() for row in kept for p in row], dtype=torch.int64, device=device)
+    counts = [[p.numel() for p in row] for row in kept]
+    lengths = sent(torch.tensor(counts, dtype=torch.int64).reshape(-1), views[0].keys.device)
     if len(views) == 1:
-        seq_len = views[0].keys.shape[1]
-        head = torch.arange(len(lengths), device=device) % heads
-        flat = [p for row in kept for p in row]
-        flat_positions = torch.cat(flat).to(device) if flat else torch.empty(0, dtype=torch.int64, device=device)
-        flat_positions = flat_positions + torch.repeat_interleave(head, lengths) * seq_len
-        return views[0].keys.reshape(-1, dim)[flat_positions], views[0].values.reshape(-1, dim)[flat_positions], lengths
-    parts = [(v.keys[h, p], v.values[h, p]) for v, row in zip(views, kept, strict=True) for h, p in enumerate(row)]
-    return torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts]), lengths
+        return *_taken(views[0], [p for row in kept for p in row], lengths, slack), lengths
+    sizes = [sum(row) + slack * len(row) for row in counts]
+    k, v = (x.new_empty(sum(sizes), x.shape[2]) for x in (views[0].keys, views[0].values))
+    by_row = lengths.split(views[0].keys.shape[0])
+    for view, row, lens, some_k, some_v in zip(views, kept, by_row, k.split(sizes), v.split(sizes), strict=True):
+        for target, source in zip((some_k, some_v), _taken(view, row, lens, slack), strict=True):
+            target.copy_(source)
+    return k, v, lengths
+
+
+def _taken(
+    view: PrefillLayer, kept: Sequence[torch.Tensor], lengths: torch.Tensor, slack: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of one prompt: kept positions of its heads, in turn for any number of rows; lengths int64 [len(kept)]."""
+    (heads, seq_len, _), device, segments = view.keys.shape, view.keys.device, len(kept)
+    tokens = sum(p.numel() for p in kept)
+    slots = tokens + slack * segments
+    if not slots or not seq_len:
+        return tuple(x.new_zeros(slots, x.shape[2]) for x in (view.keys, view.values))  # type: ignore[return-value]
+    order = torch.arange(segments, device=device)
+    position = sent(torch.cat(list(kept)), device)
+    if slack:
+        place = torch.arange(tokens, device=device)
+        place += torch.repeat_interleave(order * slack, lengths, output_size=tokens)
+        position = torch.zeros(slots, dtype=torch.int64, device=device).index_copy_(0, place, position)
+    head = torch.repeat_interleave(order % heads, lengths + slack, output_size=slots)
+    return view.keys[head, position], view.values[head, position]
 
 
 def without_unread(views: Sequence[PrefillLayer], kept: Kept) -> Kept:

@@ -22,6 +22,7 @@ import torch
 
 from cokv.methods.allocators.integerize import integerize, round_as_released
 from cokv.methods.scorers.checks import require_number
+from cokv.model.device import read
 from cokv.types import Budgets, FloatArray, HeadScores, IntArray
 
 
@@ -65,7 +66,11 @@ class Ada:
 
 
 def _best(scores: torch.Tensor, count: int) -> FloatArray:
-    """How many of the layer's `count` best-scored tokens, reserved ones excluded, lie in each head: [num_kv_heads]."""
+    """How many of the layer's `count` best-scored tokens, reserved ones excluded, lie in each head: [num_kv_heads].
+
+    These numbers, and no positions, leave the device.
+    """
     free = scores.masked_fill(scores == torch.inf, -torch.inf).reshape(-1)
-    best = free.sort(descending=True, stable=True).indices[:count].cpu().numpy()
-    return np.bincount(best // scores.shape[1], minlength=scores.shape[0]).astype(np.float64)
+    best = free.sort(descending=True, stable=True).indices[:count]
+    heads = torch.zeros(scores.shape[0], dtype=torch.int64, device=scores.device)
+    return np.array(read(heads.index_add_(0, best // scores.shape[1], torch.ones_like(best))), dtype=np.float64)

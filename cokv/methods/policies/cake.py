@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from cokv.cache.policies.protocol import EvictsByAttention, check_limit, newest
+from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, FullHeads, Known, check_limit, newest
+from cokv.methods.policies.one_call import CAKE, drop
 from cokv.methods.scorers.cake import CakeScorer
 from cokv.types import CokvError
 
@@ -80,10 +81,14 @@ class CakeEviction(EvictsByAttention):
             memory[:, :ranked, 1] = order.argsort(dim=1).float() + 1
         return memory
 
-    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor | None, step: int) -> None:
         memory[..., 0] = weights.mean(dim=2)
 
-    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
+    def worst(
+        self, memory: torch.Tensor, positions: torch.Tensor, group_size: int, known: Known = NOTHING
+    ) -> torch.Tensor:
+        if known.even and known.drops and known.consecutive >= self.window_size:
+            return self._next_ranking(memory, positions, known)
         old = ~newest(positions, self.window_size) & (positions >= 0)
         ranks, count = memory[..., 1].long(), old.sum(1, keepdim=True)
         order = torch.where(ranks > 0, ranks, (1 << 32) + positions.long()).masked_fill(~old, LAST).argsort(dim=1)
@@ -97,3 +102,24 @@ class CakeEviction(EvictsByAttention):
         by_column = torch.zeros_like(new_ranks).scatter(1, ranked, new_ranks)
         memory[..., 1] = torch.where(full & old, by_column, ranks).float()
         return ranked.gather(1, (count - 1).clamp(min=0))[:, 0]
+
+    def drop(self, heads: FullHeads) -> bool:
+        ranked = bool(heads.known.drops) and self.window_size <= heads.known.consecutive
+        return ranked and drop(CAKE, heads, (self.window_size, self.kernel_size))
+
+    def _next_ranking(self, memory: torch.Tensor, positions: torch.Tensor, known: Known) -> torch.Tensor:
+        """The same where each head has the ranks 1, 2, ... of its last drop, and one token that has just left the
+        window: no search for the old ones' order.
+        """
+        assert known.next is not None
+        heads, width = positions.shape
+        count = width - self.window_size
+        places = (memory[..., 1].long() - 1).remainder_(count)  # what has left the window is last
+        places.masked_fill_(positions >= known.next - self.window_size, count)
+        attention = memory.new_empty(heads, count + 1).scatter_(1, places, memory[..., 0])[:, None, :count]
+        pooled = F.avg_pool1d(attention, self.kernel_size, stride=1, padding=self.kernel_size // 2)[:, 0]
+        ranking = pooled.sort(dim=1, descending=True, stable=True).indices
+        new_ranks = torch.arange(1, count + 1, device=positions.device).expand_as(ranking)
+        ranks = new_ranks.new_zeros(heads, count + 1).scatter_(1, ranking, new_ranks).gather(1, places)
+        memory[..., 1] = ranks
+        return ranks.argmax(1)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.cache.policies.protocol import EvictsByAttention, check_limit, highest, newest
+from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, FullHeads, Known, check_limit, lowest, newest
+from cokv.methods.policies.one_call import H2O, drop
 from cokv.methods.scorers.accumulated_attention import AttentionSum
 from cokv.methods.scorers.checks import part_of, require_odd_kernel, require_share
 from cokv.methods.scorers.pooling import pool_by_position
@@ -47,9 +48,15 @@ class H2OEviction(EvictsByAttention):
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
         return layer.observation(AttentionSum())[0][..., None]
 
-    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor | None, step: int) -> None:
         memory[..., 0] += weights.mean(dim=2)
 
-    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
+    def worst(
+        self, memory: torch.Tensor, positions: torch.Tensor, group_size: int, known: Known = NOTHING
+    ) -> torch.Tensor:
         pooled = pool_by_position(memory[..., 0], positions, self.kernel_size)
-        return highest(-pooled, positions, newest(positions, part_of(self.slots, self.recent_share)))
+        return lowest(pooled, positions, newest(positions, part_of(self.slots, self.recent_share), known), known)
+
+    def drop(self, heads: FullHeads) -> bool:
+        recent = part_of(self.slots, self.recent_share)
+        return self.kernel_size == 1 and recent <= heads.known.consecutive and drop(H2O, heads, (recent,))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.cache.policies.protocol import EvictsByAttention, check_limit, highest
+from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, FullHeads, Known, check_limit, lowest
+from cokv.methods.policies.one_call import TOVA, drop
 from cokv.methods.scorers.checks import require_odd_kernel
 from cokv.methods.scorers.pooling import pool_by_position
 
@@ -42,9 +43,13 @@ class TOVAEviction(EvictsByAttention):
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
         return torch.zeros(*layer.keys.shape[:2], 1, device=layer.keys.device)
 
-    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor, step: int) -> None:
+    def update(self, memory: torch.Tensor, weights: torch.Tensor, held: torch.Tensor | None, step: int) -> None:
         memory[..., 0] = weights.flatten(1, 2).mean(dim=1, keepdim=True)
 
-    def worst(self, memory: torch.Tensor, positions: torch.Tensor, group_size: int) -> torch.Tensor:
-        pooled = pool_by_position(memory[..., 0], positions, self.kernel_size)
-        return highest(-pooled, positions, torch.zeros_like(positions, dtype=torch.bool))
+    def worst(
+        self, memory: torch.Tensor, positions: torch.Tensor, group_size: int, known: Known = NOTHING
+    ) -> torch.Tensor:
+        return lowest(pool_by_position(memory[..., 0], positions, self.kernel_size), positions, None, known)
+
+    def drop(self, heads: FullHeads) -> bool:
+        return self.kernel_size == 1 and drop(TOVA, heads)

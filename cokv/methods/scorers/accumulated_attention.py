@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.causal import view_attention
 from cokv.methods.scorers.checks import part_of, require_odd_kernel, require_share, require_whole
 from cokv.methods.scorers.pooling import pool
 from cokv.methods.scorers.window import Windowless
+from cokv.model.device import sent
 from cokv.types import Infeasible
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class AttentionSum:
 
     def observe(self, view: LayerView) -> Observation:
         sums = torch.zeros(view.keys.shape[:2], device=view.keys.device)
-        for head, _, weights in causal_attention(view.queries, view.keys, view.scaling):
+        for head, _, weights in view_attention(view):
             sums[head, : weights.shape[-1]] += weights.sum(dim=1).mean(dim=0)
         return (sums,)
 
@@ -71,6 +72,6 @@ class AccumulatedAttention(Windowless):
 
     def refine(self, layer: PrefillLayer, scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """The newest floor(recent_share * slots) tokens of each head must stay."""
-        newest = torch.tensor([part_of(slots, self.recent_share) for slots in counts.tolist()], device=scores.device)
+        newest = sent(torch.tensor([part_of(slots, self.recent_share) for slots in counts.tolist()]), scores.device)
         age = torch.arange(scores.shape[1], device=scores.device).flip(0)  # 0 for the newest
         return scores.masked_fill(age < newest[:, None], torch.inf)

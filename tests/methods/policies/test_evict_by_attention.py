@@ -18,7 +18,7 @@ from cokv.cache.compression import SelectEachLayer
 from cokv.cache.policies.growth import Grow
 from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import PrefillLayer, prefill
-from cokv.cache.storage.evictors import AttentionEvictor
+from cokv.cache.storage.attention_evictor import AttentionEvictor
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
 from cokv.methods.policies.h2o import H2OEviction
@@ -33,6 +33,7 @@ SEQ_LEN, LIMIT, STEPS = 30, 12, 14
 HISTORY, RECENT = 16, 3
 # Each with two layers of full attention; the second has two more, with a sliding window, in between.
 MODELS: dict[str, dict[str, int]] = {"llama": {"num_hidden_layers": 2}, "qwen3-hybrid": {}}
+TWO_LAYERS: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
 RULES: dict[str, EvictsByAttention] = {
     "h2o": H2OEviction(LIMIT),
     "scissorhands": ScissorhandsEviction(LIMIT, HISTORY, RECENT),
@@ -157,12 +158,22 @@ def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position
         return model(input_ids=ids, past_key_values=cache, position_ids=where).logits
 
 
-@pytest.mark.parametrize("heads", ["mha", "gqa", "mqa"])
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize(
+    ("family", "heads", "name"),
+    [("llama", heads, name) for heads in ("mha", "gqa", "mqa") for name in RULES]
+    + [
+        ("gemma2", "gqa", "h2o"),
+        ("gemma2", "mqa", "scissorhands"),
+        ("gpt-oss", "gqa", "h2o"),
+        ("gpt-oss", "mha", "tova"),
+    ],
+)
 def test_positions_and_logits_are_those_of_explicit_sets(
-    make_model: MakeModel, prompt: Prompt, simulated: Callable[..., Any], name: str, heads: str
+    make_model: MakeModel, prompt: Prompt, simulated: Callable[..., Any], family: str, heads: str, name: str
 ) -> None:
-    model, ids, after = make_model("llama", heads, num_hidden_layers=2), prompt(SEQ_LEN), prompt(STEPS, seed=1)
+    """Gemma 2 caps logits, and GPT-OSS has sinks."""
+    layers = {"num_hidden_layers": 2} if family == "llama" else TWO_LAYERS
+    model, ids, after = make_model(family, heads, **layers), prompt(SEQ_LEN), prompt(STEPS, seed=1)
     prefilled = prefill(model, ids, HISTORY + 1, RULES[name].observers)
     made_kv = prefilled.shape.num_kv_heads
     mask = torch.zeros(2, made_kv, SEQ_LEN, dtype=torch.bool)
@@ -216,8 +227,8 @@ def test_decode_counts_slots_and_notes(make_model: MakeModel, prompt: Prompt, na
     selection = Selection.from_mask((torch.arange(SEQ_LEN) >= SEQ_LEN - LIMIT).expand(2, 2, -1))
     (answer,) = decode(model, prefilled, [Row(selection, RULES[name])], Stop(8))
     notes = (LIMIT + 1) * (
-        4 + (HISTORY * 2 // 8 if name.startswith("scissorhands") else 4)
-    )  # two bits for two query heads
+        4 + (HISTORY * 2 // 8 + 4 if name.startswith("scissorhands") else 4)
+    )  # two bits for two query heads, and their sum
     assert answer.kept_tokens == selection.total == 4 * LIMIT
     assert answer.kept_bytes == 4 * (LIMIT * prefilled.token_bytes + notes)
 
@@ -259,7 +270,7 @@ def test_what_cannot_hold_is_refused(make_model: MakeModel, prompt: Prompt) -> N
     with pytest.raises(CokvError, match="at most 255 query heads per KV head and this model has 256"):
         ScissorhandsEviction(20).seed(crowded)
     fits = replace(crowded, window_queries=torch.zeros(255, 4, 2))
-    assert ScissorhandsEviction(20).seed(fits).shape == (1, 4, 400), "a byte per token and query"
+    assert ScissorhandsEviction(20).seed(fits).shape == (1, 4, 404), "a byte per token and query"
     for make in (
         lambda: H2OEviction(1),
         lambda: TOVAEviction(0),

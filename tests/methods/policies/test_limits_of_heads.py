@@ -18,7 +18,7 @@ from cokv.cache.compression import SelectEachLayer
 from cokv.cache.policies.growth import Grow
 from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import Prefill, prefill
-from cokv.cache.storage.evictors import AttentionEvictor
+from cokv.cache.storage.attention_evictor import AttentionEvictor
 from cokv.decode.batches import Row
 from cokv.decode.decode import Stop, decode
 from cokv.methods.policies.cake import CakeEviction
