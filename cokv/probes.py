@@ -127,6 +127,11 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(sizes.values())
 
 
+def resident_bytes() -> int | None:
+    """What this process holds of the machine's memory now; None where the system does not say."""
+    return _status_bytes("VmRSS")
+
+
 def synchronize(device: str | torch.device = "cpu") -> None:
     """Wait for the work queued on a CUDA device; nothing to wait for elsewhere, or where there is no CUDA."""
     if str(device).startswith("cuda") and _cuda().is_available():

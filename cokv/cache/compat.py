@@ -15,7 +15,7 @@ import torch
 import transformers
 from packaging.version import Version
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -93,11 +93,6 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' 
 
     def get_max_cache_shape(self) -> int:
         return -1
-
-
-def sliding_layer(window: int) -> DynamicSlidingWindowLayer:
-    """transformers' own layer for sliding-window attention."""
-    return DynamicSlidingWindowLayer(sliding_window=window)
 
 
 ATTENTION_FUNCTIONS = ALL_ATTENTION_FUNCTIONS

@@ -168,6 +168,8 @@ class PromptReader:
                 layer.index, ids, own, keys, values, scaling, self.model_parts(), layer.backend.softcap, layer.sinks
             )
             observed = observations(self.compression.observers, view)
+        if not self.compression.layer_local:
+            last = last.clone()  # a view would hold all queries until the last layer is done
         checks, cap = self.checks if self.compression.layer_local else None, layer.backend.softcap
         return PrefillLayer(layer.index, keys, values, last, scaling, observed, 0, checks, cap, layer.sinks)
 

@@ -19,9 +19,11 @@ from cokv.cache.compat import Layer
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import PrefillLayer, check_heads
+from cokv.cache.sliding import check_device
 from cokv.cache.storage.mixed import MixedRows
 from cokv.cache.storage.ragged import SLACK
 from cokv.cache.storage.rows import Kept, MemoryUsage, Rows
+from cokv.cache.storage.state import moved
 from cokv.model.shape import Shape
 from cokv.types import CokvError
 
@@ -136,6 +138,7 @@ class RaggedLayer(Layer):
                 f"the cache holds {len(self.rows)} rows and the model reads {queries.shape[0]}; for beams or several "
                 "answers to a prompt that has been read, call cache.batch_repeat_interleave(n) first"
             )
+        check_device(self.device, queries.device)
         self.rows.tell(kinds)
         if queries.dtype != self.dtype:  # only the prompt was read under autocast, or only what follows
             queries, keys, values = (x.to(self.dtype) for x in (queries, keys, values))
@@ -205,6 +208,16 @@ class RaggedLayer(Layer):
         checks, handshake = self.checks_masks, self.handshake
         self.__init__(self.index, self.shape, self.slack, self.backend.attend, self.after_prompt)  # type: ignore[misc]
         self.checks_masks, self.handshake = checks, handshake
+
+    def to(self, device: torch.device) -> None:
+        """Moves what lies with the model; the same tokens are held."""
+        if not self.is_initialized:
+            return
+        self.device = device
+        if self.rows is None:
+            self.keys, self.values = self.keys.to(device), self.values.to(device)
+        else:
+            moved(self.rows, device)
 
     # ---- what it holds
 

@@ -16,8 +16,9 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.handshake import in_autocast_dtype
-from cokv.cache.compat import AnsweringCache, Layer, cache_argument, sliding_layer
+from cokv.cache.compat import AnsweringCache, Layer, cache_argument
 from cokv.cache.replay import replay
+from cokv.cache.sliding import SlidingLayer
 from cokv.model.device import LaterChecks
 from cokv.model.observe import LayerView, ModelParts, Observation, Observer, Replayer
 from cokv.model.shape import Shape, model_shape
@@ -181,7 +182,7 @@ def prefill(
     layers: list[Any] = [
         _Recorder(i, window, watching, ids, parts, shape.softcap)
         if i in full
-        else sliding_layer(shape.sliding_window or 0)
+        else SlidingLayer(shape.sliding_window or 0)
         for i in range(shape.num_hidden_layers)
     ]
     cache = _Recording(layers, shape, parts)

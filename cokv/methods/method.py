@@ -157,9 +157,13 @@ class Method:
 
     @property
     def needs(self) -> str:
-        """What it reads of the prompt, and the profile it takes, in words."""
-        reads = getattr(self.scorer, "reads", "")
-        return ", ".join(part for part in (reads, self.profile) if part) or "nothing"
+        """What it reads of the prompt, and the profile it takes, in words.
+
+        "all layers at once": its budgets follow from the scores of all of them, so that a prompt that is compressed as
+        it is read stays dense until the last layer has read it; other methods have one dense layer at a time.
+        """
+        reads, layers = getattr(self.scorer, "reads", ""), "" if self.layer_local else "all layers at once"
+        return ", ".join(part for part in (reads, layers, self.profile) if part) or "nothing"
 
     @property
     def exact(self) -> bool:

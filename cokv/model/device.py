@@ -15,9 +15,9 @@ from cokv.types import CokvError
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor of the host on the device, in its turn there; the host goes on."""
-    if device.type != "cuda" or tensor.device.type != "cpu" or not tensor.numel():
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    if device.type == "cuda" and tensor.device.type == "cpu" and tensor.numel():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=tensor.device.type == "cpu")
 
 
 def read(tensor: torch.Tensor) -> Any:

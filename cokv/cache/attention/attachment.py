@@ -90,6 +90,11 @@ def base_implementation(model: PreTrainedModel) -> str:
     return str(model.config.get_text_config(decoder=True)._attn_implementation).removeprefix(PREFIX)
 
 
+def text_part(model: Any) -> Any:
+    """The decoder that generates text, of a model that caches of this package can serve; others are refused."""
+    return _text_part(_unwrapped(model))
+
+
 def _attach(model: PreTrainedModel) -> _Attachment:
     model = _unwrapped(model)
     attachment = _attachments.get(model)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 
-from cokv.cache.attention.backend import softcap_of
 from cokv.cache.storage.ragged import RaggedStorage
 
 

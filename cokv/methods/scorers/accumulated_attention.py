@@ -22,6 +22,7 @@ from cokv.methods.scorers.causal import view_attention
 from cokv.methods.scorers.checks import part_of, require_odd_kernel, require_share, require_whole
 from cokv.methods.scorers.pooling import pool
 from cokv.methods.scorers.window import Windowless
+from cokv.model.device import sent
 from cokv.types import Infeasible
 
 if TYPE_CHECKING:
@@ -71,6 +72,6 @@ class AccumulatedAttention(Windowless):
 
     def refine(self, layer: PrefillLayer, scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """The newest floor(recent_share * slots) tokens of each head must stay."""
-        newest = torch.tensor([part_of(slots, self.recent_share) for slots in counts.tolist()], device=scores.device)
+        newest = sent(torch.tensor([part_of(slots, self.recent_share) for slots in counts.tolist()]), scores.device)
         age = torch.arange(scores.shape[1], device=scores.device).flip(0)  # 0 for the newest
         return scores.masked_fill(age < newest[:, None], torch.inf)

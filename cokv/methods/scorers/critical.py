@@ -17,6 +17,7 @@ import torch
 from cokv.methods.scorers.blocks import at_once
 from cokv.methods.scorers.checks import part_of, require_number
 from cokv.methods.scorers.window_attention import WindowAttention
+from cokv.model.device import sent
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
@@ -69,7 +70,7 @@ class Critical(WindowAttention):
         window = self.reserved(scores.shape[1])
         before = 0 if self.window_in_first_stage else window
         stage_slots = [before + part_of(slots - before, self.first_stage) for slots in counts.tolist()]
-        first_slots = torch.tensor(stage_slots, device=scores.device).clamp(min=window)
+        first_slots = sent(torch.tensor(stage_slots), scores.device).clamp(min=window)
         order = scores.sort(dim=-1, descending=True, stable=True).indices
         first = torch.arange(scores.shape[1], device=scores.device) < first_slots[:, None]
         stays = torch.zeros_like(first).scatter_(-1, order, first)
