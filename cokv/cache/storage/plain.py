@@ -65,9 +65,9 @@ class PlainRows:
                 if policy.limit is not None or lengths[segment] < seq_lens[row]:
                     watched.append((segment, policy.limit or max(lengths[segment], 1), policy.num_sinks))
         if watched:
-            filling = max(limit - lengths[segment] for segment, limit, _ in watched)
-            segments, limits, sinks = sent(torch.tensor(watched), self.store.device).unbind(1)
-            self.evictors.append(OldestEvictor(segments, limits, sinks, filling))
+            evictor = OldestEvictor(*sent(torch.tensor(watched), self.store.device).unbind(1))
+            evictor.wait = max(limit - lengths[segment] for segment, limit, _ in watched)
+            self.evictors.append(evictor)
             for segment, limit, _ in watched:
                 self._cap(segment, limit)
 
@@ -218,9 +218,8 @@ class PlainRows:
         if isinstance(only, AttentionEvictor) and only.watches_all(store):
             only.begins(store, kinds)
             return only.hole, None
-        if type(only) is OldestEvictor and only.watches_all(store) and not only.filling:
-            only.cap(store)
-            return only.oldest(), torch.zeros_like(store.lengths, dtype=torch.bool)
+        if isinstance(only, OldestEvictor) and only.watches_all(store) and only.full(store):
+            return only.next_places(store), torch.zeros_like(store.lengths, dtype=torch.bool)
         places, grows = store.lengths.clone(), torch.ones_like(store.lengths, dtype=torch.bool)
         for evictor in self.evictors:
             evictor.place(store, places, grows, kinds)
@@ -311,6 +310,11 @@ class PlainRows:
             place[evictor.segments] = torch.arange(len(evictor.segments), device=segments.device)
             picked = place[segments]
             evictor.select(picked[picked >= 0], (picked >= 0).nonzero()[:, 0])
+
+    def replayed(self) -> None:
+        """A step was made on the device alone, see decode/graphed.py: notes on the host what it did."""
+        self.store.room -= 1
+        self.bounds.appended()
 
     @property
     def can_crop(self) -> bool:

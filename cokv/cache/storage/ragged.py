@@ -64,7 +64,7 @@ class RaggedStorage:
             for part, width in zip((self.k, self.v), self.widths, strict=True)
         )
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """For one more token per segment."""
         if self.stale:
             self._lay_out(self.starts, self.slack)
@@ -83,10 +83,10 @@ class RaggedStorage:
         It goes behind the segment's last token; or to `places` int64 [segments], and only segments that `grows`
         (bool) get longer by it.
         """
-        self._make_room()
+        self.make_room()
         slots = self.starts + (self.lengths if places is None else places)
         self.k[slots], self.v[slots] = keys, values
-        self.lengths = self.lengths + (1 if grows is None else grows)
+        self.lengths += 1 if grows is None else grows
         self.room -= 1
 
     def step(
@@ -109,7 +109,7 @@ class RaggedStorage:
         step = self._one_call(weights is not None)
         if step is None:
             return None
-        self._make_room()
+        self.make_room()
         result = step(
             queries, self.k, self.v, self.starts, self.lengths, scaling, keys, values, places, grows,
             softcap_of(self.backend), weights, needs_lse, at_most,
@@ -145,6 +145,18 @@ class RaggedStorage:
     def attend(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """queries [segments, rows, head_dim] -> output likewise, log-sum-exp [segments, rows]."""
         return self.backend(queries, self.k, self.v, self.starts, self.lengths, scaling)
+
+    def append_and_attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`append` behind each segment's last token, and `attend`: one call where the backend has it."""
+        result = self.step(queries, keys, values, scaling)
+        if result is None:
+            self.append(keys, values)
+            return self.attend(queries, scaling)
+        out, lse = result
+        assert lse is not None
+        return out, lse
 
     def copy_segments(self, segments: torch.Tensor) -> None:
         """Segment i becomes a copy of old segment segments[i], in fresh storage."""
@@ -183,9 +195,7 @@ def merge_attention_states(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tu
     dtype, wide = out.dtype, torch.promote_types(out.dtype, torch.float32)
     out = out.to(wide)
     for more, more_lse in parts[1:]:
-        total = torch.logaddexp(lse, more_lse)
-        # Where neither has a token, zeros stay zeros.
-        share = torch.where(more_lse > -torch.inf, (more_lse - total).exp(), 0).to(wide)[..., None]
-        rest = torch.where(lse > -torch.inf, (lse - total).exp(), 0).to(wide)[..., None]
-        out, lse = out * rest + more * share, total
+        # The first part's share is a sigmoid. Where neither has a token, zeros stay zeros.
+        share = (lse - more_lse).nan_to_num(0.0).sigmoid().to(wide)
+        out, lse = torch.lerp(more.to(wide), out, share[..., None]), torch.logaddexp(lse, more_lse)
     return out.to(dtype), lse
