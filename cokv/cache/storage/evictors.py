@@ -41,6 +41,11 @@ class OldestEvictor:
         places[self.segments], grows[self.segments] = torch.where(full, oldest, lengths), ~full
         self.evicted += full
 
+    @property
+    def dropped_nothing(self) -> bool:
+        """So far; waits for the device."""
+        return not bool(self.evicted.any())
+
     def attended(self, store: RaggedStorage, queries: torch.Tensor, lse: torch.Tensor, scaling: float) -> None:
         """Nothing: it makes room before."""
 
