@@ -31,7 +31,7 @@ def window_attention(layer: PrefillLayer, window: int, dtype: torch.dtype = torc
             f"the prefill holds {stored} window queries, {window} are needed; prefill with window_size={window}"
         )
     queries = layer.window_queries[:, stored - window :].reshape(num_kv_heads, -1, window, head_dim)
-    step = at_once(queries.shape[1] * window * seq_len)
+    step = at_once(queries.shape[1] * window * seq_len, queries.device)
     for head in range(0, num_kv_heads, step):
         heads = slice(head, head + step)
         yield _softmax(queries[heads], layer.keys[heads].to(dtype), layer.scaling)
@@ -49,7 +49,7 @@ def causal_attention(
     num_kv_heads, seq_len, head_dim = keys.shape
     grouped = queries.reshape(num_kv_heads, -1, queries.shape[1], head_dim)
     before = seq_len - queries.shape[1]
-    step = at_once(grouped.shape[1] * seq_len)
+    step = at_once(grouped.shape[1] * seq_len, queries.device)
     for head in range(num_kv_heads):
         head_keys = keys[head].float()
         for row in range(max(first, before), seq_len, step):

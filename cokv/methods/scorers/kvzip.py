@@ -57,7 +57,8 @@ class Repetition:
         visible = torch.cat([keys[:, :sinks], keys[:, start:end], keys[:, keys.shape[1] - rows :]], dim=1)
         best = torch.zeros(keys.shape[0], end - start, device=keys.device)
         for head, _, weights in causal_attention(queries, visible, scaling):
-            best[head] = torch.maximum(best[head], weights[..., sinks : sinks + end - start].amax(dim=(0, 1)))
+            most = weights[..., sinks : sinks + end - start].flatten(0, 1).amax(dim=0)
+            torch.maximum(best[head], most, out=best[head])
         return best
 
 
