@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cokv.cache.prefill import Prefill, PrefillLayer
 from cokv.model.shape import model_shape
-from cokv.types import Selection
+from cokv.types import HeadScores, Selection
 
 SHAPES: dict[str, dict[str, Any]] = {
     **KNOWN,
@@ -98,6 +98,13 @@ def uneven_budgets(mean: int, heads: int, seed: int) -> list[int]:
     for place in range(abs(difference := mean * heads - int(counts.sum()))):
         counts[order[place % heads]] += 1 if difference > 0 else -1
     return [int(count) for count in counts]
+
+
+def head_profile(model: PreTrainedModel) -> HeadScores:
+    """Head scores as unlike as those of real heads, drawn."""
+    shape = model_shape(model.config)
+    values = np.random.default_rng(0).dirichlet(np.full(shape.num_layers * shape.num_kv_heads, 0.6))
+    return HeadScores(values.reshape(shape.num_layers, shape.num_kv_heads), {"origin": "drawn"})
 
 
 def uneven_selection(read: Prefill, mean: int) -> Selection:

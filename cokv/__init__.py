@@ -9,6 +9,7 @@ detach          gives a model back the attention implementation it had
 attach          makes a model read compressed caches that were made elsewhere (unpickled ones)
 get_method      a Method by name, with its hyper-parameters; METHODS: all of them
 load_profile    head scores, curves or gates of a model, from a file of ours or a published one
+load_cache      a cache that was written by its `save`, for the same model in another process
 load_model      the embedded model, a known one, a local folder, a GGUF file, or a hub model at a pinned revision
 CokvError       what every wrong input raises, in one line; Infeasible: a budget that a method cannot meet
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cokv.methods.registry import METHODS, get_method
     from cokv.model.loading import load_model
     from cokv.profiles.load import load_profile
+    from cokv.saved_cache import load_cache
     from cokv.types import CokvError, Infeasible
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
     "compress": "cokv.deployment",
     "detach": "cokv.cache.attention.attachment",
     "get_method": "cokv.methods.registry",
+    "load_cache": "cokv.saved_cache",
     "load_model": "cokv.model.loading",
     "load_profile": "cokv.profiles.load",
 }
@@ -57,6 +60,7 @@ __all__ = [
     "compress",
     "detach",
     "get_method",
+    "load_cache",
     "load_model",
     "load_profile",
 ]

@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
+from cokv import __version__
 from cokv.cache.attention import choose
-from cokv.cache.attention.attachment import attach, ragged_attention
+from cokv.cache.attention.attachment import attach, ragged_attention, text_part
 from cokv.cache.cache import RaggedCache
+from cokv.cache.files import write_cache
 from cokv.cache.layer import RaggedLayer
+from cokv.cache.loaded import Loaded
 from cokv.cache.policies.base import Policy
 from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.cache.storage.rows import MemoryUsage
+from cokv.cache.tokens_read import TokensRead
 from cokv.decode.batches import Row
 from cokv.decode.rerun import expect_last, holding_last, without_last
 from cokv.methods.method import NORMALIZED, Method
+from cokv.methods.profile_digest import profile_digest
 from cokv.methods.registry import get_method
+from cokv.model.identity import model_identity
 from cokv.model.observe import Observer, Replayer
 from cokv.model.shape import Shape, model_shape
-from cokv.types import CokvError, KVBudget, Selection
+from cokv.types import JSON, CokvError, KVBudget, Selection
 
 
 def compress(
@@ -119,6 +127,11 @@ class MethodCompression:
             self.kv_budget, seq_len, self.shape.num_layers, self.shape.num_kv_heads, self.profile
         )
 
+    def facts(self) -> dict[str, JSON]:
+        """Of the method, for the header of a saved cache."""
+        budget = None if self.kv_budget is None else self.kv_budget.nominal
+        return {**self.method.spec(), "kv_budget": budget, "profile": profile_digest(self.profile)}
+
 
 @dataclass(frozen=True, eq=False)
 class _Prompt:
@@ -132,12 +145,14 @@ class _Prompt:
 
 
 class CompressedCache(RaggedCache):
-    """What `compress` returns. `memory()` says what it holds; `reset()` makes it ready for another prompt."""
+    """What `compress` returns. `memory()` says what it holds; `reset()` makes it ready for another prompt; `save()`
+    writes it to a file, which `cokv.load_cache` reads; `to()` moves it to another device.
+    """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        compression: MethodCompression,
+        compression: MethodCompression | Loaded,
         tokenizer: Any = None,
         attention: str = choose.AUTO,
     ) -> None:
@@ -145,27 +160,104 @@ class CompressedCache(RaggedCache):
             model.config, compression, attend=choose.attend_of(attention), model=model, tokenizer=tokenizer
         )
         self.compression = compression
-        self._prefilled: torch.Tensor | None = None  # int64 [rows, seq_len - 1], until the model reads on
+        self.tokens = TokensRead()
+        self.holds_prompt = False  # since it was read by `prefill` or from a file the model has not read on
 
     def forward_begins(self, owner: str, input_ids: torch.Tensor | None) -> None:
         if self.compression.further_passes and self._prompt_unread:
+            assert isinstance(self.compression, MethodCompression)
             raise CokvError(
                 f"{self.compression.method.name}: reads the prompt a second time, which model.generate does not do; "
                 "call cache.prefill(input_ids) first, then generate with the same input_ids"
             )
         super().forward_begins(owner, input_ids)
+        self.holds_prompt = False
+        self.tokens.read(self.get_seq_length(), input_ids)
 
     def already_read(self, input_ids: torch.Tensor) -> int:
         """The prompt of `prefill`, where the next forward pass is handed all of it, as assisted decoding does."""
-        known, self._prefilled = self._prefilled, None
-        if known is None or known.shape[0] != input_ids.shape[0] or known.shape[1] >= input_ids.shape[1]:
+        read = self.get_seq_length()
+        known = self.tokens.first(read) if self.holds_prompt else None
+        if known is None or known.shape[0] != input_ids.shape[0] or read >= input_ids.shape[1]:
             return 0
-        read = known.shape[1]
         return read if torch.equal(input_ids[:, :read], known.to(input_ids.device)) else 0
 
+    @property
+    def input_ids(self) -> torch.Tensor | None:
+        """The tokens read so far, int64 [rows, tokens], padding included; after `prefill` its whole prompt. None where
+        the model was given embeddings.
+        """
+        return self.tokens.first(self.tokens.known if self.holds_prompt else self.get_seq_length())
+
+    @property
+    def attention_mask(self) -> torch.Tensor | None:
+        """0 where `input_ids` are padding, else 1: int64 [rows, tokens]."""
+        ids = self.input_ids
+        if ids is None or self._prompt_unread:
+            return None
+        starts = self.ragged_layers[0].starts.to(ids.device)
+        return (torch.arange(ids.shape[1], device=ids.device) >= starts[:, None]).long()
+
+    def save(self, path: str | os.PathLike[str], input_ids: bool = True) -> None:
+        """Writes all that this cache holds to a safetensors file: a compressed context that can be shipped.
+
+        `cokv.load_cache` goes on from it, bit for bit on the same device, with this model only, whose weights are
+        identified by a digest. input_ids: whether the tokens read are written too, so that a question can be joined to
+        them; without, the file has their number and sha256. Raises CokvError where no prompt has been read, or the
+        file cannot be written; a file of that name is then what it was.
+        """
+        assert self.prompt is not None
+        model = self.prompt.model()
+        if self._prompt_unread:
+            raise CokvError(
+                "save: this cache has read no prompt; run the model on one, or call cache.prefill(input_ids)"
+            )
+        ids, identity = self.input_ids, model_identity(model, text_part(model))
+        versions = {"cokv": __version__, "torch": str(torch.__version__), "transformers": transformers.__version__}
+        facts = {
+            "model": asdict(identity),
+            "method": self.compression.facts(),
+            "tokens": {
+                "rows": len(self.held()),
+                "read": self.get_seq_length(),
+                "prompt": self.ragged_layers[0].prompt_len,
+                "ids": None if ids is None else list(ids.shape),
+                "sha256": None if ids is None else sha256(ids.cpu().contiguous().numpy().tobytes()).hexdigest(),
+            },
+            "memory": asdict(self.memory()),
+            "attention": choose.name_of(self.ragged_layers[0].backend.attend),
+            "versions": versions,
+        }
+        write_cache(path, self, facts, {} if ids is None or not input_ids else {"input_ids": ids.int().cpu()})
+
+    # ---- rows
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]  # transformers names a class of integers
+        self.tokens.select(beam_idx)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.tokens.select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        if self.tokens.room is not None:
+            self.tokens.select(torch.arange(len(self.tokens.room)).repeat_interleave(repeats))
+
+    def keep_rows(self, rows: torch.Tensor) -> None:
+        super().keep_rows(rows)
+        self.tokens.select(rows)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        super().crop(tokens_to_remove)
+        self.holds_prompt = False
+
     def reset(self) -> None:
+        if isinstance(self.compression, Loaded):
+            raise CokvError(self.compression.no_prompt)
         super().reset()
-        self._prefilled = None
+        self.tokens, self.holds_prompt = TokensRead(), False
 
     def prefill(self, input_ids: torch.Tensor) -> None:
         """Reads and compresses a prompt, int64 [rows, seq_len], each row without padding, before `model.generate`.
@@ -182,6 +274,7 @@ class CompressedCache(RaggedCache):
             raise CokvError("cache.prefill: this cache has read a prompt already; call cache.reset() first")
         if input_ids.ndim != 2 or input_ids.shape[1] < 2:
             raise CokvError(f"cache.prefill: ids have shape {list(input_ids.shape)}, expected [rows, 2 or more tokens]")
+        assert isinstance(self.compression, MethodCompression), "a loaded cache has read its prompt"
         method, rows = self.compression.method, []
         for ids in input_ids:
             read = prefill(model, ids, self.compression.window, method.observers, self.prompt.tokenizer)
@@ -191,7 +284,8 @@ class CompressedCache(RaggedCache):
             assert isinstance(whole, Selection)
             rows.append((without_last(read), whole, policy))
         self._take(rows)
-        self._prefilled = input_ids[:, :-1].clone()
+        self.tokens.read(0, input_ids)
+        self.holds_prompt = True
 
     def _take(self, rows: list[tuple[Any, Selection, Policy]]) -> None:
         """Fills every layer: (prompt without its last token, selection, policy) of each row."""

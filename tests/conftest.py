@@ -15,15 +15,37 @@ import pytest
 import torch
 from transformers import (
     AttentionInterface,
+    Cohere2Config,
+    Cohere2ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -32,6 +54,9 @@ from cokv.methods.method import Method
 from cokv.methods.registry import METHODS, get_method
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import HeadScores
+
+MIXED_LAYERS = {"layer_types": ["full_attention", "sliding_attention", "full_attention"], "sliding_window": 16}
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 FAMILIES: dict[str, tuple[type, type, dict[str, Any]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, {}),
@@ -49,6 +74,26 @@ FAMILIES: dict[str, tuple[type, type, dict[str, Any]]] = {
         },
     ),
     "mistral-sliding": (MistralConfig, MistralForCausalLM, {"sliding_window": 16}),
+    "gemma": (GemmaConfig, GemmaForCausalLM, {}),
+    "gemma2": (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        # A cap that logits reach. Before 5.20 sdpa, the default then, leaves it out.
+        {**MIXED_LAYERS, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 16, "attn_implementation": "eager"},
+    ),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM, {**MIXED_LAYERS, "query_pre_attn_scalar": 16}),
+    "phi": (PhiConfig, PhiForCausalLM, {}),
+    "phi3": (Phi3Config, Phi3ForCausalLM, {}),
+    "olmo2": (Olmo2Config, Olmo2ForCausalLM, {}),
+    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, {"no_rope_layers": [1, 0, 1]}),
+    "granite": (GraniteConfig, GraniteForCausalLM, {"attention_multiplier": 0.1, "residual_multiplier": 0.5}),
+    "gpt-oss": (
+        GptOssConfig,
+        GptOssForCausalLM,
+        {**MIXED_LAYERS, "num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": PLAIN_ROPE},
+    ),
+    "cohere2": (Cohere2Config, Cohere2ForCausalLM, MIXED_LAYERS),
+    "mixtral": (MixtralConfig, MixtralForCausalLM, {"num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 KV_HEADS = {"mha": 4, "gqa": 2, "mqa": 1}
 
@@ -75,6 +120,9 @@ def build(family: str = "llama", heads: str = "gqa", seed: int = 0, **changes: A
     before = torch.random.get_rng_state()
     torch.manual_seed(seed)
     model = model_class(config).eval().requires_grad_(False)
+    for module in model.modules():
+        if getattr(module, "sinks", None) is not None:
+            module.sinks.normal_(mean=2.0)  # drawn like other weights they would take next to nothing of the softmax
     torch.random.set_rng_state(before)
     return model
 
@@ -175,7 +223,12 @@ def _masked_attention(model: PreTrainedModel, kept: dict[int, torch.Tensor], seq
         else:
             visible &= positions > at - module.config.sliding_window
         logits = query @ key.repeat_interleave(group, 1).transpose(2, 3) * kwargs["scaling"]
-        weights = logits.masked_fill(~visible, -torch.inf).softmax(-1)
+        if kwargs.get("softcap") is not None:
+            logits = (logits / kwargs["softcap"]).tanh() * kwargs["softcap"]
+        logits = logits.masked_fill(~visible, -torch.inf)
+        if kwargs.get("s_aux") is not None:  # one more column, of which there is no value
+            logits = torch.cat([logits, kwargs["s_aux"].view(1, -1, 1, 1).expand(*logits.shape[:-1], 1)], dim=-1)
+        weights = logits.softmax(-1)[..., :total]
         return (weights @ value.repeat_interleave(group, 1)).transpose(1, 2).contiguous(), None
 
     name, before = "dense_masked_reference", model.config._attn_implementation

@@ -112,10 +112,8 @@ MAY_BE_REFUSED = {
     "keys repeated after the cache": "JetMoeForCausalLM",
     "two attention calls on one update": "DiffLlamaForCausalLM",
     "keys of another layer": "Gemma3nForCausalLM",
-    "capped logits": "Gemma2ForCausalLM VaultGemmaForCausalLM",
-    "attention sinks or a position bias": """FlintForCausalLM GptOssForCausalLM GraniteMoeSWAForCausalLM
-        GraniteSWAForCausalLM Inkling2ForCausalLM InklingForCausalLM MiMoV2FlashForCausalLM
-        MiMoV2FlashForCausalLM-wide_values""",
+    "a position bias": "Inkling2ForCausalLM InklingForCausalLM",
+    "values of another width than keys": "MiMoV2FlashForCausalLM",
     "a mask of its own": "DogeForCausalLM",
     "heads of several widths": """Gemma4ForCausalLM Gemma4ForConditionalGeneration Gemma4UnifiedForCausalLM
         Gemma4UnifiedForConditionalGeneration""",

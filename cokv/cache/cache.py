@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers.cache_utils import Cache
@@ -17,12 +17,13 @@ from transformers.cache_utils import Cache
 from cokv.cache.attention import choose
 from cokv.cache.attention.backend import Attend
 from cokv.cache.attention.host_bounds import sent
-from cokv.cache.compat import AnsweringCache, sliding_layer
+from cokv.cache.compat import AnsweringCache
 from cokv.cache.compression import Compression, PromptReader, SelectEachLayer
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.protocol import ReadsKinds
 from cokv.cache.prefill import Prefill
+from cokv.cache.sliding import SlidingLayer
 from cokv.cache.storage.ragged import SLACK
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.model.observe import ModelParts
@@ -58,10 +59,10 @@ class RaggedCache(AnsweringCache):
         layers: list[Any] = [
             RaggedLayer(i, shape, slack, attend, self._after_prompt)
             if i in full
-            else sliding_layer(shape.sliding_window or 0)
+            else SlidingLayer(shape.sliding_window or 0)
             for i in range(shape.num_hidden_layers)
         ]
-        super().__init__(layers, shape.num_heads)
+        super().__init__(layers, shape.num_heads, shape.softcap)
         self.prompt = PromptReader(compression or SelectEachLayer(), model, tokenizer)
         self._check_masks_once()
 
@@ -88,7 +89,7 @@ class RaggedCache(AnsweringCache):
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, len(selections))
         cache = cls.__new__(cls)
-        AnsweringCache.__init__(cache, layers, shape.num_heads)
+        AnsweringCache.__init__(cache, layers, shape.num_heads, shape.softcap)
         cache._check_masks_once()
         cache._know_kinds(policies or (), prefill.tokenizer)
         return cache
@@ -151,9 +152,21 @@ class RaggedCache(AnsweringCache):
 
     def crop(self, tokens_to_remove: int) -> None:
         """All layers or none: sliding layers come first in some models."""
-        for layer in self.ragged_layers:
-            layer.check_crop(layer.tokens_to_drop(tokens_to_remove))
+        count = self.ragged_layers[0].tokens_to_drop(tokens_to_remove)
+        layer: Any
+        if self.get_seq_length():
+            for layer in self.layers:
+                layer.check_crop(count)
         super().crop(tokens_to_remove)
+
+    def to(self, device: torch.device | str | int) -> Self:
+        """Moves all that lies with the model, in place; pages in CPU memory stay there. For a model that has moved."""
+        where = torch.empty(0, device=torch.device(device)).device  # "cuda" is one of its devices
+        layer: Any
+        with torch.inference_mode(False), torch.no_grad():
+            for layer in self.layers:
+                layer.to(where)
+        return self
 
     # ---- what it holds
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 from packaging.version import Version
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -50,10 +50,19 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' 
         """What `update` returns: keys and values that must be attended next, and once."""
         return self.handshake.offer(self, keys, values, new_tokens)
 
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
+    def observe(
+        self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float, sinks: torch.Tensor | None = None
+    ) -> None:
         raise AssertionError(f"{type(self).__name__} attends itself")
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         raise AssertionError(f"{type(self).__name__} leaves attention to transformers")
 
     def attends(self) -> bool:
@@ -84,11 +93,6 @@ class Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers' 
 
     def get_max_cache_shape(self) -> int:
         return -1
-
-
-def sliding_layer(window: int) -> DynamicSlidingWindowLayer:
-    """transformers' own layer for sliding-window attention."""
-    return DynamicSlidingWindowLayer(sliding_window=window)
 
 
 ATTENTION_FUNCTIONS = ALL_ATTENTION_FUNCTIONS
@@ -128,9 +132,9 @@ def attention_functions_kept() -> Iterator[None]:
 class AnsweringCache(Cache):
     """A cache whose layers take part in attention, under one handshake."""
 
-    def __init__(self, layers: list[Any], num_heads: int) -> None:
+    def __init__(self, layers: list[Any], num_heads: int, softcap: float | None = None) -> None:
         super().__init__(layers=layers)  # type: ignore[no-untyped-call]
-        self.handshake = Handshake(num_heads=num_heads)
+        self.handshake = Handshake(num_heads=num_heads, softcap=softcap)
         for layer in self.layers:
             if isinstance(layer, Layer):
                 layer.handshake = self.handshake

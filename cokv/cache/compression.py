@@ -164,12 +164,14 @@ class PromptReader:
         observed = {}
         if self.compression.observers:
             ids = None if self.input_ids is None else self.input_ids[row, start:]
-            view = LayerView(layer.index, ids, own, keys, values, scaling, self.model_parts())
+            view = LayerView(
+                layer.index, ids, own, keys, values, scaling, self.model_parts(), layer.backend.softcap, layer.sinks
+            )
             observed = observations(self.compression.observers, view)
         if not self.compression.layer_local:
             last = last.clone()  # a view would hold all queries until the last layer is done
-        checks = self.checks if self.compression.layer_local else None
-        return PrefillLayer(layer.index, keys, values, last, scaling, observed, checks=checks)
+        checks, cap = self.checks if self.compression.layer_local else None, layer.backend.softcap
+        return PrefillLayer(layer.index, keys, values, last, scaling, observed, 0, checks, cap, layer.sinks)
 
     def _fill(
         self,

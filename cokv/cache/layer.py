@@ -19,9 +19,11 @@ from cokv.cache.compat import Layer
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import PrefillLayer, check_heads
+from cokv.cache.sliding import check_device
 from cokv.cache.storage.mixed import MixedRows
 from cokv.cache.storage.ragged import SLACK
 from cokv.cache.storage.rows import Kept, MemoryUsage, Rows
+from cokv.cache.storage.state import moved
 from cokv.model.shape import Shape
 from cokv.types import CokvError
 
@@ -46,7 +48,8 @@ class RaggedLayer(Layer):
         if slack < 1:
             raise CokvError(f"slack of {slack} slots per head; expected at least 1, the room for the next token")
         self.shape, self.slack, self.after_prompt = shape, slack, after_prompt
-        self.backend = Backend(attend)
+        self.backend = Backend(attend, shape.softcap if shape is not None else None)
+        self.sinks: torch.Tensor | None = None  # of the model, while its prompt is being compressed
         self.rows: MixedRows | None = None  # once the prompt has been compressed
         self.token_kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known
         self.starts = torch.zeros(0, dtype=torch.int64)  # where each row's prompt begins behind its padding
@@ -100,11 +103,15 @@ class RaggedLayer(Layer):
     def attends(self) -> bool:
         return self.rows is not None
 
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
+    def observe(
+        self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float, sinks: torch.Tensor | None = None
+    ) -> None:
         """After the prompt's dense attention: select, and keep only that."""
         self.prompt_len = self.tokens_seen
         if self.after_prompt is not None:
+            self.sinks = sinks
             self.after_prompt(self, queries, mask, scaling)
+            self.sinks = None
 
     def check_mask(self, mask: torch.Tensor | None, t: int) -> None:
         if self.checks_masks:
@@ -131,6 +138,7 @@ class RaggedLayer(Layer):
                 f"the cache holds {len(self.rows)} rows and the model reads {queries.shape[0]}; for beams or several "
                 "answers to a prompt that has been read, call cache.batch_repeat_interleave(n) first"
             )
+        check_device(self.device, queries.device)
         self.rows.tell(kinds)
         if queries.dtype != self.dtype:  # only the prompt was read under autocast, or only what follows
             queries, keys, values = (x.to(self.dtype) for x in (queries, keys, values))
@@ -200,6 +208,16 @@ class RaggedLayer(Layer):
         checks, handshake = self.checks_masks, self.handshake
         self.__init__(self.index, self.shape, self.slack, self.backend.attend, self.after_prompt)  # type: ignore[misc]
         self.checks_masks, self.handshake = checks, handshake
+
+    def to(self, device: torch.device) -> None:
+        """Moves what lies with the model; the same tokens are held."""
+        if not self.is_initialized:
+            return
+        self.device = device
+        if self.rows is None:
+            self.keys, self.values = self.keys.to(device), self.values.to(device)
+        else:
+            moved(self.rows, device)
 
     # ---- what it holds
 

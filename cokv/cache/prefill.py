@@ -16,8 +16,9 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.handshake import in_autocast_dtype
-from cokv.cache.compat import AnsweringCache, Layer, cache_argument, sliding_layer
+from cokv.cache.compat import AnsweringCache, Layer, cache_argument
 from cokv.cache.replay import replay
+from cokv.cache.sliding import SlidingLayer
 from cokv.model.device import LaterChecks
 from cokv.model.observe import LayerView, ModelParts, Observation, Observer, Replayer
 from cokv.model.shape import Shape, model_shape
@@ -36,6 +37,8 @@ class PrefillLayer:
     observed: Mapping[Observer | Replayer, Observation | CokvError] = field(default_factory=dict)
     unread: int = 0  # tokens at the prompt's end that are not among these, and will be read like new ones
     checks: LaterChecks | None = None  # who asks later about what must not be; None: it is asked at once
+    softcap: float | None = None  # of the attention logits, see Shape
+    sinks: torch.Tensor | None = None  # [num_heads]: logits without a token, where the model has them
 
     def observation(self, observer: Observer | Replayer) -> Observation:
         """What an observer saw of this layer, or why it saw nothing."""
@@ -80,10 +83,17 @@ class _Recorder(Layer):
     """Keeps everything: K and V as they come, the queries of the last `window` tokens, and what observers see."""
 
     def __init__(
-        self, index: int, window: int, observers: Iterable[Observer], input_ids: torch.Tensor, parts: ModelParts
+        self,
+        index: int,
+        window: int,
+        observers: Iterable[Observer],
+        input_ids: torch.Tensor,
+        parts: ModelParts,
+        softcap: float | None,
     ) -> None:
         super().__init__(index)
-        self.window, self.scaling = window, 0.0
+        self.window, self.scaling, self.softcap = window, 0.0, softcap
+        self.sinks: torch.Tensor | None = None
         self.observers, self.input_ids, self.parts = observers, input_ids, parts
         self.queries: torch.Tensor | None = None
         self.observed: dict[Observer | Replayer, Observation | CokvError] = {}
@@ -95,17 +105,20 @@ class _Recorder(Layer):
         self.tokens_seen = key_states.shape[-2]
         return self.offer(self.keys, self.values, self.tokens_seen)
 
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
+    def observe(
+        self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float, sinks: torch.Tensor | None = None
+    ) -> None:
         self.queries, self.scaling = queries[:, :, max(queries.shape[2] - self.window, 0) :].clone(), scaling
-        view = LayerView(self.index, self.input_ids, queries[0], self.keys[0], self.values[0], scaling, self.parts)
+        self.sinks, states = sinks, (queries[0], self.keys[0], self.values[0])
+        view = LayerView(self.index, self.input_ids, *states, scaling, self.parts, self.softcap, sinks)
         self.observed = observations(self.observers, view)
 
 
 class _Recording(AnsweringCache):
     """The cache of one prefill."""
 
-    def __init__(self, layers: list[Any], num_heads: int, parts: ModelParts) -> None:
-        super().__init__(layers, num_heads)
+    def __init__(self, layers: list[Any], shape: Shape, parts: ModelParts) -> None:
+        super().__init__(layers, shape.num_heads, shape.softcap)
         self.parts = parts
 
     def attention_begins(self, module: torch.nn.Module, hidden_states: torch.Tensor, kwargs: dict[str, Any]) -> None:
@@ -167,10 +180,12 @@ def prefill(
     requested = list(dict.fromkeys(observers))
     watching = [o for o in requested if not isinstance(o, Replayer)]
     layers: list[Any] = [
-        _Recorder(i, window, watching, ids, parts) if i in full else sliding_layer(shape.sliding_window or 0)
+        _Recorder(i, window, watching, ids, parts, shape.softcap)
+        if i in full
+        else SlidingLayer(shape.sliding_window or 0, spare=1)
         for i in range(shape.num_hidden_layers)
     ]
-    cache = _Recording(layers, shape.num_heads, parts)
+    cache = _Recording(layers, shape, parts)
     with ragged_attention(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in watching)):
         logits = model(input_ids=ids[None], **cache_argument(cache), use_cache=True, logits_to_keep=1).logits
     parts.inputs.clear()
@@ -186,7 +201,7 @@ def prefill(
         pairs = {i: (layers[i].keys, layers[i].values) for i in shape.full_layers}
         try:
             observation: Mapping[int, Observation | CokvError] = replay(
-                model, ids, pairs, sliding, replayer, parts, shape.context_length
+                model, ids, pairs, sliding, replayer, parts, shape
             )
         except CokvError as error:
             observation = dict.fromkeys(shape.full_layers, error)
@@ -196,7 +211,16 @@ def prefill(
         shape=shape,
         input_ids=input_ids.cpu(),
         layers=[
-            PrefillLayer(i, layer.keys[0], layer.values[0], layer.queries[0], layer.scaling, layer.observed)
+            PrefillLayer(
+                i,
+                layer.keys[0],
+                layer.values[0],
+                layer.queries[0],
+                layer.scaling,
+                layer.observed,
+                softcap=layer.softcap,
+                sinks=layer.sinks,
+            )
             for i, layer in ((i, layers[i]) for i in shape.full_layers)
         ],
         sliding=sliding,

@@ -18,6 +18,7 @@ from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.compat import AnsweringCache, Layer, cache_argument
 from cokv.model.observe import ModelParts, Observation, Passage, Replayer
+from cokv.model.shape import Shape
 from cokv.types import CokvError
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
@@ -26,10 +27,12 @@ KeysValues = tuple[torch.Tensor, torch.Tensor]
 class _Replayed(Layer):
     """The prompt's K and V [1, num_kv_heads, seq_len, head_dim], and a passage after them."""
 
-    def __init__(self, index: int, prompt: KeysValues, replayer: Replayer, passage: Passage) -> None:
+    def __init__(
+        self, index: int, prompt: KeysValues, replayer: Replayer, passage: Passage, softcap: float | None
+    ) -> None:
         super().__init__(index)
         self.lazy_initialization(*prompt)
-        self.prompt, self.replayer, self.passage = prompt, replayer, passage
+        self.prompt, self.replayer, self.passage, self.softcap = prompt, replayer, passage, softcap
         self.tokens_seen = prompt[0].shape[-2]
         self.result: torch.Tensor | None = None
 
@@ -39,8 +42,10 @@ class _Replayed(Layer):
         self.tokens_seen += key_states.shape[-2]
         return self.offer(self.keys, torch.cat([self.prompt[1], value_states], dim=-2), key_states.shape[-2])
 
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
-        self.result = self.replayer.look(queries[0], self.keys[0], scaling, self.passage)
+    def observe(
+        self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float, sinks: torch.Tensor | None = None
+    ) -> None:
+        self.result = self.replayer.look(queries[0], self.keys[0], scaling, self.passage, self.softcap, sinks)
         self.keys = None
 
 
@@ -51,28 +56,31 @@ def replay(
     sliding: Mapping[int, DynamicSlidingWindowLayer],
     replayer: Replayer,
     parts: ModelParts,
-    context_length: int,
+    shape: Shape,
 ) -> dict[int, Observation]:
     """What the replayer saw, per layer: one tensor [num_kv_heads, seq_len]."""
     passages = replayer.passages(input_ids, parts)
     seq_len = input_ids.numel()
     longest = max(len(passage.ids) for passage in passages)
-    if seq_len + longest > context_length:
+    if seq_len + longest > shape.context_length:
         raise CokvError(
-            f"reads {longest} more tokens after the prompt of {seq_len}, and the model has {context_length} positions; "
-            "use a smaller chunk_size, a shorter prompt, or a model that has more"
+            f"reads {longest} more tokens after the prompt of {seq_len}, and the model has {shape.context_length} "
+            "positions; use a smaller chunk_size, a shorter prompt, or a model that has more"
         )
     looks: dict[int, list[torch.Tensor]] = {i: [] for i in layers}
     for passage in passages:
-        passage_layers: dict[int, Any] = {i: _Replayed(i, pair, replayer, passage) for i, pair in layers.items()}
+        passage_layers: dict[int, Any] = {
+            i: _Replayed(i, pair, replayer, passage, shape.softcap) for i, pair in layers.items()
+        }
         passage_layers |= {i: copy.copy(layer) for i, layer in sliding.items()}
         ids = torch.tensor(passage.ids, device=model.device)[None]
         positions = torch.arange(seq_len, seq_len + ids.shape[1], device=model.device)[None]
+        cache = AnsweringCache([passage_layers[i] for i in sorted(passage_layers)], shape.num_heads, shape.softcap)
         with ragged_attention(model):
             model(
                 input_ids=ids,
                 position_ids=positions,
-                **cache_argument(AnsweringCache([passage_layers[i] for i in sorted(passage_layers)], 0)),
+                **cache_argument(cache),
                 use_cache=True,
                 logits_to_keep=1,
             )

@@ -25,7 +25,14 @@ class SharingLayer(Layer):
         return True
 
     @abstractmethod
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Attention output [rows or nodes, num_heads, t, head_dim] of queries of that shape; keys and values of the
-        same t tokens: [rows or nodes, num_kv_heads, t, head_dim].
+        same t tokens: [rows or nodes, num_kv_heads, t, head_dim]. sinks [num_heads]: see attention/backend.py.
         """

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cokv.cache.attention.reference import capped
 from cokv.cache.cache import keep_rows, repeated
 from cokv.cache.compat import AnsweringCache
 from cokv.cache.prefill import Prefill, PrefillLayer
@@ -31,9 +32,16 @@ class SharedLayer(SharingLayer):
         shape = (kept.shape[0], num_kv_heads, new_tokens, head_dim)
         self.tail_keys = torch.empty(shape, dtype=self.dtype, device=self.device)
         self.tail_values = torch.empty_like(self.tail_keys)
-        self.used = 0
+        self.used, self.softcap = 0, source.softcap
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """queries: [rows, num_heads, t, head_dim]; causal among the new tokens."""
         rows, num_heads, t, dim = queries.shape
         heads, seq_len, _ = self.prompt_keys.shape
@@ -43,16 +51,21 @@ class SharedLayer(SharingLayer):
 
         grouped = queries.view(rows, heads, group, t, dim)
         by_head = grouped.permute(1, 0, 2, 3, 4).reshape(heads, rows * group * t, dim)
-        old = (by_head.to(wide) @ self.prompt_keys.to(wide).transpose(1, 2)).view(heads, rows, group * t, seq_len)
+        old = by_head.to(wide) @ self.prompt_keys.to(wide).transpose(1, 2) * scaling
+        old = capped(old, self.softcap).view(heads, rows, group * t, seq_len)
         visible = self.kept.view(rows, heads, columns, 1, seq_len).transpose(0, 1)
         old.view(heads, rows, columns, -1, seq_len).masked_fill_(~visible, -torch.inf)
         tail_keys, tail_values = self.tail_keys[:, :, None, :used], self.tail_values[:, :, None, :used]
-        new = grouped.to(wide) @ tail_keys.to(wide).transpose(-1, -2)
+        new = capped(grouped.to(wide) @ tail_keys.to(wide).transpose(-1, -2) * scaling, self.softcap)
         if t > 1:
             causal = torch.ones(t, used, dtype=torch.bool, device=new.device).tril(used - t)
             new = new.masked_fill(~causal, -torch.inf)
         new = new.permute(1, 0, 2, 3, 4).reshape(heads, rows, group * t, used)
-        weights = (torch.cat([old, new], dim=-1) * scaling).softmax(-1).to(values.dtype)
+        logits = torch.cat([old, new], dim=-1)
+        if sinks is not None:
+            last = sinks.to(wide).view(heads, 1, group, 1, 1).expand(-1, rows, -1, t, -1)
+            logits = torch.cat([logits, last.reshape(heads, rows, group * t, 1)], dim=-1)
+        weights = logits.softmax(-1)[..., : seq_len + used].to(values.dtype)
 
         out = (weights[..., :seq_len].reshape(heads, rows * group * t, seq_len) @ self.prompt_values).view(
             heads, rows, group, t, dim
@@ -89,7 +102,7 @@ class SharedCache(AnsweringCache):
             layers[source.layer_idx] = SharedLayer(source, masks[:, i].to(source.keys.device), new_tokens)
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, len(rows))
-        super().__init__(layers, prefill.shape.num_heads)
+        super().__init__(layers, prefill.shape.num_heads, prefill.shape.softcap)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         keep_rows(self, rows)

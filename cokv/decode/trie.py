@@ -45,7 +45,7 @@ class TrieCache(AnsweringCache):
             layers[source.layer_idx] = TrieLayer(source, table.patterns, table.which[:, i], new_tokens)
         for i, sliding in prefill.sliding.items():
             layers[i] = repeated(sliding, 1)
-        super().__init__(layers, shape.num_heads)
+        super().__init__(layers, shape.num_heads, shape.softcap)
         self.active = np.arange(len(table.which), dtype=np.int64)
         self.histories = np.zeros_like(self.active)
         self.partition = Partition(self.active, [self.histories] * (shape.num_layers + 1))  # one node: the prompt

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cokv.cache.attention.host_bounds import sent
+from cokv.cache.attention.reference import capped
 from cokv.cache.prefill import PrefillLayer
 from cokv.decode.partition import Partition, products, representatives
 from cokv.decode.prompt_layer import SharingLayer
@@ -50,7 +51,7 @@ class TrieLayer(SharingLayer):
         shape = (1, self.num_kv_heads, new_tokens, self.head_dim)
         self.tail_keys = torch.empty(shape, dtype=self.dtype, device=self.device)
         self.tail_values = torch.empty_like(self.tail_keys)
-        self.used = 0
+        self.used, self.softcap = 0, source.softcap
         self.plan: _Plan | None = None
 
     def arrange(self, partition: Partition, layer: int, moved: IntArray | None) -> None:
@@ -75,7 +76,14 @@ class TrieLayer(SharingLayer):
     def _put(self, index: IntArray) -> torch.Tensor:
         return sent(torch.from_numpy(index), self.device)
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """queries: [output nodes, num_heads, t, head_dim], equal for all children of an input node."""
         plan, heads = self.plan, self.num_kv_heads
         assert plan is not None, "a trie layer is arranged before every step"
@@ -95,6 +103,9 @@ class TrieLayer(SharingLayer):
             new, new_lse = new.index_select(0, plan.parents), new_lse.index_select(0, plan.parents)
         share = torch.sigmoid(new_lse - old_lse.view_as(new_lse))[..., None]  # of the new tokens
         out = torch.lerp(old.reshape(new.shape), new, share)
+        if sinks is not None:
+            lse = torch.logaddexp(old_lse.view_as(new_lse), new_lse).view(nodes_out, num_heads, t)
+            out = out.view(nodes_out, num_heads, t, dim) * (lse - sinks.to(lse.dtype)[:, None]).sigmoid()[..., None]
         return out.view(nodes_out, num_heads, t, dim).to(values.dtype)
 
     def _prompt(self, queries: torch.Tensor, plan: _Plan, block: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,6 +119,7 @@ class TrieLayer(SharingLayer):
                 sums.append(queries.new_full((heads * width, block), -torch.inf))
                 continue
             logits = queries[entries].view(heads, width * block, dim) @ keys.to(queries.dtype).transpose(1, 2)
+            logits = capped(logits, self.softcap)
             if plan.masked is None:
                 top = logits.amax(-1, keepdim=True)
                 weights = logits.softmax(-1)
@@ -131,7 +143,7 @@ class TrieLayer(SharingLayer):
         used = self.used + t
         self.tail_keys[:, :, self.used : used], self.tail_values[:, :, self.used : used] = keys, values
         self.used = used
-        logits = queries @ self.tail_keys[:, :, :used].to(queries.dtype).transpose(-1, -2)
+        logits = capped(queries @ self.tail_keys[:, :, :used].to(queries.dtype).transpose(-1, -2), self.softcap)
         if t > 1:
             ahead = ~torch.ones(t, used, dtype=torch.bool, device=logits.device).tril(used - t)
             logits.view(*logits.shape[:2], -1, t, used).masked_fill_(ahead, -torch.inf)

@@ -21,6 +21,7 @@ class Shape:
     num_kv_heads: int
     head_dim: int
     context_length: int  # positions; of a config that names no limit, the largest int32
+    softcap: float | None = None  # attention logits x become softcap * tanh(x / softcap), as in Gemma 2
 
     @property
     def num_layers(self) -> int:
@@ -43,8 +44,8 @@ class Shape:
 
 
 def model_shape(config: Any) -> Shape:
-    """Reads a transformers config. Refuses what a ragged cache cannot hold: linear, chunked or latent attention, logits
-    caps, layers that share K and V or differ in shape, and models all of whose layers are sliding.
+    """Reads a transformers config. Refuses what a ragged cache cannot hold: linear, chunked or latent attention, layers
+    that share K and V or differ in shape, and models all of whose layers are sliding.
     """
     config = config.get_text_config(decoder=True)
     count, heads = (_number(config, name) for name in ("num_hidden_layers", "num_attention_heads"))
@@ -74,13 +75,13 @@ def model_shape(config: Any) -> Shape:
         num_kv_heads=kv_heads,
         head_dim=_optional(config, "head_dim") or _number(config, "hidden_size") // heads,
         context_length=_optional(config, "max_position_embeddings") or UNLIMITED,
+        softcap=_optional(config, "attn_logit_softcapping"),
     )
 
 
 UNLIMITED = (1 << 31) - 1
 REFUSED = {
     "kv_lora_rank": "latent keys and values",
-    "attn_logit_softcapping": "capped attention logits",
     "num_kv_shared_layers": "layers that use the keys and values of others",
     "cross_attention_layers": "cross-attention layers",
 }

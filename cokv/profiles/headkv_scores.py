@@ -32,7 +32,7 @@ from transformers import PreTrainedModel
 
 from cokv.cache.prefill import prefill
 from cokv.methods.profile_rules import effective_heads
-from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.causal import view_attention
 from cokv.model.observe import LayerView, Observation
 from cokv.model.shape import model_shape
 from cokv.profiles.answered_prompts import Needle, full_cache_answer, observe_pass, require_prompts
@@ -63,7 +63,7 @@ class NeedleAttention:
         first = seq_len - steps  # the prompt's last token
         emitted = torch.tensor(self.emitted, device=device)
         scores = torch.zeros(2, view.keys.shape[0], num_heads // view.keys.shape[0], device=device)
-        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
+        for head, row, weights in view_attention(view, first):
             step = torch.arange(row - first, row - first + weights.shape[1], device=device)
             best = weights.argmax(dim=-1)  # [group_size, rows]
             copies_token = view.input_ids.to(device)[best] == emitted[step]

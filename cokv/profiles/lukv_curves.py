@@ -30,7 +30,7 @@ from cokv.methods.allocators.marginal import keep_ratios
 from cokv.methods.profile_rules import QUARTER
 from cokv.methods.scorers import Scorer
 from cokv.methods.scorers.blocks import at_once
-from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.causal import view_attention
 from cokv.model.observe import LayerView, Observation
 from cokv.profiles.answered_prompts import ProfilingPrompt, full_cache_answer, observe_pass, require_prompts
 from cokv.profiles.evidence import reliability
@@ -49,7 +49,7 @@ class FutureImportance:
         num_kv_heads = view.keys.shape[0]
         norms = self._norms(view)
         importance = torch.zeros(num_kv_heads, self.seq_len, device=view.keys.device)
-        for head, _, weights in causal_attention(view.queries, view.keys, view.scaling, self.seq_len):
+        for head, _, weights in view_attention(view, self.seq_len):
             largest = weights[..., : self.seq_len].amax(dim=1)  # over steps: [group_size, seq_len]
             torch.maximum(importance[head], (largest * norms[head]).amax(dim=0), out=importance[head])
         return (importance,)

@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cokv.methods.profile_rules import MIN_COPY_ACCURACY, effective_heads
-from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.causal import view_attention
 from cokv.model.observe import LayerView, Observation
 from cokv.model.shape import model_shape
 from cokv.profiles.answered_prompts import observe_pass
@@ -51,7 +51,7 @@ class Repeats:
         num_heads, seq_len, _ = view.queries.shape
         first = self.num_start + self.period
         sums = torch.zeros(2, view.keys.shape[0], num_heads // view.keys.shape[0], device=view.keys.device)
-        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
+        for head, row, weights in view_attention(view, first):
             rows = torch.arange(weights.shape[1], device=weights.device)
             back = row + rows - self.period
             sums[0, head] += weights[:, rows, back].sum(dim=-1)

@@ -59,8 +59,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_tensors(
-    path: str | os.PathLike[str], kind: str, names: Sequence[str], keys: Sequence[str]
+    path: str | os.PathLike[str], kind: str, names: Sequence[str] | None, keys: Sequence[str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of these names, None for all, and these entries of the header. Raises CokvError for another file."""
     where = os.fspath(path)
     if not Path(path).is_file():
         raise CokvError(f"{where}: no such file, expected a cokv.{kind} safetensors file; check the path")
@@ -70,14 +71,14 @@ def read_tensors(
             stored = set(file.keys())
             if (
                 metadata.get("kind") != f"cokv.{kind}"
-                or not stored.issuperset(names)
+                or not stored.issuperset(names or ())
                 or not metadata.keys() >= set(keys)
             ):
                 got = metadata.get("kind", f"tensors {sorted(stored)} without a kind")
                 raise CokvError(
-                    f"{where}: holds {got}, expected cokv.{kind} with {[*names, *keys]}; write it with .save()"
+                    f"{where}: holds {got}, expected cokv.{kind} with {[*(names or ()), *keys]}; write it with .save()"
                 )
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in (sorted(stored) if names is None else names)}
         return tensors, {key: json.loads(metadata[key]) for key in keys}
     except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CokvError(

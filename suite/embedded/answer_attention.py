@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from cokv.cache.prefill import prefill
-from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.causal import view_attention
 from cokv.model.loading import LoadedModel
 from cokv.model.observe import LayerView, Observation
 from cokv.profiles.answered_prompts import Needle, full_cache_answer, observe_pass
@@ -48,7 +48,7 @@ class AttentionByPlace:
         heads = view.keys.shape[0]
         sums = [torch.zeros(heads, size) for size in (2 * REACH + 1, RECENT, 1, len(PARTS))]
         by_offset, by_distance, sentence, parts = sums
-        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, self.queries[0]):
+        for head, row, weights in view_attention(view, self.queries[0]):
             shares = weights.mean(dim=0).cpu() / len(self.queries)  # [rows, columns]
             for query, place in zip(self.queries, self.places, strict=True):
                 if not row <= query < row + len(shares):

@@ -89,7 +89,7 @@ def test_reordered_rows_are_copies_of_the_old_rows(
             step(model, each, token, 60)
         cache.reorder_cache(torch.tensor(order))
         moved = step(model, cache, torch.full((len(order), 1), 9), 61)
-        torch.testing.assert_close(moved, step(model, plain, torch.full((3, 1), 9), 61)[order], rtol=0, atol=1e-6)
+        torch.testing.assert_close(moved, step(model, plain, torch.full((3, 1), 9), 61)[order], rtol=0, atol=3e-6)
         kept = RaggedCache.of(prefilled, selections)
         step(model, kept, token, 60)
         kept.keep_rows(torch.tensor(order))

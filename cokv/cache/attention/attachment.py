@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from cokv.cache.attention.implementations import check_implementation
 from cokv.cache.attention.interface import attention
 from cokv.cache.compat import ATTENTION_FUNCTIONS, CACHE_NAMES, register_attention
 from cokv.model.shape import model_shape
@@ -26,7 +27,6 @@ from cokv.types import CokvError
 
 PREFIX = "cokv_"
 PER_TOKEN = ("input_ids", "position_ids", "cache_position")  # arguments of a model with a number for each new token
-UNSUPPORTED = ("flex_attention", "paged|")  # their masks are objects that a compressed cache cannot follow
 
 
 @dataclass(eq=False)
@@ -88,6 +88,11 @@ def ragged_attention(model: PreTrainedModel, inputs: bool = False) -> Iterator[N
 def base_implementation(model: PreTrainedModel) -> str:
     """The attention implementation that the model has, or had before it was attached."""
     return str(model.config.get_text_config(decoder=True)._attn_implementation).removeprefix(PREFIX)
+
+
+def text_part(model: Any) -> Any:
+    """The decoder that generates text, of a model that caches of this package can serve; others are refused."""
+    return _text_part(_unwrapped(model))
 
 
 def _attach(model: PreTrainedModel) -> _Attachment:
@@ -160,11 +165,6 @@ def _text_part(model: PreTrainedModel) -> Any:
         raise CokvError(
             f"{name} does not compute its attention through transformers' attention interface; use a model that does"
         )
-    sinks = [part for part in text.modules() if getattr(part, "sinks", None) is not None]
-    if sinks:
-        raise CokvError(
-            f"{name} has attention sinks of its own ({type(sinks[0]).__name__}.sinks); expected plain softmax"
-        )
     return text
 
 
@@ -177,11 +177,7 @@ def _configs(model: PreTrainedModel, text: torch.nn.Module) -> list[Any]:
 
 def _registered(base: str, model: PreTrainedModel) -> str:
     """The name under which our function stands that falls back on `base`."""
-    if base.startswith(UNSUPPORTED):
-        raise CokvError(
-            f"{type(model).__name__} uses attention implementation {base!r}; load it with attn_implementation='sdpa', "
-            "'eager' or a flash attention"
-        )
+    check_implementation(base, model)
     name = PREFIX + base
     if name not in ATTENTION_FUNCTIONS:
         register_attention(name, partial(attention, base), base)

@@ -39,6 +39,11 @@ def softcap_of(backend: Attend) -> float | None:
     return backend.softcap if isinstance(backend, Backend) else None
 
 
+def implementation(backend: Attend) -> Attend:
+    """What answers in the end."""
+    return backend.attend if isinstance(backend, Backend) else backend
+
+
 def with_sinks(out: torch.Tensor, lse: torch.Tensor, sinks: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention with one more logit per query head that has no value: out [segments, group_size, head_dim] and lse
     [segments, group_size] over all tokens, sinks [num_heads]. Segments are row-major: row * num_kv_heads + kv_head.

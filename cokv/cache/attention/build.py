@@ -1,8 +1,8 @@
 """The C sources of this package, compiled once by the system's compiler and loaded with ctypes.
 
-A library lies under the cache folder by a digest of all that it depends on: source, flags, compiler, processor. It is
-built under another name and renamed when it is whole, so that processes do not meet. Without a compiler, or with
-COKV_NO_COMPILE=1, there is none, and `Unavailable` says why.
+A library lies under the cache folder by a digest of all that it depends on: source, headers, flags, compiler and
+processor. It is built under another name and renamed when it is whole, so that processes do not meet. Without a
+compiler, or with COKV_NO_COMPILE=1, there is none, and `Unavailable` says why.
 """
 
 from __future__ import annotations
@@ -30,11 +30,26 @@ class Unavailable(CokvError):
     """Compiled code cannot be had on this machine; the message says why."""
 
 
-@functools.cache
 def library(source: Path, defines: tuple[str, ...] = ()) -> ctypes.CDLL:
     """The library of a C file with these macros, "NAME" or "NAME=value". Raises Unavailable."""
     if os.environ.get(OFF, "") not in ("", "0"):
         raise Unavailable(f"{OFF} is set")
+    result = _library(source, defines)
+    if isinstance(result, Unavailable):
+        raise result
+    return result
+
+
+@functools.cache
+def _library(source: Path, defines: tuple[str, ...]) -> ctypes.CDLL | Unavailable:
+    """Tried once in a process."""
+    try:
+        return _load(source, defines)
+    except Unavailable as error:
+        return error
+
+
+def _load(source: Path, defines: tuple[str, ...]) -> ctypes.CDLL:
     compiler = find_compiler()
     flags = (*FLAGS, *(f"-D{define}" for define in defines))
     name = f"{source.stem}-{_digest(source, compiler, flags)}.so"
@@ -74,8 +89,9 @@ def _compile(source: Path, compiler: list[str], flags: tuple[str, ...], folder: 
 
 def _digest(source: Path, compiler: list[str], flags: tuple[str, ...]) -> str:
     status = os.stat(compiler[0])
+    headers = sorted(source.parent.glob("*.h"))
     parts = [
-        source.read_text(encoding="utf-8"),
+        *(file.read_text(encoding="utf-8") for file in (source, *headers)),
         *compiler,
         str((status.st_size, status.st_mtime_ns)),
         *flags,

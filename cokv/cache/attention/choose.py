@@ -2,6 +2,8 @@
 
     reference   a loop over segments, slow and obvious
     buckets     gathered into power-of-two buckets; anywhere, any dtype
+    compiled    C, built by the system's compiler; CPU
+    sdpa        torch's flash attention for the CPU, called for each run of like segments; CPU without a compiler
     varlen      torch's own flash attention over sequences of any length; CUDA, half precision
     flash       the same from the package flash-attn
     flashinfer  FlashInfer's paged decode, a KV head being a request of one head; only where it is asked for
@@ -13,7 +15,7 @@ that names none uses `attend` of this module, which chooses by what it is called
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -24,20 +26,26 @@ import torch
 from cokv.cache.attention.backend import Attend
 from cokv.types import CokvError
 
+Step = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
 AUTO = "auto"
 MODULES = {
     "reference": "reference",
     "buckets": "buckets",
+    "compiled": "compiled",
+    "sdpa": "sdpa",
     "varlen": "varlen",
     "flash": "flash",
     "flashinfer": "flashinfer",
     "triton": "triton_decode",
 }
 EVERYWHERE = ("reference", "buckets")  # serve any device, dtype and head_dim, and need nothing but torch
-ORDER = {"cuda": ("varlen", "flash", "triton", "buckets")}  # of devices that are not named: buckets
+ORDER = {"cpu": ("compiled", "sdpa"), "cuda": ("varlen", "flash", "triton", "buckets")}  # elsewhere: buckets
 USES = {
     "reference": "checks, on any device",
     "buckets": "any device and dtype, with torch alone",
+    "compiled": "CPU, float32, bfloat16 and float16, with a C compiler",
+    "sdpa": "CPU, with torch alone; even budgets",
     "varlen": "CUDA, bfloat16 and float16, with torch alone",
     "flash": "CUDA, bfloat16 and float16, with flash-attn",
     "flashinfer": "CUDA, bfloat16 and float16, with FlashInfer, where it is asked for",
@@ -138,6 +146,20 @@ def name_of(function: Attend) -> str:
         return AUTO
     module = function.__module__.rpartition(".")[2]
     return next((name for name, file in MODULES.items() if file == module), function.__qualname__)
+
+
+@cache
+def step_of(
+    function: Attend, device: torch.device, dtype: torch.dtype, head_dim: int, softcap: float | None
+) -> Step | None:
+    """What stores a step's tokens and attends them in one call, as `compiled.step`; None where the backend has none."""
+    name = name_of(function)
+    if name == AUTO:
+        name = choose(device, dtype, head_dim, softcap)
+    if name not in MODULES or get_backend(name).refusal(device, dtype, head_dim, softcap) is not None:
+        return None
+    step: Step | None = getattr(_module(name), "step", None)
+    return step
 
 
 def attend(

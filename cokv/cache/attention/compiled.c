@@ -174,6 +174,9 @@ typedef struct {
     atomic_int result;
 } call;
 
+/* Whether the segment, whose length counts the new token, gets its weights. */
+INLINE int weighed(const call *c, int64_t s) { return c->weights && c->lengths[s] <= c->width; }
+
 INLINE int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* logits[r][t] for t < tokens, and in multiples of LANES beyond: -inf. queries: R rows, `stride` apart, scaled. */
@@ -265,7 +268,7 @@ INLINE void block(const call *c, int64_t s, int64_t row, int64_t first, int64_t 
     float logits[4][TOKENS + LANES] __attribute__((aligned(64)));
     block_logits(c, w->queries + row * q, q, c->keys + slot * c->channels * size_of(type), tokens, logits, R, type);
     for (int r = 0; r < R; r++) {
-        if (c->weights)
+        if (weighed(c, s))
             memcpy(c->weights + (s * c->rows + row + r) * c->width + first, logits[r], 4 * (size_t)tokens);
         vf most = load(logits[r], 0, FLOAT32);
         for (int64_t t = LANES; t < tokens; t += LANES) most = larger(most, load(logits[r], t, FLOAT32));
@@ -316,14 +319,18 @@ INLINE void segment(const call *c, int64_t s, const scratch *w, const int type) 
         for (int64_t d = 0; d < c->head_dim; d++)
             store1(c->out, (s * rows + r) * c->head_dim + d, w->out[r * o + d] * scale, c->query_type);
         if (c->lse) c->lse[s * rows + r] = lse;
-        if (c->weights) {
+        if (weighed(c, s)) {
             float *line = c->weights + (s * rows + r) * c->width;
             int64_t t = 0;
             for (; t + LANES <= length; t += LANES) {
                 vf p = exponential(load(line, t, FLOAT32) - lse);
                 memcpy(line + t, &p, sizeof p);
             }
-            for (; t < length; t++) line[t] = expf(line[t] - lse);
+            if (t < length) { /* as above, so that equal logits have equal weights wherever they stand */
+                vf p = exponential(load_rest(line, t, length - t, FLOAT32) - lse);
+                memcpy(line + t, &p, 4 * (size_t)(length - t));
+                t = length;
+            }
             for (; t < c->width; t++) line[t] = 0;
         }
     }
@@ -356,8 +363,7 @@ int64_t cokv_step(const void *queries, const void *new_keys, const void *new_val
     for (int64_t s = 0; s < segments; s++) { /* before anything is written */
         int64_t place = !new_keys ? 0 : places ? places[s] : lengths[s];
         int64_t length = lengths[s] + (new_keys && (!grows || grows[s]));
-        if (starts[s] < 0 || lengths[s] < 0 || starts[s] + length > slots || place < 0 || (new_keys && place >= length) ||
-            (weights && length > width))
+        if (starts[s] < 0 || lengths[s] < 0 || starts[s] + length > slots || place < 0 || (new_keys && place >= length))
             return 1 + s;
         total += length;
     }

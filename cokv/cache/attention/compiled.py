@@ -36,7 +36,7 @@ def function(dtype: torch.dtype) -> Callable[..., int]:
     known = _functions.get(dtype)
     if known is None:
         if dtype not in DEFINES:
-            raise Unavailable(f"storage in {dtype}; expected float32, bfloat16 or float16")
+            raise Unavailable(f"{dtype}; expected float32, bfloat16 or float16")
         known = library(SOURCE, DEFINES[dtype]).cokv_step
         known.argtypes = [
             *[ctypes.c_void_p] * _POINTERS,
@@ -50,14 +50,23 @@ def function(dtype: torch.dtype) -> Callable[..., int]:
     return known
 
 
-def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why it cannot serve storage of this dtype on this device; None where it can."""
+def missing() -> str | None:
+    """Why it is not available here, in words; builds it where nobody has yet."""
+    try:
+        function(torch.float32)
+    except Unavailable as error:
+        return str(error)
+    return None
+
+
+def refusal(device: torch.device, dtype: torch.dtype, head_dim: int, softcap: float | None = None) -> str | None:
+    """Why it cannot serve such keys, in words."""
     if device.type != "cpu":
-        return f"storage on {device}; expected the CPU"
+        return f"runs on the CPU, not on {device.type!r}"
     try:
         function(dtype)
     except Unavailable as error:
-        return str(error)
+        return f"has no code for these keys: {error}"
     return None
 
 
@@ -71,7 +80,8 @@ def attend(
     at_most: Sequence[int] | None = None,
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `reference.attend`; `at_most` is not needed."""
+    """As `reference.attend`; `at_most` is not needed. Copies what is not contiguous."""
+    keys, values, starts, lengths = (part.contiguous() for part in (keys, values, starts, lengths))
     out, lse = step(queries, keys, values, starts, lengths, scaling, softcap=softcap)
     assert lse is not None
     return out, lse
@@ -91,6 +101,7 @@ def step(
     softcap: float | None = None,
     weights: torch.Tensor | None = None,
     needs_lse: bool = True,
+    at_most: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Stores one new token per segment, where there are new ones, and attends all that is then stored.
 
@@ -98,10 +109,11 @@ def step(
     lengths int64 [segments], lengths counted up in place; new_keys [segments, channels], new_values [segments,
     head_dim]. A token goes behind its segment's last, or to `places` int64 [segments], counted from the segment's
     start; only segments that `grows` (bool [segments]) get longer by it. weights: float32 [segments, rows, width], is
-    filled with the attention weights, zero beyond a segment's length.
+    filled with the attention weights, zero beyond a segment's length; not for segments of more than `width` tokens.
 
     Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp float32 [segments, rows],
-    None where it is not needed. Nothing is written where an argument is wrong.
+    None where it is not needed. at_most: bounds of the lengths before it, for devices that lengths would be waited for.
+    Nothing is written where an argument is wrong.
     """
     dtype = keys.dtype
     call = _functions.get(dtype) or function(dtype)
@@ -164,7 +176,6 @@ def step(
         raise CokvError(
             f"attention: segment {at} begins at slot {int(starts[at])} and has {int(lengths[at])} tokens, of {slots} "
             f"slots{'' if places is None else f', and its next token goes to place {int(places[at])}'}"
-            f"{'' if weights is None else f'; weights have {weights.shape[2]} columns'}"
         )
     if wrong:
         raise MemoryError("attention: no memory for the scratch space of a step")

@@ -21,6 +21,8 @@ TAG = "_cokv_offer"
 HARMLESS = frozenset(
     {
         "scaling",
+        "softcap",  # checked below
+        "s_aux",  # checked below
         "dropout",  # refused below where it is not 0
         "is_causal",
         "sliding_window",
@@ -60,10 +62,19 @@ class AttentionLayer(Protocol):
         mask: as for transformers' SDPA, [1 or batch, 1, t, n]; none where each token sees all before it.
         """
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float) -> torch.Tensor:
-        """Output [batch, num_heads, t, head_dim]."""
+    def attend(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Output [batch, num_heads, t, head_dim]. sinks [num_heads]: logits without a token, see backend.py."""
 
-    def observe(self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float) -> None:
+    def observe(
+        self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float, sinks: torch.Tensor | None = None
+    ) -> None:
         """Called after ordinary attention over the returned keys: record queries, or compress."""
 
 
@@ -105,6 +116,17 @@ class Offer:
             extra.append("is_causal=False")
         if settings.get("sliding_window") is not None:
             extra.append(f"a sliding window of {settings['sliding_window']} in a layer that its config calls full")
+        if settings.get("softcap") != handshake.softcap:
+            raise handshake.refusal(
+                layer,
+                f"attends with a logit cap of {settings.get('softcap')}, its config says "
+                f"{handshake.softcap} (attn_logit_softcapping)",
+            )
+        sinks = settings.get("s_aux")
+        if sinks is not None and (got := list(getattr(sinks, "shape", ()))) != [query.shape[1]]:
+            raise handshake.refusal(
+                layer, f"has attention sinks of shape {got}, expected [{query.shape[1]}], one per query head"
+            )
         if extra:
             raise handshake.refusal(
                 layer, f"is not plain softmax attention: its attention also takes {', '.join(extra)}"
@@ -113,10 +135,12 @@ class Offer:
 
 
 class Handshake:
-    """One per cache. `owner`: the model's class, for messages; num_heads: query heads, 0 where unknown."""
+    """One per cache. `owner`: the model's class, for messages; num_heads: query heads, 0 where unknown; softcap: of its
+    attention logits, see cokv/model/shape.py.
+    """
 
-    def __init__(self, owner: str = "this model", num_heads: int = 0) -> None:
-        self.owner, self.num_heads = owner, num_heads
+    def __init__(self, owner: str = "this model", num_heads: int = 0, softcap: float | None = None) -> None:
+        self.owner, self.num_heads, self.softcap = owner, num_heads, softcap
         self.pending: Offer | None = None
 
     def offer(
@@ -144,7 +168,7 @@ class Handshake:
         return CokvError(f"{self.owner}, layer {layer.index}: {why}; use a model with plain keys and values")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Handshake:
-        return Handshake(self.owner, self.num_heads)
+        return Handshake(self.owner, self.num_heads, self.softcap)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"owner": self.owner, "num_heads": self.num_heads, "pending": None}
+        return {"owner": self.owner, "num_heads": self.num_heads, "softcap": self.softcap, "pending": None}

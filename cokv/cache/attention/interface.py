@@ -9,7 +9,8 @@ model comes to use it: attachment.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,11 +38,13 @@ def attention(
     layer = offer.accept(query, key, value, settings)
     scaling = settings.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    sinks = settings.get("s_aux")
+    sinks = None if sinks is None else sinks.detach()
     device = query.device.type
     if not layer.attends():
         result = _implementation(base, module)(module, query, key, value, attention_mask, **settings)
         with torch.autocast(device, enabled=False):  # scores are float32 whatever the model computes in
-            layer.observe(in_autocast_dtype(query), attention_mask, scaling)
+            layer.observe(in_autocast_dtype(query), attention_mask, scaling, sinks)
         return result
     if settings.get("dropout") or settings.get("output_attentions"):
         raise offer.handshake.refusal(
@@ -52,10 +55,23 @@ def attention(
         raise offer.handshake.refusal(layer, "is run with gradients, which a compressed cache has none of; use no_grad")
     layer.check_mask(attention_mask, query.shape[2])
     query = in_autocast_dtype(query)
-    # Storage is written in place: it must not be made of inference tensors, which no later no_grad block could change.
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-        out = layer.attend(query, key, value, scaling).to(query.dtype)
+    with _plain_numbers(device):
+        out = layer.attend(query, key, value, scaling, sinks).to(query.dtype)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _plain_numbers(device: str) -> AbstractContextManager[None]:
+    """No gradients, no autocast, no inference mode; without the price of saying so where that is so already."""
+    if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or torch.is_autocast_enabled(device):
+        return _plain_numbers_from_here(device)
+    return nullcontext()
+
+
+@contextmanager
+def _plain_numbers_from_here(device: str) -> Iterator[None]:
+    """Storage is written in place: it must not be made of inference tensors, which no no_grad block could change."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+        yield
 
 
 def _implementation(base: str, module: torch.nn.Module) -> Callable[..., Any]:

@@ -28,10 +28,28 @@ class Known:
     even: bool = False  # every column of every head holds a token
     drops: int | None = None  # every head is full; so many tokens it has dropped before, one a step; None: unknown
     consecutive: int = 0  # so many of the newest tokens are surely held, as far as the rule itself spares them
+    read: int = 0  # at least so many tokens, prompt and answer, the newest included
     next: torch.Tensor | None = None  # int32 [heads, 1], the position after the newest token
 
 
 NOTHING = Known()
+
+
+@dataclass
+class FullHeads:
+    """Notes of heads that all drop a token in this step, and what has been attended. Tensors are changed in place."""
+
+    weights: torch.Tensor  # float32 [segments of the store, group_size, columns or more]
+    segments: torch.Tensor  # int64 [heads], which of the store's each is
+    memory: torch.Tensor  # [heads, columns, numbers]
+    positions: torch.Tensor  # int32 [heads, columns], -1 where no token is
+    next: torch.Tensor  # int32 [heads], position of the token that is being read; is counted up
+    hole: torch.Tensor  # int64 [heads], its column; becomes that of the token that is dropped
+    lengths: torch.Tensor  # int64 [segments of the store], that token included; are counted down
+    kinds: torch.Tensor | None  # int64 [segments of the store], kind of that token, see ReadsKinds
+    together: int  # so many heads in turn are a row
+    step: int  # queries since the prompt
+    known: Known  # once that token has its notes
 
 
 class EvictsByAttention(LimitedPolicy, ABC):
@@ -62,6 +80,12 @@ class EvictsByAttention(LimitedPolicy, ABC):
         group_size: query heads that share a KV head. Asked once after every update, for heads with room too, where the
         answer is not followed; what it learns it may note in the memory. `known` changes no answer.
         """
+
+    def drop(self, heads: FullHeads) -> bool:
+        """`update` and `worst` in one, with all that belongs to them: the new token's notes, and those of the one that
+        goes. False, and nothing done, where there is no such code.
+        """
+        return False
 
 
 GROWS = -1  # a limit that is none

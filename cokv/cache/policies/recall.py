@@ -12,7 +12,8 @@ beside.
 
 Differs: in the paper all pages are whole. The released code draws the box in, to the mean distance from its centre,
 keeps two sink pages by default and chooses the same pages in all heads of a layer; here the box holds all keys, and
-each KV head chooses for itself.
+each KV head chooses for itself. A cap on the logits rises with them, so that the bound of a page stays one; pages are
+ranked by the sum of the uncapped bounds.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from cokv.cache.attention.backend import softcap_of
-from cokv.cache.attention.weights import weights
-from cokv.cache.policies.protocol import EvictsByAttention, Known, ReadsKinds
+from cokv.cache.attention.weights import weights as weights_by_lse
+from cokv.cache.policies.protocol import EvictsByAttention, FullHeads, Known, ReadsKinds
 from cokv.cache.storage.ragged import RaggedStorage
 from cokv.types import CokvError
 
@@ -57,7 +57,7 @@ class AttentionEvictor:
                 f"{type(rule).__name__} drops the same tokens in every head of a layer, but the selection holds "
                 "different ones; select the same positions in all heads of a layer"
             )
-        self.next = next_positions.to(device, self.positions.dtype)
+        self.next, self.read = next_positions.to(device, self.positions.dtype), int(next_positions.min())
         self.hole = torch.tensor(held, device=device)  # column of the next token
         self.step = self.drops = 0
         self.filling = max(limit - tokens for tokens, limit in zip(held, allowed, strict=True))  # steps until all drop
@@ -85,71 +85,126 @@ class AttentionEvictor:
         self, store: RaggedStorage, places: torch.Tensor, grows: torch.Tensor, kinds: torch.Tensor | None = None
     ) -> None:
         """The next token goes into the hole. All segments grow by it, as long as it is being read."""
-        self.cap(store)
+        self.begins(store, kinds)
         places.index_copy_(0, self.segments, self.hole)
-        self.note(kinds)
 
-    def note(self, kinds: torch.Tensor | None) -> None:
-        """Notes of the next token. kinds: int64 [segments of the store], where they are known."""
+    def begins(self, store: RaggedStorage, kinds: torch.Tensor | None) -> None:
+        """A token will go into each hole. kinds: int64 [segments of the store], where they are known."""
+        if isinstance(self.rule, ReadsKinds) and kinds is None:
+            raise CokvError(
+                f"{type(self.rule).__name__} must know which tokens are read, and got no ids; run the model "
+                "itself with input_ids, not a part of it"
+            )
+        self.cap(store)
+
+    def _note(self, kinds: torch.Tensor | None) -> None:
+        """Notes of the token that is being read."""
         where = self.hole[:, None]
         self.positions.scatter_(1, where, self.next[:, None])
         column = where[..., None].expand(-1, -1, self.memory.shape[2])
         if isinstance(self.rule, ReadsKinds):
-            if kinds is None:
-                raise CokvError(
-                    f"{type(self.rule).__name__} must know which tokens are read, and got no ids; run the model "
-                    "itself with input_ids, not a part of it"
-                )
+            assert kinds is not None
             begun = self.rule.begun(kinds[self.segments])
             self.memory.scatter_(1, column, begun[:, None].to(self.memory.dtype))
         else:
             self.memory.scatter_(1, column, 0)
         self.next += 1
-        self.consecutive += 1
 
-    def attended(self, store: RaggedStorage, queries: torch.Tensor, lse: torch.Tensor, scaling: float) -> None:
-        """Notes the step's attention, and drops one token of every segment that holds more than the limit.
+    @property
+    def width(self) -> int:
+        """Columns: the highest limit and one."""
+        return self.positions.shape[1]
 
-        queries [segments, group_size, head_dim] and lse [segments, group_size], of the whole store.
-        """
-        segments, width = self.segments, self.positions.shape[1]
-        lengths = store.lengths[segments]
-        attention = weights(
-            queries[segments],
-            store.k,
-            store.starts[segments],
-            lengths,
-            lse[segments],
-            scaling,
-            width,
-            softcap_of(store.backend),
-        )
-        full = lengths > self.limits
-        self.take(attention, lengths, full)
-        store.lengths = store.lengths.index_add(0, segments, -full.long())
+    def watches_all(self, store: RaggedStorage) -> bool:
+        return len(self.segments) == len(store.lengths)
 
-    def take(
-        self, attention: torch.Tensor, lengths: torch.Tensor | None = None, full: torch.Tensor | None = None
+    def attended(
+        self,
+        store: RaggedStorage,
+        queries: torch.Tensor,
+        lse: torch.Tensor | None,
+        scaling: float,
+        weights: torch.Tensor | None = None,
+        kinds: torch.Tensor | None = None,
     ) -> None:
-        """Notes a query's attention, float32 [watched, group_size, width], and makes the new holes.
+        """Notes the step's token and its attention, and drops one of every segment that holds more than the limit.
 
-        lengths int64 [watched] and which of them are `full`, bool [watched]; needed until all are.
+        queries [segments, group_size, head_dim], of the whole store; likewise the attention weights float32 [segments,
+        group_size, width or more], or the log-sum-exp [segments, group_size] from which they are computed here; kinds
+        as for `begins`.
         """
-        rows, group, width = attention.shape
-        even = self.even and self.full
-        held = None if even else (self.positions >= 0).view(-1, self.heads, width)
-        by_row = attention.view(-1, self.heads, group, width)
+        self.consecutive, self.read = self.consecutive + 1, self.read + 1
+        if weights is None or not self.full or not self._drop_in_one_call(store, weights, kinds):
+            self._note(kinds)
+            segments, whole = self.segments, self.watches_all(store)
+            lengths = store.lengths if whole else store.lengths[segments]
+            if weights is not None:
+                weights = (weights if whole else weights[segments])[..., : self.width]
+            else:
+                assert lse is not None
+                attended, cap = (queries[segments], store.k, store.starts[segments], lengths), softcap_of(store.backend)
+                weights = weights_by_lse(*attended, lse[segments], scaling, self.width, cap)
+            drops = self._drop(weights, lengths)
+            store.lengths = lengths - drops if whole else store.lengths.index_add(0, segments, -drops)
+        self._count()
+
+    def attended_full(self, weights: torch.Tensor, kinds: torch.Tensor | None) -> None:
+        """`attended`, where all segments of the store are full and their lengths were left as they are."""
+        self.consecutive, self.read = self.consecutive + 1, self.read + 1
+        self._note(kinds)
+        self._update(weights)
+        self._count()
+
+    def _count(self) -> None:
+        self.step += 1
+        self.drops += self.full
+        self.filling = max(self.filling - 1, 0)
+
+    def _known(self, next_positions: torch.Tensor | None = None) -> Known:
+        even, drops = self.even and self.full, self.drops if self.full else None
+        return Known(even, drops, self.consecutive, self.read, next_positions)
+
+    def _drop_in_one_call(self, store: RaggedStorage, weights: torch.Tensor, kinds: torch.Tensor | None) -> bool:
+        return self.rule.drop(
+            FullHeads(
+                weights,
+                self.segments,
+                self.memory,
+                self.positions,
+                self.next,
+                self.hole,
+                store.lengths,
+                kinds if isinstance(self.rule, ReadsKinds) else None,
+                self.heads,
+                self.step,
+                self._known(),
+            )
+        )
+
+    def _drop(self, weights: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """`_update`; lengths int64 [watched] -> how many tokens each drops, int64 [watched]."""
+        if self.full:
+            self._update(weights)
+            return torch.ones_like(lengths)
+        full = lengths > self.limits
+        self._update(weights, lengths, full)
+        return full.long()
+
+    def _update(
+        self, weights: torch.Tensor, lengths: torch.Tensor | None = None, full: torch.Tensor | None = None
+    ) -> None:
+        """Notes a query's attention, float32 [watched, group_size, width], and makes the new holes: behind the last
+        token of `lengths` where a segment is not `full`.
+        """
+        group, width = weights.shape[1:]
+        known = self._known(self.next[:, None])
+        held = None if known.even else (self.positions >= 0).view(-1, self.heads, width)
+        by_row = weights.reshape(-1, self.heads, group, width)
         self.rule.update(self.memory.view(-1, self.heads, width, self.memory.shape[2]), by_row, held, self.step)
-        known = Known(even, self.drops if self.full else None, self.consecutive, self.next[:, None])
         self.hole = self.rule.worst(self.memory, self.positions, group, known)
-        if full is not None:
+        if full is not None and lengths is not None:
             self.hole = torch.where(full, self.hole, lengths)
         self.positions.scatter_(1, self.hole[:, None], -1)
-        self.step += 1
-        if self.full:
-            self.drops += 1
-        else:
-            self.filling -= 1
 
     def select(self, picked: torch.Tensor, segments: torch.Tensor) -> None:
         self.segments = segments

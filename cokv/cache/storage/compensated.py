@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from cokv.cache.attention.reference import capped
 from cokv.cache.storage.evictors import OldestEvictor
 from cokv.cache.storage.ragged import RaggedStorage
 
@@ -26,22 +27,38 @@ class CompensationToken(OldestEvictor):
         super().__init__(segments, limits.clamp(min=1), sinks)
         self.keys, self.values, self.counts = keys.float(), values.float(), counts
 
+    def next_places(self, store: RaggedStorage) -> torch.Tensor:
+        places = super().next_places(store)
+        slots = store.starts[self.segments] + places
+        self.counts = self.counts + 1
+        share = self.counts.reciprocal()[:, None]
+        self.keys = self.keys.lerp(store.k[slots].float(), share)
+        self.values = self.values.lerp(store.v[slots].float(), share)
+        return places
+
     def place(
         self, store: RaggedStorage, places: torch.Tensor, grows: torch.Tensor, kinds: torch.Tensor | None = None
     ) -> None:
+        full = self.full(store)
         super().place(store, places, grows)
+        if full:
+            return
         goes = ~grows[self.segments]
         slots = store.starts[self.segments] + torch.where(goes, places[self.segments], 0)
         self.counts = self.counts + goes
         share = (goes / self.counts)[:, None]
-        self.keys = torch.where(goes[:, None], self.keys + (store.k[slots].float() - self.keys) * share, self.keys)
-        self.values = torch.where(
-            goes[:, None], self.values + (store.v[slots].float() - self.values) * share, self.values
-        )
+        self.keys = torch.where(goes[:, None], self.keys.lerp(store.k[slots].float(), share), self.keys)
+        self.values = torch.where(goes[:, None], self.values.lerp(store.v[slots].float(), share), self.values)
 
-    def attend(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """queries [watched, rows, head_dim] over this one token: output likewise, log-sum-exp [watched, rows]."""
-        logits = (queries.float() @ self.keys[..., None])[..., 0] * scaling + self.counts.log()[:, None]
+    def attend(
+        self, queries: torch.Tensor, scaling: float, softcap: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """queries [watched, rows, head_dim] over this one token: output likewise, log-sum-exp [watched, rows].
+
+        The cap is on the mean token's logit, which then counts once for each token it stands for.
+        """
+        logits = capped((queries.float() @ self.keys[..., None])[..., 0] * scaling, softcap)
+        logits = logits + self.counts.log()[:, None]
         out = self.values[:, None].expand(-1, queries.shape[1], -1)
         return out.to(queries.dtype), logits
 

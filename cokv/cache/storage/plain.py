@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import buckets, choose
 from cokv.cache.attention.backend import Attend, Backend, softcap_of, with_sinks
 from cokv.cache.attention.host_bounds import Bounds
 from cokv.cache.attention.weighted import attend_even
@@ -25,6 +25,7 @@ from cokv.types import CokvError
 
 Plain = Grow | EvictOldest | Compensate | EvictsByAttention
 Evictor = OldestEvictor | AttentionEvictor
+EVEN = (choose.attend, buckets.attend)  # backends in whose place segments of one length may be attended as a batch
 NO_WAITING = ("cpu",)  # devices whose numbers can be read without waiting
 
 
@@ -141,23 +142,53 @@ class PlainRows:
         if t > 1:
             return self._attend_chunk(queries, keys, values, scaling, sinks)
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
-        if evictor := self._evictor_of_all():
-            out = self._attend_full(evictor, grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling, sinks)
+        if only := self._evictor_of_all():
+            out = self._attend_full(only, grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling, sinks)
             return out.view(rows, num_heads, 1, dim)
         if any(isinstance(evictor, CompensationToken) for evictor in self.evictors):
             grouped = grouped.to(torch.promote_types(queries.dtype, torch.float32))  # merged, then rounded once
-        self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
-        out, lse = self._over_stored(grouped, scaling)
-        for evictor in self.evictors:
-            if isinstance(evictor, CompensationToken):
-                segments = evictor.segments
-                out[segments], lse[segments] = merge_attention_states(
-                    [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling)]
-                )
-        out, lse = with_sinks(out, lse, sinks)
-        for evictor in self.evictors:
-            evictor.attended(self.store, grouped, lse, scaling)
+        watching = [evictor for evictor in self.evictors if isinstance(evictor, AttentionEvictor)]
+        needs_lse = len(watching) < len(self.evictors) or sinks is not None
+        new = keys.reshape(-1, dim), values.reshape(-1, dim)
+        kinds, width = self._next_kinds(), max((watcher.width for watcher in watching), default=0)
+        out, lse, weights = self._step(grouped, *new, scaling, needs_lse, width, kinds)
+        if lse is not None:
+            cap = softcap_of(self.store.backend)
+            for evictor in self.evictors:
+                if isinstance(evictor, CompensationToken):
+                    segments = evictor.segments
+                    out[segments], lse[segments] = merge_attention_states(
+                        [(out[segments], lse[segments]), evictor.attend(grouped[segments], scaling, cap)]
+                    )
+            stored, (out, lse) = lse, with_sinks(out, lse, sinks)
+            if sinks is not None and weights is not None:
+                weights *= (stored - lse).exp()[..., None]
+        for watcher in watching:
+            watcher.attended(self.store, grouped, lse, scaling, weights, kinds)
         return out.view(rows, num_heads, 1, dim).to(queries.dtype)
+
+    def _step(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        needs_lse: bool,
+        watched: int,
+        kinds: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Stores one token per segment, then attends: queries [segments, group_size, head_dim]. Output, log-sum-exp
+        and the weights [segments, group_size, watched] of the segments that are no longer; one of these two may be
+        missing: the log-sum-exp where it is not needed, the weights where the backend gives none.
+        """
+        store, (places, grows) = self.store, self._places(kinds)
+        weights = queries.new_empty(*queries.shape[:2], watched, dtype=torch.float32) if watched else None
+        bounds = None if store.device.type in NO_WAITING else self.bounds.at_most
+        result = store.step(queries, keys, values, scaling, places, grows, needs_lse, weights, bounds)
+        if result is None:
+            store.append(keys, values, places, grows)
+        self.bounds.appended(store.lengths, all_grow=not self.evictors)
+        return (*result, weights) if result else (*self._over_stored(queries, scaling), None)
 
     def _over_stored(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Flat.attend`, without waiting for the device."""
@@ -167,17 +198,25 @@ class PlainRows:
         stored = store.k, store.v, store.starts, store.lengths
         return store.backend(queries, *stored, scaling, self.bounds.at_most)
 
-    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def _places(self, kinds: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Where the next token of each segment goes and which get longer, as evictors say; none where all grow."""
         if not self.evictors:
-            self.store.append(keys, values)
-            self.bounds.appended(self.store.lengths, all_grow=True)
-            return
-        places, grows = self.store.lengths.clone(), torch.ones_like(self.store.lengths, dtype=torch.bool)
-        kinds = self._next_kinds()
+            return None, None
+        store, only = self.store, self.evictors[0]
+        if isinstance(only, AttentionEvictor) and only.watches_all(store):
+            only.begins(store, kinds)
+            return only.hole, None
+        if isinstance(only, OldestEvictor) and only.watches_all(store) and only.full(store):
+            return only.next_places(store), torch.zeros_like(store.lengths, dtype=torch.bool)
+        places, grows = store.lengths.clone(), torch.ones_like(store.lengths, dtype=torch.bool)
         for evictor in self.evictors:
-            evictor.place(self.store, places, grows, kinds)
+            evictor.place(store, places, grows, kinds)
+        return places, grows
+
+    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        places, grows = self._places(None)
         self.store.append(keys, values, places, grows)
-        self.bounds.appended(self.store.lengths, all_grow=False)
+        self.bounds.appended(self.store.lengths, all_grow=not self.evictors)
 
     def _next_kinds(self) -> torch.Tensor | None:
         """Of the next token of every segment: int64 [segments], where they are known."""
@@ -193,9 +232,9 @@ class PlainRows:
         store = self.store
         if len(self.evictors) != 1 or not isinstance(evictor := self.evictors[0], AttentionEvictor):
             return None
-        whole = len(evictor.segments) == len(store.lengths) and evictor.even and evictor.full
-        plain = not isinstance(store.backend, Backend) or store.backend.attend is buckets.attend
-        return evictor if whole and plain and store.fits else None
+        whole = evictor.watches_all(store) and evictor.even and evictor.full
+        attend = store.backend.attend if isinstance(store.backend, Backend) else store.backend
+        return evictor if whole and attend in EVEN and store.fits and not store.has_step else None
 
     def _attend_full(
         self,
@@ -207,14 +246,15 @@ class PlainRows:
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         """Queries [segments, group_size, head_dim], keys and values [segments, head_dim]; output as queries."""
-        store, segments = self.store, len(queries)
+        store, segments, kinds = self.store, len(queries), self._next_kinds()
+        evictor.begins(store, kinds)
         slots = store.starts + evictor.hole
-        evictor.note(self._next_kinds())
         store.k.index_copy_(0, slots, keys)
         store.v.index_copy_(0, slots, values)
-        stored = (part.view(segments, -1, part.shape[1]) for part in (store.k, store.v))
-        out, _, weights = attend_even(queries, *stored, scaling, softcap_of(store.backend), sinks)
-        evictor.take(weights)
+        stored_keys, stored_values = (part.view(segments, -1, part.shape[1]) for part in (store.k, store.v))
+        softcap = softcap_of(store.backend)
+        out, _, weights = attend_even(queries, stored_keys, stored_values, scaling, softcap, sinks)
+        evictor.attended_full(weights, kinds)
         return out
 
     def _attend_chunk(
@@ -243,6 +283,7 @@ class PlainRows:
     def select(self, rows: torch.Tensor, copies: bool) -> None:
         segments = segments_of(rows.to(self.store.device), self.heads)
         before = self.store.lengths.numel()
+        copies = copies or bool((rows.diff() < 0).any())  # segments lie in their order, as some backends want them
         (self.store.copy_segments if copies else self.store.keep_segments)(segments)
         self.bounds.select(segments_of(rows, self.heads).tolist())
         if not copies and any(isinstance(evictor, AttentionEvictor) for evictor in self.evictors):

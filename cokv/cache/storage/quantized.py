@@ -1,22 +1,29 @@
 """Rows whose older tokens are packed into a few bits, group by group; the newest lie in a flat store.
 
-Heads of one width have one pool. For attention a pool is unpacked, one layer at a time; what stays is packed. Where a
-group lies is charged with it; what a store has beside per segment (starts, lengths, counts, bits) is in its storage.
+Heads of one width have one pool. On a CPU attention reads codes as they are (cokv/cache/attention/packed.py); where
+that cannot be had, a pool is unpacked for the backend, one layer at a time. What stays is packed. Where a group lies is
+charged with it; what a store has beside per segment (starts, lengths, counts, bits) is in its storage.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
-from cokv.cache.attention.backend import Attend, with_sinks
+from cokv.cache.attention import choose, packed
+from cokv.cache.attention.backend import Attend, implementation, softcap_of, with_sinks
 from cokv.cache.policies.packing import Packed, pack
 from cokv.cache.policies.quantize import AS_IT_IS, INDEX_BYTES, Quantize
 from cokv.cache.prefill import PrefillLayer
+from cokv.cache.storage.filling import Filling
 from cokv.cache.storage.places import free_places, nbytes
 from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of
+from cokv.model.device import sent
+
+READ_CODES = (choose.AUTO, "compiled")  # attention by these names reads codes where it can
 
 
 class Pool:
@@ -57,6 +64,11 @@ class Pool:
         keys, values = self.keys[self.places], self.values[self.places]
         return keys.unpacked(self.tokens).transpose(1, 2).flatten(0, 1), values.unpacked(self.channels).flatten(0, 1)
 
+    def groups(self) -> packed.Groups:
+        """For attention over codes."""
+        keys, values = ((part.codes, part.low, part.step) for part in (self.keys, self.values))
+        return packed.Groups(self.bits, self.counts, self.places, keys, values)
+
     def select(self, segments: torch.Tensor, copies: bool) -> None:
         """Segment i becomes old segment segments[i]: with `copies` in fresh storage, without by the index alone."""
         counts = self.counts[segments]
@@ -89,16 +101,24 @@ class QuantizedRows:
         device = keys.device
         self.bits = torch.tensor([b for policy in policies for b in policy.of_heads(self.heads)], device=device)
         groups = torch.tensor([self.policy.groups(n) for n in lengths.tolist()], device=device)
-        packed = torch.where(self.bits == AS_IT_IS, 0, groups) * self.policy.group  # tokens of each segment
+        old_tokens = torch.where(self.bits == AS_IT_IS, 0, groups) * self.policy.group  # tokens of each segment
         place = torch.arange(len(keys), device=device) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
-        old = place < torch.repeat_interleave(packed, lengths)
+        old = place < torch.repeat_interleave(old_tokens, lengths)
         segment = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
-        self.residual = RaggedStorage(keys[~old], values[~old], lengths - packed, slack, backend)
+        self.residual = RaggedStorage(keys[~old], values[~old], lengths - old_tokens, slack, backend)
+        self.count_filling()
         self.pools: dict[int, Pool] = {}
         self._pack(
             segment[old][:: self.policy.group],
             keys[old].view(-1, self.policy.group, dim),
             values[old].view(-1, self.policy.group, dim),
+        )
+
+    def count_filling(self) -> None:
+        """Asks the device once how full each residual is."""
+        full = max(self.policy.residual + 1, self.policy.group)
+        self.filling = Filling(
+            self.residual.lengths.tolist(), [math.inf if bits == AS_IT_IS else full for bits in self.bits.tolist()]
         )
 
     def _pack(self, owner: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -121,27 +141,53 @@ class QuantizedRows:
         rows, num_heads, t, dim = queries.shape
         if t > 1:
             return one_by_one(self, queries, keys, values, scaling, sinks)
-        self.residual.append(keys.reshape(-1, dim), values.reshape(-1, dim))
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
-        parts = [self.residual.attend(grouped, scaling)]
-        for pool in self.pools.values():
-            lengths = pool.counts * self.policy.group
-            parts.append(
-                self.residual.backend(grouped, *pool.unpacked(), lengths.cumsum(0) - lengths, lengths, scaling)
-            )
-        out, _ = with_sinks(*merge_attention_states(parts), sinks)
-        self._pack_oldest()
+        out, _ = with_sinks(*self._step(grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling), sinks)
+        self.filling.one_more()
+        if full := self.filling.full_segments():
+            self._pack_oldest(full)
         return out.view(rows, num_heads, 1, dim)
 
-    def _pack_oldest(self) -> None:
-        """Of every residual that holds too much, the oldest group."""
+    @property
+    def unpacks(self) -> str | None:
+        """Why attention unpacks what is stored; None where it reads codes."""
+        name = choose.name_of(implementation(self.residual.backend))
+        if name not in READ_CODES:
+            return f"attention {name!r} attends what is unpacked"
+        return packed.why_not(self.residual.device, self.residual.dtype)
+
+    def _step(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores a token per segment in the residual, and attends everything.
+
+        queries [segments, group_size, head_dim], keys and values [segments, head_dim]. Output as queries, log-sum-exp
+        [segments, group_size].
+        """
+        store = self.residual
+        if self.pools and queries.dtype == torch.float32 and self.unpacks is None:
+            store.make_room()
+            pools = [pool.groups() for pool in self.pools.values()]
+            residual, new = (store.k, store.v, store.starts, store.lengths), (keys, values)
+            store.room -= 1
+            return packed.step(
+                queries, pools, self.policy.group, self.channels, *residual, new, scaling, softcap_of(store.backend)
+            )
+        parts = [store.append_and_attend(queries, keys, values, scaling)]
+        for pool in self.pools.values():
+            lengths = pool.counts * self.policy.group
+            parts.append(store.backend(queries, *pool.unpacked(), lengths.cumsum(0) - lengths, lengths, scaling))
+        return merge_attention_states(parts)
+
+    def _pack_oldest(self, segments: list[int]) -> None:
+        """Of these residuals, which hold too much, the oldest group."""
         store, group = self.residual, self.policy.group
-        due = (store.lengths > self.policy.residual) & (store.lengths >= group) & (self.bits != AS_IT_IS)
-        owner = due.nonzero()[:, 0]
-        if owner.numel():
-            slots = store.starts[owner, None] + torch.arange(group, device=owner.device)
-            self._pack(owner, store.k[slots], store.v[slots])
-            store.starts, store.lengths = store.starts + due * group, store.lengths - due * group
+        owner = sent(torch.tensor(segments), store.device)
+        slots = store.starts[owner, None] + torch.arange(group, device=owner.device)
+        self._pack(owner, store.k[slots], store.v[slots])
+        gone = torch.zeros_like(store.lengths).index_fill_(0, owner, group)
+        store.starts, store.lengths = store.starts + gone, store.lengths - gone
+        self.filling.gave(segments, group)
 
     def select(self, rows: torch.Tensor, copies: bool) -> None:
         segments = segments_of(rows.to(self.bits.device), self.heads)
@@ -149,6 +195,7 @@ class QuantizedRows:
         for pool in self.pools.values():
             pool.select(segments, copies)
         self.bits = self.bits[segments]
+        self.filling.select(segments_of(rows.cpu(), self.heads).tolist())
 
     can_crop = False
 

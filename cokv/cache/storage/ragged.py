@@ -8,12 +8,15 @@ Knows no rule and no transformers cache.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
-from cokv.cache.attention.backend import Attend
+from cokv.cache.attention.backend import Attend, Backend, softcap_of
+from cokv.cache.attention.choose import Step, step_of
 
-SLACK = 32
+SLACK = 16  # slots behind each segment at first
+GROWTH = 8  # storage that is full is laid out anew with this part of the mean length
 UNCAPPED = torch.iinfo(torch.int64).max
 
 
@@ -30,7 +33,7 @@ class RaggedStorage:
         laid_out: bool = False,
     ) -> None:
         """laid_out: keys and values have `slack` slots behind each segment already, and are taken as they are."""
-        self.slack, self.backend, self.lengths = slack, backend, lengths
+        self.slack, self.backend, self.lengths = slack, backend, lengths.clone()
         self.widths = keys.shape[1], values.shape[1]
         self.dtype, self.device = keys.dtype, keys.device
         self.caps: torch.Tensor | None = None  # the most slots that a segment will ever need: int64 [segments]
@@ -61,6 +64,13 @@ class RaggedStorage:
             for part, width in zip((self.k, self.v), self.widths, strict=True)
         )
 
+    def make_room(self) -> None:
+        """For one more token per segment."""
+        if self.stale:
+            self._lay_out(self.starts, self.slack)
+        elif self.room == 0:
+            self._lay_out(self.starts, max(self.slack, int(self.lengths.float().mean()) // GROWTH))
+
     def append(
         self,
         keys: torch.Tensor,
@@ -73,14 +83,49 @@ class RaggedStorage:
         It goes behind the segment's last token; or to `places` int64 [segments], and only segments that `grows`
         (bool) get longer by it.
         """
-        if self.stale:
-            self._lay_out(self.starts, self.slack)
-        elif self.room == 0:  # a quarter of the mean length, at least the configured slack
-            self._lay_out(self.starts, max(self.slack, int(self.lengths.float().mean()) // 4))
+        self.make_room()
         slots = self.starts + (self.lengths if places is None else places)
         self.k[slots], self.v[slots] = keys, values
         self.lengths = self.lengths + (1 if grows is None else grows)
         self.room -= 1
+
+    def step(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        scaling: float,
+        places: torch.Tensor | None = None,
+        grows: torch.Tensor | None = None,
+        needs_lse: bool = True,
+        weights: torch.Tensor | None = None,
+        at_most: Sequence[int] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """`append` and `attend` in one call; None, and nothing done, where the backend has no such call.
+
+        weights: float32 [segments, rows, width], is filled with the attention weights of segments of at most so many
+        tokens. at_most: bounds of the lengths before it, see reference.attend.
+        """
+        step = self._one_call
+        if step is None:
+            return None
+        self.make_room()
+        result = step(
+            queries, self.k, self.v, self.starts, self.lengths, scaling, keys, values, places, grows,
+            softcap_of(self.backend), weights, needs_lse, at_most,
+        )  # fmt: skip
+        self.room -= 1
+        return result
+
+    @property
+    def _one_call(self) -> Step | None:
+        attend = self.backend.attend if isinstance(self.backend, Backend) else self.backend
+        return step_of(attend, self.device, self.dtype, self.widths[1], softcap_of(self.backend))
+
+    @property
+    def has_step(self) -> bool:
+        """Whether `step` does anything."""
+        return self._one_call is not None
 
     def drop_newest(self, count: int) -> None:
         """Every segment forgets its newest `count` tokens."""
@@ -101,6 +146,18 @@ class RaggedStorage:
     def attend(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """queries [segments, rows, head_dim] -> output likewise, log-sum-exp [segments, rows]."""
         return self.backend(queries, self.k, self.v, self.starts, self.lengths, scaling)
+
+    def append_and_attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`append` behind each segment's last token, and `attend`: one call where the backend has it."""
+        result = self.step(queries, keys, values, scaling)
+        if result is None:
+            self.append(keys, values)
+            return self.attend(queries, scaling)
+        out, lse = result
+        assert lse is not None
+        return out, lse
 
     def copy_segments(self, segments: torch.Tensor) -> None:
         """Segment i becomes a copy of old segment segments[i], in fresh storage."""
@@ -139,9 +196,7 @@ def merge_attention_states(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tu
     dtype, wide = out.dtype, torch.promote_types(out.dtype, torch.float32)
     out = out.to(wide)
     for more, more_lse in parts[1:]:
-        total = torch.logaddexp(lse, more_lse)
-        # Where neither has a token, zeros stay zeros.
-        share = torch.where(more_lse > -torch.inf, (more_lse - total).exp(), 0).to(wide)[..., None]
-        rest = torch.where(lse > -torch.inf, (lse - total).exp(), 0).to(wide)[..., None]
-        out, lse = out * rest + more * share, total
+        # The first part's share is a sigmoid. Where neither has a token, zeros stay zeros.
+        share = (lse - more_lse).nan_to_num(0.0).sigmoid().to(wide)
+        out, lse = torch.lerp(more.to(wide), out, share[..., None]), torch.logaddexp(lse, more_lse)
     return out.to(dtype), lse

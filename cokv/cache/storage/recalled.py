@@ -12,15 +12,20 @@ from collections.abc import Sequence
 
 import torch
 
-from cokv.cache.attention.backend import Attend, with_sinks
+from cokv.cache.attention import choose, pages
+from cokv.cache.attention.backend import Attend, implementation, softcap_of, with_sinks
 from cokv.cache.policies.recall import Recall
 from cokv.cache.prefill import PrefillLayer
+from cokv.cache.storage.filling import Filling
 from cokv.cache.storage.host_pages import HostPages
 from cokv.cache.storage.places import nbytes
 from cokv.cache.storage.ragged import merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of
+from cokv.model.device import sent
 
 KEYS, VALUES = 0, 1
+FUSED = (choose.AUTO, "compiled")  # attention by these names is one function with ranking, where that can be had
+Pair = tuple[torch.Tensor, torch.Tensor]  # of keys and values
 
 
 class RecalledRows:
@@ -35,6 +40,7 @@ class RecalledRows:
         device, segments = keys.device, len(lengths)
         self.dim = keys.shape[1]
         self.counts, self.filled = lengths // page, lengths % page  # complete pages, tokens of the next
+        self.count_filling()
         self.rows = torch.arange(segments, device=device)  # which stretch and which digests are the segment's
         # Which page lies in which place; -1: none.
         self.numbers = torch.full((segments, self.policy.places), -1, device=device)
@@ -47,13 +53,17 @@ class RecalledRows:
         slots = torch.repeat_interleave(self.starts, lengths)[begun] + newest[begun]
         self.k[slots], self.v[slots] = keys[begun], values[begun]
 
-        pages = torch.stack([part[~begun].view(-1, page, self.dim) for part in (keys, values)], dim=1)
-        self.host = HostPages(pages, self.counts)
+        complete = torch.stack([part[~begun].view(-1, page, self.dim) for part in (keys, values)], dim=1)
+        self.host = HostPages(complete, self.counts)
         owner = torch.repeat_interleave(self.rows, self.counts)
-        number = torch.arange(len(pages), device=device) - (self.counts.cumsum(0) - self.counts)[owner]
+        number = torch.arange(len(complete), device=device) - (self.counts.cumsum(0) - self.counts)[owner]
         wide = int(self.counts.max()) + 1 if segments else 1
         self.low, self.high = (keys.new_zeros(segments, wide, self.dim) for _ in range(2))
-        self.low[owner, number], self.high[owner, number] = pages[:, KEYS].amin(1), pages[:, KEYS].amax(1)
+        self.low[owner, number], self.high[owner, number] = complete[:, KEYS].amin(1), complete[:, KEYS].amax(1)
+
+    def count_filling(self) -> None:
+        """Asks the device once how full each newest page is."""
+        self.filling = Filling(self.filled.tolist(), [self.policy.page] * len(self.filled))
 
     @property
     def starts(self) -> torch.Tensor:
@@ -71,38 +81,76 @@ class RecalledRows:
         rows, num_heads, t, dim = queries.shape
         if t > 1:
             return one_by_one(self, queries, keys, values, scaling, sinks)
-        self._append(keys.reshape(-1, dim), values.reshape(-1, dim))
+        if full := self.filling.full_segments():
+            self._put_away(full)
+        self.filling.one_more()
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
-        recalled = self._recall(grouped)
+        new = keys.reshape(-1, dim), values.reshape(-1, dim)
+        fused = queries.dtype == torch.float32 and self.steps_apart is None
+        out, lse = (self._fused_step if fused else self._step)(grouped, new, scaling)
+        return with_sinks(out, lse, sinks)[0].view(rows, num_heads, 1, dim)
+
+    @property
+    def steps_apart(self) -> str | None:
+        """Why ranking, copying and attention are steps of their own; None where one function does all."""
+        name = choose.name_of(implementation(self.backend))
+        if name not in FUSED:
+            return f"attention {name!r} attends what it is given"
+        return pages.why_not(self.k.device, self.k.dtype)
+
+    def _fused_step(self, queries: torch.Tensor, new: Pair, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `_step`, on a CPU."""
+        return pages.step(
+            queries,
+            new,
+            (self.k, self.v),
+            self.rows,
+            self.counts,
+            self.filled,
+            self.numbers,
+            (self.low, self.high),
+            self.host.pool,
+            self.host.index,
+            self.policy.slots,
+            scaling,
+            softcap_of(self.backend),
+        )
+
+    def _step(self, queries: torch.Tensor, new: Pair, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores a token per segment, brings the pages that it wants, and attends what is then there.
+
+        queries [segments, group_size, head_dim]; new: keys and values [segments, head_dim]. Output as queries, and
+        log-sum-exp [segments, group_size].
+        """
+        slots = self.starts + self.filled
+        self.k[slots], self.v[slots] = new
+        self.filled = self.filled + 1
+        recalled = self._recall(queries)
         parts = [
-            self.backend(grouped, self.k, self.v, starts, lengths, scaling)
+            self.backend(queries, self.k, self.v, starts, lengths, scaling)
             for starts, lengths in (
                 (self.starts + self.policy.slots - recalled, recalled),
                 (self.starts, self.filled),
             )
         ]
-        return with_sinks(*merge_attention_states(parts), sinks)[0].view(rows, num_heads, 1, dim)
+        return merge_attention_states(parts)
 
-    def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """One token per segment into its newest page; a page that was full goes to CPU memory first."""
-        full = (self.filled == self.policy.page).nonzero()[:, 0]
-        if full.numel():
-            self._put_away(full)
-        slots = self.starts + self.filled
-        self.k[slots], self.v[slots] = keys, values
-        self.filled = self.filled + 1
-
-    def _put_away(self, segments: torch.Tensor) -> None:
+    def _put_away(self, full: list[int]) -> None:
+        """The newest pages of these segments, which are full, go to CPU memory."""
+        on_host = torch.tensor(full)
+        segments = sent(on_host, self.rows.device)
         numbers, rows = self.counts[segments], self.rows[segments]
         slots = self.starts[segments, None] + torch.arange(self.policy.page, device=segments.device)
         pages = torch.stack([self.k[slots], self.v[slots]], dim=1)
-        self.host.put(segments, numbers, pages)
-        if int(numbers.max()) >= self.low.shape[1]:
+        numbers_on_host = numbers.cpu()
+        self.host.put(on_host, numbers_on_host, pages)
+        if int(numbers_on_host.max()) >= self.low.shape[1]:
             more = max(1, self.low.shape[1] // 4)
             self.low, self.high = (torch.nn.functional.pad(d, (0, 0, 0, more)) for d in (self.low, self.high))
         self.low[rows, numbers], self.high[rows, numbers] = pages[:, KEYS].amin(1), pages[:, KEYS].amax(1)
         self.counts = self.counts.index_add(0, segments, torch.ones_like(segments))
         self.filled = self.filled.index_fill(0, segments, 0)
+        self.filling.gave(full, self.policy.page)
         overwritten = self._first_slots < self.policy.page
         self.numbers[segments] = self.numbers[segments].masked_fill(overwritten, -1)
 
@@ -124,11 +172,15 @@ class RecalledRows:
         same = (self.numbers[:, :, None] == ranked[:, None]) & first[:, :, None] & first[:, None]
         free, missing = first & ~same.any(2), first & ~same.any(1)  # in each segment as many of one as of the other
         wanted = torch.where(cut, ranked, self.numbers).masked_fill(~first & ~cut, -1)
-        wanted[free] = ranked[missing]
-        segment, place = ((wanted != self.numbers) & (wanted >= 0)).nonzero().unbind(1)
+        in_turn = ranked.gather(1, missing.byte().argsort(dim=1, descending=True, stable=True))
+        wanted = torch.where(free, in_turn.gather(1, (free.cumsum(1) - 1).clamp(min=0)), wanted)
+        # Which pages must come is for the host to read: the one wait of a step, here and nowhere else.
+        asked = wanted.masked_fill(wanted == self.numbers, -1).cpu()
         self.numbers = wanted
-        if len(segment):
-            self._bring(segment, place, self.host.get(segment, wanted[segment, place]))
+        segments, places = (asked >= 0).nonzero().unbind(1)
+        if len(segments):
+            pages = self.host.get(segments, asked[segments, places])
+            self._bring(sent(segments, wanted.device), sent(places, wanted.device), pages)
         return (whole * self.policy.page + rest)[:, 0]
 
     def _bring(self, segments: torch.Tensor, places: torch.Tensor, pages: torch.Tensor) -> None:
@@ -158,6 +210,7 @@ class RecalledRows:
             part[segments] for part in (self.rows, self.counts, self.filled, self.numbers)
         )
         self.host.select(segments)
+        self.filling.select(segments.tolist())
         if copies:
             self.low, self.high = self.low[self.rows], self.high[self.rows]
             self.k, self.v = (

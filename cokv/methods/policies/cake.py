@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, Known, check_limit, newest
+from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, FullHeads, Known, check_limit, newest
+from cokv.methods.policies.one_call import CAKE, drop
 from cokv.methods.scorers.cake import CakeScorer
 from cokv.types import CokvError
 
@@ -101,6 +102,10 @@ class CakeEviction(EvictsByAttention):
         by_column = torch.zeros_like(new_ranks).scatter(1, ranked, new_ranks)
         memory[..., 1] = torch.where(full & old, by_column, ranks).float()
         return ranked.gather(1, (count - 1).clamp(min=0))[:, 0]
+
+    def drop(self, heads: FullHeads) -> bool:
+        ranked = bool(heads.known.drops) and self.window_size <= heads.known.consecutive
+        return ranked and drop(CAKE, heads, (self.window_size, self.kernel_size))
 
     def _next_ranking(self, memory: torch.Tensor, positions: torch.Tensor, known: Known) -> torch.Tensor:
         """The same where each head has the ranks 1, 2, ... of its last drop, and one token that has just left the

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cokv.cache.policies.protocol import GROWS, NOTHING, EvictsByAttention, Known, check_limit
+from cokv.cache.policies.protocol import GROWS, NOTHING, EvictsByAttention, FullHeads, Known, check_limit, lowest
+from cokv.methods.policies.one_call import FASTGEN, drop
 from cokv.methods.scorers.fastgen import FREQUENT, LOCAL, FastGenScorer, TierSums
 from cokv.model.token_kinds import TokenKinds
 
@@ -69,6 +70,8 @@ class FastGenEviction(EvictsByAttention):
     def worst(
         self, memory: torch.Tensor, positions: torch.Tensor, group_size: int, known: Known = NOTHING
     ) -> torch.Tensor:
+        if int(known.read * self.frequent_share) >= positions.shape[1]:
+            return _all_frequent(memory, positions, known)
         positions = positions.long()
         stored, seq_len = positions >= 0, positions.amax(1, keepdim=True) + 1
         # One number for (attention, earlier position): the bits of non-negative floats are ordered as the floats are.
@@ -83,3 +86,14 @@ class FastGenEviction(EvictsByAttention):
         lowest = tiers.masked_fill(~stored, torch.iinfo(torch.int64).max).amin(1, keepdim=True)
         inside = torch.where(tiers == LOCAL, positions, rank)
         return inside.masked_fill((tiers != lowest) | ~stored, torch.iinfo(torch.int64).max).argmin(1)
+
+    def drop(self, heads: FullHeads) -> bool:
+        return drop(FASTGEN, heads, (FREQUENT, LOCAL), (self.frequent_share, self.local_share))
+
+
+def _all_frequent(memory: torch.Tensor, positions: torch.Tensor, known: Known) -> torch.Tensor:
+    """`worst`, where so many tokens have been read that all stored ones count as frequent: no order is needed."""
+    tiers = memory[..., 1].clamp(min=FREQUENT)
+    if not known.even:
+        tiers = tiers.masked_fill(positions < 0, torch.inf)
+    return lowest(memory[..., 0], positions, tiers > tiers.amin(1, keepdim=True), known)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, Known, check_limit, lowest, newest
+from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, FullHeads, Known, check_limit, lowest, newest
+from cokv.methods.policies.one_call import H2O, drop
 from cokv.methods.scorers.accumulated_attention import AttentionSum
 from cokv.methods.scorers.checks import part_of, require_odd_kernel, require_share
 from cokv.methods.scorers.pooling import pool_by_position
@@ -55,3 +56,7 @@ class H2OEviction(EvictsByAttention):
     ) -> torch.Tensor:
         pooled = pool_by_position(memory[..., 0], positions, self.kernel_size)
         return lowest(pooled, positions, newest(positions, part_of(self.slots, self.recent_share), known), known)
+
+    def drop(self, heads: FullHeads) -> bool:
+        recent = part_of(self.slots, self.recent_share)
+        return self.kernel_size == 1 and recent <= heads.known.consecutive and drop(H2O, heads, (recent,))

@@ -5,8 +5,9 @@ average; a token's counter is the number of the last `history` queries, prompt a
 holds one token more than its limit, the token with the highest counter is dropped, of ties the latest, never one of the
 newest `recent`. Counters are summed over the query heads that share a KV head, 32 bits per token. A query that leaves
 the history is subtracted, so its contribution is stored: one bit per token and query, two for 2 or 3 query heads per KV
-head, four for up to 15. Whether queries before a token count against it is `count_unseen`, see scorers/scissorhands.py; where they do,
-what is stored is how many heads paid a token the average or more, which is 0 for them, and the lowest sum is dropped.
+head, four for up to 15. Whether queries before a token count against it is `count_unseen`, see scorers/scissorhands.py;
+where they do, what is stored is how many heads paid a token the average or more, which is 0 for them, and the lowest
+sum is dropped.
 Differs: the paper drops half the budget whenever the cache is full; here one token is dropped per step, so that the
 whole budget is used, as for every method.
 """
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, Known, check_limit, lowest, newest
+from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, FullHeads, Known, check_limit, lowest, newest
+from cokv.methods.policies.one_call import SCISSORHANDS, drop
 from cokv.methods.scorers.causal import window_attention
 from cokv.types import CokvError
 
@@ -89,6 +91,10 @@ class ScissorhandsEviction(EvictsByAttention):
         counters = _counters(memory).float()
         goodness = counters if self.count_unseen else -counters
         return lowest(goodness, positions, newest(positions, self.recent, known), known)
+
+    def drop(self, heads: FullHeads) -> bool:
+        settings = self.history, self.recent, int(self.count_unseen), _bits(heads.weights.shape[1])
+        return self.recent <= heads.known.consecutive and drop(SCISSORHANDS, heads, settings)
 
     def _counts(self, weights: torch.Tensor, average: torch.Tensor | float) -> torch.Tensor:
         """Whether a query is stored as counting for a token: it pays it the average or more, or less."""

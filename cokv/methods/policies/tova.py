@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, Known, check_limit, lowest
+from cokv.cache.policies.protocol import NOTHING, EvictsByAttention, FullHeads, Known, check_limit, lowest
+from cokv.methods.policies.one_call import TOVA, drop
 from cokv.methods.scorers.checks import require_odd_kernel
 from cokv.methods.scorers.pooling import pool_by_position
 
@@ -49,3 +50,6 @@ class TOVAEviction(EvictsByAttention):
         self, memory: torch.Tensor, positions: torch.Tensor, group_size: int, known: Known = NOTHING
     ) -> torch.Tensor:
         return lowest(pool_by_position(memory[..., 0], positions, self.kernel_size), positions, None, known)
+
+    def drop(self, heads: FullHeads) -> bool:
+        return self.kernel_size == 1 and drop(TOVA, heads)

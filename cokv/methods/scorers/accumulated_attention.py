@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.causal import view_attention
 from cokv.methods.scorers.checks import part_of, require_odd_kernel, require_share, require_whole
 from cokv.methods.scorers.pooling import pool
 from cokv.methods.scorers.window import Windowless
@@ -36,7 +36,7 @@ class AttentionSum:
 
     def observe(self, view: LayerView) -> Observation:
         sums = torch.zeros(view.keys.shape[:2], device=view.keys.device)
-        for head, _, weights in causal_attention(view.queries, view.keys, view.scaling):
+        for head, _, weights in view_attention(view):
             sums[head, : weights.shape[-1]] += weights.sum(dim=1).mean(dim=0)
         return (sums,)
 

@@ -24,6 +24,7 @@ import torch
 from cokv.methods.scorers.checks import require_number, require_slot, require_whole
 from cokv.methods.scorers.window import Windowless
 from cokv.model.observe import apply_rotary
+from cokv.types import CokvError
 
 if TYPE_CHECKING:
     from cokv.cache.prefill import PrefillLayer
@@ -38,6 +39,11 @@ class FutureQueries:
     future: int
 
     def observe(self, view: LayerView) -> Observation:
+        if view.softcap is not None:
+            raise CokvError(
+                "expectedattention: the model caps its attention logits, for which there is no formula; use a method "
+                "that reads attention itself, such as snapkv"
+            )
         seq_len, head_dim = view.queries.shape[1:]
         first = self.num_sinks if seq_len > self.num_sinks else 0
         positions = torch.arange(first, seq_len + self.future, device=view.queries.device)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.causal import view_attention
 from cokv.methods.scorers.checks import require_share
 from cokv.model.token_kinds import PUNCTUATION, SPECIAL, TokenKinds
 from cokv.types import FloatArray
@@ -43,7 +43,7 @@ class TierSums:
     def observe(self, view: LayerView) -> Observation:
         sums, local = (torch.zeros(view.keys.shape[:2], device=view.keys.device) for _ in range(2))
         width = int(self.local_share * sums.shape[1])
-        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling):
+        for head, row, weights in view_attention(view):
             rows, columns = weights.shape[1:]
             start = max(row - width + 1, 0)  # first local token of the block's first query
             old = torch.ones(rows, columns - start, dtype=torch.bool, device=weights.device).tril(row - width - start)

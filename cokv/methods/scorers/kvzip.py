@@ -51,13 +51,21 @@ class Repetition:
             passages.append(Passage(start, end, tuple(instruction + ids[start:end])))
         return passages
 
-    def look(self, queries: torch.Tensor, keys: torch.Tensor, scaling: float, passage: Passage) -> torch.Tensor:
+    def look(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        scaling: float,
+        passage: Passage,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         rows, start, end = queries.shape[1], passage.start, passage.end
-        sinks = min(self.num_sinks, start)
-        visible = torch.cat([keys[:, :sinks], keys[:, start:end], keys[:, keys.shape[1] - rows :]], dim=1)
+        first = min(self.num_sinks, start)
+        visible = torch.cat([keys[:, :first], keys[:, start:end], keys[:, keys.shape[1] - rows :]], dim=1)
         best = torch.zeros(keys.shape[0], end - start, device=keys.device)
-        for head, _, weights in causal_attention(queries, visible, scaling):
-            most = weights[..., sinks : sinks + end - start].flatten(0, 1).amax(dim=0)
+        for head, _, weights in causal_attention(queries, visible, scaling, softcap=softcap, sinks=sinks):
+            most = weights[..., first : first + end - start].flatten(0, 1).amax(dim=0)
             torch.maximum(best[head], most, out=best[head])
         return best
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from cokv.methods.scorers.causal import causal_attention
+from cokv.methods.scorers.causal import view_attention
 from cokv.methods.scorers.checks import require_slot, require_whole
 from cokv.methods.scorers.window import Windowless
 
@@ -40,7 +40,7 @@ class BelowAverage:
         seq_len = view.keys.shape[1]
         counts = torch.zeros(view.keys.shape[:2], device=view.keys.device)
         first = max(seq_len - self.history, 0)
-        for head, row, weights in causal_attention(view.queries, view.keys, view.scaling, first):
+        for head, row, weights in view_attention(view, first):
             rows, columns = weights.shape[1:]
             num_visible = torch.arange(row + 1, row + rows + 1, device=weights.device)[:, None]  # of each query
             below = weights.lt_(1 / num_visible)  # 1 or 0, in place

@@ -7,7 +7,17 @@ import torch
 
 from cokv.cache.attention import buckets, reference
 from cokv.cache.attention.backend import with_sinks
+from cokv.cache.layer import RaggedLayer
+from cokv.cache.policies.compensate import Compensate
+from cokv.cache.policies.growth import EvictOldest, Grow
+from cokv.cache.policies.prune_channels import PruneChannels
+from cokv.cache.policies.quantize import Quantize
+from cokv.cache.policies.recall import Recall
+from cokv.cache.prefill import PrefillLayer
 from cokv.cache.storage.chunk import attend_chunk
+from cokv.methods.policies.h2o import H2OEviction
+from cokv.methods.scorers.accumulated_attention import AttentionSum
+from cokv.model.shape import Shape
 
 CAP = 1.5
 
@@ -68,3 +78,41 @@ def test_several_new_tokens_see_the_cap_and_the_sink() -> None:
                 queries[0, head, token : token + 1], seen_keys, seen_values, float(sinks[head])
             )
             torch.testing.assert_close(out[0, head, token : token + 1], expected)
+
+
+POLICIES = {
+    "grow": Grow(),
+    "evict": EvictOldest(64, 2),
+    "h2o": H2OEviction(64),
+    "think": PruneChannels(0.0),
+    "kivi": Quantize(group=8, residual=64),
+    "arkvale": Recall(64, 8),
+    "razor": Compensate(0),
+}
+
+
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_store_has_caps_and_sinks_in_its_softmax(name: str, new: int) -> None:
+    """Where a rule loses nothing: tokens that a compensation token stands for are all the same."""
+    draw = torch.Generator().manual_seed(2)
+    seen, total, heads, group, dim = 20, 20 + new, 2, 2, 8
+    keys, values = (torch.randn(heads, total, dim, generator=draw) for _ in range(2))
+    queries = torch.randn(heads * group, total, dim, generator=draw)
+    sinks = torch.tensor([0.3, -1.0, 2.0, 0.0])
+    keys[:, :6], values[:, :6] = keys[:, :1], values[:, :1]
+    shape = Shape(1, (0,), None, heads * group, heads, dim, 99, softcap=CAP)
+    layer = RaggedLayer(shape=shape)
+    sums = {AttentionSum(): (torch.zeros(heads, seen),)}
+    view = PrefillLayer(0, keys[:, :seen], values[:, :seen], queries[:, :seen], 0.7, sums, softcap=CAP, sinks=sinks)
+    kept = torch.arange(1 if name == "razor" else 0, seen)
+    layer.fill([view], [[kept] * heads], [POLICIES[name]])
+    now = slice(seen, total)
+    out = layer.attend(queries[None, :, now], keys[None, :, now], values[None, :, now], 0.7, sinks)
+    for head in range(heads * group):
+        for token in range(seen, total):
+            one, end = queries[head, token : token + 1], token + 1
+            expected = softmax_attention(
+                one, keys[head // group, :end], values[head // group, :end], float(sinks[head])
+            )
+            torch.testing.assert_close(out[0, head, token - seen : token - seen + 1], expected, rtol=0, atol=1e-5)

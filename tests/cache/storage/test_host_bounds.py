@@ -19,6 +19,7 @@ from cokv.cache.layer import RaggedLayer
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.compensate import Compensate
 from cokv.cache.policies.growth import EvictOldest, Grow
+from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import prefill
 from cokv.methods.policies.h2o import H2OEviction
 from cokv.methods.policies.scissorhands import ScissorhandsEviction
@@ -74,7 +75,8 @@ def filled(model: PreTrainedModel, ids: torch.Tensor, policies: list[Policy]) ->
     observers = [observer for policy in policies for observer in getattr(policy, "observers", ())]
     prefilled = prefill(model, ids, 17, observers)
     last = Selection.from_mask((torch.arange(SEQ_LEN) >= SEQ_LEN - 18).expand(2, HEADS, -1))
-    return RaggedCache.of(prefilled, [last] * len(policies), policies, slack=2 * STEPS).ragged_layers[0]
+    cache = RaggedCache.of(prefilled, [last] * len(policies), policies, slack=2 * STEPS, attend=buckets.attend)
+    return cache.ragged_layers[0]
 
 
 def read(layer: RaggedLayer, rows: int, t: int, seed: int) -> torch.Tensor:
@@ -105,7 +107,8 @@ def test_a_step_asks_for_nothing_and_changes_nothing(
     monkeypatch.undo()
     with operations_that_wait() as names:
         read(asking, rows, 1, 0)
-    assert names, "where asking costs nothing, lengths are asked for"
+    full = all(isinstance(policy, EvictsByAttention) for policy in policies)
+    assert bool(names) is not full, "where asking costs nothing, lengths are asked for; those of full heads are known"
 
 
 def test_chunks_and_rows_that_move_keep_their_bounds(

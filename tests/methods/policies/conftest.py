@@ -50,8 +50,10 @@ def simulate(
             for head in range(num_heads):
                 attended = sorted(held[head // group])
                 logits = np.array([q[head, t] @ k[head // group, j] for j in attended]) * kwargs["scaling"]
-                shares = np.exp(logits - logits.max())
-                weights[head, attended] = shares / shares.sum()
+                if kwargs.get("softcap") is not None:
+                    logits = kwargs["softcap"] * np.tanh(logits / kwargs["softcap"])
+                sinks = [] if kwargs.get("s_aux") is None else [float(kwargs["s_aux"][head])]
+                weights[head, attended] = np.exp(logits) / np.exp([*logits, *sinks]).sum()
                 out[head, t] = weights[head, attended] @ v[head // group, attended]
             return weights
 

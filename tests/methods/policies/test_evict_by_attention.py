@@ -33,6 +33,7 @@ SEQ_LEN, LIMIT, STEPS = 30, 12, 14
 HISTORY, RECENT = 16, 3
 # Each with two layers of full attention; the second has two more, with a sliding window, in between.
 MODELS: dict[str, dict[str, int]] = {"llama": {"num_hidden_layers": 2}, "qwen3-hybrid": {}}
+TWO_LAYERS: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}
 RULES: dict[str, EvictsByAttention] = {
     "h2o": H2OEviction(LIMIT),
     "scissorhands": ScissorhandsEviction(LIMIT, HISTORY, RECENT),
@@ -157,12 +158,22 @@ def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position
         return model(input_ids=ids, past_key_values=cache, position_ids=where).logits
 
 
-@pytest.mark.parametrize("heads", ["mha", "gqa", "mqa"])
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize(
+    ("family", "heads", "name"),
+    [("llama", heads, name) for heads in ("mha", "gqa", "mqa") for name in RULES]
+    + [
+        ("gemma2", "gqa", "h2o"),
+        ("gemma2", "mqa", "scissorhands"),
+        ("gpt-oss", "gqa", "h2o"),
+        ("gpt-oss", "mha", "tova"),
+    ],
+)
 def test_positions_and_logits_are_those_of_explicit_sets(
-    make_model: MakeModel, prompt: Prompt, simulated: Callable[..., Any], name: str, heads: str
+    make_model: MakeModel, prompt: Prompt, simulated: Callable[..., Any], family: str, heads: str, name: str
 ) -> None:
-    model, ids, after = make_model("llama", heads, num_hidden_layers=2), prompt(SEQ_LEN), prompt(STEPS, seed=1)
+    """Gemma 2 caps logits, and GPT-OSS has sinks."""
+    layers = {"num_hidden_layers": 2} if family == "llama" else TWO_LAYERS
+    model, ids, after = make_model(family, heads, **layers), prompt(SEQ_LEN), prompt(STEPS, seed=1)
     prefilled = prefill(model, ids, HISTORY + 1, RULES[name].observers)
     made_kv = prefilled.shape.num_kv_heads
     mask = torch.zeros(2, made_kv, SEQ_LEN, dtype=torch.bool)

@@ -139,7 +139,9 @@ def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position
 
 
 def prefilled(model: PreTrainedModel, ids: torch.Tensor) -> Prefill:
-    observers = {o for name in ("fastgen", "cake", "h2o") for o in get_method(name).observers} | {*FastGenEviction().observers}
+    observers = {o for name in ("fastgen", "cake", "h2o") for o in get_method(name).observers} | {
+        *FastGenEviction().observers
+    }
     return prefill(model, ids, WINDOW + 1, sorted(observers, key=repr), Tokenizer())
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from cokv.cache.attention import buckets
+from cokv.cache.attention import buckets, choose
 from cokv.cache.attention.attachment import ragged_attention
+from cokv.cache.attention.backend import Attend
 from cokv.cache.cache import RaggedCache
 from cokv.cache.policies.growth import EvictOldest, Grow
 from cokv.cache.policies.recall import Recall
@@ -40,7 +41,7 @@ def ranked(queries: np.ndarray, pages: list[np.ndarray]) -> list[int]:
     return sorted(range(len(pages)), key=lambda i: (i not in stay, -scores[i], i))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=50)
 @given(
     tokens=st.integers(0, 60),
     steps=st.integers(1, 25),
@@ -48,9 +49,10 @@ def ranked(queries: np.ndarray, pages: list[np.ndarray]) -> list[int]:
     spare=st.integers(0, 20),
     seed=st.integers(0, 999),
     ties=st.booleans(),
+    attend=st.sampled_from([choose.attend, buckets.attend]),
 )
 def test_pages_and_attention_are_those_of_loops(
-    tokens: int, steps: int, page: int, spare: int, seed: int, ties: bool
+    tokens: int, steps: int, page: int, spare: int, seed: int, ties: bool, attend: Attend
 ) -> None:
     draw = torch.Generator().manual_seed(seed)
     total, policy = tokens + steps, Recall(4 * page + spare, page)
@@ -59,7 +61,7 @@ def test_pages_and_attention_are_those_of_loops(
     queries = torch.randn(HEADS * GROUP_SIZE, steps, DIM, generator=draw).round()
     layer = PrefillLayer(0, keys[:, :tokens], values[:, :tokens], queries, 0.5)
     head_tokens = [torch.arange(tokens), torch.arange(tokens // 2, tokens)]
-    rows = RecalledRows([layer], [head_tokens], [policy], 4, buckets.attend)
+    rows = RecalledRows([layer], [head_tokens], [policy], 4, attend)
     for step in range(steps):
         now = slice(tokens + step, tokens + step + 1)
         got = rows.attend(queries[None, :, step : step + 1], keys[None, :, now], values[None, :, now], 0.5)
@@ -149,7 +151,7 @@ def test_bytes_are_slots_digests_places_and_pages_apart(make_model: MakeModel, p
 @pytest.mark.parametrize("seq_len", [992, 1000, 1023])
 def test_the_whole_budget_is_spent(seq_len: int) -> None:
     layer = layer_of(seq_len)
-    rows = RecalledRows([layer], [[torch.arange(seq_len)] * HEADS], [Recall(128)], 4, buckets.attend)
+    rows = RecalledRows([layer], [[torch.arange(seq_len)] * HEADS], [Recall(128)], 4, choose.attend)
     assert [row.slots for row in rows.held()] == [HEADS * 128]
     spent = []
     rows.backend = lambda *args: spent.append(args[4].tolist()) or buckets.attend(*args)
@@ -173,7 +175,7 @@ def device_tensors(rows: RecalledRows) -> dict[str, torch.Tensor]:
 
 def test_what_is_reported_is_what_is_allocated() -> None:
     layer, rows_kept = layer_of(37), [[torch.arange(37), torch.arange(9)], [torch.arange(0), torch.arange(30)]]
-    rows = RecalledRows([layer], rows_kept, [Recall(16, 4)] * 2, 4, buckets.attend)
+    rows = RecalledRows([layer], rows_kept, [Recall(16, 4)] * 2, 4, choose.attend)
     page = 2 * 4 * DIM * 4
     assert len(rows.host.pool) == 9 + 2 + 0 + 7 + 4, "no padding to the longest, a page to come for each head"
     assert [row.host_bytes for row in rows.held()] == [(11 + 2) * page, (7 + 2) * page]
@@ -192,7 +194,7 @@ def test_what_is_reported_is_what_is_allocated() -> None:
 
 def test_rows_that_leave_move_no_storage_and_their_places_are_filled_again() -> None:
     layer = layer_of(40)
-    rows = RecalledRows([layer], [[torch.arange(40)] * HEADS] * 4, [Recall(16, 4)] * 4, 4, buckets.attend)
+    rows = RecalledRows([layer], [[torch.arange(40)] * HEADS] * 4, [Recall(16, 4)] * 4, 4, choose.attend)
 
     def read(steps: int) -> None:
         count = len(rows.counts) // HEADS
