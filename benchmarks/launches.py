@@ -199,7 +199,7 @@ def filled(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: 
     layer = cache.ragged_layers[0]
     assert layer.rows is not None
     held = cache.memory().tokens_held * 2 * DIM * 2
-    layer.backend = type(layer.backend)(getattr(choose._module(backend), "attend"))
+    layer.backend = type(layer.backend)(choose._module(backend).attend)
     for _, part in layer.parts:
         part.store.backend = layer.backend  # type: ignore[attr-defined]
     return layer, held
