@@ -311,9 +311,7 @@ def test_prompt_lookup_is_refused_where_tokens_cannot_be_given_back(
     model, ids = make_model(), prompt(15).repeat(6)
     cache = compressed(model, name)
     cache.prefill(ids)
-    assert "cannot give back what it dropped" in refusal(
-        lambda: generate(model, ids, cache, 30, **LOOKUP)
-    )
+    assert "cannot give back what it dropped" in refusal(lambda: generate(model, ids, cache, 30, **LOOKUP))
 
 
 def test_prompt_lookup_without_reading_the_prompt_first_is_refused(
