@@ -134,6 +134,15 @@ def _own_stretches(rows: RecalledRows) -> RecalledRows:
 
 def _with_backend(rows: RecalledRows, backend: Attend) -> None:
     rows.backend = backend
+    rows.count_filling()
+
+
+def _counted(rows: QuantizedRows, backend: Attend) -> None:
+    rows.count_filling()
+
+
+def _unasked(evictor: OldestEvictor, backend: Attend) -> None:
+    evictor.wait = None
 
 
 def _pages_in_use(pages: HostPages) -> HostPages:
@@ -177,19 +186,33 @@ STATES: dict[type, State] = {
     PlainRows: State(
         "plain", device=("kinds",), host=("heads", "store", "bounds", "evictors"), remade=("kinds",), remake=_no_kinds
     ),
-    OldestEvictor: State("evict_oldest", device=("segments", "limits", "sinks", "evicted"), host=("capped",)),
+    OldestEvictor: State(
+        "evict_oldest",
+        device=("segments", "limits", "sinks", "evicted"),
+        host=("capped", "wait"),
+        remade=("wait",),
+        remake=_unasked,
+    ),
     CompensationToken: State(
         "compensate",
         device=("segments", "limits", "sinks", "evicted", "keys", "values", "counts"),
-        host=("capped",),
+        host=("capped", "wait"),
+        remade=("wait",),
+        remake=_unasked,
     ),
     AttentionEvictor: State(
         "evict_by_attention",
         device=("segments", "limits", "positions", "memory", "next", "hole"),
-        host=("rule", "heads", "step", "drops", "filling", "even", "consecutive", "capped"),
+        host=("rule", "heads", "step", "drops", "filling", "even", "consecutive", "read", "capped"),
     ),
     PrunedRows: State("pruned", device=("channels",), host=("heads", "older", "newer")),
-    QuantizedRows: State("quantized", device=("bits",), host=("heads", "policy", "channels", "residual", "pools")),
+    QuantizedRows: State(
+        "quantized",
+        device=("bits",),
+        host=("heads", "policy", "channels", "residual", "pools", "filling"),
+        remade=("filling",),
+        remake=_counted,
+    ),
     Pool: State(
         "pool",
         device=("keys", "values", "places", "counts"),
@@ -200,8 +223,8 @@ STATES: dict[type, State] = {
     RecalledRows: State(
         "recalled",
         device=("counts", "filled", "rows", "numbers", "k", "v", "low", "high"),
-        host=("policy", "heads", "dim", "host", "backend"),
-        remade=("backend",),
+        host=("policy", "heads", "dim", "host", "backend", "filling"),
+        remade=("backend", "filling"),
         compact=_own_stretches,
         remake=_with_backend,
     ),
