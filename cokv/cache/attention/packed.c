@@ -60,6 +60,7 @@ INLINE void packed_logits(
         }
         sums[r][0] = sums[r][1] = all(sum(rest));
     }
+#pragma GCC unroll 4
     for (int64_t d = 0; d < dim; d++) {
         floats first, second;
         unpack32(codes + d * 4 * bits, bits, &first, &second);
@@ -90,6 +91,7 @@ INLINE void packed_values(
             sums[r][0] = load(out + r * dim + part * 32) + both;
             sums[r][1] = load(out + r * dim + part * 32 + LANES) + both;
         }
+#pragma GCC unroll 4
         for (int t = 0; t < 32; t++) {
             floats first, second;
             unpack32(codes + (t * parts + part) * 4 * bits, bits, &first, &second);

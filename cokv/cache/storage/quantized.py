@@ -1,8 +1,9 @@
 """Rows whose older tokens are packed into a few bits, group by group; the newest lie in a flat store.
 
-Heads of one width have one pool. On a CPU attention reads codes as they are (cokv/cache/attention/packed.py); where
-that cannot be had, a pool is unpacked for the backend, one layer at a time. What stays is packed. Where a group lies is
-charged with it; what a store has beside per segment (starts, lengths, counts, bits) is in its storage.
+Heads of one width have one pool. Attention reads codes as they are: on a CPU in C (cokv/cache/attention/packed.py), on
+a GPU in Triton (packed_triton.py). Where neither can be had, a pool is unpacked for the backend, one layer at a time.
+What stays is packed. Where a group lies is charged with it; what a store has beside per segment (starts, lengths,
+counts, bits) is in its storage. The device is waited for when groups are due, and not in other steps.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from cokv.cache.attention import choose, packed
+from cokv.cache.attention import choose, packed, packed_triton
 from cokv.cache.attention.backend import Attend, implementation, softcap_of, with_sinks
 from cokv.cache.policies.packing import Packed, pack
 from cokv.cache.policies.quantize import AS_IT_IS, INDEX_BYTES, Quantize
@@ -22,8 +23,6 @@ from cokv.cache.storage.places import free_places, nbytes
 from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of
 from cokv.model.device import sent
-
-READ_CODES = (choose.AUTO, "compiled")  # attention by these names reads codes where it can
 
 
 class Pool:
@@ -38,6 +37,7 @@ class Pool:
         self.keys, self.values = self._packed(keys, values)
         self.places = torch.empty(0, dtype=torch.int64, device=keys.device)
         self.counts = torch.zeros(segments, dtype=torch.int64, device=keys.device)
+        self.most = 0  # groups that a segment has at most, for a grid that is made on the host
 
     def _packed(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[Packed, Packed]:
         """K [groups, head_dim, tokens] along tokens, V [groups, tokens, head_dim] along channels."""
@@ -58,6 +58,7 @@ class Pool:
         order = torch.cat([self.owner, owner]).argsort(stable=True)
         self.places = torch.cat([self.places, places])[order]
         self.counts = self.counts + torch.bincount(owner, minlength=len(self.counts))
+        self.most = max(self.most, int(self.counts.max()))
 
     def unpacked(self) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V [groups * tokens, head_dim], segment after segment."""
@@ -151,10 +152,20 @@ class QuantizedRows:
     @property
     def unpacks(self) -> str | None:
         """Why attention unpacks what is stored; None where it reads codes."""
-        name = choose.name_of(implementation(self.residual.backend))
-        if name not in READ_CODES:
-            return f"attention {name!r} attends what is unpacked"
-        return packed.why_not(self.residual.device, self.residual.dtype)
+        return self._reader()[1]
+
+    def _reader(self) -> tuple[str | None, str | None]:
+        """By what attention reads codes, "compiled" or "triton"; or none, and why."""
+        store, name = self.residual, choose.name_of(implementation(self.residual.backend))
+        why_not = {}
+        if name in (choose.AUTO, "compiled"):
+            why_not["compiled"] = packed.why_not(store.device, store.dtype)
+        if name in (choose.AUTO, "triton"):
+            why_not["triton"] = packed_triton.why_not(store.device, store.dtype, store.widths[1], self.policy.group)
+        for reader, reason in why_not.items():
+            if reason is None:
+                return reader, None
+        return None, "; ".join(str(reason) for reason in why_not.values()) or f"attention {name!r} reads no codes"
 
     def _step(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
@@ -164,17 +175,20 @@ class QuantizedRows:
         queries [segments, group_size, head_dim], keys and values [segments, head_dim]. Output as queries, log-sum-exp
         [segments, group_size].
         """
-        store = self.residual
-        if self.pools and queries.dtype == torch.float32 and self.unpacks is None:
+        store, cap = self.residual, softcap_of(self.residual.backend)
+        reader = self._reader()[0] if self.pools and queries.dtype == torch.float32 else None
+        if reader == "compiled":
             store.make_room()
             pools = [pool.groups() for pool in self.pools.values()]
             residual, new = (store.k, store.v, store.starts, store.lengths), (keys, values)
             store.room -= 1
-            return packed.step(
-                queries, pools, self.policy.group, self.channels, *residual, new, scaling, softcap_of(store.backend)
-            )
+            return packed.step(queries, pools, self.policy.group, self.channels, *residual, new, scaling, cap)
         parts = [store.append_and_attend(queries, keys, values, scaling)]
         for pool in self.pools.values():
+            if reader == "triton":
+                groups, sizes = pool.groups(), (self.policy.group, self.channels)
+                parts.append(packed_triton.attend(queries, groups, pool.most, *sizes, scaling, cap))
+                continue
             lengths = pool.counts * self.policy.group
             parts.append(store.backend(queries, *pool.unpacked(), lengths.cumsum(0) - lengths, lengths, scaling))
         return merge_attention_states(parts)

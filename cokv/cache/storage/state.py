@@ -216,7 +216,7 @@ STATES: dict[type, State] = {
     Pool: State(
         "pool",
         device=("keys", "values", "places", "counts"),
-        host=("bits", "channels", "tokens"),
+        host=("bits", "channels", "tokens", "most"),
         compact=_pool_in_order,
     ),
     Packed: State("packed", device=("codes", "low", "step"), host=("bits",)),

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,10 +114,11 @@ def test_what_the_c_function_cannot_read_is_unpacked() -> None:
     fused, unpacking = stores(64, 32, 16, torch.float64, 4, None)
     assert "torch.float64; expected float32, bfloat16 or float16" in str(fused.unpacks)
     assert "cuda; expected the CPU" in str(packed.why_not(torch.device("cuda"), torch.float32))
-    assert unpacking.unpacks == "attention 'reference' attends what is unpacked"
+    assert unpacking.unpacks == "attention 'reference' reads no codes"
     queries = torch.randn(2, 6, 1, 64, dtype=torch.float64)
     new = torch.zeros(2, 2, 3, 1, 64, dtype=torch.float64)
-    assert torch.equal(*(store.attend(queries, *new, 0.125) for store in (fused, unpacking)))
+    got, expected = (store.attend(queries, *new, 0.125) for store in (fused, unpacking))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
 def test_bits_change_what_is_attended() -> None:
@@ -121,3 +127,16 @@ def test_bits_change_what_is_attended() -> None:
     outs = [over_stored(stores(64, 32, 0, torch.float32, bits, None)[0], queries, 0.125)[0] for bits in (2, 4, 8, 16)]
     off = [float((out - outs[-1]).abs().max()) for out in outs[:-1]]
     assert off[0] > 5 * off[1] > 25 * off[2] > 0
+
+
+def test_triton_reads_codes_as_what_they_stand_for() -> None:
+    """In an interpreter of its own: triton must not have been imported before it begins."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    tests = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+    command = [sys.executable, tests / "packed_interpreted.py"]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    cases = json.loads(ran.stdout.splitlines()[-1])
+    assert len(cases) == 4 and not [case for case in cases if not case["far"] <= case["allowed"]]
+    assert any(case["far"] > 0 for case in cases), "two ways of computing one thing differ somewhere"
