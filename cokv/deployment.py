@@ -28,6 +28,7 @@ from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.cache.tokens_read import TokensRead
 from cokv.decode.batches import Row
+from cokv.decode.graphed import GraphedStep
 from cokv.decode.rerun import expect_last, holding_last, without_last
 from cokv.methods.method import NORMALIZED, Method
 from cokv.methods.profile_digest import profile_digest
@@ -302,6 +303,14 @@ class CompressedCache(RaggedCache):
             self.layers[index] = sliding
         expect_last(self)
         self._know_kinds([policy for _, _, policy in rows], self.prompt.tokenizer if self.prompt else None)
+
+    def graphed(self) -> GraphedStep:
+        """A step of this cache's model as one CUDA graph, for a loop of one's own; see cokv/decode/graphed.py.
+
+        The prompt must have been read. `model.generate` cannot be served: it calls the model itself.
+        """
+        assert self.prompt is not None
+        return GraphedStep(self.prompt.model(), self)
 
     def memory(self) -> CacheMemory:
         """What the cache holds now, over all rows and all layers with a budget."""
