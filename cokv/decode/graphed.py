@@ -29,6 +29,7 @@ from cokv.cache.compat import cache_argument
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.storage.evictors import OldestEvictor
 from cokv.cache.storage.plain import PlainRows
+from cokv.cache.tokens_read import TokensRead
 from cokv.model.device import sent
 from cokv.types import CokvError
 
@@ -82,7 +83,7 @@ class GraphedStep:
             return self._ordinary()
         if self._recorded != layout:
             self._place()
-            with self._for_all_room(), ragged_attention(self.model):
+            with self._for_all_room(), self._without_notes(), ragged_attention(self.model):
                 self._replay, self.logits = self.record(self._forward)
             self._recorded, self.records = layout, self.records + 1
         else:
@@ -90,6 +91,9 @@ class GraphedStep:
                 layer.tokens_seen += 1
             for store in self.stores:
                 store.replayed()
+        tokens = getattr(self.cache, "tokens", None)
+        if tokens is not None:
+            tokens.read(layers[0].tokens_seen - 1, self.ids)
         assert self._replay is not None
         self._replay()
         self.replays += 1
@@ -127,6 +131,18 @@ class GraphedStep:
         """Where storage lies."""
         stores = [store.store for store in self.stores]
         return tuple(part.data_ptr() for store in stores for part in (store.k, store.v, store.starts, store.lengths))
+
+    @contextmanager
+    def _without_notes(self) -> Iterator[None]:
+        """What the cache notes of each forward pass at a place that the host knows, it notes beside the graph."""
+        tokens = getattr(self.cache, "tokens", None)
+        if tokens is not None:
+            self.cache.tokens = TokensRead()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            if tokens is not None:
+                self.cache.tokens = tokens  # type: ignore[attr-defined]
 
     @contextmanager
     def _for_all_room(self) -> Iterator[None]:

@@ -59,6 +59,7 @@ def test_recorded_steps_are_ordinary_steps(method: str, fresh_model: Callable[..
         token, positions = expected.argmax(-1), positions + 1
     assert recorded.get_seq_length() == plain.get_seq_length() == 40 + NEW
     assert recorded.memory() == plain.memory()
+    assert torch.equal(recorded.tokens.first(40 + NEW), plain.tokens.first(40 + NEW))
     assert step.replays > NEW // 2 and (step.records > 1) is (method == "adakv")
 
 
