@@ -228,8 +228,11 @@ def _model() -> Any:
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads)).to(torch.bfloat16).eval()
 
 
-def count(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: int) -> dict[str, Any]:
-    """One step of one layer. A step that cannot go on without a number of the device's has no counts, but says so."""
+def count(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: int, steps: int = 1) -> dict[str, Any]:
+    """One step of one layer, the last of `steps`, with all their waits.
+
+    A step that cannot go on without a number of the device's has no counts, but says so.
+    """
     layer, held = filled(method, backend, rows, prompt_tokens, kv_budget)
     counter = Counter(held)
     assert layer.rows is not None
@@ -244,8 +247,10 @@ def count(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: i
         try:
             with with_gpu(Kernels(counter)), torch.no_grad(), counter:
                 layer.attend(queries, keys, values, DIM**-0.5)  # makes what is made once for a layout of storage
-                counter.names, counter.bytes, counter.waits = [], 0, []
-                layer.attend(queries, keys, values, DIM**-0.5)
+                counter.waits = []
+                for _ in range(steps):
+                    counter.names, counter.bytes = [], 0
+                    layer.attend(queries, keys, values, DIM**-0.5)
         except (DataDependentOutputException, DynamicOutputShapeException, Asked) as error:
             return {"waits": [*counter.waits, str(getattr(error, "func", error))], "stopped": True}
     return {

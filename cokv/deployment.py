@@ -78,7 +78,7 @@ def compress(
         raise CokvError(f"{chosen.name}: needs to know what tokens say; give tokenizer=")
     with ragged_attention(model):  # refuses a model that it cannot serve, and leaves one to which the method says no
         shape = model_shape(model.config)
-        choose.check_backend(attention, model.device, model.dtype, shape.head_dim)
+        choose.check_backend(attention, model.device, model.dtype, shape.head_dim, shape.softcap)
         chosen.check(kv_budget, shape.num_layers, shape.num_kv_heads, profile, shape.group_size)
         attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
     budget = KVBudget.parse(kv_budget) if chosen.takes_budget else None
