@@ -170,7 +170,8 @@ def test_what_is_available_is_described_and_chosen() -> None:
     described = {each.name: each for each in choose.describe_backends()}
     assert set(described) == set(choose.MODULES) and described["buckets"].available
     assert all(each.use and (each.missing is None) == each.available for each in described.values())
-    assert choose.choose(torch.device("cpu"), torch.float32, 64) == "buckets"
+    on_cpu = "compiled" if described["compiled"].available else "sdpa"
+    assert choose.choose(torch.device("cpu"), torch.float32, 64) == on_cpu
 
 
 def test_the_first_backend_that_serves_a_kind_of_keys_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
