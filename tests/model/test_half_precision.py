@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ def test_a_slow_dtype_is_warned_of_once_with_what_was_measured(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float16):
-            cokv.compress(make_model().to(dtype), "snapkv", kv_budget=64)
+            cokv.compress(copy.deepcopy(make_model()).to(dtype), "snapkv", kv_budget=64)
     assert [str(w.message)[:67] for w in caught] == [
         "the model's linear layers take 2.9 times as long in float16 as in f"
     ]
