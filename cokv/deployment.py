@@ -33,6 +33,7 @@ from cokv.decode.rerun import expect_last, holding_last, without_last
 from cokv.methods.method import NORMALIZED, Method
 from cokv.methods.profile_digest import profile_digest
 from cokv.methods.registry import get_method
+from cokv.model.half_precision import warn_of_slow_products
 from cokv.model.identity import model_identity
 from cokv.model.observe import Observer, Replayer
 from cokv.model.shape import Shape, model_shape
@@ -81,6 +82,7 @@ def compress(
         choose.check_backend(attention, model.device, model.dtype, shape.head_dim, shape.softcap)
         chosen.check(kv_budget, shape.num_layers, shape.num_kv_heads, profile, shape.group_size)
         attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
+    warn_of_slow_products(model.device.type, model.dtype)
     budget = KVBudget.parse(kv_budget) if chosen.takes_budget else None
     return CompressedCache(model, MethodCompression(chosen, budget, profile, shape), tokenizer, attention)
 
