@@ -173,8 +173,8 @@ class RaggedLayer(Layer):
             )
         if not self.rows.can_crop:
             raise CokvError(
-                "crop: a cache that evicts, packs or pages tokens while decoding cannot give back what it dropped; use "
-                "a method that only grows (such as snapkv or full) for assisted and prompt-lookup decoding"
+                "crop: a cache that packs tokens or evicted some while decoding cannot give back what it dropped; "
+                "use one that only grows (such as snapkv or full) for assisted and prompt-lookup decoding"
             )
 
     # ---- rows

@@ -99,7 +99,8 @@ def test_a_cuda_graph_gives_ordinary_steps(method: str, dtype: torch.dtype, fres
     window = {"window_size": 4} if method == "adakv" else {}
     plain, recorded = (cokv.compress(model, method, kv_budget=16, **window) for _ in range(2))
     with torch.no_grad():
-        token = [model(ids, past_key_values=cache).logits[:, -1] for cache in (plain, recorded)][0].argmax(-1)
+        first, _ = (model(ids, past_key_values=cache).logits[:, -1] for cache in (plain, recorded))
+        token = first.argmax(-1)
         step = GraphedStep(model, recorded)
         for _ in range(NEW):
             expected = model(token[:, None], past_key_values=plain).logits[:, -1]

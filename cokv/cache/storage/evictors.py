@@ -68,6 +68,11 @@ class OldestEvictor:
         assert self.wait is not None
         self.wait -= 1
 
+    @property
+    def dropped_nothing(self) -> bool:
+        """So far; waits for the device."""
+        return not bool(self.evicted.any())
+
     def attended(self, store: RaggedStorage, queries: torch.Tensor, lse: torch.Tensor, scaling: float) -> None:
         """Nothing: it makes room before."""
 

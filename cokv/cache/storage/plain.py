@@ -230,7 +230,8 @@ class PlainRows:
 
     @property
     def can_crop(self) -> bool:
-        return not self.evictors
+        """Rules by attention have noted what the newest tokens attended to, which no crop takes back."""
+        return all(isinstance(evictor, OldestEvictor) and evictor.dropped_nothing for evictor in self.evictors)
 
     def crop(self, count: int) -> None:
         self.store.drop_newest(count)
