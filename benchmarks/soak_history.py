@@ -51,18 +51,17 @@ class History:
         return RaggedCache.of(read, [Selection(positions, counts, tokens)])
 
     def kept(self, cache: RaggedCache) -> Kept:
-        """Where in the history each stored key is found, by its very numbers."""
-        found = {}
+        """The positions that a rule by attention says its heads hold; every slot has its position's numbers."""
+        found: dict[tuple[int, int], list[int]] = {}
         layer: Any
         for place, layer in enumerate(cache.ragged_layers):
-            ((_, rows),) = layer.rows.parts  # one row, so one kind of store
-            store = rows.store
-            for head in range(self.shape.num_kv_heads):
-                begin, length = int(store.starts[head]), int(store.lengths[head])
-                stored = store.k[begin : begin + length]
-                past = self.states[place][0][head, : self.seen[place]]
-                where: dict[bytes, int] = {key.tobytes(): i for i, key in enumerate(past.cpu().numpy())}
-                positions = sorted(where[key.tobytes()] for key in stored.cpu().numpy())
-                assert len(set(positions)) == length, f"layer {place}, head {head}: a token is stored twice"
-                found[place, head] = positions
+            ((_, rows),) = layer.parts  # one row, so one kind of store
+            for watcher in rows.evictors:
+                for segment, positions in zip(watcher.segments.tolist(), watcher.positions, strict=True):
+                    columns = (positions >= 0).nonzero()[:, 0]
+                    held = positions[columns].long()
+                    slots = rows.store.starts[segment] + columns
+                    for stored, made in zip((rows.store.k, rows.store.v), self.states[place], strict=True):
+                        assert torch.equal(stored[slots], made[segment, held]), f"layer {place}, head {segment}"
+                    found[place, segment] = sorted(held.tolist())
         return lambda layer, head: found[layer, head]

@@ -14,7 +14,7 @@ from reports.records import is_number
 
 SUMMARY = ("median", "min", "max")
 NUMBERS = ("kv_slots", "batch", "prompt_tokens", "generated_tokens", "cache_bytes")
-TIMES = ("prefill_ms", "decode_ms_per_token", "energy_mj_per_token")
+TIMES = ("prefill_ms", "first_token_ms", "between_tokens_ms", "decode_ms_per_token", "energy_mj_per_token")
 
 
 def check_stability(value: Mapping[str, Any], source: str) -> None:

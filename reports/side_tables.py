@@ -109,6 +109,8 @@ _DECODE: tuple[tuple[str, Callable[[Row], str | None]], ...] = (
     ("Prompt tokens", lambda row: _plain(row.get("prompt_tokens"))),
     ("New tokens", lambda row: _plain(row.get("generated_tokens"))),
     ("Prefill ms", lambda row: _ratio(row.get("prefill_ms"), 1)),
+    ("First token ms", lambda row: _ratio(row.get("first_token_ms"), 1)),
+    ("Between tokens ms", lambda row: _ratio(row.get("between_tokens_ms"), 2)),
     ("Decode ms/token", lambda row: _ratio(row.get("decode_ms_per_token"), 2)),
     ("Time / DynamicCache", lambda row: _ratio(row.get("ratio_to", {}).get("dynamic_cache"), 2)),
     ("Time / ours at full", lambda row: _ratio(row.get("ratio_to", {}).get("ragged_full"), 2)),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cokv import probes
+from cokv.cache.attention.choose import choose
 from cokv.cluster import InProcess, Pool
 from cokv.game.identity import digest
 from cokv.model.loading import LoadedModel, load_model
@@ -71,6 +72,7 @@ def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
         "versions": {name: versions[name] for name in VERSIONS_THAT_MATTER if name in versions},
         "source": source_digest(),
         "device": loaded.device.type,
+        "attention": choose(loaded.device, loaded.model.dtype, loaded.shape.head_dim),
     }
 
 

@@ -287,12 +287,18 @@ def test_a_second_turn_is_read_on_the_compressed_cache(
 # ---- tokens that are taken back
 
 
+# Older versions of transformers never take tokens back in layers with a sliding window.
+TAKES_BACK = hasattr(DynamicCache, "activate_past_recording")
+
+# Before 5.10 prompt lookup fails on models without an end of sequence: here it is an id that no token has.
+LOOKUP: dict[str, Any] = {"prompt_lookup_num_tokens": 3, "eos_token_id": 10**6}
+
+
 @pytest.mark.parametrize(
     ("family", "name"),
     [
         *(("llama", name) for name in ("full", "snapkv", "cokv", "snapkv_think", "arkvale")),
-        ("qwen3-hybrid", "snapkv"),
-        ("qwen3-hybrid", "arkvale"),
+        *(("qwen3-hybrid", name) for name in ("snapkv", "arkvale") if TAKES_BACK),
     ],
 )
 def test_assisted_decoding_gives_the_tokens_of_plain_generation(
@@ -306,8 +312,8 @@ def test_assisted_decoding_gives_the_tokens_of_plain_generation(
         cache.prefill(ids)
     plain, looked, drafted = caches
     expected = generate(model, ids, plain, 30)
-    assert generate(model, ids, looked, 30, prompt_lookup_num_tokens=3) == expected
-    assert generate(model, ids, drafted, 30, assistant_model=draft) == expected
+    assert generate(model, ids, looked, 30, **LOOKUP) == expected
+    assert generate(model, ids, drafted, 30, assistant_model=draft, eos_token_id=10**6) == expected
     for cache in (looked, drafted):
         assert plain.held()[0].slots <= cache.held()[0].slots <= plain.held()[0].slots + 60
 
@@ -319,16 +325,14 @@ def test_prompt_lookup_is_refused_where_tokens_cannot_be_given_back(
     model, ids = make_model(), prompt(15).repeat(6)
     cache = compressed(model, name)
     cache.prefill(ids)
-    assert "cannot give back what it dropped" in refusal(
-        lambda: generate(model, ids, cache, 30, prompt_lookup_num_tokens=3)
-    )
+    assert "cannot give back what it dropped" in refusal(lambda: generate(model, ids, cache, 30, **LOOKUP))
 
 
 def test_prompt_lookup_without_reading_the_prompt_first_is_refused(
     make_model: MakeModel, prompt: Prompt, compressed: Any
 ) -> None:
     model, ids = make_model(), prompt(15).repeat(6)
-    message = refusal(lambda: generate(model, ids, compressed(model, "snapkv"), 30, prompt_lookup_num_tokens=3))
+    message = refusal(lambda: generate(model, ids, compressed(model, "snapkv"), 30, **LOOKUP))
     assert "cache.prefill(input_ids)" in message
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cokv.probes import interleaved, machine, measure, ratio_summary, storage_bytes, versions
+from cokv.probes import Marks, interleaved, machine, measure, ratio_summary, sampled, storage_bytes, versions
 
 LINUX = sys.platform.startswith("linux")
 
@@ -43,7 +45,7 @@ def test_resident_peak_is_the_section_s_own() -> None:
 
 
 def test_without_clear_refs_the_resident_peak_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cokv.probes._reset_rss_peak", lambda: False)
+    monkeypatch.setattr("cokv.probes.process.reset_rss_peak", lambda: False)
     with measure() as m:
         pass
     assert set(m.result) == {"seconds"}
@@ -127,6 +129,24 @@ class _OneDevice:
             raise self.NVMLError("Not Supported")
         return SimpleNamespace(total=80 * 2**30, used=3 * 2**30)
 
+    NVML_CLOCK_SM = 1
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> Any:
+        """This process twice (two contexts), one whose size is withheld, and a stranger."""
+        mine = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=size) for size in (2**30, 2**20, None)]
+        return [*mine, SimpleNamespace(pid=-1, usedGpuMemory=7 * 2**30)]
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
+        self.watts = getattr(self, "watts", 90) + 10
+        return 1000 * self.watts
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:
+        raise self.NVMLError("Not Supported")
+
+    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:
+        assert kind == self.NVML_CLOCK_SM
+        return 1980
+
 
 class _Cuda:
     """The part of torch.cuda that the probes use."""
@@ -150,6 +170,15 @@ class _Cuda:
     def get_device_properties(self, device: str) -> Any:
         return SimpleNamespace(uuid="1234")
 
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 2
+
+    def memory_reserved(self, device: int) -> int:
+        return 100 if device == 0 else 0  # the second one has not been used
+
 
 @pytest.mark.parametrize("has_memory", [True, False])
 def test_with_a_device_energy_is_the_difference_and_memory_is_there_if_told(
@@ -157,7 +186,7 @@ def test_with_a_device_energy_is_the_difference_and_memory_is_there_if_told(
 ) -> None:
     library = _OneDevice(has_memory)
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.setattr("cokv.probes._cuda", _Cuda)
+    monkeypatch.setattr("cokv.probes.torch_cuda.cuda", _Cuda)
     with measure("cuda:0") as m:
         pass
     assert m.result["energy_joules"] == 1.5
@@ -166,10 +195,82 @@ def test_with_a_device_energy_is_the_difference_and_memory_is_there_if_told(
         30,
         40,
     )
+    assert m.result["process_used_bytes"] == 2**30 + 2**20
     assert m.result.get("device_used_bytes") == (3 * 2**30 if has_memory else None)
     expected: dict[str, Any] = {"name": "Test GPU", "driver": "580.1"}
     assert machine()["gpus"] == [expected | ({"memory_bytes": 80 * 2**30} if has_memory else {})]
     assert library.opened == 0, "every nvmlInit needs its nvmlShutdown"
+
+
+def test_a_thread_samples_every_gpu_that_the_process_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = _OneDevice(has_memory=True)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr("cokv.probes.torch_cuda.cuda", _Cuda)
+    with sampled(interval=0.005) as seen:
+        time.sleep(0.06)
+    assert seen.result["samples"] >= 4 and 0 < seen.result["share_of_time_sampling"] < 1
+    device = seen.result["cuda:0"]
+    assert "cuda:1" not in seen.result, "no work has been given to it"
+    assert device["process_bytes"]["max"] == 2**30 + 2**20, "this process alone, both of its contexts"
+    assert device["device_bytes"]["max"] == 3 * 2**30 and device["clock_mhz"]["mean"] == 1980
+    assert "utilization" not in device, "a reading that the device refuses is absent"
+    assert device["power_watts"]["min"] == 100 and device["power_watts"]["max"] > 100
+    low, high = (device["power_watts"][end] * seen.result["seconds"] for end in ("min", "max"))
+    assert 0 < device["energy_joules"] <= high and device["energy_joules"] > low * 0.5
+    assert library.opened == 0
+
+
+def test_samples_of_the_process_rise_with_what_it_takes() -> None:
+    size = 64 * 2**20
+    with sampled(interval=0.005) as seen, mmap.mmap(-1, size) as block:
+        block[::4096] = b"\x01" * (size // 4096)
+        time.sleep(0.03)
+    if "process" not in seen.result:
+        pytest.skip("this system does not say how much a process holds")
+    resident = seen.result["process"]["rss_bytes"]
+    assert resident["max"] - resident["min"] >= 0.9 * size
+    assert set(seen.result) == {"samples", "seconds", "share_of_time_sampling", "process"}, "no GPU, no reading of one"
+
+
+def test_sampling_ends_with_a_section_that_fails() -> None:
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), sampled(interval=0.001) as seen:
+        _ = 1 / 0
+    assert threading.active_count() == before and seen.result["samples"] >= 2
+
+
+@pytest.mark.parametrize("interval", [0, -1, float("nan")])
+def test_an_interval_must_be_positive(interval: float) -> None:
+    with pytest.raises(ValueError, match="expected more than 0"), sampled(interval=interval):
+        pass
+
+
+def test_marks_tell_each_step_apart() -> None:
+    marks = Marks()
+    marks.mark()
+    for seconds in (0.03, 0.0):
+        time.sleep(seconds)
+        marks.mark()
+    slow, fast = marks.seconds()
+    assert slow >= 0.03 > fast
+
+
+@pytest.mark.gpu
+def test_real_gpu_is_sampled_and_marked() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    block = torch.ones(64 * 2**20, device="cuda:0")
+    marks = Marks("cuda:0")
+    with sampled(interval=0.02) as seen:
+        marks.mark()
+        for _ in range(20):
+            block.mul_(1.0)
+        marks.mark()
+        time.sleep(0.1)
+    assert marks.seconds()[0] > 0
+    assert seen.result["cuda:0"]["device_bytes"]["max"] >= 64 * 2**20
+    assert seen.result["cuda:0"]["power_watts"]["mean"] > 0
 
 
 @pytest.mark.gpu

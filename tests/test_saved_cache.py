@@ -184,7 +184,7 @@ def test_assisted_decoding_and_beams_go_on_from_a_file(
     settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 20, "do_sample": False}
     plain, assisted = (
         model.generate(ids, past_key_values=cokv.load_cache(model, tmp_path / "cache"), **settings, **use).tolist()
-        for use in ({}, {"prompt_lookup_num_tokens": 3})
+        for use in ({}, {"prompt_lookup_num_tokens": 3, "eos_token_id": 10**6})
     )
     assert plain == assisted
     beams = []

@@ -135,11 +135,18 @@ def attention() -> Finding:
     """What attends prompts, and what the compressed cache, where this package decides."""
     import torch
 
-    from cokv.cache.attention import buckets
+    from cokv.cache.attention.choose import choose, describe_backends
     from suite.doctor.software import has_extra
 
-    ours = buckets.__name__.rpartition(".")[2]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtypes = ("float32", "bfloat16")
+    chosen = {name: choose(device, getattr(torch, name), 128) for name in dtypes}
+    backends = {each.name: each.missing or each.use for each in describe_backends()}
+    available = [each.name for each in describe_backends() if each.available]
     flash = torch.cuda.is_available() and has_extra("flash")
     prompts = ["sdpa", "eager", *(["flash_attention_2"] if flash else [])]
-    facts = {"compressed": ours, "prompts": prompts}
-    return Finding(State.OK, f"compressed cache: {ours}; prompts: {', '.join(prompts)} of transformers", facts=facts)
+    facts = {"compressed": chosen, "available": available, "backends": backends, "prompts": prompts}
+    ours = ", ".join(dict.fromkeys(chosen.values()))
+    others = ", ".join(name for name in available if name not in chosen.values())
+    detail = f"compressed cache: {ours} (also {others}); prompts: {', '.join(prompts)} of transformers"
+    return Finding(State.OK, detail, facts=facts)

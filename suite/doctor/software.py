@@ -19,7 +19,8 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 PINNED = {"torch": "2.13.0", "transformers": "5.23.0"}  # which the tests run with, as constraints.txt says
 EXTRAS = {  # what each adds
     "gguf": "known models (smollm2-135m, ...) and .gguf files",
-    "flash": "flash attention over prompts on CUDA",
+    "flash": "flash attention over prompts on CUDA, and over what is kept of them",
+    "flashinfer": "FlashInfer's attention over what is kept, on CUDA",
     "ray": "runs on a Ray cluster",
     "kvpress": "presses of kvpress as methods, in an environment with an older transformers",
     "lm-eval": "tasks of lm-evaluation-harness",

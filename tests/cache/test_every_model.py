@@ -28,17 +28,6 @@ pytestmark = pytest.mark.skipif(
     reason="models are built small, and refused, as of 5.23",
 )
 
-PLAIN = {
-    "GemmaForCausalLM",
-    "GraniteForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Olmo2ForCausalLM",
-    "Phi3ForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "SmolLM3ForCausalLM",
-}
 
 outcomes: dict[str, str] = {}  # "right" or the refusal, by model
 
@@ -159,7 +148,6 @@ def test_what_can_be_right_is_right() -> None:
     refused = {name: outcome for name, outcome in outcomes.items() if outcome != "right"}
     print(f"\n{len(right)} models right, {len(refused)} refused:")
     print("\n".join(f"  {name}: {why}" for name, why in refused.items()))
-    assert set(right) >= PLAIN
     assert set(MODELS) - REFUSABLE <= set(right)
     assert len(right) >= 140, "of 241 with transformers 5.23"
 

@@ -58,7 +58,8 @@ def test_the_latency_stage_counts_prefills_and_ends_with_its_last_one(experiment
     assert works.count("decode") == turns * len(rows)
     assert works.count("prefill") >= 2 * turns  # of the full cache, and of a method with queries of its own
     assert len(works) == events.count("advance") + 1, "a piece of work that no step counts"
-    assert all(row["prefill_ms"] > 0 for row in rows)
+    assert all(0 < row["prefill_ms"] <= row["first_token_ms"]["median"] for row in rows)
+    assert all(0 < row["between_tokens_ms"]["min"] <= row["decode_ms_per_token"] for row in rows)
     of_a_turn = len(works) // turns  # every turn is alike, so the time left is that of the turns left
     assert all(works[start : start + of_a_turn] == works[:of_a_turn] for start in range(0, len(works), of_a_turn))
 

@@ -3,6 +3,7 @@
     reference   a loop over segments, slow and obvious
     buckets     gathered into power-of-two buckets; anywhere, any dtype
     compiled    C, built by the system's compiler; CPU
+    sdpa        torch's flash attention for the CPU, called for each run of like segments; CPU without a compiler
     varlen      torch's own flash attention over sequences of any length; CUDA, half precision
     flash       the same from the package flash-attn
     flashinfer  FlashInfer's paged decode, a KV head being a request of one head; only where it is asked for
@@ -32,17 +33,19 @@ MODULES = {
     "reference": "reference",
     "buckets": "buckets",
     "compiled": "compiled",
+    "sdpa": "sdpa",
     "varlen": "varlen",
     "flash": "flash",
     "flashinfer": "flashinfer",
     "triton": "triton_decode",
 }
 EVERYWHERE = ("reference", "buckets")  # serve any device, dtype and head_dim, and need nothing but torch
-ORDER = {"cpu": ("compiled", "buckets"), "cuda": ("varlen", "flash", "triton", "buckets")}  # elsewhere: buckets
+ORDER = {"cpu": ("compiled", "sdpa"), "cuda": ("varlen", "flash", "triton", "buckets")}  # elsewhere: buckets
 USES = {
     "reference": "checks, on any device",
     "buckets": "any device and dtype, with torch alone",
     "compiled": "CPU, float32, bfloat16 and float16, with a C compiler",
+    "sdpa": "CPU, with torch alone; even budgets",
     "varlen": "CUDA, bfloat16 and float16, with torch alone",
     "flash": "CUDA, bfloat16 and float16, with flash-attn",
     "flashinfer": "CUDA, bfloat16 and float16, with FlashInfer, where it is asked for",

@@ -101,6 +101,7 @@ def step(
     softcap: float | None = None,
     weights: torch.Tensor | None = None,
     needs_lse: bool = True,
+    at_most: Sequence[int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Stores one new token per segment, where there are new ones, and attends all that is then stored.
 
@@ -111,7 +112,8 @@ def step(
     filled with the attention weights, zero beyond a segment's length; not for segments of more than `width` tokens.
 
     Returns the output [segments, rows, head_dim] in the queries' dtype and the log-sum-exp float32 [segments, rows],
-    None where it is not needed. Nothing is written where an argument is wrong.
+    None where it is not needed. at_most: bounds of the lengths before it, for devices that lengths would be waited for.
+    Nothing is written where an argument is wrong.
     """
     dtype = keys.dtype
     call = _functions.get(dtype) or function(dtype)

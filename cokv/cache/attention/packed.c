@@ -198,8 +198,10 @@ typedef struct {
     const float *queries;
     int64_t segments, rows, dim;
     int dtype;
-    const void *keys, *values;
-    const int64_t *starts, *lengths;
+    char *keys, *values;
+    const int64_t *starts;
+    int64_t *lengths;
+    const char *new_keys, *new_values;
     const pool_of *pools;
     int64_t num_pools, group, channels;
     float scaling, softcap;
@@ -211,6 +213,11 @@ typedef struct {
 static void segment(const call *c, int64_t s, const int64_t *before, float *scratch) {
     const int64_t dim = c->dim, stride = padded(dim);
     float *mine = scratch + 3 * BLOCK * stride, *sums = mine + 8 * stride, *logits = sums + 8 * stride;
+    if (c->new_keys) {
+        const int64_t bytes = dim * (c->dtype == FLOAT32 ? 4 : 2), slot = c->starts[s] + c->lengths[s]++;
+        memcpy(c->keys + slot * bytes, c->new_keys + s * bytes, bytes);
+        memcpy(c->values + slot * bytes, c->new_values + s * bytes, bytes);
+    }
     for (int64_t row = 0; row < c->rows; row += 8) {
         const int rows = c->rows - row < 8 ? (int)(c->rows - row) : 8;
         const int64_t at = s * c->rows + row;
@@ -260,15 +267,16 @@ static void work(void *argument) {
 void GOMP_parallel(void (*)(void *), void *, unsigned, unsigned) __attribute__((weak)); /* of the runtime that torch has */
 
 /* queries [segments, rows, dim] in float32; residual: keys, values [slots, dim] of `dtype`, starts and lengths
-   [segments]; pools: each segment has groups in one of them at most. group: tokens; channels: of a value's part;
-   softcap: 0 for none. out [segments, rows, dim], lse [segments, rows]. Returns 0, or 1 without memory. */
-int attend_packed(
-    const float *queries, int64_t segments, int64_t rows, int64_t dim, int64_t dtype, const void *keys,
-    const void *values, const int64_t *starts, const int64_t *lengths, const pool_of *pools, int64_t num_pools,
-    int64_t group, int64_t channels, float scaling, float softcap, float *out, float *lse, int threads
+   [segments], and new_keys, new_values [segments, dim], or none, which are stored first; pools: each segment has groups
+   in one of them at most. group: tokens; channels: of a value's part; softcap: 0 for none. out [segments, rows, dim],
+   lse [segments, rows]. Returns 0, or 1 without memory. */
+int step_packed(
+    const float *queries, int64_t segments, int64_t rows, int64_t dim, int64_t dtype, void *keys, void *values,
+    const int64_t *starts, int64_t *lengths, const void *new_keys, const void *new_values, const pool_of *pools,
+    int64_t num_pools, int64_t group, int64_t channels, float scaling, float softcap, float *out, float *lse, int threads
 ) {
-    call c = {queries, segments, rows, dim, (int)dtype, keys, values, starts, lengths, pools, num_pools, group, channels,
-              scaling, softcap, out, lse, 0, 0};
+    call c = {queries, segments, rows, dim, (int)dtype, keys, values, starts, lengths, new_keys, new_values, pools,
+              num_pools, group, channels, scaling, softcap, out, lse, 0, 0};
     if (threads > 1 && segments > 1 && GOMP_parallel)
         GOMP_parallel(work, &c, (unsigned)(threads < segments ? threads : segments), 0);
     else

@@ -45,12 +45,12 @@ def function() -> Callable[..., int]:
     """The C function. Raises Unavailable."""
     global _function
     if _function is None:
-        found = library(SOURCE).attend_packed
+        found = library(SOURCE).step_packed
         address, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
         found.argtypes = [
             address,
             *[number] * 4,
-            *[address] * 5,
+            *[address] * 7,
             *[number] * 3,
             real,
             real,
@@ -76,7 +76,7 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def attend(
+def step(
     queries: torch.Tensor,
     pools: Sequence[Groups],
     group: int,
@@ -85,18 +85,25 @@ def attend(
     values: torch.Tensor,
     starts: torch.Tensor,
     lengths: torch.Tensor,
+    new: tuple[torch.Tensor, torch.Tensor] | None,
     scaling: float,
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each segment's queries over its groups, of one pool at most, and over its residual.
+    """Stores one new token of each segment in its residual, and attends that and its groups, of one pool at most.
 
     queries float32 [segments, rows, head_dim]; group: tokens of a group; channels: of a value's group; keys, values
-    [slots, head_dim] of the dtype that low and step have, starts, lengths int64 [segments]: the residual. Output as
+    [slots, head_dim] of the dtype that low and step have, starts, lengths int64 [segments]: the residual, which has
+    room; new: keys and values [segments, head_dim] that go behind its last tokens, and lengths are counted up in place;
+    without them it is only read. Output as
     queries, log-sum-exp float32 [segments, rows]. As if everything were unpacked, up to rounding: products are float32,
     and what comes of a code is not rounded to the stored dtype.
     """
     segments, rows, dim = queries.shape
     queries = queries.contiguous()
+    new_keys, new_values = (None, None) if new is None else (part.contiguous() for part in new)
+    assert all(
+        part is None or (part.shape == (segments, dim) and part.dtype == keys.dtype) for part in (new_keys, new_values)
+    )
     tensors = [keys, values, starts, lengths, *(tensor for pool in pools for tensor in pool.tensors())]
     assert queries.dtype == torch.float32 and keys.shape == values.shape and keys.shape[1] == dim, (
         queries.shape,
@@ -115,6 +122,8 @@ def attend(
         values.data_ptr(),
         starts.data_ptr(),
         lengths.data_ptr(),
+        None if new_keys is None else new_keys.data_ptr(),
+        None if new_values is None else new_values.data_ptr(),
         (ctypes.c_int64 * max(len(described), 1))(*described),
         len(pools),
         group,

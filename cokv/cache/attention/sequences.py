@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +35,28 @@ def _cumulative(starts: torch.Tensor, slots: int) -> torch.Tensor:
     cumulative = starts.new_full((len(starts) + 1,), slots, dtype=torch.int32)
     cumulative[:-1] = starts
     return cumulative
+
+
+def as_sequences(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    starts: torch.Tensor,
+    at_most: Sequence[int] | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
+    """Segments as sequences of one token: query [segments, rows, channels] in the keys' dtype, key and value [slots, 1,
+    channels], where each sequence's queries and its keys begin, and the longest of either.
+    """
+    longest = len(keys) if at_most is None else max(at_most, default=0)
+    return (
+        queries.to(keys.dtype).contiguous(),
+        keys[:, None],
+        values[:, None],
+        int32(torch.arange, len(queries) + 1, keys.device),
+        cumulative_starts(starts, len(keys)),
+        1,
+        max(longest, 1),
+    )
 
 
 def without_infinity(lse: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from cokv.cache.attention.sequences import cumulative_starts, int32, without_infinity
+from cokv.cache.attention.sequences import as_sequences, without_infinity
 from cokv.types import CokvError
 
 DTYPES = (torch.float16, torch.bfloat16)
@@ -87,16 +87,7 @@ def attend(
     """As `reference.attend`. Starts must ascend. Never waits for the device; `at_most` bounds the split heuristic."""
     if softcap is not None:
         raise CokvError("attention 'varlen' has no logits cap; use 'triton' or 'buckets'")
-    longest = len(keys) if at_most is None else max(at_most, default=0)
-    arguments = (
-        queries.to(keys.dtype).contiguous(),
-        keys[:, None],
-        values[:, None],
-        int32(torch.arange, len(queries) + 1, keys.device),
-        cumulative_starts(starts, len(keys)),
-        1,
-        max(longest, 1),
-    )
+    arguments = as_sequences(queries, keys, values, starts, at_most)
     used = lengths.to(torch.int32)
     out, lse = _public(arguments, used, scaling) if "seqused_k" in parameters() else _operator(arguments, used, scaling)
     return out.to(queries.dtype), without_infinity(lse.T)

@@ -35,7 +35,7 @@ class Known:
 NOTHING = Known()
 
 
-@dataclass(frozen=True)
+@dataclass
 class FullHeads:
     """Notes of heads that all drop a token in this step, and what has been attended. Tensors are changed in place."""
 

@@ -206,18 +206,6 @@ class AttentionEvictor:
             self.hole = torch.where(full, self.hole, lengths)
         self.positions.scatter_(1, self.hole[:, None], -1)
 
-    def settle(self, store: RaggedStorage) -> None:
-        """Closes the holes, so that the first slots of each segment are its tokens, without a gap."""
-        last, rows = store.lengths[self.segments], torch.arange(len(self.segments), device=self.segments.device)
-        slots, moves = store.starts[self.segments], self.hole < last
-        source, target = slots + torch.where(moves, last, 0), slots + torch.where(moves, self.hole, 0)
-        store.k[target], store.v[target] = store.k[source], store.v[source]
-        source, target = torch.where(moves, last, 0), torch.where(moves, self.hole, 0)
-        self.memory[rows, target] = self.memory[rows, source]
-        self.positions[rows, target] = self.positions[rows, source]
-        self.positions.scatter_(1, last[:, None], -1)
-        self.hole = last
-
     def select(self, picked: torch.Tensor, segments: torch.Tensor) -> None:
         self.segments = segments
         self.positions, self.memory = self.positions[picked], self.memory[picked]

@@ -27,18 +27,28 @@ class CompensationToken(OldestEvictor):
         super().__init__(segments, limits.clamp(min=1), sinks)
         self.keys, self.values, self.counts = keys.float(), values.float(), counts
 
+    def next_places(self, store: RaggedStorage) -> torch.Tensor:
+        places = super().next_places(store)
+        slots = store.starts[self.segments] + places
+        self.counts = self.counts + 1
+        share = self.counts.reciprocal()[:, None]
+        self.keys = self.keys.lerp(store.k[slots].float(), share)
+        self.values = self.values.lerp(store.v[slots].float(), share)
+        return places
+
     def place(
         self, store: RaggedStorage, places: torch.Tensor, grows: torch.Tensor, kinds: torch.Tensor | None = None
     ) -> None:
+        full = self.full(store)
         super().place(store, places, grows)
+        if full:
+            return
         goes = ~grows[self.segments]
         slots = store.starts[self.segments] + torch.where(goes, places[self.segments], 0)
         self.counts = self.counts + goes
         share = (goes / self.counts)[:, None]
-        self.keys = torch.where(goes[:, None], self.keys + (store.k[slots].float() - self.keys) * share, self.keys)
-        self.values = torch.where(
-            goes[:, None], self.values + (store.v[slots].float() - self.values) * share, self.values
-        )
+        self.keys = torch.where(goes[:, None], self.keys.lerp(store.k[slots].float(), share), self.keys)
+        self.values = torch.where(goes[:, None], self.values.lerp(store.v[slots].float(), share), self.values)
 
     def attend(
         self, queries: torch.Tensor, scaling: float, softcap: float | None = None

@@ -183,7 +183,8 @@ class PlainRows:
         """
         store, (places, grows) = self.store, self._places(kinds)
         weights = queries.new_empty(*queries.shape[:2], watched, dtype=torch.float32) if watched else None
-        result = store.step(queries, keys, values, scaling, places, grows, needs_lse, weights)
+        bounds = None if store.device.type in NO_WAITING else self.bounds.at_most
+        result = store.step(queries, keys, values, scaling, places, grows, needs_lse, weights, bounds)
         if result is None:
             store.append(keys, values, places, grows)
         self.bounds.appended(store.lengths, all_grow=not self.evictors)
@@ -205,6 +206,8 @@ class PlainRows:
         if isinstance(only, AttentionEvictor) and only.watches_all(store):
             only.begins(store, kinds)
             return only.hole, None
+        if isinstance(only, OldestEvictor) and only.watches_all(store) and only.full(store):
+            return only.next_places(store), torch.zeros_like(store.lengths, dtype=torch.bool)
         places, grows = store.lengths.clone(), torch.ones_like(store.lengths, dtype=torch.bool)
         for evictor in self.evictors:
             evictor.place(store, places, grows, kinds)
@@ -280,6 +283,7 @@ class PlainRows:
     def select(self, rows: torch.Tensor, copies: bool) -> None:
         segments = segments_of(rows.to(self.store.device), self.heads)
         before = self.store.lengths.numel()
+        copies = copies or bool((rows.diff() < 0).any())  # segments lie in their order, as some backends want them
         (self.store.copy_segments if copies else self.store.keep_segments)(segments)
         self.bounds.select(segments_of(rows, self.heads).tolist())
         if not copies and any(isinstance(evictor, AttentionEvictor) for evictor in self.evictors):

@@ -72,9 +72,9 @@ class PrunedRows:
             )
             self._append(keys, values)
             return out
-        self._append(keys, values)
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
-        out, _ = with_sinks(*merge_attention_states(self._stored(grouped, scaling)), sinks)
+        newest = self.newer.append_and_attend(grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling)
+        out, _ = with_sinks(*merge_attention_states([newest, self._attend_older(grouped, scaling)]), sinks)
         return out.view(rows, num_heads, 1, dim)
 
     def _stored(self, queries: torch.Tensor, scaling: float) -> Parts:

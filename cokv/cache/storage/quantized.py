@@ -106,15 +106,19 @@ class QuantizedRows:
         old = place < torch.repeat_interleave(old_tokens, lengths)
         segment = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
         self.residual = RaggedStorage(keys[~old], values[~old], lengths - old_tokens, slack, backend)
-        full = max(self.policy.residual + 1, self.policy.group)
-        self.filling = Filling(
-            self.residual.lengths.tolist(), [math.inf if b == AS_IT_IS else full for b in self.bits.tolist()]
-        )
+        self.count_filling()
         self.pools: dict[int, Pool] = {}
         self._pack(
             segment[old][:: self.policy.group],
             keys[old].view(-1, self.policy.group, dim),
             values[old].view(-1, self.policy.group, dim),
+        )
+
+    def count_filling(self) -> None:
+        """Asks the device once how full each residual is."""
+        full = max(self.policy.residual + 1, self.policy.group)
+        self.filling = Filling(
+            self.residual.lengths.tolist(), [math.inf if bits == AS_IT_IS else full for bits in self.bits.tolist()]
         )
 
     def _pack(self, owner: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -137,9 +141,8 @@ class QuantizedRows:
         rows, num_heads, t, dim = queries.shape
         if t > 1:
             return one_by_one(self, queries, keys, values, scaling, sinks)
-        self.residual.append(keys.reshape(-1, dim), values.reshape(-1, dim))
         grouped = queries.reshape(rows * self.heads, num_heads // self.heads, dim)
-        out, _ = with_sinks(*self._over_stored(grouped, scaling), sinks)
+        out, _ = with_sinks(*self._step(grouped, keys.reshape(-1, dim), values.reshape(-1, dim), scaling), sinks)
         self.filling.one_more()
         if full := self.filling.full_segments():
             self._pack_oldest(full)
@@ -153,16 +156,24 @@ class QuantizedRows:
             return f"attention {name!r} attends what is unpacked"
         return packed.why_not(self.residual.device, self.residual.dtype)
 
-    def _over_stored(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """queries [segments, group_size, head_dim] -> output likewise, log-sum-exp [segments, group_size]."""
+    def _step(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores a token per segment in the residual, and attends everything.
+
+        queries [segments, group_size, head_dim], keys and values [segments, head_dim]. Output as queries, log-sum-exp
+        [segments, group_size].
+        """
         store = self.residual
         if self.pools and queries.dtype == torch.float32 and self.unpacks is None:
+            store.make_room()
             pools = [pool.groups() for pool in self.pools.values()]
-            residual = store.k, store.v, store.starts, store.lengths
-            return packed.attend(
-                queries, pools, self.policy.group, self.channels, *residual, scaling, softcap_of(store.backend)
+            residual, new = (store.k, store.v, store.starts, store.lengths), (keys, values)
+            store.room -= 1
+            return packed.step(
+                queries, pools, self.policy.group, self.channels, *residual, new, scaling, softcap_of(store.backend)
             )
-        parts = [store.attend(queries, scaling)]
+        parts = [store.append_and_attend(queries, keys, values, scaling)]
         for pool in self.pools.values():
             lengths = pool.counts * self.policy.group
             parts.append(store.backend(queries, *pool.unpacked(), lengths.cumsum(0) - lengths, lengths, scaling))

@@ -8,6 +8,7 @@ Knows no rule and no transformers cache.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -63,7 +64,7 @@ class RaggedStorage:
             for part, width in zip((self.k, self.v), self.widths, strict=True)
         )
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
         """For one more token per segment."""
         if self.stale:
             self._lay_out(self.starts, self.slack)
@@ -82,7 +83,7 @@ class RaggedStorage:
         It goes behind the segment's last token; or to `places` int64 [segments], and only segments that `grows`
         (bool) get longer by it.
         """
-        self._make_room()
+        self.make_room()
         slots = self.starts + (self.lengths if places is None else places)
         self.k[slots], self.v[slots] = keys, values
         self.lengths = self.lengths + (1 if grows is None else grows)
@@ -98,19 +99,20 @@ class RaggedStorage:
         grows: torch.Tensor | None = None,
         needs_lse: bool = True,
         weights: torch.Tensor | None = None,
+        at_most: Sequence[int] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         """`append` and `attend` in one call; None, and nothing done, where the backend has no such call.
 
         weights: float32 [segments, rows, width], is filled with the attention weights of segments of at most so many
-        tokens.
+        tokens. at_most: bounds of the lengths before it, see reference.attend.
         """
         step = self._one_call
         if step is None:
             return None
-        self._make_room()
+        self.make_room()
         result = step(
             queries, self.k, self.v, self.starts, self.lengths, scaling, keys, values, places, grows,
-            softcap_of(self.backend), weights, needs_lse,
+            softcap_of(self.backend), weights, needs_lse, at_most,
         )  # fmt: skip
         self.room -= 1
         return result
@@ -144,6 +146,18 @@ class RaggedStorage:
     def attend(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
         """queries [segments, rows, head_dim] -> output likewise, log-sum-exp [segments, rows]."""
         return self.backend(queries, self.k, self.v, self.starts, self.lengths, scaling)
+
+    def append_and_attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`append` behind each segment's last token, and `attend`: one call where the backend has it."""
+        result = self.step(queries, keys, values, scaling)
+        if result is None:
+            self.append(keys, values)
+            return self.attend(queries, scaling)
+        out, lse = result
+        assert lse is not None
+        return out, lse
 
     def copy_segments(self, segments: torch.Tensor) -> None:
         """Segment i becomes a copy of old segment segments[i], in fresh storage."""
@@ -182,9 +196,7 @@ def merge_attention_states(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tu
     dtype, wide = out.dtype, torch.promote_types(out.dtype, torch.float32)
     out = out.to(wide)
     for more, more_lse in parts[1:]:
-        total = torch.logaddexp(lse, more_lse)
-        # Where neither has a token, zeros stay zeros.
-        share = torch.where(more_lse > -torch.inf, (more_lse - total).exp(), 0).to(wide)[..., None]
-        rest = torch.where(lse > -torch.inf, (lse - total).exp(), 0).to(wide)[..., None]
-        out, lse = out * rest + more * share, total
+        # The first part's share is a sigmoid. Where neither has a token, zeros stay zeros.
+        share = (lse - more_lse).nan_to_num(0.0).sigmoid().to(wide)
+        out, lse = torch.lerp(more.to(wide), out, share[..., None]), torch.logaddexp(lse, more_lse)
     return out.to(dtype), lse

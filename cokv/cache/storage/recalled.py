@@ -40,7 +40,7 @@ class RecalledRows:
         device, segments = keys.device, len(lengths)
         self.dim = keys.shape[1]
         self.counts, self.filled = lengths // page, lengths % page  # complete pages, tokens of the next
-        self.filling = Filling(self.filled.tolist(), [page] * segments)
+        self.count_filling()
         self.rows = torch.arange(segments, device=device)  # which stretch and which digests are the segment's
         # Which page lies in which place; -1: none.
         self.numbers = torch.full((segments, self.policy.places), -1, device=device)
@@ -60,6 +60,10 @@ class RecalledRows:
         wide = int(self.counts.max()) + 1 if segments else 1
         self.low, self.high = (keys.new_zeros(segments, wide, self.dim) for _ in range(2))
         self.low[owner, number], self.high[owner, number] = complete[:, KEYS].amin(1), complete[:, KEYS].amax(1)
+
+    def count_filling(self) -> None:
+        """Asks the device once how full each newest page is."""
+        self.filling = Filling(self.filled.tolist(), [self.policy.page] * len(self.filled))
 
     @property
     def starts(self) -> torch.Tensor:
@@ -133,12 +137,14 @@ class RecalledRows:
 
     def _put_away(self, full: list[int]) -> None:
         """The newest pages of these segments, which are full, go to CPU memory."""
-        segments = sent(torch.tensor(full), self.rows.device)
+        on_host = torch.tensor(full)
+        segments = sent(on_host, self.rows.device)
         numbers, rows = self.counts[segments], self.rows[segments]
         slots = self.starts[segments, None] + torch.arange(self.policy.page, device=segments.device)
         pages = torch.stack([self.k[slots], self.v[slots]], dim=1)
-        self.host.put(segments, numbers, pages)
-        if int(numbers.max()) >= self.low.shape[1]:
+        numbers_on_host = numbers.cpu()
+        self.host.put(on_host, numbers_on_host, pages)
+        if int(numbers_on_host.max()) >= self.low.shape[1]:
             more = max(1, self.low.shape[1] // 4)
             self.low, self.high = (torch.nn.functional.pad(d, (0, 0, 0, more)) for d in (self.low, self.high))
         self.low[rows, numbers], self.high[rows, numbers] = pages[:, KEYS].amin(1), pages[:, KEYS].amax(1)
@@ -166,11 +172,15 @@ class RecalledRows:
         same = (self.numbers[:, :, None] == ranked[:, None]) & first[:, :, None] & first[:, None]
         free, missing = first & ~same.any(2), first & ~same.any(1)  # in each segment as many of one as of the other
         wanted = torch.where(cut, ranked, self.numbers).masked_fill(~first & ~cut, -1)
-        wanted[free] = ranked[missing]
-        segment, place = ((wanted != self.numbers) & (wanted >= 0)).nonzero().unbind(1)
+        in_turn = ranked.gather(1, missing.byte().argsort(dim=1, descending=True, stable=True))
+        wanted = torch.where(free, in_turn.gather(1, (free.cumsum(1) - 1).clamp(min=0)), wanted)
+        # Which pages must come is for the host to read: the one wait of a step, here and nowhere else.
+        asked = wanted.masked_fill(wanted == self.numbers, -1).cpu()
         self.numbers = wanted
-        if len(segment):
-            self._bring(segment, place, self.host.get(segment, wanted[segment, place]))
+        segments, places = (asked >= 0).nonzero().unbind(1)
+        if len(segments):
+            pages = self.host.get(segments, asked[segments, places])
+            self._bring(sent(segments, wanted.device), sent(places, wanted.device), pages)
         return (whole * self.policy.page + rest)[:, 0]
 
     def _bring(self, segments: torch.Tensor, places: torch.Tensor, pages: torch.Tensor) -> None:

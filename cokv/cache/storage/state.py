@@ -19,7 +19,6 @@ from cokv.cache.policies.packing import Packed
 from cokv.cache.storage.attention_evictor import AttentionEvictor
 from cokv.cache.storage.compensated import CompensationToken
 from cokv.cache.storage.evictors import OldestEvictor
-from cokv.cache.storage.filling import Filling
 from cokv.cache.storage.host_pages import HostPages
 from cokv.cache.storage.mixed import MixedRows
 from cokv.cache.storage.plain import PlainRows
@@ -135,6 +134,15 @@ def _own_stretches(rows: RecalledRows) -> RecalledRows:
 
 def _with_backend(rows: RecalledRows, backend: Attend) -> None:
     rows.backend = backend
+    rows.count_filling()
+
+
+def _counted(rows: QuantizedRows, backend: Attend) -> None:
+    rows.count_filling()
+
+
+def _unasked(evictor: OldestEvictor, backend: Attend) -> None:
+    evictor.wait = None
 
 
 def _pages_in_use(pages: HostPages) -> HostPages:
@@ -178,21 +186,32 @@ STATES: dict[type, State] = {
     PlainRows: State(
         "plain", device=("kinds",), host=("heads", "store", "bounds", "evictors"), remade=("kinds",), remake=_no_kinds
     ),
-    OldestEvictor: State("evict_oldest", device=("segments", "limits", "sinks", "evicted"), host=("capped",)),
+    OldestEvictor: State(
+        "evict_oldest",
+        device=("segments", "limits", "sinks", "evicted"),
+        host=("capped", "wait"),
+        remade=("wait",),
+        remake=_unasked,
+    ),
     CompensationToken: State(
         "compensate",
         device=("segments", "limits", "sinks", "evicted", "keys", "values", "counts"),
-        host=("capped",),
+        host=("capped", "wait"),
+        remade=("wait",),
+        remake=_unasked,
     ),
     AttentionEvictor: State(
         "evict_by_attention",
         device=("segments", "limits", "positions", "memory", "next", "hole"),
-        host=("rule", "heads", "step", "read", "drops", "filling", "even", "consecutive", "capped"),
+        host=("rule", "heads", "step", "drops", "filling", "even", "consecutive", "read", "capped"),
     ),
-    Filling: State("filling", host=("tokens", "full", "steps", "wait")),
     PrunedRows: State("pruned", device=("channels",), host=("heads", "older", "newer")),
     QuantizedRows: State(
-        "quantized", device=("bits",), host=("heads", "policy", "channels", "residual", "pools", "filling")
+        "quantized",
+        device=("bits",),
+        host=("heads", "policy", "channels", "residual", "pools", "filling"),
+        remade=("filling",),
+        remake=_counted,
     ),
     Pool: State(
         "pool",
@@ -204,8 +223,8 @@ STATES: dict[type, State] = {
     RecalledRows: State(
         "recalled",
         device=("counts", "filled", "rows", "numbers", "k", "v", "low", "high"),
-        host=("policy", "heads", "dim", "host", "filling", "backend"),
-        remade=("backend",),
+        host=("policy", "heads", "dim", "host", "backend", "filling"),
+        remade=("backend", "filling"),
         compact=_own_stretches,
         remake=_with_backend,
     ),

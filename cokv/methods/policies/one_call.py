@@ -22,20 +22,25 @@ H2O, TOVA, SCISSORHANDS, CAKE, FASTGEN = range(5)
 
 
 @cache
-def _function() -> Callable[..., int] | None:
+def function() -> Callable[..., int] | None:
+    """Of drops.c; None where it cannot be had."""
     try:
-        function = library(SOURCE).cokv_drop
+        found = library(SOURCE).cokv_drop
     except Unavailable:
         return None
-    function.argtypes = [
+    found.argtypes = [
         ctypes.c_int64,
         *[ctypes.c_void_p] * 8,
         *[ctypes.c_int64] * 12,
         *[ctypes.c_double] * 2,
         ctypes.c_int64,
     ]
-    function.restype = ctypes.c_int64
-    return function  # type: ignore[no-any-return]
+    found.restype = ctypes.c_int64
+    return found  # type: ignore[no-any-return]
+
+
+def available() -> bool:
+    return function() is not None
 
 
 def drop(
@@ -45,8 +50,8 @@ def drop(
     shares: tuple[float, ...] = (),
 ) -> bool:
     """See `EvictsByAttention.drop`. whole, shares: the rule's parameters, in drops.c a, b, c, d, and x, y."""
-    function = _function() if heads.positions.device.type == "cpu" else None
-    if function is None:
+    call = function() if heads.positions.device.type == "cpu" else None
+    if call is None:
         return False
     together = heads.together if rule == TOVA else 1  # the others know no row
     watched, columns, numbers = heads.memory.shape
@@ -62,7 +67,7 @@ def drop(
     )
     tensors = (heads.weights, heads.segments, heads.memory, heads.positions, heads.next, heads.hole, heads.lengths)
     assert all(t.is_contiguous() for t in tensors) and (heads.kinds is None or heads.kinds.is_contiguous())
-    wrong = function(
+    wrong = call(
         rule,
         *[t.data_ptr() for t in tensors],
         None if heads.kinds is None else heads.kinds.data_ptr(),
