@@ -189,12 +189,20 @@ def test_after_reset_it_takes_another_prompt(make_model: MakeModel, prompt: Prom
 
 
 def test_autocast_answers_as_a_dynamic_cache_does(make_model: MakeModel, prompt: Prompt, compressed: Any) -> None:
-    model, ids = make_model(), prompt(SEQ_LEN)
+    """As near to float32 as transformers' own cache comes: which of two close tokens wins is rounding."""
+    model, ids, answer = make_model(), prompt(SEQ_LEN), prompt(12, seed=3)
+
+    def logits(cache: Any) -> torch.Tensor:
+        read = [ids, *answer.split(1)]
+        with torch.no_grad():
+            return torch.stack([model(part[None], past_key_values=cache).logits[0, -1].float() for part in read])
+
+    exact = logits(DynamicCache(config=model.config))
     with torch.autocast("cpu", torch.bfloat16):
-        expected = generate(model, ids, DynamicCache(config=model.config))
-        assert generate(model, ids, compressed(model, "full")) == expected
-        assert generate(model, ids, compressed(model, "snapkv", 1000)) == expected
-    assert expected != generate(model, ids), "bfloat16 that changes nothing tests nothing"
+        error = (logits(DynamicCache(config=model.config)) - exact).norm()
+        assert error > 1e-3 * exact.norm(), "bfloat16 that changes nothing tests nothing"
+        for cache in (compressed(model, "full"), compressed(model, "snapkv", 1000)):
+            assert (logits(cache) - exact).norm() < 1.3 * error
 
 
 @pytest.mark.parametrize("name", ["snapkv", "criticalkv", "cake"])

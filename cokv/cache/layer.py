@@ -233,7 +233,8 @@ class RaggedLayer(Layer):
         if name != choose.AUTO or not self.is_initialized:
             return name
         width = self.shape.head_dim if self.shape is not None else 0
-        return choose.choose(self.device, self.dtype, width, self.backend.softcap)
+        weights = any(getattr(store, "wants_weights", False) for _, store in self.parts)
+        return choose.choose(self.device, self.dtype, width, self.backend.softcap, weights)
 
     @property
     def stored_tokens(self) -> int:
