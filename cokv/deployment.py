@@ -177,12 +177,14 @@ class CompressedCache(RaggedCache):
         self.holds_prompt = False
         self.tokens.read(self.get_seq_length(), input_ids)
 
-    def already_read(self, input_ids: torch.Tensor) -> int:
+    def already_read(self, input_ids: torch.Tensor, positions: torch.Tensor | None = None) -> int:
         """The prompt of `prefill`, where the next forward pass is handed all of it, as assisted decoding does."""
         read = self.get_seq_length()
         known = self.tokens.first(read) if self.holds_prompt else None
         if known is None or known.shape[0] != input_ids.shape[0] or read >= input_ids.shape[1]:
             return 0
+        if positions is not None and int(positions[..., 0].min()) > 1:
+            return 0  # a text that begins as the prompt does, but comes after it; padding has position 0 or 1
         return read if torch.equal(input_ids[:, :read], known.to(input_ids.device)) else 0
 
     @property
