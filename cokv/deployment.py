@@ -23,6 +23,7 @@ from cokv.cache.cache import RaggedCache
 from cokv.cache.files import write_cache
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.loaded import Loaded
+from cokv.cache.pieces import check_pieces
 from cokv.cache.policies.base import Policy
 from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.cache.storage.rows import MemoryUsage
@@ -61,9 +62,13 @@ def compress(
     for those that are available), or "auto": the first that serves the model's device and dtype. params: the method's
     hyper-parameters.
 
-    The prompt is the model's first forward pass; what is read later, a further turn or the next piece of a prompt that
-    is read in pieces, is read on the compressed cache. Methods that keep every token (full, KIVI, ThinK) take any
-    kv_budget, and none.
+    The prompt is the model's first forward pass; what is read later, such as a further turn, is read on the compressed
+    cache. A prompt that is to be read in pieces is told before: `cache.prefill(ids, chunk_size=n)`, or
+    `cache.expect_prompt(ids.shape[1])` and then `model.generate(ids, prefill_chunk_size=n, ...)`. Methods that keep
+    every token (full, KIVI, ThinK) take any kv_budget, and none.
+
+    A layer is compressed as soon as it has read the prompt, so that one at a time is dense, unless the method's `needs`
+    says "all layers at once".
 
     Raises CokvError, before any prompt is read, for a model or a method that could not keep its promise here, and
     Infeasible for a budget that the method cannot meet.
@@ -264,12 +269,37 @@ class CompressedCache(RaggedCache):
         super().reset()
         self.tokens, self.holds_prompt = TokensRead(), False
 
-    def prefill(self, input_ids: torch.Tensor) -> None:
+    def expect_prompt(self, seq_len: int) -> None:
+        """Says how long the next prompt is, padding included, so that it may come in several forward passes.
+
+        For `model.generate(..., prefill_chunk_size=n)`: the cache compresses when it has read seq_len tokens, and keeps
+        what it would have kept of one pass. Until then all layers are dense. Without this the first forward pass is the
+        prompt. Raises CokvError for a method that must see all queries at once, and where a prompt has been read.
+        """
+        assert self.prompt is not None
+        if isinstance(seq_len, bool) or not isinstance(seq_len, int) or seq_len < 1:
+            raise CokvError(f"expect_prompt: seq_len is {seq_len!r}, expected the prompt's number of tokens")
+        if self.get_seq_length():
+            raise CokvError("expect_prompt: this cache has read a prompt already; call cache.reset() first")
+        self._check_pieces()
+        self.prompt.seq_len = seq_len
+
+    def _check_pieces(self) -> None:
+        assert self.prompt is not None
+        try:
+            check_pieces(self.prompt.compression.observers)
+        except CokvError as error:
+            raise CokvError(f"{self.prompt.checks.who}: {error}") from None
+
+    def prefill(self, input_ids: torch.Tensor, chunk_size: int | None = None) -> None:
         """Reads and compresses a prompt, int64 [rows, seq_len], each row without padding, before `model.generate`.
 
         All tokens count when the method chooses; the last one is then left to be read again on the compressed cache,
         so that `model.generate` with the same ids, or with more behind them, goes on from here. Makes the further
         passes of methods that need them, and is what assisted decoding needs.
+
+        chunk_size: tokens read at a time, for prompts whose activations do not fit in memory. What is kept is the same;
+        a method that must see all queries at once is refused. All layers are dense until the whole prompt is read.
         """
         assert self.prompt is not None
         model = self.prompt.model()
@@ -281,8 +311,10 @@ class CompressedCache(RaggedCache):
             raise CokvError(f"cache.prefill: ids have shape {list(input_ids.shape)}, expected [rows, 2 or more tokens]")
         assert isinstance(self.compression, MethodCompression), "a loaded cache has read its prompt"
         method, rows = self.compression.method, []
+        if chunk_size is not None:
+            self._check_pieces()
         for ids in input_ids:
-            read = prefill(model, ids, self.compression.window, method.observers, self.prompt.tokenizer)
+            read = prefill(model, ids, self.compression.window, method.observers, self.prompt.tokenizer, chunk_size)
             selection = method.select(read, self.compression.kv_budget, self.compression.profile)
             policy = self.compression.policy(read.seq_len)
             whole = holding_last([Row(selection, policy)])[0]
