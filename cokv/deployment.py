@@ -225,6 +225,7 @@ class CompressedCache(RaggedCache):
                 "sha256": None if ids is None else sha256(ids.cpu().contiguous().numpy().tobytes()).hexdigest(),
             },
             "memory": asdict(self.memory()),
+            "attention": choose.name_of(self.ragged_layers[0].backend.attend),
             "versions": versions,
         }
         write_cache(path, self, facts, {} if ids is None or not input_ids else {"input_ids": ids.int().cpu()})

@@ -25,11 +25,14 @@ from cokv.model.shape import model_shape
 from cokv.types import CokvError
 
 
-def load_cache(model: PreTrainedModel, path: str | os.PathLike[str], tokenizer: Any = None) -> CompressedCache:
+def load_cache(
+    model: PreTrainedModel, path: str | os.PathLike[str], tokenizer: Any = None, attention: str | None = None
+) -> CompressedCache:
     """The cache that was saved at `path`, each layer on the device where the model runs it.
 
     model: the one that made it; it answers through cokv's attention from now on, as after `cokv.compress`. tokenizer:
-    for methods that must know what tokens say while decoding (fastgen).
+    for methods that must know what tokens say while decoding (fastgen). attention: backend by name, as for
+    `cokv.compress`; the saved cache's, where none is named.
 
     Raises CokvError for a cache of another model (its shape, dtype or weights differ), and for a file that is damaged,
     of a later format, or no saved cache at all.
@@ -39,7 +42,7 @@ def load_cache(model: PreTrainedModel, path: str | os.PathLike[str], tokenizer: 
     _check_model(where, model, facts)
     with ragged_attention(model):
         shape = model_shape(model.config)
-        cache = CompressedCache(model, Loaded(shape, facts["method"]), tokenizer)
+        cache = CompressedCache(model, Loaded(shape, facts["method"]), tokenizer, attention or facts["attention"])
         try:
             fill_cache(cache, encoded, tensors, layer_devices(text_part(model)))
         except CokvError as error:

@@ -95,8 +95,7 @@ def worlds(make_model: MakeModel, prompt: Prompt, small_method: Any, profile_of:
                 )
                 for method, profile in zip(methods, profiles, strict=True)
             ]
-            # A sliding layer has already dropped what the last token saw, so that it cannot be read again.
-            firsts = ("prefill",) if prefilled.sliding else ("prefill", "compressed")
+            firsts = ("prefill", "compressed")
             answers = {first: answered(model, prefilled, rows, first) for first in firsts}
             built[family, heads] = World(
                 model,

@@ -182,7 +182,7 @@ def prefill(
     layers: list[Any] = [
         _Recorder(i, window, watching, ids, parts, shape.softcap)
         if i in full
-        else SlidingLayer(shape.sliding_window or 0)
+        else SlidingLayer(shape.sliding_window or 0, spare=1)
         for i in range(shape.num_hidden_layers)
     ]
     cache = _Recording(layers, shape, parts)

@@ -32,14 +32,9 @@ def without_last(prefill: Prefill) -> Prefill:
         )
     sliding = {}
     for index, layer in prefill.sliding.items():
-        if layer.get_seq_length() >= layer.sliding_window:
-            raise CokvError(
-                f"first_token='compressed': layer {index} has already dropped what the last token of a prompt of "
-                f"{prefill.seq_len} tokens saw in its sliding window; prefill the prompt without its last token and "
-                "give that token as `suffix`"
-            )
-        shorter: Any = copy.copy(layer)
         assert layer.keys is not None and layer.values is not None
+        assert layer.keys.shape[2] >= min(layer.sliding_window, prefill.seq_len), "a prefill keeps one token to spare"
+        shorter: Any = copy.copy(layer)
         shorter.keys, shorter.values = layer.keys[:, :, :-1], layer.values[:, :, :-1]
         shorter.cumulative_length -= 1
         sliding[index] = shorter

@@ -19,13 +19,14 @@ def layer_devices(text: torch.nn.Module) -> dict[int, torch.device]:
     for module in text.modules():
         index = getattr(module, "layer_idx", None)
         if isinstance(index, int) and index not in devices:
-            device = _runs_on(module)
+            device = runs_on(module)
             if device is not None:
                 devices[index] = device
     return devices
 
 
-def _runs_on(module: torch.nn.Module) -> torch.device | None:
+def runs_on(module: torch.nn.Module) -> torch.device | None:
+    """Where a module computes: where its first weight is, or will be brought to. None for a module without any."""
     for part in module.modules():
         for parameter in part.parameters(recurse=False):
             if parameter.device.type != "meta":

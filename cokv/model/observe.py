@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from cokv.model.devices import present, runs_on
 from cokv.types import CokvError
 
 Observation: TypeAlias = "tuple[torch.Tensor, ...]"
@@ -72,6 +73,9 @@ class ModelParts:
                 f"the output projection of layer {layer_idx} has a weight of shape {got}, expected "
                 f"[hidden_size, {num_heads * head_dim}]; use a model in float32, bfloat16 or float16"
             )
+        if weight.device.type == "meta":  # offloaded, and not in use just now
+            projection = self._attention(layer_idx).o_proj
+            weight = present(projection, "weight", weight).to(runs_on(projection))
         return weight.detach().T.view(num_heads, head_dim, -1)
 
     def rotary(self, layer_idx: int, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,7 +116,8 @@ class ModelParts:
             raise CokvError(
                 f"{type(self.model).__name__} does not rotate queries by halves; use a Llama, Mistral or Qwen model"
             )
-        cos, sin = (part[0].float() for part in module(dtype, positions[None]))
+        # A model spread over several devices rotates on one of them.
+        cos, sin = (part[0].float().to(positions.device) for part in module(dtype, positions[None]))
         return cos, sin
 
     def text(self, token: int) -> str:

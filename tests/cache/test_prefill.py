@@ -89,7 +89,7 @@ def test_sliding_layers_are_outside_the_budget_and_noted(make_model: MakeModel, 
     assert prefilled.shape.full_layers == (0, 2) and prefilled.shape.num_layers == 2
     assert prefilled.shape.notes == ("2 sliding-window layers of 16 tokens keep their own cache, outside the budget",)
     assert prefilled.full_bytes == 2 * 2 * 50 * prefilled.token_bytes
-    assert sorted(prefilled.sliding) == [1, 3] and prefilled.sliding[1].keys.shape[2] == 15
+    assert sorted(prefilled.sliding) == [1, 3] and prefilled.sliding[1].keys.shape[2] == 16
     assert model_shape(make_model().config).notes == ()
 
 

@@ -31,7 +31,8 @@ class GlobalTopK:
         self, scores: Sequence[torch.Tensor], total: int, seq_len: int, reserved: int, profile: HeadScores | None = None
     ) -> Budgets:
         shape = (len(scores), scores[0].shape[0])
-        free = torch.stack([layer.masked_fill(layer == torch.inf, -torch.inf) for layer in scores]).reshape(-1)
+        together = [layer.to(scores[0].device) for layer in scores]  # layers may lie on several devices
+        free = torch.stack([layer.masked_fill(layer == torch.inf, -torch.inf) for layer in together]).reshape(-1)
         best = free.sort(descending=True, stable=True).indices[: max(total - shape[0] * shape[1] * reserved, 0)]
         counts = np.bincount(best.cpu().numpy() // seq_len, minlength=shape[0] * shape[1]).astype(np.float64)
         return integerize(counts.reshape(shape) + reserved, total, seq_len, reserved)

@@ -24,10 +24,15 @@ def ids_of(text):
 
 
 def queries_and_keys(model, ids):
-    """Per layer, post-RoPE, from one pass over all ids without a cache of ours."""
+    """Per layer, post-RoPE, from one pass over all ids without a cache of ours; the scaling, and the model's sinks."""
     prefilled = prefill(model, ids, window=len(ids))
     return [
-        (layer.window_queries.double().numpy(), layer.keys.double().numpy(), layer.scaling)
+        (
+            layer.window_queries.double().numpy(),
+            layer.keys.double().numpy(),
+            layer.scaling,
+            getattr(model.model.layers[layer.layer_idx].self_attn, "sinks", None),
+        )
         for layer in prefilled.layers
     ]
 
@@ -40,26 +45,36 @@ def written_out(model, ids, chunk_size, num_sinks):
         passage = head + ids_of("\n") + chunk
         whole = queries_and_keys(model, torch.tensor(prompt + passage))
         if result is None:
-            result = [np.zeros((keys.shape[0], len(prompt))) for _, keys, _ in whole]
-        sinks = min(num_sinks, start)
-        columns = [*range(sinks), *range(start, start + len(chunk)), *range(len(prompt), len(prompt) + len(passage))]
-        for layer, (queries, keys, scaling) in zip(result, whole, strict=True):
+            result = [np.zeros((keys.shape[0], len(prompt))) for _, keys, *_ in whole]
+        first = range(min(num_sinks, start))
+        columns = [*first, *range(start, start + len(chunk)), *range(len(prompt), len(prompt) + len(passage))]
+        cap = getattr(model.config, "attn_logit_softcapping", None)
+        for layer, (queries, keys, scaling, sinks) in zip(result, whole, strict=True):
             group = len(queries) // len(keys)
             for head in range(len(queries)):
                 for row in range(len(prompt), len(prompt) + len(passage)):
                     visible = [j for j in columns if j <= row]
                     logits = np.array([queries[head, row] @ keys[head // group, j] for j in visible]) * scaling
-                    weights = np.exp(logits - logits.max())
-                    for j, weight in zip(visible, weights / weights.sum(), strict=True):
+                    logits = logits if cap is None else cap * np.tanh(logits / cap)
+                    weights = np.exp(logits)
+                    total = weights.sum() + (0 if sinks is None else np.exp(float(sinks[head])))
+                    for j, weight in zip(visible, weights / total, strict=True):
                         if start <= j < start + len(chunk):
                             layer[head // group, j] = max(layer[head // group, j], weight)
     return result
 
 
+TWO = {"num_hidden_layers": 2}
+FULL = {**TWO, "layer_types": ["full_attention"] * 2}
+
+
 @pytest.mark.parametrize("heads", ["mha", "gqa", "mqa"])
-@pytest.mark.parametrize(("family", "chunk_size", "num_sinks"), [("llama", 64, 4), ("qwen3", 9, 3), ("qwen2", 21, 0)])
+@pytest.mark.parametrize(
+    ("family", "chunk_size", "num_sinks"),
+    [("llama", 64, 4), ("qwen3", 9, 3), ("qwen2", 21, 0), ("gemma2", 9, 3), ("gpt-oss", 9, 3)],
+)
 def test_scores_equal_an_uncached_pass(make_model, prompt, family, heads, chunk_size, num_sinks):
-    model, ids = make_model(family, heads, num_hidden_layers=2), prompt(21)
+    model, ids = make_model(family, heads, **(FULL if family in ("gemma2", "gpt-oss") else TWO)), prompt(21)
     scorer = KVzipScorer(chunk_size, num_sinks)
     prefilled = prefill(model, ids, 1, scorer.observers, Tokenizer())
     for layer, expected in zip(prefilled.layers, written_out(model, ids, chunk_size, num_sinks), strict=True):
