@@ -20,11 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from decode_arms import DYNAMIC, MADE_UP, STATIC, WEIGHTS, Decoding, made_once, time_limit
+from decode_arms import DYNAMIC, MADE_UP, STATIC, WEIGHTS, Decoding, arm_name, backends, made_once, time_limit
 from measuring import Record, Step, Table, in_turns, mib, parser, spread, summary
 from random_models import SHAPES, PlainTokenizer, drawn_prefill, random_ids, random_model, twin
 
 from cokv import probes
+from cokv.cache.attention import choose
 from cokv.cache.attention.attachment import attach
 from cokv.cache.prefill import prefill
 from cokv.methods.method import prefill_requirements
@@ -60,11 +61,13 @@ def measure(decoding: Decoding, kv_budget: int, methods: Sequence[str], args: An
             arms[STATIC] = lambda: go
         except Exception as error:  # a compiler that is missing, a model it cannot follow, too long
             record.leave_out(f"{STATIC} ({where})", " ".join(f"{type(error).__name__}: {error}".split())[:200])
-    for name in methods:
+    ours = [(name, choose.AUTO) for name in methods]
+    ours += [(name, backend) for name in methods if name in MADE_UP for backend in args.attention]
+    for name, backend in ours:
         try:
-            arms[name] = decoding.ragged(name, kv_budget)
+            arms[arm_name(name, backend)] = decoding.ragged(name, kv_budget, backend)
         except CokvError as error:
-            record.leave_out(f"{name} ({where})", str(error))
+            record.leave_out(f"{arm_name(name, backend)} ({where})", str(error))
     if kept:
         arms = {name: made_once(prepare) for name, prepare in arms.items()}
     else:
@@ -84,6 +87,7 @@ def measure(decoding: Decoding, kv_budget: int, methods: Sequence[str], args: An
         "rounds": args.rounds,
         "block": args.block,
         "clock": args.clock,
+        "attention": choose.choose(decoding.model.device, decoding.model.dtype, read.shape.head_dim),
         "caches": "kept" if kept else "made anew each turn",
         "arms": {name: figures(times, name, decoding.bytes.get(name)) for name in arms},
     }
@@ -116,6 +120,7 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
             rows.append([name, spread(row["step_ms"]), *shown, mib(row["cache_bytes"])])
         title = f"{result['prompt']} tokens, batch {result['batch']}, mean budget {result['kv_budget']}"
         note = f"{result['rounds']} rounds in turns of {result['block']} steps, {result['clock']} time"
+        note += f"; attention by {result['attention']} where none is named"
         columns = ("", "ms per step", *RATIOS.values(), "MiB")
         made.append(Table(title, columns, rows, f"{note}; caches {result['caches']}."))
     return made
@@ -128,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options.add_argument("--budget", type=int, nargs="+", default=[128], help="mean slots per KV head")
     options.add_argument("--batch", type=int, nargs="+", default=[1])
     options.add_argument("--methods", nargs="+", default=list(METHODS), help="methods without a profile; even, uneven")
+    options.add_argument("--attention", nargs="*", default=[], help="backends for even, uneven; all: all here")
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--block", type=int, default=4, help="steps of a turn")
     options.add_argument("--static", action="store_true", help="also StaticCache under torch.compile")
@@ -141,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     methods = tuple(dict.fromkeys(("full", "snapkv", *args.methods)))
     model = random_model(args.shape, args.device, getattr(torch, args.dtype))
     plain = twin(model)
+    args.attention = backends(model) if args.attention == ["all"] else args.attention
     attach(model)
     record = Record("decode", arguments, args.out, shape=args.shape, dtype=args.dtype, drawn=args.drawn)
     window, observers = prefill_requirements([get_method(name) for name in methods if name not in MADE_UP])

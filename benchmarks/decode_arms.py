@@ -13,11 +13,13 @@ from random_models import uneven_selection
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from cokv import probes
+from cokv.cache.attention import choose
 from cokv.cache.cache import RaggedCache
 from cokv.cache.compat import cache_argument
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import Prefill
 from cokv.methods.registry import get_method
+from cokv.model.shape import model_shape
 from cokv.types import Selection
 
 DYNAMIC, STATIC, WEIGHTS = "DynamicCache", "StaticCache, compiled", "weights"
@@ -64,8 +66,8 @@ class Decoding:
         self.bytes[STATIC] = probes.storage_bytes(t for x in cache.layers for t in (x.keys, x.values))
         return self.step(compiled, cache, tokens)
 
-    def ragged(self, name: str, kv_budget: int) -> Callable[[], Step]:
-        """Raises CokvError where the method cannot meet the budget on this prompt."""
+    def ragged(self, name: str, kv_budget: int, attention: str = choose.AUTO) -> Callable[[], Step]:
+        """attention: name of a backend. Raises CokvError where the method cannot meet the budget on this prompt."""
         read, shape = self.read, self.read.shape
         policy: Any = Grow()
         if name == "uneven":
@@ -78,9 +80,11 @@ class Decoding:
             selection = method.select(read, budget)
             policy = method.bound_policy(budget, read.seq_len, shape.num_layers, shape.num_kv_heads)
 
+        attend, arm = choose.attend_of(attention), arm_name(name, attention)
+
         def prepare() -> Step:
-            cache = RaggedCache.of(read, [selection] * self.batch, [policy] * self.batch)
-            self.bytes[name] = sum(row.bytes + row.host_bytes for row in cache.held())
+            cache = RaggedCache.of(read, [selection] * self.batch, [policy] * self.batch, attend=attend)
+            self.bytes[arm] = sum(row.bytes + row.host_bytes for row in cache.held())
             return self.step(self.model, cache, read.seq_len)
 
         return prepare
@@ -95,6 +99,17 @@ class Decoding:
     def bytes_read(self, size: int) -> Step:
         buffer = torch.ones(max(size // 4, 1), dtype=torch.float32, device=self.plain.device)
         return lambda: buffer.sum()
+
+
+def arm_name(name: str, attention: str) -> str:
+    return name if attention == choose.AUTO else f"{name} by {attention}"
+
+
+def backends(model: PreTrainedModel) -> list[str]:
+    """Names of the attention backends that this machine has for this model's keys; not the slow reference."""
+    head_dim = model_shape(model.config).head_dim
+    fit = [b.name for b in choose.describe_backends() if b.available and b.name != "reference"]
+    return [n for n in fit if choose.get_backend(n).refusal(model.device, model.dtype, head_dim) is None]
 
 
 def _plain_sum(tensor: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,7 @@ DEVICE = torch.device("cuda:0")
 MODE = FakeTensorMode()
 HEADS, KV_HEADS, DIM = 32, 8, 128
 METHODS = ("full", "snapkv", "adakv", "streamingllm", "h2o", "tova", "cake", "scissorhands")
-BACKENDS = ("buckets", "varlen", "flash", "triton")
+BACKENDS = ("auto", "buckets", "varlen", "flash", "triton")
 NO_KERNEL = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "lift_fresh", "_unsafe_view", "pin_memory")
 ASKING = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim")
 GATHERS = ("index", "index_select", "gather", "embedding")
@@ -111,6 +111,21 @@ def _by_mask(name: str, args: Any) -> bool:
     )
 
 
+class Asked(Exception):
+    """The host asked the device for a number."""
+
+
+def _asking(name: str) -> Any:
+    of_host = getattr(torch.Tensor, name)
+
+    def ask(tensor: torch.Tensor, *arguments: Any) -> Any:
+        if tensor.device.type == "cuda":
+            raise Asked(name)
+        return of_host(tensor, *arguments)
+
+    return patch.object(torch.Tensor, name, ask)
+
+
 @contextmanager
 def with_gpu(kernels: Any) -> Iterator[None]:
     """As if this machine had a GPU and the libraries for it, as far as our own code asks."""
@@ -122,6 +137,8 @@ def with_gpu(kernels: Any) -> Iterator[None]:
         stack.enter_context(patch.object(triton_decode, "_processors", lambda device: PROCESSORS))
         stack.enter_context(patch.object(flash, "_forward", lambda: _flash_shapes))
         stack.enter_context(patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor))
+        for name in ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy"):
+            stack.enter_context(_asking(name))
         stack.enter_context(patch.object(torch.Tensor, "__getitem__", _getitem))
         stack.enter_context(patch.object(torch.Tensor, "__setitem__", _setitem))
         stack.enter_context(patch.object(torch.Tensor, "__invert__", lambda tensor: torch.ops.aten.bitwise_not(tensor)))
@@ -191,7 +208,7 @@ def filled(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: 
     model = _model()
     ids = torch.randint(0, 100, (rows, prompt_tokens), generator=torch.Generator().manual_seed(0))
     chosen = cokv.get_method(method)
-    small = {"window_size": 32} if "window_size" in chosen.parameters else {}
+    small = {"window_size": min(32, kv_budget // 2)} if "window_size" in chosen.parameters else {}
     cache = cokv.compress(model, method, kv_budget if chosen.takes_budget else None, attention="reference", **small)
     with torch.no_grad():
         for new in (ids, ids[:, :1]):  # the first step may lay storage out anew
@@ -199,7 +216,8 @@ def filled(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: 
     layer = cache.ragged_layers[0]
     assert layer.rows is not None
     held = cache.memory().tokens_held * 2 * DIM * 2
-    layer.backend = type(layer.backend)(choose._module(backend).attend)
+    attend = choose.attend if backend == choose.AUTO else choose._module(backend).attend
+    layer.backend = type(layer.backend)(attend)
     for _, part in layer.parts:
         part.store.backend = layer.backend  # type: ignore[attr-defined]
     return layer, held
@@ -225,14 +243,13 @@ def count(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: i
     with MODE:
         queries = torch.empty(rows, HEADS, 1, DIM, dtype=torch.bfloat16, device=DEVICE)
         keys, values = (torch.empty(rows, KV_HEADS, 1, DIM, dtype=torch.bfloat16, device=DEVICE) for _ in range(2))
-        for warm in (True, False):  # what is made once for a layout of storage is made in the first
-            counter.names, counter.bytes, counter.waits = [], 0, []
-            try:
-                with with_gpu(Kernels(counter)), torch.no_grad(), counter:
-                    layer.attend(queries, keys, values, DIM**-0.5)
-            except (DataDependentOutputException, DynamicOutputShapeException) as error:
-                return {"waits": [*counter.waits, str(error.func)], "stopped": True}
-            del warm
+        try:
+            with with_gpu(Kernels(counter)), torch.no_grad(), counter:
+                layer.attend(queries, keys, values, DIM**-0.5)  # makes what is made once for a layout of storage
+                counter.names, counter.bytes, counter.waits = [], 0, []
+                layer.attend(queries, keys, values, DIM**-0.5)
+        except (DataDependentOutputException, DynamicOutputShapeException, Asked) as error:
+            return {"waits": [*counter.waits, str(getattr(error, "func", error))], "stopped": True}
     return {
         "launches": len(counter.names),
         "mib": counter.bytes / 2**20,

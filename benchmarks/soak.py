@@ -5,11 +5,12 @@
     python benchmarks/soak.py --steps 20000 --turns 5000 --shape llama-3-8b --device cuda --dtype bfloat16
 
 Stored bytes, allocated bytes and the process's resident size are sampled a hundred times after the first hundredth of
-the steps. All keys and values that the model ever makes are recorded beside the cache (in memory taken before the
-first sample). At ten places a cache is made anew from that dense history, holding what the soaked one holds, and both
-read the same token: their logits are compared. StreamingLLM's tokens are known in closed form; of the others' each
-stored key and value must be the history's at the position that the rule has noted. Turns reset one cache again and
-again; the same prompt must have the same logits in every turn, to the bit. Random weights."""
+the steps. All keys and values that the model ever makes are recorded beside the cache (in memory taken before the first
+sample). At ten places a cache is made anew from that dense history, holding what the soaked one holds, and both read
+the same token: their logits are compared. StreamingLLM's tokens are known in closed form; of the others' each stored
+key and value must be the history's at the position that the rule has noted. Turns reset one cache again and again; the
+same prompt must have the same logits in every turn, to the bit. Random weights.
+"""
 
 from __future__ import annotations
 

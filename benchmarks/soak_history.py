@@ -51,7 +51,7 @@ class History:
         return RaggedCache.of(read, [Selection(positions, counts, tokens)])
 
     def kept(self, cache: RaggedCache) -> Kept:
-        """The positions that a rule by attention says its heads hold; every slot has its position's numbers."""
+        """What a rule by attention says its heads hold. Every slot must have the very numbers of its position."""
         found: dict[tuple[int, int], list[int]] = {}
         layer: Any
         for place, layer in enumerate(cache.ragged_layers):

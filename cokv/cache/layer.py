@@ -173,8 +173,8 @@ class RaggedLayer(Layer):
             )
         if not self.rows.can_crop:
             raise CokvError(
-                "crop: a cache that evicts, packs or pages tokens while decoding cannot give back what it dropped; use "
-                "a method that only grows (such as snapkv or full) for assisted and prompt-lookup decoding"
+                "crop: a cache that packs tokens or evicted some while decoding cannot give back what it dropped; "
+                "use one that only grows (such as snapkv or full) for assisted and prompt-lookup decoding"
             )
 
     # ---- rows
@@ -232,7 +232,8 @@ class RaggedLayer(Layer):
         if name != choose.AUTO or not self.is_initialized:
             return name
         width = self.shape.head_dim if self.shape is not None else 0
-        return choose.choose(self.device, self.dtype, width, self.backend.softcap)
+        weights = any(getattr(store, "wants_weights", False) for _, store in self.parts)
+        return choose.choose(self.device, self.dtype, width, self.backend.softcap, weights)
 
     @property
     def stored_tokens(self) -> int:

@@ -60,7 +60,7 @@ class FutureImportance:
         num_kv_heads = view.keys.shape[0]
         weight = view.parts.output_weight(view.layer_idx, num_heads, head_dim).float()
         by_kv_head = weight.view(num_kv_heads, -1, head_dim, weight.shape[-1])
-        step = at_once(num_heads * weight.shape[-1])
+        step = at_once(num_heads * weight.shape[-1], weight.device)
         pieces = [
             (view.values[:, None, at : min(at + step, self.seq_len)].float() @ by_kv_head).norm(dim=-1)
             for at in range(0, self.seq_len, step)

@@ -24,8 +24,12 @@ RUNS = {
 }
 
 
+ATTENTION = ["--clock", "cpu", "--rounds", "1", "--block", "1", "--case", "300", "64", "1"]
+
+
 def run(name: str, out: Path) -> dict:
-    record = importlib.import_module(name).main([*TINY, *RUNS[name], "--out", str(out)])
+    arguments = ATTENTION if name == "ragged_attention" else [*TINY, *RUNS[name]]
+    record = importlib.import_module(name).main([*arguments, "--out", str(out)])
     written = json.loads(out.read_text())
     assert written == json.loads(json.dumps(record)), "what is written is what was measured"
     assert measuring.page(written) == out.with_suffix(".md").read_text(), "the page is made from the file alone"
@@ -35,13 +39,13 @@ def run(name: str, out: Path) -> dict:
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("results")
-    return {name: run(name, folder / f"{name}.json") for name in RUNS}
+    return {name: run(name, folder / f"{name}.json") for name in (*RUNS, "ragged_attention")}
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_record_says_how_and_on_what_it_was_made(records, name):
     record = records[name]
-    assert record["command"].startswith(f"python benchmarks/{name}.py --shape tiny")
+    assert record["command"].startswith(f"python benchmarks/{name}.py --")
     assert record["machine"]["system"] and record["versions"]["torch"] and record["results"]
     assert all(math.isfinite(x) for x in numbers(record["results"]))
     page = measuring.page(record)
@@ -64,6 +68,12 @@ def test_decode_has_every_arm_and_its_bound(records):
         assert name == "weights" or (arm["to_bound"]["median"] > 0 and arm["cache_bytes"] > 0)
     full, kept = (result["arms"][name]["cache_bytes"] for name in ("full", "snapkv"))
     assert kept / full == pytest.approx(64 / 140)
+
+
+def test_every_backend_that_is_here_is_timed(records):
+    uneven, even = records["ragged_attention"]["results"]
+    assert (uneven["budgets"], even["budgets"]) == ("uneven", "even")
+    assert {"bound", "reference", "buckets", uneven["chosen"], "full cache"} <= set(uneven["arms"])
 
 
 def test_prefill_says_which_methods_it_leaves_out(records):

@@ -41,6 +41,7 @@ MODULES = {
 }
 EVERYWHERE = ("reference", "buckets")  # serve any device, dtype and head_dim, and need nothing but torch
 ORDER = {"cpu": ("compiled", "sdpa"), "cuda": ("varlen", "flash", "triton", "buckets")}  # elsewhere: buckets
+GIVE_WEIGHTS = ("compiled", "triton")
 USES = {
     "reference": "checks, on any device",
     "buckets": "any device and dtype, with torch alone",
@@ -115,9 +116,15 @@ def describe_backends() -> list[Described]:
 
 
 @cache
-def choose(device: torch.device, dtype: torch.dtype, head_dim: int, softcap: float | None = None) -> str:
-    """The name of the backend that answers, where none is named, for keys of this kind."""
-    for name in ORDER.get(device.type, ()):
+def choose(
+    device: torch.device, dtype: torch.dtype, head_dim: int, softcap: float | None = None, weights: bool = False
+) -> str:
+    """The name of the backend that answers, where none is named, for keys of this kind.
+
+    weights: for steps whose attention weights are wanted, by rules that evict by them: those that give them come first.
+    """
+    order = ORDER.get(device.type, ())
+    for name in sorted(order, key=lambda name: weights and name not in GIVE_WEIGHTS):
         if missing(name) is None and get_backend(name).refusal(device, dtype, head_dim, softcap) is None:
             return name
     return "buckets"
@@ -150,12 +157,17 @@ def name_of(function: Attend) -> str:
 
 @cache
 def step_of(
-    function: Attend, device: torch.device, dtype: torch.dtype, head_dim: int, softcap: float | None
+    function: Attend,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    softcap: float | None,
+    weights: bool = False,
 ) -> Step | None:
     """What stores a step's tokens and attends them in one call, as `compiled.step`; None where the backend has none."""
     name = name_of(function)
     if name == AUTO:
-        name = choose(device, dtype, head_dim, softcap)
+        name = choose(device, dtype, head_dim, softcap, weights)
     if name not in MODULES or get_backend(name).refusal(device, dtype, head_dim, softcap) is not None:
         return None
     step: Step | None = getattr(_module(name), "step", None)

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-
-import torch
 
 from cokv.model.device import sent as sent
 
-STEPS = 32  # lengths are read back from the device after so many steps in which some segments may not have grown
+NO_CAP = sys.maxsize
 
 
 class Bounds:
-    """How many tokens each segment has at most."""
+    """How many tokens each segment has at most: it grows by one a step, up to its cap."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
-        self.lengths, self.steps, self.uncertain = list(lengths), 0, 0
+        self.lengths, self.caps, self.steps = list(lengths), [NO_CAP] * len(lengths), 0
 
     @property
     def at_most(self) -> list[int]:
         """One number per segment."""
-        return [n + self.steps for n in self.lengths]
+        return [min(n + self.steps, cap) for n, cap in zip(self.lengths, self.caps, strict=True)]
 
-    def appended(self, lengths: torch.Tensor, all_grow: bool) -> None:
-        """One token went to every segment, of which some may have dropped one: int64 [segments], what they have now."""
+    def cap(self, segment: int, tokens: int) -> None:
+        """This segment never has more than so many."""
+        self.caps[segment] = tokens
+
+    def appended(self) -> None:
+        """One token went to every segment, of which some may have dropped one."""
         self.steps += 1
-        self.uncertain += not all_grow
-        if self.uncertain == STEPS:
-            self.lengths, self.steps, self.uncertain = lengths.tolist(), 0, 0
 
     def dropped(self, count: int) -> None:
         """Every segment has dropped its newest `count` tokens."""
         self.steps -= count
 
     def select(self, segments: Sequence[int]) -> None:
-        self.lengths = [self.lengths[segment] for segment in segments]
+        self.lengths, self.caps = ([part[segment] for segment in segments] for part in (self.lengths, self.caps))

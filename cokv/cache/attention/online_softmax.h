@@ -8,6 +8,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16
 #define BLOCK 32
@@ -29,13 +33,20 @@ INLINE void store(float *to, floats from) { memcpy(to, &from, sizeof from); }
 
 INLINE floats all(float number) { return number - (floats){0}; }
 
+INLINE floats choose(ints which, floats yes, floats no) {
+    return (floats)((which & (ints)yes) | (~which & (ints)no));
+}
+
+#ifdef __AVX512F__ /* what gcc does not find by itself */
+INLINE float sum(floats x) { return _mm512_reduce_add_ps((__m512)x); }
+INLINE float largest(floats x) { return _mm512_reduce_max_ps((__m512)x); }
+#else
 INLINE float sum(floats x) {
-    float parts[LANES], total = 0;
+    float parts[LANES];
     store(parts, x);
     for (int width = LANES / 2; width; width /= 2)
         for (int i = 0; i < width; i++) parts[i] += parts[i + width];
-    total = parts[0];
-    return total;
+    return parts[0];
 }
 
 INLINE float largest(floats x) {
@@ -45,10 +56,7 @@ INLINE float largest(floats x) {
         for (int i = 0; i < width; i++) parts[i] = parts[i] > parts[i + width] ? parts[i] : parts[i + width];
     return parts[0];
 }
-
-INLINE floats choose(ints which, floats yes, floats no) {
-    return (floats)((which & (ints)yes) | (~which & (ints)no));
-}
+#endif
 
 /* exp of what is not positive, within 2 units in the last place; below exp(-87) zero. */
 INLINE floats exponential(floats x) {
@@ -90,6 +98,13 @@ INLINE void widen(const void *from, int dtype, int64_t offset, int64_t count, fl
             memcpy(to + i, &wide, 4);
         }
     }
+}
+
+/* The same, or where they lie if they are float32. */
+INLINE const float *widened_or_there(const void *from, int dtype, int64_t offset, int64_t count, float *to) {
+    if (dtype == FLOAT32) return (const float *)from + offset;
+    widen(from, dtype, offset, count, to);
+    return to;
 }
 
 /* Of each row: the largest logit, the sum, and where the weighted values are, `stride` numbers a row. */
@@ -161,6 +176,14 @@ INLINE void dense_values(const float *weights, int rows, const float *tokens, in
         default: { enum { R = 8 }; call; break; } \
     }
 
+/* `count` tokens from `slot` on, `stride` numbers each: where they lie, or widened into scratch, whose rest is zero. */
+INLINE const float *tokens_from(const void *from, int dtype, int64_t slot, int count, int64_t dim, float *scratch) {
+    const int64_t stride = padded(dim);
+    if (stride == dim) return widened_or_there(from, dtype, slot * dim, count * dim, scratch);
+    for (int t = 0; t < count; t++) widen(from, dtype, (slot + t) * dim, dim, scratch + t * stride);
+    return scratch;
+}
+
 /* Attention of some rows (8 at most) over a stretch of `length` tokens from slot `start` on, added to what they have. */
 static void attend_dense(
     const float *queries, int rows, const void *keys, const void *values, int dtype, int64_t start, int64_t length,
@@ -169,11 +192,11 @@ static void attend_dense(
     const int64_t stride = padded(dim);
     for (int64_t first = 0; first < length; first += BLOCK) {
         const int count = length - first < BLOCK ? (int)(length - first) : BLOCK;
-        for (int t = 0; t < count; t++) widen(keys, dtype, (start + first + t) * dim, dim, scratch + t * stride);
-        FOR_ROWS(rows, dense_rows(queries, R, scratch, count, stride, logits));
+        const float *tokens = tokens_from(keys, dtype, start + first, count, dim, scratch);
+        FOR_ROWS(rows, dense_rows(queries, R, tokens, count, stride, logits));
         take_logits(state, logits, rows, count, softcap, out, stride);
-        for (int t = 0; t < count; t++) widen(values, dtype, (start + first + t) * dim, dim, scratch + t * stride);
-        FOR_ROWS(rows, dense_values(logits, R, scratch, count, stride, out));
+        tokens = tokens_from(values, dtype, start + first, count, dim, scratch);
+        FOR_ROWS(rows, dense_values(logits, R, tokens, count, stride, out));
     }
 }
 

@@ -10,16 +10,14 @@
 
 #include "online_softmax.h"
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
+#define WIDEST 256 /* channels of a head that the fast path takes */
 
 typedef struct {
     int64_t bits, counts, places, key_codes, key_low, key_step, value_codes, value_low, value_step; /* addresses */
 } pool_of;
 
 INLINE ints widened(const uint8_t *codes) {
-#ifdef __AVX512F__ /* which gcc does not find by itself */
+#ifdef __AVX512F__
     return (ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
 #else
     int32_t wide[LANES];
@@ -48,12 +46,6 @@ INLINE void unpack32(const uint8_t *codes, int bits, floats *first, floats *seco
     }
 }
 
-/* Where number i of 32 is in that order. */
-INLINE int placed(int i, int bits) {
-    const int per_byte = 8 / bits;
-    return i % per_byte * (32 / per_byte) + i / per_byte;
-}
-
 INLINE void packed_logits(
     const float *queries, int rows, const uint8_t *codes, int bits, const float *low, const float *step, int64_t dim,
     float *scaled, float *logits
@@ -63,7 +55,7 @@ INLINE void packed_logits(
         floats rest = all(0);
         for (int64_t d = 0; d < dim; d += LANES) {
             const floats q = load(queries + r * dim + d);
-            store(scaled + r * dim + d, q * load(step + d));
+            store(scaled + r * WIDEST + d, q * load(step + d));
             rest += q * load(low + d);
         }
         sums[r][0] = sums[r][1] = all(sum(rest));
@@ -72,7 +64,7 @@ INLINE void packed_logits(
         floats first, second;
         unpack32(codes + d * 4 * bits, bits, &first, &second);
         for (int r = 0; r < rows; r++) {
-            const float q = scaled[r * dim + d];
+            const float q = scaled[r * WIDEST + d];
             sums[r][0] += first * q;
             sums[r][1] += second * q;
         }
@@ -113,20 +105,38 @@ INLINE void packed_values(
     }
 }
 
+#if defined(__GNUC__) && !defined(__clang__)
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#else
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#endif
+
 /* `count` rows of 32 numbers from the order of shifts into their own. */
 INLINE void reorder(float *numbers, int64_t count, int bits) {
-    for (int64_t r = 0; r < count; r++, numbers += 32) {
-        float natural[32];
-        for (int i = 0; i < 32; i++) natural[i] = numbers[placed(i, bits)];
-        memcpy(numbers, natural, sizeof natural);
+    for (int64_t r = 0; r < count && bits < 8; r++, numbers += 32) {
+        const floats a = load(numbers), b = load(numbers + LANES);
+        if (bits == 4) {
+            store(numbers, PICK(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+            store(numbers + LANES, PICK(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+        } else {
+            store(numbers, PICK(a, b, 0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27));
+            store(numbers + LANES, PICK(a, b, 4, 12, 20, 28, 5, 13, 21, 29, 6, 14, 22, 30, 7, 15, 23, 31));
+        }
     }
 }
 
 /* Of a group of 32 tokens [32, parts] -> [parts, 32]. */
-INLINE void widen_by_part(const void *from, int dtype, int64_t offset, int64_t parts, float *scratch, float *to) {
-    widen(from, dtype, offset, 32 * parts, scratch);
+INLINE void by_part(const float *from, int64_t parts, float *to) {
+    if (parts == 2) {
+        for (int i = 0; i < 2; i++) {
+            const floats a = load(from + i * 32), b = load(from + i * 32 + LANES);
+            store(to + i * LANES, PICK(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30));
+            store(to + 32 + i * LANES, PICK(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
+        }
+        return;
+    }
     for (int64_t part = 0; part < parts; part++)
-        for (int t = 0; t < 32; t++) to[part * 32 + t] = scratch[t * parts + part];
+        for (int t = 0; t < 32; t++) to[part * 32 + t] = from[t * parts + part];
 }
 
 #define OF_WIDTH(bits, call) \
@@ -138,19 +148,21 @@ static void attend_groups_of_32(
     float softcap, float *scratch, float *logits, row_state *state, float *out
 ) {
     const int64_t parts = dim / 32, bits = pool->bits, size = dim * 4 * bits;
-    float *low = scratch, *step = low + dim, *scaled = step + dim;
+    float *low_space = scratch, *step_space = low_space + dim, *scaled = step_space + dim;
     for (int64_t i = 0; i < groups; i++) {
-        const int64_t place = places[i];
-        widen((const void *)pool->key_low, dtype, place * dim, dim, low);
-        widen((const void *)pool->key_step, dtype, place * dim, dim, step);
+        const int64_t place = places[i], at = place * dim;
+        const float *low = widened_or_there((const void *)pool->key_low, dtype, at, dim, low_space);
+        const float *step = widened_or_there((const void *)pool->key_step, dtype, at, dim, step_space);
         const uint8_t *codes = (const uint8_t *)pool->key_codes + place * size;
         OF_WIDTH(bits, FOR_ROWS(rows, packed_logits(queries, R, codes, B, low, step, dim, scaled, logits)));
         take_logits(state, logits, rows, BLOCK, softcap, out, dim);
         OF_WIDTH(bits, reorder(logits, rows, B));
-        widen_by_part((const void *)pool->value_low, dtype, place * dim, parts, scaled, low);
-        widen_by_part((const void *)pool->value_step, dtype, place * dim, parts, scaled, step);
+        low = widened_or_there((const void *)pool->value_low, dtype, at, dim, scaled);
+        by_part(low, parts, low_space);
+        step = widened_or_there((const void *)pool->value_step, dtype, at, dim, scaled);
+        by_part(step, parts, step_space);
         codes = (const uint8_t *)pool->value_codes + place * size;
-        OF_WIDTH(bits, FOR_ROWS(rows, packed_values(logits, R, codes, B, low, step, dim, scaled, out)));
+        OF_WIDTH(bits, FOR_ROWS(rows, packed_values(logits, R, codes, B, low_space, step_space, dim, scaled, out)));
     }
     OF_WIDTH(bits, reorder(out, rows * parts, B));
 }
@@ -230,7 +242,7 @@ static void segment(const call *c, int64_t s, const int64_t *before, float *scra
         for (int64_t p = 0; p < c->num_pools; p++) {
             const pool_of *pool = c->pools + p;
             const int64_t groups = ((const int64_t *)pool->counts)[s], *places = (const int64_t *)pool->places + before[p];
-            if (groups && c->group == 32 && c->channels == 32)
+            if (groups && c->group == 32 && c->channels == 32 && dim <= WIDEST)
                 attend_groups_of_32(
                     pool, places, groups, mine, rows, dim, c->dtype, c->softcap, scratch, logits, state, sums
                 );

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeGuard, runtime_checkable
 
 import torch
 
@@ -105,6 +105,11 @@ class ReadsKinds(Protocol):
 
     def begun(self, kinds: torch.Tensor) -> torch.Tensor:
         """A new token's memory by its kind, see scorers/token_kinds.py: int64 [heads] -> [heads, numbers]."""
+
+
+def reads_kinds(rule: object) -> TypeGuard[ReadsKinds]:
+    """What `isinstance` says, which takes as long as a step of a rule: for every layer and step."""
+    return hasattr(rule, "begun")
 
 
 def newest(positions: torch.Tensor, count: int, known: Known = NOTHING) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from cokv.cache.attention.backend import softcap_of
 from cokv.cache.attention.weights import weights as weights_by_lse
-from cokv.cache.policies.protocol import EvictsByAttention, FullHeads, Known, ReadsKinds
+from cokv.cache.policies.protocol import EvictsByAttention, FullHeads, Known, reads_kinds
 from cokv.cache.storage.ragged import RaggedStorage
 from cokv.types import CokvError
 
@@ -90,7 +90,7 @@ class AttentionEvictor:
 
     def begins(self, store: RaggedStorage, kinds: torch.Tensor | None) -> None:
         """A token will go into each hole. kinds: int64 [segments of the store], where they are known."""
-        if isinstance(self.rule, ReadsKinds) and kinds is None:
+        if reads_kinds(self.rule) and kinds is None:
             raise CokvError(
                 f"{type(self.rule).__name__} must know which tokens are read, and got no ids; run the model "
                 "itself with input_ids, not a part of it"
@@ -102,7 +102,7 @@ class AttentionEvictor:
         where = self.hole[:, None]
         self.positions.scatter_(1, where, self.next[:, None])
         column = where[..., None].expand(-1, -1, self.memory.shape[2])
-        if isinstance(self.rule, ReadsKinds):
+        if reads_kinds(self.rule):
             assert kinds is not None
             begun = self.rule.begun(kinds[self.segments])
             self.memory.scatter_(1, column, begun[:, None].to(self.memory.dtype))
@@ -174,7 +174,7 @@ class AttentionEvictor:
                 self.next,
                 self.hole,
                 store.lengths,
-                kinds if isinstance(self.rule, ReadsKinds) else None,
+                kinds if reads_kinds(self.rule) else None,
                 self.heads,
                 self.step,
                 self._known(),

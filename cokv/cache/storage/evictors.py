@@ -44,7 +44,7 @@ class OldestEvictor:
     def next_places(self, store: RaggedStorage) -> torch.Tensor:
         """Where the next tokens go, of a store whose segments it watches all, and which are full: int64 [segments]."""
         places = self.oldest()
-        self.evicted = self.evicted + 1
+        self.evicted += 1  # in place, where a recorded step finds it
         return places
 
     def place(
@@ -64,9 +64,14 @@ class OldestEvictor:
         lengths = store.lengths[self.segments]
         full = lengths >= self.limits
         places[self.segments], grows[self.segments] = torch.where(full, self.oldest(), lengths), ~full
-        self.evicted = self.evicted + full
+        self.evicted += full
         assert self.wait is not None
         self.wait -= 1
+
+    @property
+    def dropped_nothing(self) -> bool:
+        """So far; waits for the device."""
+        return not bool(self.evicted.any())
 
     def attended(self, store: RaggedStorage, queries: torch.Tensor, lse: torch.Tensor, scaling: float) -> None:
         """Nothing: it makes room before."""

@@ -64,6 +64,10 @@ class HostPages:
         if self._copied is not None:
             self._copied.synchronize()
 
+    def keep(self, counts: torch.Tensor) -> None:
+        """Forgets all but the first pages of each segment; counts int64 [segments]."""
+        self.index[torch.arange(self.index.shape[1]) >= counts.cpu()[:, None]] = -1
+
     def select(self, segments: torch.Tensor) -> None:
         """Segment i becomes old segment segments[i], which may be taken twice: pages are shared."""
         self.index = self.index[segments.cpu()]

@@ -65,7 +65,15 @@ class PlainRows:
                 if policy.limit is not None or lengths[segment] < seq_lens[row]:
                     watched.append((segment, policy.limit or max(lengths[segment], 1), policy.num_sinks))
         if watched:
-            self.evictors.append(OldestEvictor(*sent(torch.tensor(watched), self.store.device).unbind(1)))
+            evictor = OldestEvictor(*sent(torch.tensor(watched), self.store.device).unbind(1))
+            evictor.wait = max(limit - lengths[segment] for segment, limit, _ in watched)
+            self.evictors.append(evictor)
+            for segment, limit, _ in watched:
+                self._cap(segment, limit)
+
+    def _cap(self, segment: int, limit: int) -> None:
+        """A segment is watched: it has one more while a token is read, or a token of the prompt is still expected."""
+        self.bounds.cap(segment, max(limit, 1) + 1)
 
     def _compensate(self, views: Sequence[PrefillLayer], kept: Kept, stored: Kept, policies: Sequence[Plain]) -> None:
         watched, means = [], []
@@ -77,6 +85,8 @@ class PlainRows:
                     dropped = view.keys.shape[1] - rest.numel()
                     watched.append((row * self.heads + head, rest.numel(), policy.num_sinks, dropped))
                     means.append([mean_of_dropped(tokens[head], rest) for tokens in (view.keys, view.values)])
+        for segment, limit, *_ in watched:
+            self._cap(segment, limit)
         if watched:
             segments, limits, sinks, counts = torch.tensor(watched, device=self.store.device).unbind(1)
             keys, values = (torch.stack(part) for part in zip(*means, strict=True))
@@ -114,6 +124,8 @@ class PlainRows:
         device = self.store.device
         for part in (part for part in parts if len(part)):
             some = part.tolist()
+            for segment, limit in zip(segments[part].tolist(), limits[part].tolist(), strict=True):
+                self._cap(segment, limit)
             self.evictors.append(
                 AttentionEvictor(
                     rule,
@@ -187,7 +199,7 @@ class PlainRows:
         result = store.step(queries, keys, values, scaling, places, grows, needs_lse, weights, bounds)
         if result is None:
             store.append(keys, values, places, grows)
-        self.bounds.appended(store.lengths, all_grow=not self.evictors)
+        self.bounds.appended()
         return (*result, weights) if result else (*self._over_stored(queries, scaling), None)
 
     def _over_stored(self, queries: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,7 +228,7 @@ class PlainRows:
     def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         places, grows = self._places(None)
         self.store.append(keys, values, places, grows)
-        self.bounds.appended(self.store.lengths, all_grow=not self.evictors)
+        self.bounds.appended()
 
     def _next_kinds(self) -> torch.Tensor | None:
         """Of the next token of every segment: int64 [segments], where they are known."""
@@ -224,6 +236,11 @@ class PlainRows:
             return None
         kinds, self.kinds = self.kinds[:, 0].repeat_interleave(self.heads).to(self.store.device), self.kinds[:, 1:]
         return kinds
+
+    @property
+    def wants_weights(self) -> bool:
+        """Whether a rule evicts by a step's attention weights."""
+        return any(isinstance(evictor, AttentionEvictor) for evictor in self.evictors)
 
     def _evictor_of_all(self) -> AttentionEvictor | None:
         """The rule that drops a token of every segment with the next step, where all have one length: then a step has
@@ -234,7 +251,7 @@ class PlainRows:
             return None
         whole = evictor.watches_all(store) and evictor.even and evictor.full
         attend = store.backend.attend if isinstance(store.backend, Backend) else store.backend
-        return evictor if whole and attend in EVEN and store.fits and not store.has_step else None
+        return evictor if whole and attend in EVEN and store.fits and not store.gives_weights else None
 
     def _attend_full(
         self,
@@ -294,9 +311,15 @@ class PlainRows:
             picked = place[segments]
             evictor.select(picked[picked >= 0], (picked >= 0).nonzero()[:, 0])
 
+    def replayed(self) -> None:
+        """A step was made on the device alone, see decode/graphed.py: notes on the host what it did."""
+        self.store.room -= 1
+        self.bounds.appended()
+
     @property
     def can_crop(self) -> bool:
-        return not self.evictors
+        """Rules by attention have noted what the newest tokens attended to, which no crop takes back."""
+        return all(isinstance(evictor, OldestEvictor) and evictor.dropped_nothing for evictor in self.evictors)
 
     def crop(self, count: int) -> None:
         self.store.drop_newest(count)

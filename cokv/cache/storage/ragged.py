@@ -86,7 +86,7 @@ class RaggedStorage:
         self.make_room()
         slots = self.starts + (self.lengths if places is None else places)
         self.k[slots], self.v[slots] = keys, values
-        self.lengths = self.lengths + (1 if grows is None else grows)
+        self.lengths += 1 if grows is None else grows
         self.room -= 1
 
     def step(
@@ -106,7 +106,7 @@ class RaggedStorage:
         weights: float32 [segments, rows, width], is filled with the attention weights of segments of at most so many
         tokens. at_most: bounds of the lengths before it, see reference.attend.
         """
-        step = self._one_call
+        step = self._one_call(weights is not None)
         if step is None:
             return None
         self.make_room()
@@ -117,15 +117,14 @@ class RaggedStorage:
         self.room -= 1
         return result
 
-    @property
-    def _one_call(self) -> Step | None:
+    def _one_call(self, weights: bool) -> Step | None:
         attend = self.backend.attend if isinstance(self.backend, Backend) else self.backend
-        return step_of(attend, self.device, self.dtype, self.widths[1], softcap_of(self.backend))
+        return step_of(attend, self.device, self.dtype, self.widths[1], softcap_of(self.backend), weights)
 
     @property
-    def has_step(self) -> bool:
-        """Whether `step` does anything."""
-        return self._one_call is not None
+    def gives_weights(self) -> bool:
+        """Whether `step` does anything, and fills weights."""
+        return self._one_call(True) is not None
 
     def drop_newest(self, count: int) -> None:
         """Every segment forgets its newest `count` tokens."""

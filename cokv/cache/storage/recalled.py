@@ -218,10 +218,24 @@ class RecalledRows:
             )
             self.rows = torch.arange(len(segments), device=segments.device)
 
-    can_crop = False
+    can_crop = True
 
     def crop(self, count: int) -> None:
-        raise AssertionError("tokens that were packed or paged away do not come back one by one")
+        """No page is lost: one that the newest tokens have left behind is the newest again."""
+        page, before = self.policy.page, self.filled
+        tokens = self.counts * page + self.filled - count
+        again = tokens < self.counts * page
+        self.counts, self.filled = tokens // page, tokens % page
+        segments = (again & (self.filled > 0)).nonzero()[:, 0]
+        if len(segments):
+            slots = self.starts[segments, None] + torch.arange(page, device=segments.device)
+            self.k[slots], self.v[slots] = self.host.get(segments, self.counts[segments]).unbind(1)
+        written = torch.where(again & (self.filled > 0), page, before)[:, None]
+        self.numbers = self.numbers.masked_fill(
+            (self._first_slots < written) | (self.numbers >= self.counts[:, None]), -1
+        )
+        self.host.keep(self.counts)
+        self.filling = Filling(self.filled.tolist(), self.filling.full)
 
     def held(self) -> list[MemoryUsage]:
         """Slots: what may lie with the model, whether it has been asked for or not. Which page lies where is charged

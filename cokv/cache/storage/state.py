@@ -179,7 +179,7 @@ _RAGGED = State(
 )
 STATES: dict[type, State] = {
     RaggedStorage: _RAGGED,
-    Bounds: State("bounds", host=("lengths", "steps", "uncertain")),
+    Bounds: State("bounds", host=("lengths", "caps", "steps")),
     MixedRows: State(
         "mixed", device=("places",), host=("parts",), remade=("places",), knows_device=True, remake=_places
     ),

@@ -103,7 +103,7 @@ static int64_t scissorhands(const call *c, int64_t i, const float *weights, cons
         if (positions[t] < 0) continue;
         uint8_t *own = memory + t * c->numbers;
         int32_t leaving = own[byte] >> shift & mask;
-        own[byte] = (uint8_t)(own[byte] + ((counted - leaving) << shift));
+        own[byte] = (uint8_t)(own[byte] + (counted - leaving) * (1 << shift));
         memcpy(&counter, own + c->numbers - 4, 4);
         counter += counted - leaving;
         memcpy(own + c->numbers - 4, &counter, 4);

@@ -16,14 +16,13 @@ slots, so that the budget holds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from cokv.cache.policies.protocol import GROWS, NOTHING, EvictsByAttention, FullHeads, Known, check_limit, lowest
 from cokv.methods.policies.one_call import FASTGEN, drop
-from cokv.methods.scorers.accumulated_attention import AttentionSum
-from cokv.methods.scorers.fastgen import FREQUENT, LOCAL, FastGenScorer
+from cokv.methods.scorers.fastgen import FREQUENT, LOCAL, FastGenScorer, TierSums
 from cokv.model.token_kinds import TokenKinds
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ class FastGenEviction(EvictsByAttention):
     tokens read so far, 0..1.
     """
 
-    observers: ClassVar[tuple[AttentionSum, TokenKinds]] = (AttentionSum(), TokenKinds())
-
     does = "drop the token that is lowest in the tiers; heads that kept a long prompt whole grow"
 
     limit: int | None = None
@@ -50,6 +47,10 @@ class FastGenEviction(EvictsByAttention):
         check_limit(self.limit, 1, "the token that is kept")
         FastGenScorer(self.frequent_share, self.local_share)  # checks the shares
 
+    @property
+    def observers(self) -> tuple[TokenKinds, TierSums]:  # type: ignore[override]  # they follow a field
+        return TokenKinds(), TierSums(self.local_share)
+
     def limits(self, slots: torch.Tensor, seq_len: int) -> torch.Tensor:
         if seq_len <= self.slots:
             return torch.full_like(slots, self.slots)
@@ -57,7 +58,7 @@ class FastGenEviction(EvictsByAttention):
 
     def seed(self, layer: PrefillLayer) -> torch.Tensor:
         """Summed attention, and the kind of token."""
-        (sums,), (kinds,) = (layer.observation(o) for o in self.observers)
+        (kinds,), (sums, _) = (layer.observation(o) for o in self.observers)
         return torch.stack([sums, kinds.to(sums.dtype).expand_as(sums)], dim=-1)
 
     def begun(self, kinds: torch.Tensor) -> torch.Tensor:

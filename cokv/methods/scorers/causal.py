@@ -32,7 +32,7 @@ def window_attention(layer: PrefillLayer, window: int, dtype: torch.dtype = torc
             f"the prefill holds {stored} window queries, {window} are needed; prefill with window_size={window}"
         )
     queries = layer.window_queries[:, stored - window :].reshape(num_kv_heads, -1, window, head_dim)
-    step = at_once(queries.shape[1] * window * seq_len)
+    step = at_once(queries.shape[1] * window * seq_len, queries.device)
     for head in range(0, num_kv_heads, step):
         heads = slice(head, head + step)
         sinks = None if layer.sinks is None else layer.sinks.view(num_kv_heads, -1)[heads]
@@ -63,7 +63,7 @@ def causal_attention(
     grouped = queries.reshape(num_kv_heads, -1, queries.shape[1], head_dim)
     before = seq_len - queries.shape[1]
     by_head = None if sinks is None else sinks.view(num_kv_heads, -1)
-    step = at_once(grouped.shape[1] * seq_len)
+    step = at_once(grouped.shape[1] * seq_len, queries.device)
     for head in range(num_kv_heads):
         own = None if by_head is None else by_head[head]
         head_keys = keys[head].float()

@@ -34,11 +34,12 @@ class OutputNorm:
         num_kv_heads = view.values.shape[0]
         by_kv_head = weight.view(num_kv_heads, -1, head_dim, weight.shape[-1])
         norms = torch.zeros(num_kv_heads, seq_len, device=view.values.device)
-        step = at_once(num_kv_heads * weight.shape[-1])
+        step = at_once(num_kv_heads * weight.shape[-1], weight.device)
         for start in range(0, seq_len, step):
             values = view.values[:, start : start + step].float()
             for head in by_kv_head.unbind(dim=1):  # one query head of every group
-                norms[:, start : start + step] += (values @ head).abs().sum(-1) / by_kv_head.shape[1]
+                lengths = torch.linalg.vector_norm(values @ head, ord=1, dim=-1)
+                norms[:, start : start + step] += lengths / by_kv_head.shape[1]
         return (norms,)
 
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from cokv.methods.scorers.accumulated_attention import AttentionSum
 from cokv.methods.scorers.causal import view_attention
 from cokv.methods.scorers.checks import require_share
 from cokv.model.token_kinds import PUNCTUATION, SPECIAL, TokenKinds
@@ -34,22 +33,23 @@ FREQUENT, LOCAL = 2, 1  # tiers, below those of token_kinds.py: the rounded-up p
 
 
 @dataclass(frozen=True)
-class LocalSum:
-    """Observer: attention to a token, summed over the queries that have it among their newest local_share of the
-    prompt, mean over the group: [num_kv_heads, seq_len].
+class TierSums:
+    """Observer: attention to a token, summed over all queries, and summed over those that have it among their newest
+    local_share of the prompt, mean over the group: [num_kv_heads, seq_len] each.
     """
 
     local_share: float
 
     def observe(self, view: LayerView) -> Observation:
-        sums = torch.zeros(view.keys.shape[:2], device=view.keys.device)
+        sums, local = (torch.zeros(view.keys.shape[:2], device=view.keys.device) for _ in range(2))
         width = int(self.local_share * sums.shape[1])
         for head, row, weights in view_attention(view):
             rows, columns = weights.shape[1:]
             start = max(row - width + 1, 0)  # first local token of the block's first query
             old = torch.ones(rows, columns - start, dtype=torch.bool, device=weights.device).tril(row - width - start)
-            sums[head, start:columns] += weights[..., start:].masked_fill(old, 0.0).sum(dim=1).mean(dim=0)
-        return (sums,)
+            sums[head, :columns] += weights.sum(dim=1).mean(dim=0)
+            local[head, start:columns] += weights[..., start:].masked_fill_(old, 0.0).sum(dim=1).mean(dim=0)
+        return sums, local
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class FastGenScorer:
         return 0
 
     @property
-    def observers(self) -> tuple[TokenKinds, AttentionSum, LocalSum]:
-        return TokenKinds(), AttentionSum(), LocalSum(self.local_share)
+    def observers(self) -> tuple[TokenKinds, TierSums]:
+        return TokenKinds(), TierSums(self.local_share)
 
     def reserved(self, seq_len: int) -> int:
         return 0
@@ -83,7 +83,7 @@ class FastGenScorer:
 
     def tiers(self, layer: PrefillLayer) -> torch.Tensor:
         """Each token's highest tier, 4 (special) to 0: [num_kv_heads, seq_len]."""
-        (kinds,), (sums,) = (layer.observation(o) for o in self.observers[:2])
+        (kinds,), (sums, _) = (layer.observation(o) for o in self.observers)
         seq_len = kinds.shape[0]
         tiers = kinds.expand(sums.shape).clone()
         frequent = sums.sort(dim=-1, descending=True, stable=True).indices[:, : int(self.frequent_share * seq_len)]
@@ -93,7 +93,7 @@ class FastGenScorer:
         return tiers
 
     def scores(self, layer: PrefillLayer) -> torch.Tensor:
-        (sums,) = layer.observation(AttentionSum())
+        sums, _ = layer.observation(TierSums(self.local_share))
         seq_len = sums.shape[1]
         tiers = self.tiers(layer)
         age = torch.arange(seq_len, 0, -1, device=sums.device).expand_as(sums)
@@ -103,7 +103,7 @@ class FastGenScorer:
 
     def measure(self, layer: PrefillLayer) -> FloatArray:
         """Slots and retained share of each policy: [num_kv_heads, 2, 5]."""
-        _, (sums,), (local,) = (layer.observation(o) for o in self.observers)
+        sums, local = layer.observation(TierSums(self.local_share))
         tiers = self.tiers(layer)
         seq_len = tiers.shape[1]
         slots, retained = [], []

@@ -65,7 +65,8 @@ class Repetition:
         visible = torch.cat([keys[:, :first], keys[:, start:end], keys[:, keys.shape[1] - rows :]], dim=1)
         best = torch.zeros(keys.shape[0], end - start, device=keys.device)
         for head, _, weights in causal_attention(queries, visible, scaling, softcap=softcap, sinks=sinks):
-            best[head] = torch.maximum(best[head], weights[..., first : first + end - start].amax(dim=(0, 1)))
+            most = weights[..., first : first + end - start].flatten(0, 1).amax(dim=0)
+            torch.maximum(best[head], most, out=best[head])
         return best
 
 

@@ -43,9 +43,9 @@ class BelowAverage:
         for head, row, weights in view_attention(view, first):
             rows, columns = weights.shape[1:]
             num_visible = torch.arange(row + 1, row + rows + 1, device=weights.device)[:, None]  # of each query
-            visible = torch.arange(columns, device=weights.device) < num_visible
-            below = (weights < 1 / num_visible) & visible
-            counts[head, :columns] += below.float().sum(dim=1).mean(dim=0)
+            below = weights.lt_(1 / num_visible)  # 1 or 0, in place
+            before = (torch.arange(columns, device=weights.device) - row).clamp(min=0)  # queries that do not see it
+            counts[head, :columns] += below.sum(dim=1).mean(dim=0) - before
         return (counts,)
 
 

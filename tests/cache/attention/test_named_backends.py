@@ -170,7 +170,10 @@ def test_what_is_available_is_described_and_chosen() -> None:
     described = {each.name: each for each in choose.describe_backends()}
     assert set(described) == set(choose.MODULES) and described["buckets"].available
     assert all(each.use and (each.missing is None) == each.available for each in described.values())
-    assert choose.choose(torch.device("cpu"), torch.float32, 64) == "buckets"
+    for device in ("cpu", "cuda", "mps"):
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            name = choose.choose(torch.device(device), dtype, 64)
+            assert described[name].available and choose.get_backend(name).refusal(device, dtype, 64) is None
 
 
 def test_the_first_backend_that_serves_a_kind_of_keys_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

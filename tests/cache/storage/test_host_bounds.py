@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from cokv.cache.attention import buckets
-from cokv.cache.attention.host_bounds import STEPS, Bounds
+from cokv.cache.attention.host_bounds import Bounds
 from cokv.cache.cache import RaggedCache
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.policies.base import Policy
@@ -21,12 +21,13 @@ from cokv.cache.policies.compensate import Compensate
 from cokv.cache.policies.growth import EvictOldest, Grow
 from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import prefill
+from cokv.cache.storage.plain import PlainRows
 from cokv.methods.policies.h2o import H2OEviction
 from cokv.methods.policies.scissorhands import ScissorhandsEviction
 from cokv.methods.policies.tova import TOVAEviction
 from cokv.types import Selection
 
-SEQ_LEN, HEADS = 40, 2
+SEQ_LEN, HEADS, STEPS = 40, 2, 32
 POLICIES: list[Policy] = [
     Grow(),
     EvictOldest(18, 2),
@@ -128,16 +129,29 @@ def test_chunks_and_rows_that_move_keep_their_bounds(
     torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=1e-5)
 
 
-def test_loose_bounds_are_asked_for_again() -> None:
-    bounds, lengths = Bounds([3, 0, 7]), torch.tensor([3, 1, 4])
+def test_bounds_grow_by_one_a_step_up_to_their_caps() -> None:
+    bounds = Bounds([3, 0, 7])
+    bounds.cap(2, 8)
     for step in range(1, STEPS):
-        bounds.appended(lengths, all_grow=False)
-        assert bounds.at_most == [3 + step, step, 7 + step]
-    bounds.appended(lengths, all_grow=False)
-    assert bounds.at_most == [3, 1, 4]
-    bounds.appended(lengths, all_grow=True)
-    bounds.select([2, 2])
-    assert bounds.at_most == [5, 5]
+        bounds.appended()
+        assert bounds.at_most == [3 + step, step, 8]
+    bounds.select([2, 0])
+    assert bounds.at_most == [8, 3 + STEPS - 1]
+    bounds.dropped(2)
+    assert bounds.at_most == [8, 3 + STEPS - 3]
+
+
+@pytest.mark.parametrize("policies", [POLICIES, *([p] for p in POLICIES)], ids=lambda p: type(p[-1]).__name__ * len(p))
+def test_no_segment_is_ever_longer_than_its_bound(
+    make_model: Callable[..., PreTrainedModel], prompt: Callable[..., torch.Tensor], policies: list[Policy]
+) -> None:
+    layer = filled(make_model(num_hidden_layers=2), prompt(SEQ_LEN), policies)
+    for step in range(2 * STEPS):
+        read(layer, len(policies), 1, step)
+        (_, rows) = layer.parts[0]
+        assert isinstance(rows, PlainRows)
+        bounds = torch.tensor(rows.bounds.at_most)
+        assert (rows.store.lengths <= bounds).all() and (bounds - rows.store.lengths <= 2).all(), step
 
 
 @pytest.mark.parametrize("loose", [0, 1, 9])

@@ -139,7 +139,9 @@ def read(model: PreTrainedModel, cache: RaggedCache, ids: torch.Tensor, position
 
 
 def prefilled(model: PreTrainedModel, ids: torch.Tensor) -> Prefill:
-    observers = {o for name in ("fastgen", "cake") for o in get_method(name).observers} | {*FastGenEviction.observers}
+    observers = {o for name in ("fastgen", "cake", "h2o") for o in get_method(name).observers} | {
+        *FastGenEviction().observers
+    }
     return prefill(model, ids, WINDOW + 1, sorted(observers, key=repr), Tokenizer())
 
 
@@ -325,7 +327,7 @@ def test_what_cannot_be_known_is_refused(make_model: MakeModel, prompt: Prompt) 
         model(input_ids=ids[None], past_key_values=cache)
         with pytest.raises(CokvError, match="must know which tokens are read, and the model was given embeddings"):
             model(inputs_embeds=torch.zeros(1, 1, 64), past_key_values=cache)
-    prefill_result = prefill(model, ids, WINDOW + 1, FastGenEviction.observers)
+    prefill_result = prefill(model, ids, WINDOW + 1, FastGenEviction().observers)
     with pytest.raises(CokvError, match="needs the model's tokenizer and got none"):
         decode(model, prefill_result, [Row(uneven(2, 31, "fastgen"), FastGenEviction(18))], Stop(3))
     prefill_result = prefilled(model, ids)
