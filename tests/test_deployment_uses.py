@@ -189,12 +189,20 @@ def test_after_reset_it_takes_another_prompt(make_model: MakeModel, prompt: Prom
 
 
 def test_autocast_answers_as_a_dynamic_cache_does(make_model: MakeModel, prompt: Prompt, compressed: Any) -> None:
-    model, ids = make_model(), prompt(SEQ_LEN)
+    """As near to float32 as transformers' own cache comes: which of two close tokens wins is rounding."""
+    model, ids, answer = make_model(), prompt(SEQ_LEN), prompt(12, seed=3)
+
+    def logits(cache: Any) -> torch.Tensor:
+        read = [ids, *answer.split(1)]
+        with torch.no_grad():
+            return torch.stack([model(part[None], past_key_values=cache).logits[0, -1].float() for part in read])
+
+    exact = logits(DynamicCache(config=model.config))
     with torch.autocast("cpu", torch.bfloat16):
-        expected = generate(model, ids, DynamicCache(config=model.config))
-        assert generate(model, ids, compressed(model, "full")) == expected
-        assert generate(model, ids, compressed(model, "snapkv", 1000)) == expected
-    assert expected != generate(model, ids), "bfloat16 that changes nothing tests nothing"
+        error = (logits(DynamicCache(config=model.config)) - exact).norm()
+        assert error > 1e-3 * exact.norm(), "bfloat16 that changes nothing tests nothing"
+        for cache in (compressed(model, "full"), compressed(model, "snapkv", 1000)):
+            assert (logits(cache) - exact).norm() < 1.3 * error
 
 
 @pytest.mark.parametrize("name", ["snapkv", "criticalkv", "cake"])
@@ -287,6 +295,9 @@ def test_a_second_turn_is_read_on_the_compressed_cache(
 # ---- tokens that are taken back
 
 
+# Older versions of transformers never take tokens back in layers with a sliding window.
+TAKES_BACK = hasattr(DynamicCache, "activate_past_recording")
+
 # Before 5.10 prompt lookup fails on models without an end of sequence: here it is an id that no token has.
 LOOKUP: dict[str, Any] = {"prompt_lookup_num_tokens": 3, "eos_token_id": 10**6}
 
@@ -295,8 +306,7 @@ LOOKUP: dict[str, Any] = {"prompt_lookup_num_tokens": 3, "eos_token_id": 10**6}
     ("family", "name"),
     [
         *(("llama", name) for name in ("full", "snapkv", "cokv", "snapkv_think", "arkvale")),
-        ("qwen3-hybrid", "snapkv"),
-        ("qwen3-hybrid", "arkvale"),
+        *(("qwen3-hybrid", name) for name in ("snapkv", "arkvale") if TAKES_BACK),
     ],
 )
 def test_assisted_decoding_gives_the_tokens_of_plain_generation(
@@ -311,7 +321,7 @@ def test_assisted_decoding_gives_the_tokens_of_plain_generation(
     plain, looked, drafted = caches
     expected = generate(model, ids, plain, 30)
     assert generate(model, ids, looked, 30, **LOOKUP) == expected
-    assert generate(model, ids, drafted, 30, assistant_model=draft) == expected
+    assert generate(model, ids, drafted, 30, assistant_model=draft, eos_token_id=10**6) == expected
     for cache in (looked, drafted):
         assert plain.held()[0].slots <= cache.held()[0].slots <= plain.held()[0].slots + 60
 

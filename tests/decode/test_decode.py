@@ -14,6 +14,7 @@ from cokv.cache.attention import reference
 from cokv.cache.cache import RaggedCache
 from cokv.cache.policies.growth import EvictOldest
 from cokv.cache.prefill import Prefill, prefill
+from cokv.cache.storage.ragged import SLACK
 from cokv.decode.batches import Row, batches
 from cokv.decode.decode import Decoded, Stop, decode
 from cokv.decode.shared import SharedCache
@@ -193,7 +194,7 @@ def test_what_is_counted(make_model: MakeModel, prompt: Prompt, uneven_mask: Dra
     for row, got in zip(rows, decode(model, prefilled, rows, Stop(3)), strict=True):
         assert got.kept_tokens == row.selection.budgets.total
         assert got.kept_bytes == got.kept_tokens * 2 * 16 * 4
-        assert got.slack_bytes == 6 * (32 - 2) * 2 * 16 * 4, "two tokens were read"
+        assert got.slack_bytes == 6 * (SLACK - 2) * 2 * 16 * 4, "two tokens were read"
     assert {got.slack_bytes for got in decode(model, prefilled, rows, Stop(3), way="shared")} == {None}
 
 
@@ -205,11 +206,11 @@ def test_slack_is_what_is_free_when_a_row_ends(make_model: MakeModel, prompt: Pr
     long = tokens(decode(model, prefilled, rows, Stop(50)))
     stop = Stop(50, (long[1][4], long[2][40]))
     together = decode(model, prefilled, rows, stop)
-    assert {len(answer.tokens) < 33 for answer in together} == {True, False}, "some should outgrow their first slack"
+    assert {len(answer.tokens) <= SLACK for answer in together} == {True, False}, "some outgrow their first slack"
     for row, answer in zip(rows, together, strict=True):
         assert [answer] == decode(model, prefilled, [row], stop)
         read = len(answer.tokens) - 1
-        assert answer.slack_bytes == 6 * (32 - read if read <= 32 else -read % 32) * prefilled.token_bytes
+        assert answer.slack_bytes == 6 * (SLACK - read if read <= SLACK else -read % SLACK) * prefilled.token_bytes
 
 
 def test_what_cannot_be_decoded_is_refused(make_model: MakeModel, prompt: Prompt) -> None:
