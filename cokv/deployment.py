@@ -29,10 +29,12 @@ from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.cache.tokens_read import TokensRead
 from cokv.decode.batches import Row
+from cokv.decode.graphed import GraphedStep
 from cokv.decode.rerun import expect_last, holding_last, without_last
 from cokv.methods.method import NORMALIZED, Method
 from cokv.methods.profile_digest import profile_digest
 from cokv.methods.registry import get_method
+from cokv.model.half_precision import warn_of_slow_products
 from cokv.model.identity import model_identity
 from cokv.model.observe import Observer, Replayer
 from cokv.model.shape import Shape, model_shape
@@ -82,9 +84,10 @@ def compress(
         raise CokvError(f"{chosen.name}: needs to know what tokens say; give tokenizer=")
     with ragged_attention(model):  # refuses a model that it cannot serve, and leaves one to which the method says no
         shape = model_shape(model.config)
-        choose.check_backend(attention, model.device, model.dtype, shape.head_dim)
+        choose.check_backend(attention, model.device, model.dtype, shape.head_dim, shape.softcap)
         chosen.check(kv_budget, shape.num_layers, shape.num_kv_heads, profile, shape.group_size)
         attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
+    warn_of_slow_products(model.device.type, model.dtype)
     budget = KVBudget.parse(kv_budget) if chosen.takes_budget else None
     return CompressedCache(model, MethodCompression(chosen, budget, profile, shape), tokenizer, attention)
 
@@ -179,12 +182,14 @@ class CompressedCache(RaggedCache):
         self.holds_prompt = False
         self.tokens.read(self.get_seq_length(), input_ids)
 
-    def already_read(self, input_ids: torch.Tensor) -> int:
+    def already_read(self, input_ids: torch.Tensor, positions: torch.Tensor | None = None) -> int:
         """The prompt of `prefill`, where the next forward pass is handed all of it, as assisted decoding does."""
         read = self.get_seq_length()
         known = self.tokens.first(read) if self.holds_prompt else None
         if known is None or known.shape[0] != input_ids.shape[0] or read >= input_ids.shape[1]:
             return 0
+        if positions is not None and int(positions[..., 0].min()) > 1:
+            return 0  # a text that begins as the prompt does, but comes after it; padding has position 0 or 1
         return read if torch.equal(input_ids[:, :read], known.to(input_ids.device)) else 0
 
     @property
@@ -334,6 +339,14 @@ class CompressedCache(RaggedCache):
             self.layers[index] = sliding
         expect_last(self)
         self._know_kinds([policy for _, _, policy in rows], self.prompt.tokenizer if self.prompt else None)
+
+    def graphed(self) -> GraphedStep:
+        """A step of this cache's model as one CUDA graph, for a loop of one's own; see cokv/decode/graphed.py.
+
+        The prompt must have been read. `model.generate` cannot be served: it calls the model itself.
+        """
+        assert self.prompt is not None
+        return GraphedStep(self.prompt.model(), self)
 
     def memory(self) -> CacheMemory:
         """What the cache holds now, over all rows and all layers with a budget."""
