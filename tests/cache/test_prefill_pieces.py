@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+import transformers
+from transformers import DynamicCache, PreTrainedModel
 
 import cokv
 from cokv.deployment import MethodCompression
@@ -43,10 +44,21 @@ def lists(chosen: list[Any]) -> list[Any]:
     return [[[head.tolist() for head in layer] for layer in call] for call in chosen]
 
 
+def read_on(model: PreTrainedModel, ids: torch.Tensor, cache: Any, chunk_size: int) -> list[int]:
+    """The greedy answer to a prompt that is read in pieces."""
+    for piece in ids[None].split(chunk_size, dim=1):
+        logits = model(piece, past_key_values=cache, logits_to_keep=1).logits
+    tokens = [int(logits[0, -1].argmax())]
+    while len(tokens) < NEW:
+        logits = model(torch.tensor([tokens[-1:]]), past_key_values=cache).logits
+        tokens.append(int(logits[0, -1].argmax()))
+    return tokens
+
+
 @pytest.mark.parametrize(
     ("name", "chunk_size"), [*((name, 33) for name in IN_PIECES), *((name, n) for name in FEW for n in (1, 96, 200))]
 )
-def test_generates_own_pieces_choose_as_one_pass_does(
+def test_pieces_choose_as_one_pass_does(
     make_model: MakeModel,
     prompt: Prompt,
     small_method: Any,
@@ -56,17 +68,46 @@ def test_generates_own_pieces_choose_as_one_pass_does(
     name: str,
     chunk_size: int,
 ) -> None:
-    model, method, ids = make_model(), small_method(name), prompt(SEQ_LEN, seed=4)[None]
+    model, method, ids = make_model(), small_method(name), prompt(SEQ_LEN, seed=4)
     answers, choices = [], []
-    for pieces in (None, chunk_size):
+    for size in (SEQ_LEN, chunk_size):
         cache = cokv.compress(model, method, budget(method), profile_of(method), tokenizer=words)
-        if pieces is not None:
+        if size != SEQ_LEN:
             cache.expect_prompt(SEQ_LEN)
-        out = model.generate(ids, past_key_values=cache, prefill_chunk_size=pieces, max_new_tokens=NEW, do_sample=False)
-        answers.append((out.tolist(), cache.memory().tokens_held))
+        answers.append((read_on(model, ids, cache, size), cache.memory().tokens_held))
         choices.append(lists(kept))
         kept.clear()
     assert answers[0] == answers[1] and choices[0] == choices[1] != []
+
+
+def own_pieces_are_right(model: PreTrainedModel, ids: torch.Tensor, **settings: Any) -> bool:
+    """Whether the installed transformers answers with its own cache as it does in one pass; 5.2 does not."""
+    answers = [
+        model.generate(ids, past_key_values=DynamicCache(config=model.config), prefill_chunk_size=n, **settings)
+        for n in (None, 33)
+    ]
+    return torch.equal(*answers)
+
+
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("padding", [0, 20])
+def test_generates_own_pieces_answer_as_one_pass_does(
+    make_model: MakeModel, prompt: Prompt, small_method: Any, name: str, padding: int
+) -> None:
+    model, mask = make_model(), torch.ones(2, SEQ_LEN, dtype=torch.long)
+    mask[0, :padding] = 0
+    ids = torch.stack([prompt(SEQ_LEN, seed) for seed in (1, 2)]) * mask
+    settings: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": NEW, "do_sample": False}
+    if not own_pieces_are_right(model, ids, **settings):
+        pytest.skip(f"transformers {transformers.__version__} reads prompts in pieces wrongly with its own cache")
+    answers = []
+    for pieces in (None, 33):
+        cache = cokv.compress(model, small_method(name), 40)
+        if pieces is not None:
+            cache.expect_prompt(SEQ_LEN)
+        out = model.generate(ids, past_key_values=cache, prefill_chunk_size=pieces, **settings)
+        answers.append((out.tolist(), cache.memory().tokens_held))
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("name", [*FEW, "kvzip", "criticalkv"])
@@ -83,22 +124,6 @@ def test_prefill_in_pieces_is_prefill(
         out = model.generate(ids[None], past_key_values=cache, max_new_tokens=NEW, do_sample=False)
         answers.append((out.tolist(), held))
     assert answers[0] == answers[1] == answers[2]
-
-
-@pytest.mark.parametrize("name", ["snapkv", "h2o"])
-def test_padded_rows_come_in_pieces_too(make_model: MakeModel, prompt: Prompt, small_method: Any, name: str) -> None:
-    model, method = make_model(), small_method(name)
-    mask = torch.ones(2, SEQ_LEN, dtype=torch.long)
-    mask[0, :20] = 0
-    ids = torch.stack([prompt(SEQ_LEN, seed) for seed in (1, 2)]) * mask
-    answers = []
-    for pieces in (None, 33):
-        cache = cokv.compress(model, method, 40)
-        if pieces is not None:
-            cache.expect_prompt(SEQ_LEN)
-        settings = {"prefill_chunk_size": pieces, "max_new_tokens": NEW, "do_sample": False}
-        answers.append(model.generate(ids, attention_mask=mask, past_key_values=cache, **settings).tolist())
-    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("name", REFUSED)
