@@ -12,19 +12,17 @@ from cokv.cache.attention.host_bounds import Bounds
 from cokv.cache.attention.weighted import attend_even
 from cokv.cache.policies.compensate import Compensate
 from cokv.cache.policies.growth import EvictOldest, Grow
-from cokv.cache.policies.protocol import GROWS, EvictsByAttention, LimitsHeads
+from cokv.cache.policies.protocol import EvictsByAttention
 from cokv.cache.prefill import PrefillLayer
 from cokv.cache.storage.attention_evictor import AttentionEvictor
 from cokv.cache.storage.chunk import attend_chunk
-from cokv.cache.storage.compensated import CompensationToken, mean_of_dropped
+from cokv.cache.storage.compensated import CompensationToken
 from cokv.cache.storage.evictors import OldestEvictor
 from cokv.cache.storage.ragged import RaggedStorage, merge_attention_states
 from cokv.cache.storage.rows import Kept, MemoryUsage, gathered, one_by_one, segments_of, view_of, without_unread
-from cokv.model.device import sent
-from cokv.types import CokvError
+from cokv.cache.storage.watchers import Evictor, compensate, evict_by_attention, evict_oldest
 
 Plain = Grow | EvictOldest | Compensate | EvictsByAttention
-Evictor = OldestEvictor | AttentionEvictor
 EVEN = (choose.attend, buckets.attend)  # backends in whose place segments of one length may be attended as a batch
 NO_WAITING = ("cpu",)  # devices whose numbers can be read without waiting
 
@@ -44,99 +42,13 @@ class PlainRows:
         ]
         self.store = RaggedStorage(*gathered(views, stored, slack), slack, backend, laid_out=True)
         self.bounds = Bounds([p.numel() for row in stored for p in row])
-        self.evictors: list[Evictor] = []
         self.kinds: torch.Tensor | None = None  # of the tokens that come next, where they are known: int64 [rows, t]
-        self._evict_oldest(policies, seq_lens)
-        self._compensate(views, kept, stored, policies)
-        for rule in dict.fromkeys(p for p in policies if isinstance(p, EvictsByAttention)):
-            self._evict_by_attention(rule, views, whole, stored, policies)
-
-    def _evict_oldest(self, policies: Sequence[Plain], seq_lens: Sequence[int]) -> None:
-        watched = []
-        lengths = self.bounds.lengths  # exact still
-        for row, policy in enumerate(policies):
-            for segment in range(row * self.heads, (row + 1) * self.heads) if isinstance(policy, EvictOldest) else ():
-                assert isinstance(policy, EvictOldest)
-                if policy.limit is not None and lengths[segment] > policy.limit:
-                    raise CokvError(
-                        f"a selection holds {lengths[segment]} tokens in a head, more than its eviction limit; "
-                        f"select at most {policy.limit} per head"
-                    )
-                if policy.limit is not None or lengths[segment] < seq_lens[row]:
-                    watched.append((segment, policy.limit or max(lengths[segment], 1), policy.num_sinks))
-        if watched:
-            evictor = OldestEvictor(*sent(torch.tensor(watched), self.store.device).unbind(1))
-            evictor.wait = max(limit - lengths[segment] for segment, limit, _ in watched)
-            self.evictors.append(evictor)
-            for segment, limit, _ in watched:
-                self._cap(segment, limit)
-
-    def _cap(self, segment: int, limit: int) -> None:
-        """A segment is watched: it has one more while a token is read, or a token of the prompt is still expected."""
-        self.bounds.cap(segment, max(limit, 1) + 1)
-
-    def _compensate(self, views: Sequence[PrefillLayer], kept: Kept, stored: Kept, policies: Sequence[Plain]) -> None:
-        watched, means = [], []
-        for row, policy in enumerate(policies):
-            view = view_of(views, row)
-            for head, rest in enumerate(stored[row]) if isinstance(policy, Compensate) else ():
-                assert isinstance(policy, Compensate)
-                if rest.numel() < kept[row][head].numel():
-                    dropped = view.keys.shape[1] - rest.numel()
-                    watched.append((row * self.heads + head, rest.numel(), policy.num_sinks, dropped))
-                    means.append([mean_of_dropped(tokens[head], rest) for tokens in (view.keys, view.values)])
-        for segment, limit, *_ in watched:
-            self._cap(segment, limit)
-        if watched:
-            segments, limits, sinks, counts = torch.tensor(watched, device=self.store.device).unbind(1)
-            keys, values = (torch.stack(part) for part in zip(*means, strict=True))
-            self.evictors.append(CompensationToken(segments, limits, sinks, keys, values, counts.float()))
-
-    def _evict_by_attention(
-        self,
-        rule: EvictsByAttention,
-        views: Sequence[PrefillLayer],
-        whole: Kept,
-        stored: Kept,
-        policies: Sequence[Plain],
-    ) -> None:
-        """`whole`: with what is unread; a head of limits of its own has a slot for it."""
-        rows = [row for row, policy in enumerate(policies) if policy == rule]
-        seeds = [rule.seed(view) for view in views] if len(views) == 1 else [rule.seed(views[row]) for row in rows]
-        positions = [p for row in rows for p in stored[row]]
-        memory = [
-            seeds[place if len(views) > 1 else 0][head, p.to(self.store.device)]
-            for place, row in enumerate(rows)
-            for head, p in enumerate(stored[row])
+        self.evictors: list[Evictor] = [
+            *evict_oldest(policies, self.bounds, seq_lens, self.heads, self.store.device),
+            *compensate(policies, self.bounds, views, kept, stored),
         ]
-        segments = segments_of(torch.tensor(rows), self.heads)
-        next_positions = torch.tensor([view_of(views, row).keys.shape[1] for row in rows]).repeat_interleave(self.heads)
-        if not isinstance(rule, LimitsHeads):
-            limits = torch.full_like(segments, rule.slots)
-            parts = [torch.arange(len(segments))]
-        else:
-            lens = [view_of(views, row).keys.shape[1] + view_of(views, row).unread for row in rows]
-            slots = torch.tensor([[p.numel() for p in whole[row]] for row in rows])
-            limits = torch.cat([rule.limits(row, seq_len) for row, seq_len in zip(slots, lens, strict=True)])
-            # Columns are as wide as their longest segment: those of like size lie together.
-            sizes = torch.tensor([limit.bit_length() for limit in limits.tolist()])
-            parts = [((sizes == size) & (limits != GROWS)).nonzero()[:, 0] for size in sizes.unique()]
-        device = self.store.device
-        for part in (part for part in parts if len(part)):
-            some = part.tolist()
-            for segment, limit in zip(segments[part].tolist(), limits[part].tolist(), strict=True):
-                self._cap(segment, limit)
-            self.evictors.append(
-                AttentionEvictor(
-                    rule,
-                    segments[part].to(device),
-                    [positions[place] for place in some],
-                    [memory[place] for place in some],
-                    limits[part],
-                    next_positions[part],
-                    1 if isinstance(rule, LimitsHeads) else self.heads,
-                )
-            )
+        for rule in dict.fromkeys(p for p in policies if isinstance(p, EvictsByAttention)):
+            self.evictors += evict_by_attention(rule, policies, self.bounds, views, whole, stored)
 
     def attend(
         self,
@@ -198,7 +110,7 @@ class PlainRows:
         bounds = None if store.device.type in NO_WAITING else self.bounds.at_most
         result = store.step(queries, keys, values, scaling, places, grows, needs_lse, weights, bounds)
         if result is None:
-            store.append(keys, values, places, grows)
+            store.append(keys, values, places, grows, bounds)
         self.bounds.appended()
         return (*result, weights) if result else (*self._over_stored(queries, scaling), None)
 
@@ -227,7 +139,8 @@ class PlainRows:
 
     def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         places, grows = self._places(None)
-        self.store.append(keys, values, places, grows)
+        bounds = None if self.store.device.type in NO_WAITING else self.bounds.at_most
+        self.store.append(keys, values, places, grows, bounds)
         self.bounds.appended()
 
     def _next_kinds(self) -> torch.Tensor | None:
