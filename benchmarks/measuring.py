@@ -52,7 +52,7 @@ class Table:
             screen.add_column(column, justify="right" if place else "left", no_wrap=place == 0)
         for row in self.rows:
             screen.add_row(*row)
-        width = None if sys.stdout.isatty() else 160
+        width = None if sys.stdout.isatty() else 180
         Console(width=width).print(screen)
 
 

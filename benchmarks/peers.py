@@ -32,6 +32,7 @@ from cokv.methods.registry import get_method
 WINDOW, KERNEL = 32, 5
 DYNAMIC, THEIR_SNAPKV, THEIR_ADAKV = "DynamicCache", "kvpress SnapKV", "kvpress AdaKV"
 OUR_SNAPKV, OUR_ADAKV, OUR_COKV = "cokv SnapKV", "cokv AdaKV", "cokv CoKV"
+WEIGHTS = "weights"  # the model with hardly a token in its cache, which "net" is without
 BASES = {DYNAMIC: "/ DynamicCache", THEIR_SNAPKV: "/ kvpress SnapKV", THEIR_ADAKV: "/ kvpress AdaKV"}
 
 
@@ -126,22 +127,29 @@ def measure(model: PreTrainedModel, tokens: int, kv_budget: int, args: Any, reco
     prefills = in_turns(work, args.prefill_rounds, device=args.device, clock=args.clock)
     logits = {name: arm.step(tokens)() for name, arm in competing.items()}
     apart = float((logits[OUR_SNAPKV] - logits[THEIR_SNAPKV]).abs().max() / logits[DYNAMIC].abs().max())
+    weights = Arm(twin(model), plain)
+    weights.prefill(ids[:1])
     for batch in args.batch:
-        for arm in competing.values():
+        for arm in (weights, *competing.values()):
             arm.repeat(batch)
         sizes = {name: arm.bytes() for name, arm in competing.items()}
         steps = {name: arm.step(tokens + 1) for name, arm in competing.items()}
+        steps[WEIGHTS] = weights.step(1)
         turns = {name: (lambda step=step: step) for name, step in steps.items()}
         times = in_turns(turns, args.rounds, args.block, device=args.device, clock=args.clock)
-        rows = {}
+        net = {name: [a - w for a, w in zip(times[name], times[WEIGHTS], strict=True)] for name in competing}
+        rows: dict[str, dict[str, Any]] = {}
         for name in competing:
             rows[name] = {
+                "net_step_ms": summary([1000 * t for t in net[name]]),
                 "step_ms": summary([1000 * t for t in times[name]]),
                 **{f"to_{base}": probes.ratio_summary(times, name, base) for base in BASES},
                 "bytes": sizes[name],
                 "prefill_ms": summary([1000 * t for t in prefills[name]]),
                 "prefill_to_DynamicCache": probes.ratio_summary(prefills, name, DYNAMIC),
             }
+            if min(net[THEIR_ADAKV]) > 0:
+                rows[name]["net_to_kvpress_AdaKV"] = probes.ratio_summary(net, name, THEIR_ADAKV)
         facts: dict[str, Any] = {"prompt": tokens, "kv_budget": kv_budget, "batch": batch}
         facts |= {"rounds": args.rounds, "block": args.block, "prefill_rounds": args.prefill_rounds}
         facts |= {"clock": args.clock, "snapkv_logits_apart": apart}
@@ -154,10 +162,19 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
         rows = []
         full = result["arms"][DYNAMIC]["bytes"]["held"]
         for name, row in result["arms"].items():
-            ratios = [spread(row[f"to_{base}"]) for base in BASES]
+            ratios = [spread(row[f"to_{base}"]) for base in BASES] + [spread(row.get("net_to_kvpress_AdaKV"))]
             sizes = [mib(row["bytes"]["held"]), mib(row["bytes"]["allocated"]), f"{row['bytes']['held'] / full:.3f}"]
             rows.append([name, spread(row["step_ms"]), *ratios, *sizes, spread(row["prefill_to_DynamicCache"])])
-        columns = ("", "ms per step", *BASES.values(), "MiB held", "allocated", "/ full", "prefill / DynamicCache")
+        columns = (
+            "",
+            "ms per step",
+            *BASES.values(),
+            "net / kvpress AdaKV",
+            "MiB held",
+            "allocated",
+            "/ full",
+            "prefill / DynamicCache",
+        )
         title = f"{record['model']}: {result['prompt']} tokens, {result['kv_budget']} slots, batch {result['batch']}"
         note = (
             f"{result['rounds']} rounds in turns of {result['block']} steps, {result['clock']} time; one row's prompt "
