@@ -47,10 +47,14 @@ class SlidingLayer(DynamicSlidingWindowLayer):
     def check_crop(self, count: int) -> None:
         """Refuses to drop the newest `count` tokens where others would be missing from the window."""
         if count and self.keys.shape[-2] - count < min(self.sliding_window - 1, self.cumulative_length - count):
+            remedy = (
+                "call cache.activate_past_recording() before reading tokens that may be dropped"
+                if hasattr(self, "activate_past_recording")
+                else "assisted decoding of such a model needs a newer transformers"
+            )
             raise CokvError(
                 f"crop: a layer with a sliding window of {self.sliding_window} tokens has dropped what the window held "
-                f"{count} tokens ago; call cache.activate_past_recording() before reading tokens that may be dropped, "
-                "or use a copy of the cache"
+                f"{count} tokens ago; {remedy}, or use a copy of the cache"
             )
 
     def reset(self) -> None:
