@@ -16,11 +16,24 @@ budgets (the largest about 3.6 times the mean).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from decode_arms import DYNAMIC, MADE_UP, STATIC, WEIGHTS, Decoding, arm_name, backends, made_once, time_limit
+import torch._inductor.config as inductor
+from decode_arms import (
+    DYNAMIC,
+    MADE_UP,
+    STATIC,
+    WEIGHTS,
+    Decoding,
+    arm_name,
+    backends,
+    free_bytes,
+    made_once,
+    time_limit,
+)
 from measuring import Record, Step, Table, in_turns, mib, parser, spread, summary
 from random_models import SHAPES, PlainTokenizer, drawn_prefill, random_ids, random_model, twin
 
@@ -43,31 +56,66 @@ RATIOS = {
 }
 
 
-@torch.no_grad()
-def measure(decoding: Decoding, kv_budget: int, methods: Sequence[str], args: Any, record: Record) -> dict[str, Any]:
-    device, read, batch = args.device, decoding.read, decoding.batch
-    whole = sum(name == "full" or (name not in MADE_UP and not get_method(name).takes_budget) for name in methods)
-    kept = read.full_bytes * batch * (whole + 2) <= args.keep_gib * GIB
-    # A cache that has just been made pays for its first step alone.
-    untimed, where = (0 if kept else 2), f"{read.seq_len} tokens, batch {batch}, {kv_budget} slots"
-    steps = (args.rounds + 1) * (args.block + untimed) + 4
-    arms: dict[str, Callable[[], Step]] = {WEIGHTS: decoding.weights, DYNAMIC: decoding.dynamic}
-    if args.static:
+def arms_of(decoding: Decoding, kv_budget: int, args: Any, kept: bool, steps: int, record: Record) -> dict[str, Any]:
+    """What prepares each arm; the record hears of those that are left out."""
+    read = decoding.read
+    where = f"{read.seq_len} tokens, batch {decoding.batch}, {kv_budget} slots"
+    size, free = read.full_bytes * decoding.batch, free_bytes(args.device)
+    fits = size * 1.1 < free
+    too_large = f"a full cache of {size / GIB:.1f} GiB does not fit into the {free / GIB:.1f} GiB that are free"
+    arms: dict[str, Callable[[], Step]] = {WEIGHTS: decoding.weights}
+    if fits:
+        arms[DYNAMIC] = decoding.dynamic
+    else:
+        record.leave_out(f"{DYNAMIC} ({where})", too_large)
+    if args.static and not kept:
+        record.leave_out(f"{STATIC} ({where})", "its cache cannot be made anew each turn; raise --keep-gib")
+    elif args.static:
         try:
-            with time_limit(args.compile_seconds):
-                mode = "reduce-overhead" if device.startswith("cuda") else None
-                go = decoding.static(steps, torch.compile(decoding.plain.forward, mode=mode))
-                go(), go()
-            arms[STATIC] = lambda: go
+            arms[STATIC] = made_once(lambda: compiled(decoding, steps, args.device, args.compile_seconds))
         except Exception as error:  # a compiler that is missing, a model it cannot follow, too long
             record.leave_out(f"{STATIC} ({where})", " ".join(f"{type(error).__name__}: {error}".split())[:200])
-    ours = [(name, choose.AUTO) for name in methods]
-    ours += [(name, backend) for name in methods if name in MADE_UP for backend in args.attention]
+    ours = [(name, choose.AUTO) for name in args.methods]
+    ours += [(name, backend) for name in args.methods if name in MADE_UP for backend in args.attention]
     for name, backend in ours:
         try:
+            if not fits and keeps_all(name):
+                raise CokvError(too_large)
             arms[arm_name(name, backend)] = decoding.ragged(name, kv_budget, backend)
         except CokvError as error:
             record.leave_out(f"{arm_name(name, backend)} ({where})", str(error))
+    return arms
+
+
+def compiled(decoding: Decoding, steps: int, device: str, seconds: int) -> Step:
+    """Steps on a StaticCache that torch.compile has made ready. Raises what the compiler raises, and TimeoutError."""
+    begun = time.monotonic()
+    try:
+        with time_limit(seconds):
+            mode = "reduce-overhead" if device.startswith("cuda") else None
+            if mode is None:
+                inductor.compile_threads = 1  # in this process, which can be interrupted
+            step = decoding.static(steps, torch.compile(decoding.plain.forward, mode=mode))
+            step(), step()
+            return step
+    except Exception as error:
+        if time.monotonic() - begun >= seconds:  # the compiler may have wrapped it in another error
+            raise TimeoutError(f"compiling took more than {seconds} s") from error
+        raise
+
+
+def keeps_all(name: str) -> bool:
+    """Whether it holds about as many bytes as a full cache on the way."""
+    return name not in MADE_UP and not get_method(name).takes_budget
+
+
+@torch.no_grad()
+def measure(decoding: Decoding, kv_budget: int, args: Any, record: Record) -> dict[str, Any]:
+    device, read, batch = args.device, decoding.read, decoding.batch
+    kept = read.full_bytes * batch * (sum(map(keeps_all, args.methods)) + 2) <= args.keep_gib * GIB
+    untimed = 0 if kept else 2  # a cache that has just been made pays for its first step alone
+    steps = (args.rounds + 1) * (args.block + untimed) + 4
+    arms = arms_of(decoding, kv_budget, args, kept, steps, record)
     if kept:
         arms = {name: made_once(prepare) for name, prepare in arms.items()}
     else:
@@ -101,9 +149,10 @@ def figures(times: Mapping[str, list[float]], name: str, size: int | None) -> di
             row[f"to_{base}"] = probes.ratio_summary(times, name, base)
     if name == WEIGHTS:
         return row
-    net = {arm: [a - w for a, w in zip(times[arm], times[WEIGHTS], strict=True)] for arm in (name, DYNAMIC)}
+    compared = [arm for arm in (name, DYNAMIC) if arm in times]
+    net = {arm: [a - w for a, w in zip(times[arm], times[WEIGHTS], strict=True)] for arm in compared}
     row["net_step_ms"] = summary([1000 * t for t in net[name]])
-    if min(net[DYNAMIC]) > 0:
+    if min(net.get(DYNAMIC, [0.0])) > 0:
         row["net_to_DynamicCache"] = probes.ratio_summary(net, name, DYNAMIC)
     bound = [w + c for w, c in zip(times["read the weights"], times[f"read {size}"], strict=True)]
     row["bound_ms"] = summary([1000 * t for t in bound])
@@ -144,13 +193,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if args.quick:
         args.prompt, args.batch, args.rounds, args.block = [2048], [1, 8], 5, 3
     args.keep_gib = args.keep_gib or (40 if args.device.startswith("cuda") else 4)
-    methods = tuple(dict.fromkeys(("full", "snapkv", *args.methods)))
+    args.methods = list(dict.fromkeys(("full", "snapkv", *args.methods)))
     model = random_model(args.shape, args.device, getattr(torch, args.dtype))
     plain = twin(model)
     args.attention = backends(model) if args.attention == ["all"] else args.attention
     attach(model)
     record = Record("decode", arguments, args.out, shape=args.shape, dtype=args.dtype, drawn=args.drawn)
-    window, observers = prefill_requirements([get_method(name) for name in methods if name not in MADE_UP])
+    window, observers = prefill_requirements([get_method(name) for name in args.methods if name not in MADE_UP])
     for prompt in args.prompt:
         if args.drawn:
             read = drawn_prefill(model, prompt, window)
@@ -158,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             read = prefill(model, random_ids(model, prompt), window, observers, PlainTokenizer())
         for batch in args.batch:
             for budget in args.budget:
-                record.add(measure(Decoding(model, plain, read, batch), budget, methods, args, record))
+                record.add(measure(Decoding(model, plain, read, batch), budget, args, record))
     return record.content
 
 

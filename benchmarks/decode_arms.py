@@ -18,6 +18,7 @@ from cokv.cache.cache import RaggedCache
 from cokv.cache.compat import cache_argument
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import Prefill
+from cokv.cluster.machine import available_memory
 from cokv.methods.registry import get_method
 from cokv.model.shape import model_shape
 from cokv.types import Selection
@@ -103,6 +104,14 @@ class Decoding:
 
 def arm_name(name: str, attention: str) -> str:
     return name if attention == choose.AUTO else f"{name} by {attention}"
+
+
+def free_bytes(device: str) -> int:
+    """Of the memory that caches lie in."""
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_memory()
 
 
 def backends(model: PreTrainedModel) -> list[str]:

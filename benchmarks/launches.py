@@ -16,25 +16,23 @@ cannot go on, and is said to wait. The first step after the prompt may lay stora
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from measuring import Record, Table
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cokv
-from cokv import probes
 from cokv.cache.attention import choose, flash, sequences, triton_decode
 from cokv.cache.layer import RaggedLayer
 
-COMMAND = "benchmarks/launches.py"
 DEVICE = torch.device("cuda:0")
 MODE = FakeTensorMode()
 HEADS, KV_HEADS, DIM = 32, 8, 128
@@ -230,8 +228,11 @@ def _model() -> Any:
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads)).to(torch.bfloat16).eval()
 
 
-def count(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: int) -> dict[str, Any]:
-    """One step of one layer. A step that cannot go on without a number of the device's has no counts, but says so."""
+def count(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: int, steps: int = 1) -> dict[str, Any]:
+    """One step of one layer, the last of `steps`, with all their waits.
+
+    A step that cannot go on without a number of the device's has no counts, but says so.
+    """
     layer, held = filled(method, backend, rows, prompt_tokens, kv_budget)
     counter = Counter(held)
     assert layer.rows is not None
@@ -246,8 +247,10 @@ def count(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: i
         try:
             with with_gpu(Kernels(counter)), torch.no_grad(), counter:
                 layer.attend(queries, keys, values, DIM**-0.5)  # makes what is made once for a layout of storage
-                counter.names, counter.bytes, counter.waits = [], 0, []
-                layer.attend(queries, keys, values, DIM**-0.5)
+                counter.waits = []
+                for _ in range(steps):
+                    counter.names, counter.bytes = [], 0
+                    layer.attend(queries, keys, values, DIM**-0.5)
         except (DataDependentOutputException, DynamicOutputShapeException, Asked) as error:
             return {"waits": [*counter.waits, str(getattr(error, "func", error))], "stopped": True}
     return {
@@ -259,29 +262,45 @@ def count(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: i
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--prompt", type=int, default=1024)
-    parser.add_argument("--kv-budget", type=int, default=128)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    results = []
+def tables(record: Mapping[str, Any]) -> list[Table]:
+    made = []
+    for results in by_shape(record["results"]).values():
+        first = results[0]
+        rows = []
+        for each in results:
+            stopped = each.get("stopped", False)
+            figures = [str(each["launches"]), f"{each['mib']:.2f}", f"{each['times_held']:.2f}"]
+            waits = ", ".join(each["waits"]) or "0"
+            rows.append([f"{each['method']}, {each['backend']}", *(["-"] * 3 if stopped else figures), waits])
+        title = f"{first['rows']} rows, prompt of {first['prompt_tokens']}, kv_budget {first['kv_budget']}"
+        columns = ("method, attention", "launches", "MiB", "times what is held", "waits")
+        made.append(Table(title, columns, rows, "Per layer and step; full keeps the whole prompt."))
+    return made
+
+
+def by_shape(results: Sequence[dict[str, Any]]) -> dict[tuple[int, ...], list[dict[str, Any]]]:
+    shapes: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    for each in results:
+        shapes.setdefault((each["rows"], each["prompt_tokens"], each["kv_budget"]), []).append(each)
+    return shapes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rows", type=int, default=1)
+    made.add_argument("--prompt", type=int, default=1024)
+    made.add_argument("--kv-budget", type=int, default=128)
+    made.add_argument("--out", type=Path, help="a .json file, and the .md page beside it")
+    args = made.parse_args(arguments)
+    shape = {"num_heads": HEADS, "num_kv_heads": KV_HEADS, "head_dim": DIM, "dtype": "bfloat16"}
+    record = Record("launches", arguments, args.out, shape=shape)
     for method in METHODS:
         for backend in BACKENDS:
-            counted = count(method, backend, args.rows, args.prompt, args.kv_budget)
-            results.append({"method": method, "backend": backend, **counted})
-            told = "stopped" if "stopped" in counted else f"{counted['launches']:3} launches, {counted['mib']:7.2f} MiB"
-            print(f"{method:14} {backend:8} {told}, {len(counted['waits'])} waits {' '.join(counted['waits'])}")
-    if args.out:
-        report = {
-            "command": f"python {COMMAND} --rows {args.rows} --prompt {args.prompt} --kv-budget {args.kv_budget}",
-            "shape": {"num_heads": HEADS, "num_kv_heads": KV_HEADS, "head_dim": DIM, "dtype": "bfloat16"},
-            "versions": probes.versions(),
-            "results": results,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+            sizes = {"rows": args.rows, "prompt_tokens": args.prompt, "kv_budget": args.kv_budget}
+            counted = count(method, backend, **sizes)
+            record.add({"method": method, "backend": backend, **sizes, **counted}, show=False)
+    for table in tables(record.content):
+        table.show()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 Bytes are counted from the storages that the code makes (weights and the prompt's ids are not among them), so they are
 the same on every machine. "Over no cache" is the peak less that of the same forward pass without any cache; a prefill
 that compresses layer by layer needs at most one dense layer and what is kept. The peaks of the process (resident size)
-and of CUDA's allocator are measured in a process of its own per arm, weights included.
+and of CUDA's allocator have the weights in them; each arm has a process of its own (--in-process: this one).
 """
 
 from __future__ import annotations
@@ -86,6 +86,15 @@ def alone(args: Any, name: str, tokens: int) -> None:
     print(json.dumps(probe.result))
 
 
+@torch.no_grad()
+def peaks_here(model: PreTrainedModel, name: str, args: Any, ids: torch.Tensor) -> dict[str, Any]:
+    """CUDA's alone: the resident size of a process that has done other work says nothing."""
+    with probes.measure(args.device) as probe:
+        cache = read(model, name, args.budget, ids)
+        del cache
+    return {key: value for key, value in probe.result.items() if key == "cuda_peak_bytes"}
+
+
 def peaks(args: Any, name: str, tokens: int) -> dict[str, Any]:
     settings = [args.shape, args.layers, args.device, args.dtype, args.budget, tokens]
     names = ["--shape", "--layers", "--device", "--dtype", "--budget", "--prompt"]
@@ -112,7 +121,10 @@ def measure(model: PreTrainedModel, tokens: int, args: Any, record: Record) -> d
         if "held" in row:
             row["over_no_cache"] = row["peak_bytes"] - rows[NO_CACHE]["peak_bytes"]
             row["dense_layer_and_kept"] = dense + row["held"]
-        rows[name] = row | (peaks(args, name, tokens) if args.processes else {})
+        if args.in_process:
+            rows[name] = row | peaks_here(model, name, args, ids)
+        else:
+            rows[name] = row | (peaks(args, name, tokens) if args.processes else {})
     facts = {"prompt": tokens, "kv_budget": args.budget, "dense_layer_bytes": dense}
     return {**facts, "full_bytes": dense * shape.num_layers, "arms": rows}
 
@@ -151,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     options.add_argument("--budget", type=int, default=128, help="mean slots per KV head")
     options.add_argument("--methods", nargs="+", default=list(METHODS))
     options.add_argument("--no-processes", dest="processes", action="store_false", help="counted bytes only")
+    options.add_argument("--in-process", action="store_true", help="CUDA's peaks in this process")
     options.add_argument("--alone", metavar="ARM", help="measure one arm in this process and print its peaks")
     args = options.parse_args(arguments)
     if args.alone:

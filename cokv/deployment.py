@@ -23,15 +23,18 @@ from cokv.cache.cache import RaggedCache
 from cokv.cache.files import write_cache
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.loaded import Loaded
+from cokv.cache.pieces import check_pieces
 from cokv.cache.policies.base import Policy
 from cokv.cache.prefill import PrefillLayer, prefill
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.cache.tokens_read import TokensRead
 from cokv.decode.batches import Row
+from cokv.decode.graphed import GraphedStep
 from cokv.decode.rerun import expect_last, holding_last, without_last
 from cokv.methods.method import NORMALIZED, Method
 from cokv.methods.profile_digest import profile_digest
 from cokv.methods.registry import get_method
+from cokv.model.half_precision import warn_of_slow_products
 from cokv.model.identity import model_identity
 from cokv.model.observe import Observer, Replayer
 from cokv.model.shape import Shape, model_shape
@@ -59,9 +62,13 @@ def compress(
     for those that are available), or "auto": the first that serves the model's device and dtype. params: the method's
     hyper-parameters.
 
-    The prompt is the model's first forward pass; what is read later, a further turn or the next piece of a prompt that
-    is read in pieces, is read on the compressed cache. Methods that keep every token (full, KIVI, ThinK) take any
-    kv_budget, and none.
+    The prompt is the model's first forward pass; what is read later, such as a further turn, is read on the compressed
+    cache. A prompt that is to be read in pieces is told before: `cache.prefill(ids, chunk_size=n)`, or
+    `cache.expect_prompt(ids.shape[1])` and then `model.generate(ids, prefill_chunk_size=n, ...)`. Methods that keep
+    every token (full, KIVI, ThinK) take any kv_budget, and none.
+
+    A layer is compressed as soon as it has read the prompt, so that one at a time is dense, unless the method's `needs`
+    says "all layers at once".
 
     Raises CokvError, before any prompt is read, for a model or a method that could not keep its promise here, and
     Infeasible for a budget that the method cannot meet.
@@ -77,9 +84,10 @@ def compress(
         raise CokvError(f"{chosen.name}: needs to know what tokens say; give tokenizer=")
     with ragged_attention(model):  # refuses a model that it cannot serve, and leaves one to which the method says no
         shape = model_shape(model.config)
-        choose.check_backend(attention, model.device, model.dtype, shape.head_dim)
+        choose.check_backend(attention, model.device, model.dtype, shape.head_dim, shape.softcap)
         chosen.check(kv_budget, shape.num_layers, shape.num_kv_heads, profile, shape.group_size)
         attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
+    warn_of_slow_products(model.device.type, model.dtype)
     budget = KVBudget.parse(kv_budget) if chosen.takes_budget else None
     return CompressedCache(model, MethodCompression(chosen, budget, profile, shape), tokenizer, attention)
 
@@ -174,12 +182,14 @@ class CompressedCache(RaggedCache):
         self.holds_prompt = False
         self.tokens.read(self.get_seq_length(), input_ids)
 
-    def already_read(self, input_ids: torch.Tensor) -> int:
+    def already_read(self, input_ids: torch.Tensor, positions: torch.Tensor | None = None) -> int:
         """The prompt of `prefill`, where the next forward pass is handed all of it, as assisted decoding does."""
         read = self.get_seq_length()
         known = self.tokens.first(read) if self.holds_prompt else None
         if known is None or known.shape[0] != input_ids.shape[0] or read >= input_ids.shape[1]:
             return 0
+        if positions is not None and int(positions[..., 0].min()) > 1:
+            return 0  # a text that begins as the prompt does, but comes after it; padding has position 0 or 1
         return read if torch.equal(input_ids[:, :read], known.to(input_ids.device)) else 0
 
     @property
@@ -259,12 +269,37 @@ class CompressedCache(RaggedCache):
         super().reset()
         self.tokens, self.holds_prompt = TokensRead(), False
 
-    def prefill(self, input_ids: torch.Tensor) -> None:
+    def expect_prompt(self, seq_len: int) -> None:
+        """Says how long the next prompt is, padding included, so that it may come in several forward passes.
+
+        For `model.generate(..., prefill_chunk_size=n)`: the cache compresses when it has read seq_len tokens, and keeps
+        what it would have kept of one pass. Until then all layers are dense. Without this the first forward pass is the
+        prompt. Raises CokvError for a method that must see all queries at once, and where a prompt has been read.
+        """
+        assert self.prompt is not None
+        if isinstance(seq_len, bool) or not isinstance(seq_len, int) or seq_len < 1:
+            raise CokvError(f"expect_prompt: seq_len is {seq_len!r}, expected the prompt's number of tokens")
+        if self.get_seq_length():
+            raise CokvError("expect_prompt: this cache has read a prompt already; call cache.reset() first")
+        self._check_pieces()
+        self.prompt.seq_len = seq_len
+
+    def _check_pieces(self) -> None:
+        assert self.prompt is not None
+        try:
+            check_pieces(self.prompt.compression.observers)
+        except CokvError as error:
+            raise CokvError(f"{self.prompt.checks.who}: {error}") from None
+
+    def prefill(self, input_ids: torch.Tensor, chunk_size: int | None = None) -> None:
         """Reads and compresses a prompt, int64 [rows, seq_len], each row without padding, before `model.generate`.
 
         All tokens count when the method chooses; the last one is then left to be read again on the compressed cache,
         so that `model.generate` with the same ids, or with more behind them, goes on from here. Makes the further
         passes of methods that need them, and is what assisted decoding needs.
+
+        chunk_size: tokens read at a time, for prompts whose activations do not fit in memory. What is kept is the same;
+        a method that must see all queries at once is refused. All layers are dense until the whole prompt is read.
         """
         assert self.prompt is not None
         model = self.prompt.model()
@@ -276,8 +311,10 @@ class CompressedCache(RaggedCache):
             raise CokvError(f"cache.prefill: ids have shape {list(input_ids.shape)}, expected [rows, 2 or more tokens]")
         assert isinstance(self.compression, MethodCompression), "a loaded cache has read its prompt"
         method, rows = self.compression.method, []
+        if chunk_size is not None:
+            self._check_pieces()
         for ids in input_ids:
-            read = prefill(model, ids, self.compression.window, method.observers, self.prompt.tokenizer)
+            read = prefill(model, ids, self.compression.window, method.observers, self.prompt.tokenizer, chunk_size)
             selection = method.select(read, self.compression.kv_budget, self.compression.profile)
             policy = self.compression.policy(read.seq_len)
             whole = holding_last([Row(selection, policy)])[0]
@@ -302,6 +339,14 @@ class CompressedCache(RaggedCache):
             self.layers[index] = sliding
         expect_last(self)
         self._know_kinds([policy for _, _, policy in rows], self.prompt.tokenizer if self.prompt else None)
+
+    def graphed(self) -> GraphedStep:
+        """A step of this cache's model as one CUDA graph, for a loop of one's own; see cokv/decode/graphed.py.
+
+        The prompt must have been read. `model.generate` cannot be served: it calls the model itself.
+        """
+        assert self.prompt is not None
+        return GraphedStep(self.prompt.model(), self)
 
     def memory(self) -> CacheMemory:
         """What the cache holds now, over all rows and all layers with a budget."""

@@ -72,7 +72,7 @@ def identity(experiment: Experiment, loaded: LoadedModel) -> dict[str, Any]:
         "versions": {name: versions[name] for name in VERSIONS_THAT_MATTER if name in versions},
         "source": source_digest(),
         "device": loaded.device.type,
-        "attention": choose(loaded.device, loaded.model.dtype, loaded.shape.head_dim),
+        "attention": choose(loaded.device, loaded.model.dtype, loaded.shape.head_dim, loaded.shape.softcap),
     }
 
 

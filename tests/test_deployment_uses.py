@@ -295,6 +295,9 @@ def test_a_second_turn_is_read_on_the_compressed_cache(
 # ---- tokens that are taken back
 
 
+# Older versions of transformers never take tokens back in layers with a sliding window.
+TAKES_BACK = hasattr(DynamicCache, "activate_past_recording")
+
 # Before 5.10 prompt lookup fails on models without an end of sequence: here it is an id that no token has.
 LOOKUP: dict[str, Any] = {"prompt_lookup_num_tokens": 3, "eos_token_id": 10**6}
 
@@ -303,8 +306,7 @@ LOOKUP: dict[str, Any] = {"prompt_lookup_num_tokens": 3, "eos_token_id": 10**6}
     ("family", "name"),
     [
         *(("llama", name) for name in ("full", "snapkv", "cokv", "snapkv_think", "arkvale")),
-        ("qwen3-hybrid", "snapkv"),
-        ("qwen3-hybrid", "arkvale"),
+        *(("qwen3-hybrid", name) for name in ("snapkv", "arkvale") if TAKES_BACK),
     ],
 )
 def test_assisted_decoding_gives_the_tokens_of_plain_generation(
@@ -319,7 +321,7 @@ def test_assisted_decoding_gives_the_tokens_of_plain_generation(
     plain, looked, drafted = caches
     expected = generate(model, ids, plain, 30)
     assert generate(model, ids, looked, 30, **LOOKUP) == expected
-    assert generate(model, ids, drafted, 30, assistant_model=draft) == expected
+    assert generate(model, ids, drafted, 30, assistant_model=draft, eos_token_id=10**6) == expected
     for cache in (looked, drafted):
         assert plain.held()[0].slots <= cache.held()[0].slots <= plain.held()[0].slots + 60
 

@@ -170,7 +170,10 @@ def test_rows_with_padding_before_them(world: World, prompt: Prompt, more: torch
 
 def test_tokens_that_are_taken_back_or_refused(world: World, prompt: Prompt, more: torch.Tensor) -> None:
     cache, wrong = world.filled(), prompt(13, seed=9)
-    cache.activate_past_recording()
+    if hasattr(cache, "activate_past_recording"):
+        cache.activate_past_recording()
+    elif True in cache.is_sliding:
+        pytest.skip("older versions of transformers never take tokens back in layers with a sliding window")
     world.read(cache, more[None, :7])
     before = cache.held()
     for count in (13, 3):

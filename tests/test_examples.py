@@ -14,9 +14,13 @@ import cokv
 ROOT = Path(__file__).parents[1]
 
 
-def run(name: str) -> list[str]:
+def run(name: str, *arguments: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / name)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, str(ROOT / "examples" / name), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.splitlines()
 
@@ -52,6 +56,13 @@ def test_a_second_question_is_answered_on_the_compressed_text() -> None:
     assert "39." in text or "40." in text, text
     assert first.startswith("lantern: 1787679") and second.startswith("basket: 9592991"), (first, second)
     assert "KV slots" in after
+
+
+def test_a_saved_context_is_asked_in_another_process(tmp_path: Path) -> None:
+    (text,) = run("saved_context.py", "read", str(tmp_path / "text.cokv"))
+    assert "39." in text or "40." in text, text
+    first, second = run("saved_context.py", "ask", str(tmp_path / "text.cokv"), "lantern", "basket")
+    assert first.startswith("lantern: 1787679") and second.startswith("basket: 9592991"), (first, second)
 
 
 def test_a_pipeline_takes_the_cache() -> None:

@@ -184,7 +184,7 @@ def test_assisted_decoding_and_beams_go_on_from_a_file(
     settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 20, "do_sample": False}
     plain, assisted = (
         model.generate(ids, past_key_values=cokv.load_cache(model, tmp_path / "cache"), **settings, **use).tolist()
-        for use in ({}, {"prompt_lookup_num_tokens": 3})
+        for use in ({}, {"prompt_lookup_num_tokens": 3, "eos_token_id": 10**6})
     )
     assert plain == assisted
     beams = []
@@ -192,6 +192,24 @@ def test_assisted_decoding_and_beams_go_on_from_a_file(
         cache.batch_repeat_interleave(3)
         beams.append(model.generate(ids, past_key_values=cache, num_beams=3, **settings).tolist())
     assert beams[0] == beams[1]
+
+
+def test_a_question_may_begin_as_the_text_does(
+    make_model: MakeModel, prompt: Prompt, compressed: Any, tmp_path: Path
+) -> None:
+    """Tokens that were read and tokens that are only like them are told apart."""
+    model, text = make_model(), prompt(40)
+    cache = filled(model, compressed(model, "snapkv", 20), text)
+    cache.save(tmp_path / "cache")
+    again = torch.cat([text, text, prompt(5, seed=5)])[None]
+    loaded = cokv.load_cache(model, tmp_path / "cache")
+    answer = model.generate(
+        again, attention_mask=torch.ones_like(again), past_key_values=loaded, max_new_tokens=8, do_sample=False
+    )
+    expected = [int(read(model, cache, again[0, 40:])[0, -1].argmax())]
+    while len(expected) < 8:
+        expected.append(int(read(model, cache, torch.tensor(expected[-1:]))[0, -1].argmax()))
+    assert answer[0, again.shape[1] :].tolist() == expected
 
 
 # ---- what a file says, and its size

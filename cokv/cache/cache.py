@@ -149,6 +149,8 @@ class RaggedCache(AnsweringCache):
         super().reset()
         if self.prompt is not None:
             self.prompt.reset()
+            for layer in self.ragged_layers:
+                layer.after_prompt = self._after_prompt
 
     def crop(self, tokens_to_remove: int) -> None:
         """All layers or none: sliding layers come first in some models."""

@@ -143,8 +143,11 @@ class AnsweringCache(Cache):
         """Called by a hook of the model. owner: its class; input_ids int64 [rows, t], None for embeddings."""
         self.handshake.owner, self.handshake.pending = owner, None
 
-    def already_read(self, input_ids: torch.Tensor) -> int:
-        """How many of the first of these ids, int64 [rows, t], this cache has read and shall not read again."""
+    def already_read(self, input_ids: torch.Tensor, positions: torch.Tensor | None = None) -> int:
+        """How many of the first of these ids, int64 [rows, t], this cache has read and shall not read again.
+
+        positions: of the ids, int64 [.., t], where the model is given them.
+        """
         return 0
 
     def forward_ends(self) -> None:

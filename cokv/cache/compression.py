@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from cokv.cache.attention.masks import prompt_starts
+from cokv.cache.pieces import LayerPieces
 from cokv.cache.policies.base import Policy
 from cokv.cache.policies.growth import Grow
 from cokv.cache.prefill import PrefillLayer, observations
@@ -96,6 +97,8 @@ class PromptReader:
         self.needs_inputs = any(getattr(observer, "needs_inputs", False) for observer in compression.observers)
         self.checks = LaterChecks(getattr(compression, "name", ""))  # of all layers, asked when the last is done
         self._starts: tuple[torch.Tensor | None, torch.Tensor] | None = None  # of a mask, for all layers that get it
+        self.seq_len: int | None = None  # of a prompt that comes in pieces, padding included
+        self.pieces: dict[int, LayerPieces] = {}  # by place, while it does
 
     def model(self) -> Any:
         """The model this cache was made for, as long as it is there."""
@@ -119,8 +122,23 @@ class PromptReader:
     ) -> None:
         """Full-attention layer number `place` has attended the prompt: compresses it, or all of them once all have."""
         layer, rows = layers[place], layers[place].keys.shape[0]
-        layer.starts = self._prompt_starts(layer, mask)
-        views = [self._view(layer, row, start, queries, scaling) for row, start in enumerate(layer.starts.tolist())]
+        pieces, read = self._pieces_of(layer, place), layer.keys.shape[2]
+        if self.seq_len is not None and read > self.seq_len:
+            raise CokvError(f"the prompt has {read} tokens or more, expect_prompt({self.seq_len}) said {self.seq_len}")
+        whole = self.seq_len is None or read == self.seq_len
+        if whole or (pieces is not None and pieces.adding):
+            layer.starts = self._prompt_starts(layer, mask)
+        starts = layer.starts.tolist()
+        if pieces is not None:
+
+            def view(row: int, own: torch.Tensor) -> LayerView:
+                return self._layer_view(layer, row, starts[row], own, scaling)
+
+            queries = pieces.read(queries, view if pieces.adding else None)
+            if not whole:
+                return
+        views = [self._view(layer, row, start, queries, scaling, pieces) for row, start in enumerate(starts)]
+        self.pieces.pop(place, None)
         if self.compression.layer_local:
             self._fill(layers, place, views, [self.compression.positions([view], place)[0] for view in views])
             if place == len(layers) - 1:
@@ -143,7 +161,15 @@ class PromptReader:
                 raise layer.handshake.refusal(layer, str(error)) from None
         return self._starts[1]
 
+    def _pieces_of(self, layer: RaggedLayer, place: int) -> LayerPieces | None:
+        """Of a prompt that comes in pieces."""
+        if self.seq_len is None or (layer.keys.shape[2] == self.seq_len and place not in self.pieces):
+            return None
+        return self.pieces.setdefault(place, LayerPieces(self.compression.window, self.compression.observers))
+
     def forward_begins(self, input_ids: torch.Tensor | None) -> None:
+        if self.pieces and input_ids is not None and self.input_ids is not None:
+            input_ids = torch.cat([self.input_ids, input_ids], dim=1)
         self.input_ids, self._starts = input_ids, None
 
     def forward_ends(self) -> None:
@@ -154,20 +180,33 @@ class PromptReader:
     def reset(self) -> None:
         """What a prompt that failed half-way has left."""
         self.waiting.clear()
+        self.pieces.clear()
         self.checks.pending.clear()
+        self.seq_len = None
         self.forward_begins(None)
 
-    def _view(self, layer: RaggedLayer, row: int, start: int, queries: torch.Tensor, scaling: float) -> PrefillLayer:
-        """One row's prompt, its padding cut off."""
-        keys, values, own = layer.keys[row, :, start:], layer.values[row, :, start:], queries[row, :, start:]
+    def _layer_view(self, layer: RaggedLayer, row: int, start: int, queries: torch.Tensor, scaling: float) -> LayerView:
+        """One row's prompt, its padding cut off; queries [num_heads, t, head_dim], the row's last ones."""
+        keys, values = layer.keys[row, :, start:], layer.values[row, :, start:]
+        ids = None if self.input_ids is None else self.input_ids[row, start:]
+        own = queries[:, max(queries.shape[1] - keys.shape[1], 0) :]
+        cap = layer.backend.softcap
+        return LayerView(layer.index, ids, own, keys, values, scaling, self.model_parts(), cap, layer.sinks)
+
+    def _view(
+        self,
+        layer: RaggedLayer,
+        row: int,
+        start: int,
+        queries: torch.Tensor,
+        scaling: float,
+        pieces: LayerPieces | None,
+    ) -> PrefillLayer:
+        """One row's prompt, with what is observed of it."""
+        view = self._layer_view(layer, row, start, queries[row], scaling)
+        keys, values, own = view.keys, view.values, view.queries
         last = own[:, max(own.shape[1] - self.compression.window, 0) :]
-        observed = {}
-        if self.compression.observers:
-            ids = None if self.input_ids is None else self.input_ids[row, start:]
-            view = LayerView(
-                layer.index, ids, own, keys, values, scaling, self.model_parts(), layer.backend.softcap, layer.sinks
-            )
-            observed = observations(self.compression.observers, view)
+        observed = pieces.observed(row, view) if pieces else observations(self.compression.observers, view)
         if not self.compression.layer_local:
             last = last.clone()  # a view would hold all queries until the last layer is done
         checks, cap = self.checks if self.compression.layer_local else None, layer.backend.softcap
@@ -198,7 +237,8 @@ class PromptReader:
     def __deepcopy__(self, memo: dict[int, Any]) -> PromptReader:
         """For the same model, which is not copied."""
         twin = PromptReader(self.compression, self._model() if self._model else None, self.tokenizer)
-        twin.waiting = copy.deepcopy(self.waiting, memo)
+        twin.waiting, twin.pieces = copy.deepcopy((self.waiting, self.pieces), memo)
+        twin.seq_len = self.seq_len
         return twin
 
     def __getstate__(self) -> dict[str, Any]:

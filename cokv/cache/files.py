@@ -68,6 +68,7 @@ def fill_cache(
             nothing = torch.empty(0, dtype=decoder.decode(encoded["dtype"]), device=device)
             layer.lazy_initialization(nothing, nothing)
             layer.rows, layer.starts = decoder.decode(encoded["rows"]), decoder.decode(encoded["starts"])
+            layer.after_prompt = None
             layer.tokens_seen, layer.prompt_len = encoded["tokens_seen"], encoded["prompt_len"]
         else:
             keys, values = (tensors[encoded[name]["tensor"]].to(device, copy=True) for name in ("keys", "values"))

@@ -77,6 +77,7 @@ class RaggedLayer(Layer):
             self.rows = MixedRows(views, kept, policies, self.slack, self.backend)
         self.starts = torch.zeros(len(kept), dtype=torch.int64) if starts is None else starts
         self.keys = self.values = None
+        self.after_prompt = None  # it belongs to the cache, which two-way references would keep in memory
 
     @property
     def parts(self) -> list[tuple[torch.Tensor, Rows]]:

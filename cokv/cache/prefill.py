@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer
 from cokv.cache.attention.attachment import ragged_attention
 from cokv.cache.attention.handshake import in_autocast_dtype
 from cokv.cache.compat import AnsweringCache, Layer, cache_argument
+from cokv.cache.pieces import LayerPieces, check_pieces
 from cokv.cache.replay import replay
 from cokv.cache.sliding import SlidingLayer
 from cokv.model.device import LaterChecks
@@ -90,28 +91,44 @@ class _Recorder(Layer):
         input_ids: torch.Tensor,
         parts: ModelParts,
         softcap: float | None,
+        in_pieces: bool = False,
     ) -> None:
         super().__init__(index)
         self.window, self.scaling, self.softcap = window, 0.0, softcap
         self.sinks: torch.Tensor | None = None
         self.observers, self.input_ids, self.parts = observers, input_ids, parts
         self.queries: torch.Tensor | None = None
+        self.pieces = LayerPieces(window, observers) if in_pieces else None
         self.observed: dict[Observer | Replayer, Observation | CokvError] = {}
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        assert not self.is_initialized, "a prompt is prefilled in one forward pass"
-        self.keys, self.values = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
-        self.lazy_initialization(self.keys, self.values)
-        self.tokens_seen = key_states.shape[-2]
-        return self.offer(self.keys, self.values, self.tokens_seen)
+        key_states, value_states = in_autocast_dtype(key_states), in_autocast_dtype(value_states)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+        else:
+            assert self.pieces is not None, "a prompt is prefilled in one forward pass"
+            self.keys = torch.cat([self.keys, key_states], dim=-2)
+            self.values = torch.cat([self.values, value_states], dim=-2)
+        self.tokens_seen += key_states.shape[-2]
+        return self.offer(self.keys, self.values, key_states.shape[-2])
 
     def observe(
         self, queries: torch.Tensor, mask: torch.Tensor | None, scaling: float, sinks: torch.Tensor | None = None
     ) -> None:
-        self.queries, self.scaling = queries[:, :, max(queries.shape[2] - self.window, 0) :].clone(), scaling
-        self.sinks, states = sinks, (queries[0], self.keys[0], self.values[0])
-        view = LayerView(self.index, self.input_ids, *states, scaling, self.parts, self.softcap, sinks)
-        self.observed = observations(self.observers, view)
+        self.scaling, self.sinks = scaling, sinks
+
+        def view(row: int, own: torch.Tensor) -> LayerView:
+            ids, states = self.input_ids[: self.tokens_seen], (own, self.keys[0], self.values[0])
+            return LayerView(self.index, ids, *states, scaling, self.parts, self.softcap, sinks)
+
+        if self.pieces is not None:
+            queries = self.pieces.read(queries, view)
+        self.queries = queries[:, :, max(queries.shape[2] - self.window, 0) :].clone()
+        if self.pieces is None:
+            self.observed = observations(self.observers, view(0, queries[0]))
+        elif self.tokens_seen == len(self.input_ids):
+            self.observed = self.pieces.observed(0, view(0, queries[0]))
 
 
 class _Recording(AnsweringCache):
@@ -166,11 +183,13 @@ def prefill(
     window: int = 32,
     observers: Iterable[Observer | Replayer] = (),
     tokenizer: Any = None,
+    chunk_size: int | None = None,
 ) -> Prefill:
     """Runs the prompt (int64 [seq_len]) once with full attention. `window`: how many of its last queries to keep.
 
     `observers`: what else to look at, see observe.py; a replayer costs further passes. `tokenizer`: the model's, for
-    observers, and rules while decoding, that must know what a token says.
+    observers, and rules while decoding, that must know what a token says. `chunk_size`: tokens read at a time, for
+    prompts whose activations do not fit; observers that must see all queries at once are refused.
     """
     shape = model_shape(model.config)
     check_prompt(input_ids, shape.context_length)
@@ -179,15 +198,20 @@ def prefill(
     parts = ModelParts(model, tokenizer)
     requested = list(dict.fromkeys(observers))
     watching = [o for o in requested if not isinstance(o, Replayer)]
+    if chunk_size is not None:
+        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+            raise CokvError(f"chunk_size is {chunk_size!r}, expected a positive number of tokens read at a time")
+        check_pieces(watching)
     layers: list[Any] = [
-        _Recorder(i, window, watching, ids, parts, shape.softcap)
+        _Recorder(i, window, watching, ids, parts, shape.softcap, chunk_size is not None)
         if i in full
         else SlidingLayer(shape.sliding_window or 0, spare=1)
         for i in range(shape.num_hidden_layers)
     ]
     cache = _Recording(layers, shape, parts)
     with ragged_attention(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in watching)):
-        logits = model(input_ids=ids[None], **cache_argument(cache), use_cache=True, logits_to_keep=1).logits
+        for piece in ids[None].split(chunk_size or ids.numel(), dim=1):
+            logits = model(input_ids=piece, **cache_argument(cache), use_cache=True, logits_to_keep=1).logits
     parts.inputs.clear()
     sliding = {i: layers[i] for i in range(len(layers)) if i not in full}
     for i in shape.full_layers:

@@ -67,6 +67,7 @@ def decode(
     max_bytes: int = 1 << 30,
     attend: Attend = choose.attend,
     first_token: FirstToken = "prefill",
+    graph: bool = False,
 ) -> list[Decoded]:
     """Greedy answers, one per row, in order.
 
@@ -74,7 +75,8 @@ def decode(
     work that rows have in common done once) or "auto" (the lowest estimated cost). The first two consume rows batch by
     batch, so a generator of many rows needs little memory; the others consume all rows first. `suffix`: int64 [t] read
     after the prompt on the compressed cache. `max_bytes` bounds the memory of a batch's rows: K and V with slack and
-    new tokens, or the shared ways' masks, new tokens and attention weights; a single row may exceed it.
+    new tokens, or the shared ways' masks, new tokens and attention weights; a single row may exceed it. `graph`: on
+    CUDA, a step is recorded once and replayed, see graphed.py; refused for what cannot be.
     """
     if suffix is not None and (suffix.ndim != 1 or suffix.numel() == 0):
         raise CokvError(f"suffix ids have shape {list(suffix.shape)}, expected one non-empty row [t], or None")
@@ -85,7 +87,7 @@ def decode(
     with ragged_attention(model):
         for batch_way, batch in batches(model, prefill, rows, way, new_tokens, max(suffix_len, 1), max_bytes):
             with start_session(
-                model, prefill, batch.rows, batch_way, stop.max_new_tokens, suffix, first_token, attend
+                model, prefill, batch.rows, batch_way, stop.max_new_tokens, suffix, first_token, attend, graph
             ) as (session, logits, nodes):
                 tokens = _greedy(session, logits, nodes, len(batch.rows), stop)
                 session.record_slack()

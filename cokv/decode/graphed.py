@@ -29,6 +29,7 @@ from cokv.cache.compat import cache_argument
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.storage.evictors import OldestEvictor
 from cokv.cache.storage.plain import PlainRows
+from cokv.cache.tokens_read import TokensRead
 from cokv.model.device import sent
 from cokv.types import CokvError
 
@@ -47,10 +48,10 @@ def cuda_graph(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], to
 class GraphedStep:
     """See above. `replays` and `records` count how the steps so far were made."""
 
-    def __init__(self, model: PreTrainedModel, cache: RaggedCache, record: Record = cuda_graph) -> None:
-        """record: see `cuda_graph`. Raises CokvError, naming the reason, for what cannot be recorded."""
-        self.model, self.cache, self.record = model, cache, record
-        self.stores = [_capturable(layer, record) for layer in _ragged(cache)]
+    def __init__(self, model: PreTrainedModel, cache: RaggedCache, record: Record | None = None) -> None:
+        """record: in place of `cuda_graph`. Raises CokvError, naming the reason, for what cannot be recorded."""
+        self.model, self.cache, self.record = model, cache, record or cuda_graph
+        self.stores = [_capturable(layer, on_cuda=record is None) for layer in _ragged(cache)]
         if base_implementation(model) == "eager":
             raise CokvError(
                 "GraphedStep: eager attention makes a mask that grows with each step; load the model with "
@@ -82,7 +83,7 @@ class GraphedStep:
             return self._ordinary()
         if self._recorded != layout:
             self._place()
-            with self._for_all_room(), ragged_attention(self.model):
+            with self._for_all_room(), self._without_notes(), ragged_attention(self.model):
                 self._replay, self.logits = self.record(self._forward)
             self._recorded, self.records = layout, self.records + 1
         else:
@@ -90,6 +91,9 @@ class GraphedStep:
                 layer.tokens_seen += 1
             for store in self.stores:
                 store.replayed()
+        tokens = getattr(self.cache, "tokens", None)
+        if tokens is not None:
+            tokens.read(layers[0].tokens_seen - 1, self.ids)
         assert self._replay is not None
         self._replay()
         self.replays += 1
@@ -97,10 +101,12 @@ class GraphedStep:
 
     def _ordinary(self) -> torch.Tensor:
         """A step that is not replayed; also compiles and allocates what the recorded one must find."""
+        layout = self._layout()
         self._place()
         with self._for_all_room(), ragged_attention(self.model):
             logits = self._forward()
-        self._warm, self._recorded, self._replay = self._layout(), None, None
+        self._warm = layout if layout == self._layout() else None  # a step that laid storage out had other grids
+        self._recorded, self._replay = None, None
         return logits.clone()
 
     def _forward(self) -> torch.Tensor:
@@ -125,6 +131,18 @@ class GraphedStep:
         """Where storage lies."""
         stores = [store.store for store in self.stores]
         return tuple(part.data_ptr() for store in stores for part in (store.k, store.v, store.starts, store.lengths))
+
+    @contextmanager
+    def _without_notes(self) -> Iterator[None]:
+        """What the cache notes of each forward pass at a place that the host knows, it notes beside the graph."""
+        tokens = getattr(self.cache, "tokens", None)
+        if tokens is not None:
+            self.cache.tokens = TokensRead()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            if tokens is not None:
+                self.cache.tokens = tokens  # type: ignore[attr-defined]
 
     @contextmanager
     def _for_all_room(self) -> Iterator[None]:
@@ -155,7 +173,7 @@ def _ragged(cache: RaggedCache) -> list[RaggedLayer]:
     return cache.ragged_layers
 
 
-def _capturable(layer: RaggedLayer, record: Record) -> PlainRows:
+def _capturable(layer: RaggedLayer, on_cuda: bool) -> PlainRows:
     """The layer's one store. Raises CokvError for others."""
     if not layer.parts:
         raise CokvError("GraphedStep: the cache has read no prompt yet; run the model on the prompt first")
@@ -167,7 +185,7 @@ def _capturable(layer: RaggedLayer, record: Record) -> PlainRows:
             f"GraphedStep: rows with {what} decide on the host what a step does; use a method that only grows "
             "(such as snapkv or full) or drops its oldest tokens (streamingllm)"
         )
-    if record is cuda_graph and (layer.device.type != "cuda" or layer.attention not in CAPTURABLE):
+    if on_cuda and (layer.device.type != "cuda" or layer.attention not in CAPTURABLE):
         available = [name for name in CAPTURABLE if choose.missing(name) is None]
         raise CokvError(
             f"GraphedStep: attention {layer.attention!r} on {layer.device} cannot be recorded; expected a cache on "

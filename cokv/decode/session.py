@@ -18,6 +18,7 @@ from cokv.cache.prefill import Prefill
 from cokv.cache.storage.plain import PlainRows
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.decode.batches import Row, Way
+from cokv.decode.graphed import GraphedStep
 from cokv.decode.head_mask import HeadMask, Kept, RowTable, kept_tokens
 from cokv.decode.rerun import expect_last, holding_last, shortened, without_last
 from cokv.decode.shared import SharedCache
@@ -36,6 +37,7 @@ class DecodeSession:
         self.model, self.cache, self.position = model, cache, prefill.seq_len
         self.held: list[MemoryUsage] = []  # of each row before the first step, with its slack at the end
         self.active: list[int] = []  # rows that have not finished
+        self.step: GraphedStep | None = None
 
     def record_usage(self, prefill: Prefill, kept: list[Kept], extra: int = 0) -> None:
         """Records the rows' memory. `extra`: tokens that every head holds besides those it keeps of the prompt."""
@@ -52,6 +54,9 @@ class DecodeSession:
 
         Returns the logits after the last token, or after every one: [nodes, 1 or t, vocab_size]; and the rows' nodes.
         """
+        if self.step is not None and ids.shape[1] == 1:
+            self.position += 1
+            return self.step(ids.to(self.model.device))[:, None], None
         trie = self.cache if isinstance(self.cache, TrieCache) else None
         if trie is not None:
             ids = trie.advance(ids)
@@ -72,6 +77,14 @@ class DecodeSession:
         self.record_slack()
         self.active = [self.active[i] for i in unfinished]
         self.cache.keep_rows(torch.tensor(unfinished))
+        if self.step is not None:
+            self.record_steps()
+
+    def record_steps(self) -> None:
+        """From now on steps of one token are replays of a recorded one. Raises CokvError where they cannot be."""
+        if not isinstance(self.cache, RaggedCache):
+            raise CokvError(f"graph: {type(self.cache).__name__} cannot be recorded; decode with way='ragged'")
+        self.step = GraphedStep(self.model, self.cache)
 
     def record_slack(self) -> None:
         """Records the unused bytes of the active rows' storage, once they have read their last tokens."""
@@ -106,11 +119,13 @@ def start_session(
     suffix: torch.Tensor | None = None,
     first_token: FirstToken = "prefill",
     attend: Attend = choose.attend,
+    graph: bool = False,
 ) -> Iterator[tuple[DecodeSession, torch.Tensor, Nodes]]:
     """Rows that have read the prompt and the suffix, with the logits [nodes, vocab_size] of their first token.
 
     Call inside `ragged_attention(model)`. Without a suffix the logits are the prefill's, or those of the last prompt
-    token run again on the compressed cache. `new_tokens`: how many more tokens each row may read.
+    token run again on the compressed cache. `new_tokens`: how many more tokens each row may read. `graph`: steps of one
+    token are CUDA graphs.
     """
     if first_token not in get_args(FirstToken):
         raise CokvError(f"first_token is {first_token!r}; expected one of {', '.join(get_args(FirstToken))}")
@@ -137,9 +152,13 @@ def start_session(
     session.record_usage(prefill, kept)
     with expanding(model, cache) if isinstance(cache, TrieCache) else nullcontext():
         if suffix is None:
+            if graph:
+                session.record_steps()
             yield session, prefill.first_logits[None], torch.zeros(len(rows), dtype=torch.int64)
         else:
             logits, nodes = session.read(suffix.cpu().expand(len(rows), -1))
             if rerun:
                 session.record_usage(prefill, kept, extra=1)
+            if graph:
+                session.record_steps()
             yield session, logits[:, -1], nodes

@@ -188,7 +188,11 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
 
 
 class Observer(Protocol):
-    """A frozen dataclass: equal ones see the same. With `needs_inputs` set it may ask for `attention_inputs`."""
+    """A frozen dataclass: equal ones see the same. With `needs_inputs` set it may ask for `attention_inputs`.
+
+    For prompts that are read in pieces it may say `last_queries`, how many of a prompt's last queries it needs, or have
+    `add(before, more)`, which joins what it saw of the first queries and of those after them; see cache/pieces.py.
+    """
 
     def observe(self, view: LayerView) -> Observation:
         """Tensors of O(num_heads * seq_len) numbers."""

@@ -44,6 +44,7 @@ class TokenKinds:
     """Observer: the kind of every prompt token, [seq_len]."""
 
     needs_tokenizer: ClassVar[bool] = True
+    last_queries: ClassVar[int] = 0
 
     def observe(self, view: LayerView) -> Observation:
         if view.input_ids is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suite.doctor import experiments, hardware, software, surroundings
+from suite.doctor import attention, experiments, hardware, software, surroundings
 from suite.doctor.check import Check, Finding, State, begin, look
 from suite.doctor.experiments import Machine
 
@@ -48,7 +48,7 @@ class Diagnosis:
 
 def diagnose(files: Mapping[str, Path], default: str) -> Diagnosis:
     """Looks at everything. files: the experiments by name."""
-    checks = [*software.checks(), *hardware.checks(), *surroundings.checks()]
+    checks = [*software.checks(), *hardware.checks(), *attention.checks(), *surroundings.checks()]
     early = {check: begin(check) for check in checks if check.early}
     findings = {check: early[check]() if check in early else look(check) for check in checks}
     machine = _machine({check.name: finding.facts for check, finding in findings.items()})

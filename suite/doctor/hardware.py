@@ -22,7 +22,6 @@ def checks() -> list[Check]:
         Check("machine", "disk for runs", lambda: disk(Path.cwd(), RUN_FOLDER, "run in another folder, or --runs")),
         Check("machine", "gpus", gpus),
         Check("machine", "gpu measurements", gpu_measurements),
-        Check("machine", "attention", attention),
     ]
 
 
@@ -129,24 +128,3 @@ def gpu_measurements() -> Finding:
         detail = f"{have or 'none'}; not {missing}, which needs NVML and a device that tells"
         return Finding(State.WARNING, detail, "python -m pip install 'nvidia-ml-py>=12'", {"readings": readings})
     return Finding(State.OK, have, facts={"readings": readings})
-
-
-def attention() -> Finding:
-    """What attends prompts, and what the compressed cache, where this package decides."""
-    import torch
-
-    from cokv.cache.attention.choose import choose, describe_backends
-    from suite.doctor.software import has_extra
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtypes = ("float32", "bfloat16")
-    chosen = {name: choose(device, getattr(torch, name), 128) for name in dtypes}
-    backends = {each.name: each.missing or each.use for each in describe_backends()}
-    available = [each.name for each in describe_backends() if each.available]
-    flash = torch.cuda.is_available() and has_extra("flash")
-    prompts = ["sdpa", "eager", *(["flash_attention_2"] if flash else [])]
-    facts = {"compressed": chosen, "available": available, "backends": backends, "prompts": prompts}
-    ours = ", ".join(dict.fromkeys(chosen.values()))
-    others = ", ".join(name for name in available if name not in chosen.values())
-    detail = f"compressed cache: {ours} (also {others}); prompts: {', '.join(prompts)} of transformers"
-    return Finding(State.OK, detail, facts=facts)

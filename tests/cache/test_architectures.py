@@ -30,7 +30,8 @@ SEQ_LEN, NEW, BUDGET, WINDOW, PADDING = 48, 12, 16, 6, 5
 OTHERS = ("mistral", "qwen2", "qwen3", "qwen3-hybrid", "gemma", "gemma3", "phi", "phi3", "olmo2", "smollm3", "granite")
 OTHERS += ("cohere2", "mixtral")
 SOFTMAX = ("gemma2", "gpt-oss")  # capped logits; sinks
-CASES = [("llama", "gqa"), *((name, "gqa") for name in OTHERS)]
+HEADS = {"gemma": "mqa", "granite": "mqa", "phi": "mha", "olmo2": "mha"}  # grouped queries in the others
+CASES = [("llama", "gqa"), *((name, HEADS.get(name, "gqa")) for name in OTHERS)]
 CASES += [(name, heads) for name in SOFTMAX for heads in ("mha", "gqa", "mqa")]
 
 

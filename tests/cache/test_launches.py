@@ -23,6 +23,12 @@ def test_a_step_asks_the_device_for_nothing(method: str, backend: str) -> None:
         assert counted["times_held"] < 1.2, "K and V are read once"
 
 
+@pytest.mark.parametrize("backend", ["varlen", "triton"])
+def test_storage_that_grows_is_laid_out_anew_without_a_question(backend: str) -> None:
+    counted = launches.count("adakv", backend, rows=1, prompt_tokens=60, kv_budget=20, steps=80)
+    assert counted["waits"] == [] and "stopped" not in counted
+
+
 def test_a_question_to_the_device_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     from cokv.cache.attention import varlen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import emulated_attention
@@ -14,7 +15,11 @@ from transformers import PreTrainedModel
 
 import cokv
 from cokv.cache.attention import varlen
+from cokv.cache.prefill import prefill
+from cokv.decode.batches import Row
+from cokv.decode.decode import Stop, decode
 from cokv.decode.graphed import GraphedStep
+from cokv.types import Selection
 
 NEW = 45  # more than the slack of a segment: storage is laid out anew on the way
 
@@ -54,7 +59,29 @@ def test_recorded_steps_are_ordinary_steps(method: str, fresh_model: Callable[..
         token, positions = expected.argmax(-1), positions + 1
     assert recorded.get_seq_length() == plain.get_seq_length() == 40 + NEW
     assert recorded.memory() == plain.memory()
-    assert step.replays > NEW // 2 and step.records == (2 if method == "adakv" else 1)
+    assert torch.equal(recorded.tokens.first(40 + NEW), plain.tokens.first(40 + NEW))
+    assert step.replays > NEW // 2 and (step.records > 1) is (method == "adakv")
+
+
+def test_decoding_by_recorded_steps(
+    fresh_model: Any, prompt: Any, uneven_mask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that end leave, and what remains is recorded again."""
+    monkeypatch.setattr("cokv.decode.session.GraphedStep", partial(GraphedStep, record=record))
+    model = fresh_model().to(torch.bfloat16)
+    read = prefill(model, prompt(40))
+    shape = read.shape
+    rows = [Row(Selection.from_mask(uneven_mask(shape.num_layers, shape.num_kv_heads, 40, s))) for s in range(3)]
+
+    def tokens(stop: Stop, graph: bool) -> list[list[int]]:
+        return [row.tokens for row in decode(model, read, rows, stop, attend=varlen.attend, graph=graph)]
+
+    whole = tokens(Stop(24), False)
+    ends = Stop(24, (whole[0][9],))
+    lengths = [len(row) for row in tokens(ends, False)]
+    assert lengths[0] <= 10 and max(lengths) > lengths[0] + 3, "one row ends before another"
+    for stop in (Stop(24), ends):
+        assert tokens(stop, True) == tokens(stop, False)
 
 
 def test_rows_that_leave_are_seen(fresh_model: Callable[..., Any], prompt: Any) -> None:
@@ -87,7 +114,7 @@ def test_a_graph_needs_cuda_and_a_backend_that_asks_nothing(fresh_model: Any, pr
     with torch.no_grad():
         model(prompt(40)[None], past_key_values=cache)
     with pytest.raises(cokv.CokvError, match="attention 'buckets' on cpu cannot be recorded; expected a cache on CUDA"):
-        GraphedStep(model, cache)
+        cache.graphed()
 
 
 @pytest.mark.gpu
@@ -101,7 +128,7 @@ def test_a_cuda_graph_gives_ordinary_steps(method: str, dtype: torch.dtype, fres
     with torch.no_grad():
         first, _ = (model(ids, past_key_values=cache).logits[:, -1] for cache in (plain, recorded))
         token = first.argmax(-1)
-        step = GraphedStep(model, recorded)
+        step = recorded.graphed()
         for _ in range(NEW):
             expected = model(token[:, None], past_key_values=plain).logits[:, -1]
             torch.testing.assert_close(step(token).float(), expected.float(), rtol=2e-2, atol=0.2)

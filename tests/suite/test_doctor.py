@@ -25,7 +25,7 @@ import torch
 from command_line import call
 from small_experiment import GOOD
 
-from suite.doctor import diagnosis, hardware, software, surroundings
+from suite.doctor import attention, diagnosis, hardware, software, surroundings
 from suite.doctor.check import Check, Finding, State, look
 from suite.doctor.experiments import Machine, fit
 from suite.experiment_files import DEFAULT, shipped_experiments
@@ -93,7 +93,7 @@ def test_the_json_has_a_stable_schema(monkeypatch):
 
 def test_what_is_missing_has_a_remedy():
     for check in json.loads(call("doctor", "--json").stdout)["checks"]:
-        alone = check["name"] in ("gpus", "gpu measurements")  # no command adds a GPU
+        alone = check["name"] in ("gpus", "gpu measurements", *attention.ON_CUDA)  # no command adds a GPU
         assert check["remedy"] or check["state"] in ("ok", "failed") or alone, check
 
 
@@ -381,3 +381,32 @@ def test_no_file_is_opened_for_writing(monkeypatch):
     monkeypatch.setattr(builtins, "open", reading_only)
     report = diagnosis.diagnose(few_experiments(), DEFAULT).as_json()
     assert not [check for check in report["checks"] if "opened to write" in check["detail"]]
+
+
+def test_every_attention_backend_has_a_line_and_those_that_are_missing_a_reason(monkeypatch):
+    from cokv.cache.attention.choose import MODULES
+
+    found = {check.name: look(check) for check in attention.checks()}
+    assert tuple(MODULES) == attention.BACKENDS
+    assert found["chosen"].facts["chosen"]["cpu"].keys() == {"float32", "bfloat16"}
+    assert "cpu: float32 by " in found["chosen"].detail
+    assert "cpu float32" in found["reference"].facts["serves"] and "cpu bfloat16" in found["buckets"].facts["serves"]
+    for name in {"varlen", "flash", "flashinfer"} & set(found):
+        if not torch.cuda.is_available():
+            assert found[name].state is State.ABSENT and found[name].detail and not found[name].remedy, name
+    for device, dtypes in found["chosen"].facts["chosen"].items():
+        for dtype, name in dtypes.items():
+            assert f"{device} {dtype}" in found[name].facts["serves"], "what is chosen serves"
+
+
+def test_a_backend_without_its_compiler_is_absent_and_another_is_chosen(monkeypatch):
+    from cokv.cache.attention import choose
+
+    no_compiler = lambda name: "no C compiler" if name == "compiled" else None  # noqa: E731
+    monkeypatch.setattr(choose, "missing", no_compiler)
+    choose.choose.cache_clear()
+    found = {check.name: look(check) for check in attention.checks()}
+    choose.choose.cache_clear()
+    assert found["compiled"].state is State.ABSENT and found["compiled"].detail.startswith("no C compiler")
+    assert found["compiled"].remedy == attention.COMPILER
+    assert "compiled" not in found["chosen"].facts["chosen"]["cpu"].values()

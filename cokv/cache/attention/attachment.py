@@ -203,7 +203,7 @@ def _before_forward(
     ids = kwargs.get("input_ids")
     if ids is None and args and isinstance(args[0], torch.Tensor) and not args[0].is_floating_point():
         ids = args[0]
-    already = 0 if ids is None else cache.already_read(ids)
+    already = 0 if ids is None else cache.already_read(ids, kwargs.get("position_ids"))
     if ids is None or not already:
         cache.forward_begins(type(module).__name__, ids)
         return None

@@ -41,6 +41,7 @@ MODULES = {
 }
 EVERYWHERE = ("reference", "buckets")  # serve any device, dtype and head_dim, and need nothing but torch
 ORDER = {"cpu": ("compiled", "sdpa"), "cuda": ("varlen", "flash", "triton", "buckets")}  # elsewhere: buckets
+ONE_WIDTH = ("varlen", "flash", "flashinfer")  # take no keys that have lost some channels
 GIVE_WEIGHTS = ("compiled", "triton")
 USES = {
     "reference": "checks, on any device",
@@ -117,15 +118,23 @@ def describe_backends() -> list[Described]:
 
 @cache
 def choose(
-    device: torch.device, dtype: torch.dtype, head_dim: int, softcap: float | None = None, weights: bool = False
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    softcap: float | None = None,
+    weights: bool = False,
+    one_width: bool = True,
 ) -> str:
     """The name of the backend that answers, where none is named, for keys of this kind.
 
     weights: for steps whose attention weights are wanted, by rules that evict by them: those that give them come first.
+    one_width: whether keys are as wide as values.
     """
     order = ORDER.get(device.type, ())
     for name in sorted(order, key=lambda name: weights and name not in GIVE_WEIGHTS):
-        if missing(name) is None and get_backend(name).refusal(device, dtype, head_dim, softcap) is None:
+        if missing(name) is not None or (name in ONE_WIDTH and not one_width):
+            continue
+        if get_backend(name).refusal(device, dtype, head_dim, softcap) is None:
             return name
     return "buckets"
 
@@ -185,5 +194,7 @@ def attend(
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.attend`, by the backend that `choose` names for these keys."""
-    backend = get_backend(choose(keys.device, keys.dtype, values.shape[1], softcap))
+    backend = get_backend(
+        choose(keys.device, keys.dtype, values.shape[1], softcap, False, keys.shape[1] == values.shape[1])
+    )
     return backend.attend(queries, keys, values, starts, lengths, scaling, at_most, softcap)

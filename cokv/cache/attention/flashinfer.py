@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from cokv.cache.attention.varlen import flash_refusal
+from cokv.types import CokvError
 
 HEAD_DIMS = (64, 128, 256)
 WORKSPACE = 128 << 20  # bytes that FlashInfer advises
@@ -74,6 +75,11 @@ def attend(
     softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `reference.attend`. Waits for the device once; `at_most` is of no use to it."""
+    if keys.shape[1] != values.shape[1]:
+        raise CokvError(
+            f"attention 'flashinfer' takes keys as wide as values, got {keys.shape[1]} and {values.shape[1]} channels; "
+            "use attention='auto', 'triton' or 'buckets'"
+        )
     device, rows = keys.device, queries.shape[1]
     counts = lengths.to("cpu", torch.int32)
     indptr = torch.zeros(len(counts) + 1, dtype=torch.int32)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from cokv.types import CokvError
+
 # By the starts' tensor, which a storage replaces when it moves its segments: its version, and what follows from it.
 _of_starts: Any = WeakIdKeyDictionary()
 
@@ -47,6 +49,11 @@ def as_sequences(
     """Segments as sequences of one token: query [segments, rows, channels] in the keys' dtype, key and value [slots, 1,
     channels], where each sequence's queries and its keys begin, and the longest of either.
     """
+    if keys.shape[1] != values.shape[1]:
+        raise CokvError(
+            f"flash attention takes keys as wide as values, got {keys.shape[1]} and {values.shape[1]} channels; use "
+            "attention='auto', 'triton' or 'buckets'"
+        )
     longest = len(keys) if at_most is None else max(at_most, default=0)
     return (
         queries.to(keys.dtype).contiguous(),

@@ -12,9 +12,12 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import shutil
+import sysconfig
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +45,10 @@ def missing() -> str | None:
         return None
     if not torch.cuda.is_available():
         return "no CUDA device"
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        return "Triton builds its launchers with a C compiler, and there is none (gcc, clang or $CC)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "Triton builds its launchers with Python's headers, and there are none (python3-dev)"
     return None
 
 

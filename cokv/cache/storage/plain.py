@@ -110,7 +110,7 @@ class PlainRows:
         bounds = None if store.device.type in NO_WAITING else self.bounds.at_most
         result = store.step(queries, keys, values, scaling, places, grows, needs_lse, weights, bounds)
         if result is None:
-            store.append(keys, values, places, grows)
+            store.append(keys, values, places, grows, bounds)
         self.bounds.appended()
         return (*result, weights) if result else (*self._over_stored(queries, scaling), None)
 
@@ -139,7 +139,8 @@ class PlainRows:
 
     def _append(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         places, grows = self._places(None)
-        self.store.append(keys, values, places, grows)
+        bounds = None if self.store.device.type in NO_WAITING else self.bounds.at_most
+        self.store.append(keys, values, places, grows, bounds)
         self.bounds.appended()
 
     def _next_kinds(self) -> torch.Tensor | None:

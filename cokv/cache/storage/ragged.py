@@ -46,8 +46,11 @@ class RaggedStorage:
         else:
             self._lay_out(lengths.cumsum(0) - lengths, slack)
 
-    def _lay_out(self, starts: torch.Tensor, slack: int) -> None:
-        """Moves the segments that begin at `starts` into fresh storage, with `slack` free slots each, up to its cap."""
+    def _lay_out(self, starts: torch.Tensor, slack: int, tokens: int | None = None) -> None:
+        """Moves the segments that begin at `starts` into fresh storage, with `slack` free slots each, up to its cap.
+
+        tokens: of all segments together, where the host knows it; else it is asked for.
+        """
         # How many steps there is room for: a plain number, so appending never waits for the device.
         self.room = slack
         self.capacities = self.lengths + slack
@@ -57,17 +60,21 @@ class RaggedStorage:
         self.stale = False
         self.starts = self.capacities.cumsum(0) - self.capacities
         # Every new slot's old one; what slack is filled with does not matter.
-        source = torch.repeat_interleave(starts - self.starts, self.capacities)
+        slots = None if tokens is None or self.caps is not None else tokens + slack * len(starts)
+        source = torch.repeat_interleave(starts - self.starts, self.capacities, output_size=slots)
         source += torch.arange(len(source), device=self.device)
         self.k, self.v = (
             part.index_select(0, source.clamp(max=len(part) - 1)) if len(part) else part.new_zeros(len(source), width)
             for part, width in zip((self.k, self.v), self.widths, strict=True)
         )
 
-    def make_room(self) -> None:
-        """For one more token per segment."""
+    def make_room(self, at_most: Sequence[int] | None = None) -> None:
+        """For one more token per segment. at_most: bounds of the lengths, known on the host; exact without caps."""
         if self.stale:
             self._lay_out(self.starts, self.slack)
+        elif self.room == 0 and at_most is not None and self.caps is None:
+            tokens = sum(at_most)
+            self._lay_out(self.starts, max(self.slack, tokens // len(at_most) // GROWTH), tokens)
         elif self.room == 0:
             self._lay_out(self.starts, max(self.slack, int(self.lengths.float().mean()) // GROWTH))
 
@@ -77,13 +84,14 @@ class RaggedStorage:
         values: torch.Tensor,
         places: torch.Tensor | None = None,
         grows: torch.Tensor | None = None,
+        at_most: Sequence[int] | None = None,
     ) -> None:
         """One token per segment: keys, values [segments, head_dim].
 
         It goes behind the segment's last token; or to `places` int64 [segments], and only segments that `grows`
-        (bool) get longer by it.
+        (bool) get longer by it. at_most: see `make_room`.
         """
-        self.make_room()
+        self.make_room(at_most)
         slots = self.starts + (self.lengths if places is None else places)
         self.k[slots], self.v[slots] = keys, values
         self.lengths += 1 if grows is None else grows
@@ -109,7 +117,7 @@ class RaggedStorage:
         step = self._one_call(weights is not None)
         if step is None:
             return None
-        self.make_room()
+        self.make_room(at_most)
         result = step(
             queries, self.k, self.v, self.starts, self.lengths, scaling, keys, values, places, grows,
             softcap_of(self.backend), weights, needs_lse, at_most,

@@ -231,9 +231,7 @@ class RecalledRows:
             slots = self.starts[segments, None] + torch.arange(page, device=segments.device)
             self.k[slots], self.v[slots] = self.host.get(segments, self.counts[segments]).unbind(1)
         written = torch.where(again & (self.filled > 0), page, before)[:, None]
-        self.numbers = self.numbers.masked_fill(
-            (self._first_slots < written) | (self.numbers >= self.counts[:, None]), -1
-        )
+        self.numbers = self.numbers.masked_fill(self._first_slots < written, -1)
         self.host.keep(self.counts)
         self.filling = Filling(self.filled.tolist(), self.filling.full)
 

@@ -40,6 +40,12 @@ class AttentionSum:
             sums[head, : weights.shape[-1]] += weights.sum(dim=1).mean(dim=0)
         return (sums,)
 
+    def add(self, before: Observation, more: Observation) -> Observation:
+        """Of the first queries of a prompt, and of those after them."""
+        ((first,), (sums,)) = before, more
+        sums[:, : first.shape[1]] += first
+        return (sums,)
+
 
 @dataclass(frozen=True)
 class AccumulatedAttention(Windowless):

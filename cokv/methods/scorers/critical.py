@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 class OutputNorm:
     """Observer: ||v W_O||_1, mean over the query heads that share the KV head: [num_kv_heads, seq_len]."""
 
+    last_queries: ClassVar[int] = 0  # their number of heads is all that it needs
+
     def observe(self, view: LayerView) -> Observation:
-        num_heads, seq_len, head_dim = view.queries.shape
+        (num_heads, _, head_dim), seq_len = view.queries.shape, view.keys.shape[1]
         weight = view.parts.output_weight(view.layer_idx, num_heads, head_dim).float()
         num_kv_heads = view.values.shape[0]
         by_kv_head = weight.view(num_kv_heads, -1, head_dim, weight.shape[-1])

@@ -36,6 +36,10 @@ class BelowAverage:
 
     history: int
 
+    @property
+    def last_queries(self) -> int:
+        return self.history
+
     def observe(self, view: LayerView) -> Observation:
         seq_len = view.keys.shape[1]
         counts = torch.zeros(view.keys.shape[:2], device=view.keys.device)

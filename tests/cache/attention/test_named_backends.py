@@ -83,6 +83,18 @@ def test_a_cap_on_logits_where_the_library_has_one(emulated: str) -> None:
 
 
 @pytest.mark.parametrize("emulated", EMULATED, indirect=True)
+def test_keys_that_lost_channels_go_elsewhere(emulated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, keys, values, starts, lengths = storage([5, 0, 70], 4, 64, torch.bfloat16)
+    pruned = queries[..., :40], keys[:, :40].contiguous(), values, starts, lengths
+    with pytest.raises(cokv.CokvError, match="keys as wide as values, got 40 and 64 channels"):
+        choose.get_backend(emulated).attend(*pruned, 1.0)
+    monkeypatch.setitem(choose.ORDER, "cpu", (emulated, "buckets"))
+    monkeypatch.setattr(choose, "choose", choose.choose.__wrapped__)
+    for got, expected in zip(choose.attend(*pruned, 1.0), reference.attend(*pruned, 1.0), strict=True):
+        torch.testing.assert_close(got, expected, rtol=2e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("emulated", EMULATED, indirect=True)
 def test_a_compressed_cache_answers_as_with_the_reference(
     emulated: str, fresh_model: Callable[..., PreTrainedModel], prompt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

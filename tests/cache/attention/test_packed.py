@@ -112,7 +112,8 @@ def test_what_the_c_function_cannot_read_is_unpacked() -> None:
     assert unpacking.unpacks == "attention 'reference' attends what is unpacked"
     queries = torch.randn(2, 6, 1, 64, dtype=torch.float64)
     new = torch.zeros(2, 2, 3, 1, 64, dtype=torch.float64)
-    assert torch.equal(*(store.attend(queries, *new, 0.125) for store in (fused, unpacking)))
+    got, expected = (store.attend(queries, *new, 0.125) for store in (fused, unpacking))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
 def test_bits_change_what_is_attended() -> None:

@@ -22,6 +22,8 @@ def layer(num_heads, num_kv_heads, seq_len, head_dim=4, held=None, seed=0, dtype
         values=draw(num_kv_heads, seq_len, head_dim),
         window_queries=queries[:, seq_len - held :],
         scaling=head_dim**-0.5,
+        softcap=None,
+        sinks=None,
     )
 
 
