@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -41,7 +43,9 @@ def drawn(*size: int, seed: int) -> torch.Tensor:
 def filled(attend: Attend, policies: list[Policy], fewer: int, softcap: float | None) -> RaggedLayer:
     """Rows whose second head holds `fewer` tokens than the limit; with 0 they all hold as many as they may."""
     keys, values = drawn(2, HEADS, SEQ_LEN, DIM, seed=1)
-    observed = {AttentionSum(): (drawn(HEADS, SEQ_LEN, seed=2).abs(),), TokenKinds(): (torch.arange(SEQ_LEN) % 5 // 4,)}
+    sums, kinds = drawn(HEADS, SEQ_LEN, seed=2).abs(), torch.arange(SEQ_LEN) % 5 // 4
+    observed: dict[Any, tuple[torch.Tensor, ...]] = {AttentionSum(): (sums,), TokenKinds(): (kinds,)}
+    observed |= {p.observers[1]: (sums, sums) for p in policies if isinstance(p, FastGenEviction)}
     view = PrefillLayer(0, keys, values, drawn(HEADS * GROUP, 17, DIM, seed=3), DIM**-0.5, observed)
     layer = RaggedLayer(0, attend=attend)
     layer.backend = Backend(attend, softcap)
