@@ -25,26 +25,28 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from cokv.cache.attention.attachment import attach, detach
-    from cokv.deployment import CacheMemory, CompressedCache, compress
+    from cokv.deployment.cache import CompressedCache
+    from cokv.deployment.compress import compress
+    from cokv.deployment.memory import CacheMemory
+    from cokv.deployment.saved import load_cache
     from cokv.methods.method import Method
     from cokv.methods.registry import METHODS, get_method
     from cokv.model.loading import load_model
     from cokv.profiles.load import load_profile
-    from cokv.saved_cache import load_cache
     from cokv.types import CokvError, Infeasible
 
 _HOMES = {
-    "CacheMemory": "cokv.deployment",
+    "CacheMemory": "cokv.deployment.memory",
     "CokvError": "cokv.types",
-    "CompressedCache": "cokv.deployment",
+    "CompressedCache": "cokv.deployment.cache",
     "Infeasible": "cokv.types",
     "METHODS": "cokv.methods.registry",
     "Method": "cokv.methods.method",
     "attach": "cokv.cache.attention.attachment",
-    "compress": "cokv.deployment",
+    "compress": "cokv.deployment.compress",
     "detach": "cokv.cache.attention.attachment",
     "get_method": "cokv.methods.registry",
-    "load_cache": "cokv.saved_cache",
+    "load_cache": "cokv.deployment.saved",
     "load_model": "cokv.model.loading",
     "load_profile": "cokv.profiles.load",
 }

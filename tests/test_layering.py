@@ -21,7 +21,6 @@ FLOORS = [
     {"cokv.decode"},
     {"cokv.game", "cokv.profiles"},
     {"cokv.deployment"},
-    {"cokv.saved_cache"},
 ]
 PURE = tuple(f"cokv.methods.{name}" for name in ("scorers", "allocators", "method", "registry", "table", "score_cache"))
 ENGINE = ("cokv.cache", "cokv.decode", "cokv.model.loading", "transformers")  # what the pure ones know nothing of

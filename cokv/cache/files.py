@@ -1,7 +1,7 @@
 """A cache as one safetensors file: tensors as they are stored, without slack, all else as JSON in the header.
 
 Written beside its target and renamed, so that nobody meets half a file; a checksum over everything finds what was
-damaged later. Knows how layers are stored, and neither methods nor models: see cokv/saved_cache.py.
+damaged later. Knows how layers are stored, and neither methods nor models: see cokv/deployment/saved.py.
 """
 
 from __future__ import annotations

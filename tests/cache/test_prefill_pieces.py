@@ -11,7 +11,7 @@ import transformers
 from transformers import DynamicCache, PreTrainedModel
 
 import cokv
-from cokv.deployment import MethodCompression
+from cokv.deployment.compression import MethodCompression
 from cokv.methods.method import Method
 
 MakeModel = Callable[..., PreTrainedModel]

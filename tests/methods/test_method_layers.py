@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cokv.cache.prefill import prefill
-from cokv.deployment import compress
+from cokv.deployment.compress import compress
 from cokv.methods.registry import METHODS, get_method
 from cokv.profiles.lukv_file import RatioCurves
 from cokv.types import CokvError, HeadScores, Infeasible

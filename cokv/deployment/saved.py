@@ -17,7 +17,7 @@ from cokv.cache.files import fill_cache, read_file
 from cokv.cache.loaded import Loaded
 from cokv.cache.policies.protocol import ReadsKinds
 from cokv.cache.storage.plain import PlainRows
-from cokv.deployment import CompressedCache
+from cokv.deployment.cache import CompressedCache
 from cokv.methods.registry import METHODS
 from cokv.model.devices import layer_devices
 from cokv.model.identity import model_identity

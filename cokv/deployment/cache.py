@@ -1,14 +1,12 @@
-"""One line deploys a method: `cache = cokv.compress(model, "snapkv", kv_budget=256)`.
+"""The cache of one model by one method: what a user of `cokv.compress` holds.
 
-The cache is an ordinary transformers cache: give it to `model.generate` as `past_key_values`. It compresses the prompt
-in the forward pass that reads it, and does afterwards whatever else the method's name promises.
+Adds to RaggedCache what needs the model or the ids that were read: reading a prompt first or in pieces, files, graphs.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
@@ -18,138 +16,23 @@ from transformers import PreTrainedModel
 
 from cokv import __version__
 from cokv.cache.attention import choose
-from cokv.cache.attention.attachment import attach, ragged_attention, text_part
+from cokv.cache.attention.attachment import text_part
 from cokv.cache.cache import RaggedCache
 from cokv.cache.files import write_cache
 from cokv.cache.layer import RaggedLayer
 from cokv.cache.loaded import Loaded
 from cokv.cache.pieces import check_pieces
 from cokv.cache.policies.base import Policy
-from cokv.cache.prefill import PrefillLayer, prefill
+from cokv.cache.prefill import prefill
 from cokv.cache.storage.rows import MemoryUsage
 from cokv.cache.tokens_read import TokensRead
 from cokv.decode.batches import Row
 from cokv.decode.graphed import GraphedStep
 from cokv.decode.rerun import expect_last, holding_last, without_last
-from cokv.methods.method import NORMALIZED, Method
-from cokv.methods.profile_digest import profile_digest
-from cokv.methods.registry import get_method
-from cokv.model.half_precision import warn_of_slow_products
+from cokv.deployment.compression import MethodCompression
+from cokv.deployment.memory import CacheMemory
 from cokv.model.identity import model_identity
-from cokv.model.observe import Observer, Replayer
-from cokv.model.shape import Shape, model_shape
-from cokv.types import JSON, CokvError, KVBudget, Selection
-
-
-def compress(
-    model: PreTrainedModel,
-    method: str | Method,
-    kv_budget: int | str | None = None,
-    profile: Any = None,
-    preset: str = NORMALIZED,
-    tokenizer: Any = None,
-    attention: str = choose.AUTO,
-    **params: Any,
-) -> CompressedCache:
-    """A cache that compresses a prompt by `method`, to pass as `past_key_values` to `model.generate`.
-
-    model: a transformers decoder; its text part answers through cokv's attention from now on, with identical results
-    for any other cache. method: a name of `cokv.METHODS`, a Method, `module:Class` or `kvpress:Press`. kv_budget: mean
-    KV slots per (layer, KV head), window and sinks included, or a share of the prompt's tokens ("20%"). profile: what
-    the method needs of the model, an object, a file, the name of a shipped one ("embedded/cokv"), or the name of its
-    model ("embedded"), of whose profiles the method takes its own. tokenizer: for
-    methods that must know what tokens say. attention: the backend that attends what is kept, by name (see `cokv doctor`
-    for those that are available), or "auto": the first that serves the model's device and dtype. params: the method's
-    hyper-parameters.
-
-    The prompt is the model's first forward pass; what is read later, such as a further turn, is read on the compressed
-    cache. A prompt that is to be read in pieces is told before: `cache.prefill(ids, chunk_size=n)`, or
-    `cache.expect_prompt(ids.shape[1])` and then `model.generate(ids, prefill_chunk_size=n, ...)`. Methods that keep
-    every token (full, KIVI, ThinK) take any kv_budget, and none.
-
-    A layer is compressed as soon as it has read the prompt, so that one at a time is dense, unless the method's `needs`
-    says "all layers at once".
-
-    Raises CokvError, before any prompt is read, for a model or a method that could not keep its promise here, and
-    Infeasible for a budget that the method cannot meet.
-    """
-    chosen = get_method(method, preset, **params)
-    if chosen.takes_budget and kv_budget is None:
-        raise CokvError(f"{chosen.name}: needs kv_budget, KV slots per head or a share of the prompt such as '20%'")
-    if isinstance(profile, (str, os.PathLike)):
-        from cokv.profiles.load import profile_for
-
-        profile = profile_for(profile, chosen)
-    if tokenizer is None and any(getattr(observer, "needs_tokenizer", False) for observer in chosen.observers):
-        raise CokvError(f"{chosen.name}: needs to know what tokens say; give tokenizer=")
-    with ragged_attention(model):  # refuses a model that it cannot serve, and leaves one to which the method says no
-        shape = model_shape(model.config)
-        choose.check_backend(attention, model.device, model.dtype, shape.head_dim, shape.softcap)
-        chosen.check(kv_budget, shape.num_layers, shape.num_kv_heads, profile, shape.group_size)
-        attach(model, inputs=any(getattr(observer, "needs_inputs", False) for observer in chosen.observers))
-    warn_of_slow_products(model.device.type, model.dtype)
-    budget = KVBudget.parse(kv_budget) if chosen.takes_budget else None
-    return CompressedCache(model, MethodCompression(chosen, budget, profile, shape), tokenizer, attention)
-
-
-@dataclass(frozen=True, eq=False)
-class MethodCompression:
-    """See cokv.cache.compression.Compression: a method at a budget, on a model of this shape."""
-
-    method: Method
-    kv_budget: KVBudget | None
-    profile: Any
-    shape: Shape
-
-    positions_are_sound = True  # a Method's selection is made of ranks
-
-    @property
-    def name(self) -> str:
-        return self.method.name
-
-    @property
-    def window(self) -> int:
-        return self.method.window_size or 1
-
-    @property
-    def observers(self) -> Sequence[Observer]:
-        return [observer for observer in dict.fromkeys(self.method.observers) if not isinstance(observer, Replayer)]
-
-    @property
-    def layer_local(self) -> bool:
-        return self.method.layer_local
-
-    @property
-    def further_passes(self) -> bool:
-        """Whether the method reads the prompt again, which no forward pass of the prompt alone can do."""
-        return self.method.reads_prompt_again
-
-    def positions(self, layers: Sequence[PrefillLayer], place: int | None) -> list[list[torch.Tensor]]:
-        if place is not None:
-            return [self.method.select_layer(layers[0], place, self.shape.num_layers, self.kv_budget, self.profile)]
-        selection = self.method.select(_Prompt(list(layers)), self.kv_budget, self.profile)  # type: ignore[arg-type]
-        return [[selection.head(i, h) for h in range(selection.num_kv_heads)] for i in range(len(layers))]
-
-    def policy(self, seq_len: int) -> Policy:
-        return self.method.bound_policy(
-            self.kv_budget, seq_len, self.shape.num_layers, self.shape.num_kv_heads, self.profile
-        )
-
-    def facts(self) -> dict[str, JSON]:
-        """Of the method, for the header of a saved cache."""
-        budget = None if self.kv_budget is None else self.kv_budget.nominal
-        return {**self.method.spec(), "kv_budget": budget, "profile": profile_digest(self.profile)}
-
-
-@dataclass(frozen=True, eq=False)
-class _Prompt:
-    """What `Method.select` reads of a Prefill."""
-
-    layers: list[PrefillLayer]
-
-    @property
-    def seq_len(self) -> int:
-        return int(self.layers[0].keys.shape[1])
+from cokv.types import CokvError, Selection
 
 
 class CompressedCache(RaggedCache):
@@ -367,27 +250,3 @@ class CompressedCache(RaggedCache):
         rows = len(layer.rows) if layer.rows is not None else layer.keys.shape[0]
         padding = int(layer.starts.sum()) if layer.rows is not None else 0
         return (rows * layer.tokens_seen - padding) * self.compression.shape.num_kv_heads
-
-
-@dataclass(frozen=True)
-class CacheMemory:
-    """KV slots and bytes over all rows, layers with a budget and KV heads."""
-
-    tokens_read: int  # slots that a full cache would hold
-    tokens_held: int  # slots in use, a compensation token included
-    full_bytes: int  # of K and V of all tokens read, in the cache's dtype
-    held_bytes: int  # on the device: K and V of the tokens held, with notes, digests, scales and indices
-    slack_bytes: int  # allocated on the device beyond that, room for tokens to come
-    host_bytes: int  # pages in CPU memory
-
-    def __str__(self) -> str:
-        share = self.held_bytes / self.full_bytes if self.full_bytes else 0.0
-        text = (
-            f"{self.tokens_held:,} of {self.tokens_read:,} KV slots; {_mib(self.held_bytes)} of "
-            f"{_mib(self.full_bytes)} ({share:.1%}), slack {_mib(self.slack_bytes)}"
-        )
-        return text + (f", in CPU memory {_mib(self.host_bytes)}" if self.host_bytes else "")
-
-
-def _mib(size: int) -> str:
-    return f"{size / (1 << 20):.2f} MiB"

@@ -1,0 +1,1 @@
+"""One line deploys a method: `cokv.compress` gives the cache, `cokv.load_cache` one from a file."""
