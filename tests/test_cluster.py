@@ -209,7 +209,8 @@ from cokv.cluster.on_ray import OnRay
 from cokv.types import CokvError
 
 def kill(name):
-    for line in subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]:
+    command = ["ps", "-ww", "-eo", "pid,ppid,args"]  # whole lines, however narrow the terminal
+    for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[1:]:
         pid, parent, command = line.split(None, 2)
         if int(parent) == os.getpid() and name in command:
             os.kill(int(pid), signal.SIGKILL)

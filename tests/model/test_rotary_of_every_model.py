@@ -34,6 +34,7 @@ def recorded() -> Iterator[dict[int, torch.Tensor]]:
 
     def attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
         queries[module.layer_idx] = query
+        kwargs.pop("softcap", None)  # sdpa refuses it; a cap moves no position
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
     AttentionInterface.register(RECORDER, attention)
