@@ -5,7 +5,7 @@
 #   rules      4  what happens while decoding, in SnapKV's time: 2k tokens, batch 1 and 32 rows
 #   peers      4  kvpress beside ours, batch 1, 8, 32 (in tox's environment `kvpress`, or PEERS_PYTHON; else left out)
 #   attention  1  attention alone, every backend, against reading K and V once
-#   prefill    3  every method's overhead while the prompt is read, 2k and 8k tokens
+#   prefill    6  every method's overhead while the prompt is read, 2k tokens; of methods that need a window, 8k tokens
 #   memory     2  bytes held, and the peak of the prefill
 #   scaling    2  growth with context, rows and players
 #   soak       3  100,000 steps of StreamingLLM, 20,000 of H2O; 2,000 prompts on one cache
@@ -52,7 +52,7 @@ else
         --methods h2o tova scissorhands cake arkvale kivi4
     # The attention of random weights is too even for FastGen at 128 slots: its threshold would be 0.
     BENCHMARK=decode RESULT=rules_fastgen part 3 rules --prompt 2048 --budget 1024 --batch 1 --rounds 5 --methods fastgen
-    attention=() prefill=(--prompt 2048 8192 --rounds 3) memory=(--prompt 8192) soak=(--steps 100000 --turns 2000 --methods streamingllm)
+    attention=() prefill=(--prompt 2048 --rounds 3) memory=(--prompt 8192) soak=(--steps 100000 --turns 2000 --methods streamingllm)
     scaling=() peers=(--prompt 2048 --rounds 7 --prefill-rounds 2) probes=()
 fi
 peers_python=${PEERS_PYTHON:-.tox/kvpress/bin/python}
@@ -62,7 +62,9 @@ else
     PART_PYTHON=$peers_python part 8 peers "${peers[@]}"
 fi
 BENCHMARK=ragged_attention part 3 attention "${attention[@]}"
-part 6 prefill "${prefill[@]}"
+part 5 prefill "${prefill[@]}"
+[[ $shape == tiny ]] || RESULT=prefill_8k part 5 prefill --prompt 8192 --rounds 5 \
+    --methods streamingllm tova snapkv pyramidkv adakv cokv headkv_r
 part 4 memory "${memory[@]}"
 part 4 scaling "${scaling[@]}"
 part 6 soak "${soak[@]}"

@@ -34,6 +34,7 @@ def test_the_readme_runs_as_it_is_pasted(
         for block in (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1:4]
     ]
     (tmp_path / "mymethods.py").write_text(scorer, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # it writes a file
     monkeypatch.syspath_prepend(str(tmp_path))
     names: dict[str, object] = {}
     exec(compile(first, "README.md", "exec"), names)
