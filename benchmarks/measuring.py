@@ -190,11 +190,18 @@ def page(record: Mapping[str, Any]) -> str:
 
 
 def commit() -> str | None:
-    """Of the checkout, with "-dirty" where files differ from it."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    """Of the checkout, with "-dirty" where files differ from it, results beside."""
+    asked = [
+        subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        for arguments in (
+            ("rev-parse", "--short", "HEAD"),
+            ("status", "--porcelain", "--untracked-files=no", "--", ":(exclude)benchmarks/results"),
+        )
+    ]
+    if any(done.returncode for done in asked):
+        return None
+    name, changes = (done.stdout.strip() for done in asked)
+    return f"{name}-dirty" if changes else name
 
 
 def _load() -> float | None:
