@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The cache's benchmarks on this CPU, the most valuable first, or only the named parts. Each writes its record and page
-# after every figure, before the next begins, and ends at its time limit. Expected minutes on two free cores, 25 in all:
-#   decode     5  8k and 32k tokens, batch 1 and 8: bound, DynamicCache, ours in full, even, uneven, four bits
-#   rules      4  what happens while decoding, in SnapKV's time: 2k tokens, batch 1 and 32 rows
+# after every figure, before the next begins, and ends at its time limit. Expected minutes on two free cores, 35 in all:
+#   decode     8  8k and 32k tokens, batch 1 and 8: bound, DynamicCache, ours in full, even, uneven, four bits
+#   rules      2  what happens while decoding, in SnapKV's time: 2k tokens, batch 1 and 32 rows
 #   peers      4  kvpress beside ours, batch 1, 8, 32 (in tox's environment `kvpress`, or PEERS_PYTHON; else left out)
-#   attention  1  attention alone, every backend, against reading K and V once
-#   prefill    6  every method's overhead while the prompt is read, 2k tokens; of methods that need a window, 8k tokens
-#   memory     2  bytes held, and the peak of the prefill
+#   attention  2  attention alone, every backend, against reading K and V once
+#   prefill    8  every method's overhead while the prompt is read, 2k tokens; of methods that need a window, 8k tokens
+#   memory     6  bytes held, and the peak of the prefill
 #   scaling    2  growth with context, rows and players
-#   soak       3  100,000 steps of StreamingLLM, 20,000 of H2O; 2,000 prompts on one cache
+#   soak       2  100,000 steps of StreamingLLM, 20,000 of H2O; 2,000 prompts on one cache
 #   probes     1  what sampling costs
 # Usage: bash benchmarks/cpu.sh [PART ...]
 # OUT: folder, default benchmarks/results. SHAPE=tiny: everything on a tiny model, seconds a part, to see that it runs.
@@ -63,9 +63,8 @@ else
 fi
 BENCHMARK=ragged_attention part 3 attention "${attention[@]}"
 part 5 prefill "${prefill[@]}"
-[[ $shape == tiny ]] || RESULT=prefill_8k part 5 prefill --prompt 8192 --rounds 5 \
-    --methods streamingllm tova snapkv pyramidkv adakv cokv headkv_r
-part 4 memory "${memory[@]}"
+[[ $shape == tiny ]] || RESULT=prefill_8k part 6 prefill --prompt 8192 --rounds 3 --methods streamingllm tova snapkv adakv
+part 8 memory "${memory[@]}"
 part 4 scaling "${scaling[@]}"
 part 6 soak "${soak[@]}"
 [[ $shape == tiny ]] || RESULT=soak_h2o part 4 soak --steps 20000 --turns 100 --methods h2o
