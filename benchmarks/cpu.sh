@@ -52,7 +52,7 @@ else
         --methods h2o tova scissorhands cake arkvale kivi4
     # The attention of random weights is too even for FastGen at 128 slots: its threshold would be 0.
     BENCHMARK=decode RESULT=rules_fastgen part 3 rules --prompt 2048 --budget 1024 --batch 1 --rounds 5 --methods fastgen
-    attention=() prefill=(--prompt 2048 --rounds 3) memory=(--prompt 8192) soak=(--steps 100000 --turns 2000 --methods streamingllm)
+    attention=() prefill=(--prompt 2048 --rounds 3) memory=(--prompt 4096 --methods full streamingllm snapkv adakv cokv kivi4) soak=(--steps 100000 --turns 2000 --methods streamingllm)
     scaling=() peers=(--prompt 2048 --rounds 7 --prefill-rounds 2) probes=()
 fi
 peers_python=${PEERS_PYTHON:-.tox/kvpress/bin/python}
