@@ -263,7 +263,7 @@ def count(method: str, backend: str, rows: int, prompt_tokens: int, kv_budget: i
 
 
 def tables(record: Mapping[str, Any]) -> list[Table]:
-    made = []
+    all_tables = []
     for results in by_shape(record["results"]).values():
         first = results[0]
         rows = []
@@ -274,8 +274,8 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
             rows.append([f"{each['method']}, {each['backend']}", *(["-"] * 3 if stopped else figures), waits])
         title = f"{first['rows']} rows, prompt of {first['prompt_tokens']}, kv_budget {first['kv_budget']}"
         columns = ("method, attention", "launches", "MiB", "times what is held", "waits")
-        made.append(Table(title, columns, rows, "Per layer and step; full keeps the whole prompt."))
-    return made
+        all_tables.append(Table(title, columns, rows, "Per layer and step; full keeps the whole prompt."))
+    return all_tables
 
 
 def by_shape(results: Sequence[dict[str, Any]]) -> dict[tuple[int, ...], list[dict[str, Any]]]:
@@ -286,12 +286,12 @@ def by_shape(results: Sequence[dict[str, Any]]) -> dict[tuple[int, ...], list[di
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--rows", type=int, default=1)
-    made.add_argument("--prompt", type=int, default=1024)
-    made.add_argument("--kv-budget", type=int, default=128)
-    made.add_argument("--out", type=Path, help="a .json file, and the .md page beside it")
-    args = made.parse_args(arguments)
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rows", type=int, default=1)
+    options.add_argument("--prompt", type=int, default=1024)
+    options.add_argument("--kv-budget", type=int, default=128)
+    options.add_argument("--out", type=Path, help="a .json file, and the .md page beside it")
+    args = options.parse_args(arguments)
     shape = {"num_heads": HEADS, "num_kv_heads": KV_HEADS, "head_dim": DIM, "dtype": "bfloat16"}
     record = Record("launches", arguments, args.out, shape=shape)
     for method in METHODS:

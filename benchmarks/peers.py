@@ -157,7 +157,7 @@ def measure(model: PreTrainedModel, tokens: int, kv_budget: int, args: Any, reco
 
 
 def tables(record: Mapping[str, Any]) -> list[Table]:
-    made = []
+    all_tables = []
     for result in record["results"]:
         rows = []
         full = result["arms"][DYNAMIC]["bytes"]["held"]
@@ -181,8 +181,8 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
             f"read in {result['prefill_rounds']} rounds. Logits of the two SnapKVs differ by at most "
             f"{result['snapkv_logits_apart']:.0e} of the largest in their first step."
         )
-        made.append(Table(title, columns, rows, note))
-    return made
+        all_tables.append(Table(title, columns, rows, note))
+    return all_tables
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def measure(args: Any) -> dict[str, Any]:
 
 
 def tables(record: Mapping[str, Any]) -> list[Table]:
-    made = []
+    all_tables = []
     for result in record["results"]:
         rows = []
         for name, row in result["arms"].items():
@@ -75,8 +75,8 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
             percent = "-" if share is None else f"{100 * share['median']:.3f} %"
             rows.append([name, spread(row["step_ms"]), spread(row["to_not_sampled"], 3), percent])
         note = f"{result['rounds']} rounds in turns of {result['turn_seconds']:g} s, {result['clock']} time."
-        made.append(Table("A step", ("", "ms", "/ not sampled", "sampling"), rows, note))
-    return made
+        all_tables.append(Table("A step", ("", "ms", "/ not sampled", "sampling"), rows, note))
+    return all_tables
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def measure(seq_len: int, mean: int, rows: int, even: bool, args: Any) -> dict[s
 
 
 def tables(record: Mapping[str, Any]) -> list[Table]:
-    made = []
+    all_tables = []
     for result in record["results"]:
         rows = [
             [name, spread(row["ms"], 3), spread(row["to_bound"]), spread(row["to_full_cache"], 3)]
@@ -95,8 +95,10 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
         budget = f"mean budget {result['kv_budget']}, {result['budgets']}"
         title = f"{result['seq_len']} tokens, {budget}, rows: {result['rows']}"
         note = f"{result['rounds']} rounds in turns of {result['block']}, {result['clock']} time"
-        made.append(Table(title, ("", "ms", "/ bound", "/ full cache"), rows, f"{note}; chosen: {result['chosen']}."))
-    return made
+        all_tables.append(
+            Table(title, ("", "ms", "/ bound", "/ full cache"), rows, f"{note}; chosen: {result['chosen']}.")
+        )
+    return all_tables
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

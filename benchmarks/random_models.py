@@ -49,14 +49,14 @@ def random_model(
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """Another model with the same weights in the same memory, which nothing has been attached to."""
     with torch.device("meta"):
-        made = type(model)(model.config.__class__(**model.config.to_dict()))
-    made.load_state_dict(model.state_dict(), assign=True)
-    rotary = made.model.rotary_emb  # its frequencies are no part of the state
+        twin_model = type(model)(model.config.__class__(**model.config.to_dict()))
+    twin_model.load_state_dict(model.state_dict(), assign=True)
+    rotary = twin_model.model.rotary_emb  # its frequencies are no part of the state
     for name, buffer in model.model.rotary_emb.named_buffers():
         rotary.register_buffer(name, buffer, persistent=False)
     rotary.original_inv_freq = model.model.rotary_emb.original_inv_freq
-    made.set_attn_implementation("sdpa")
-    return made.eval().requires_grad_(False)
+    twin_model.set_attn_implementation("sdpa")
+    return twin_model.eval().requires_grad_(False)
 
 
 def random_ids(model: PreTrainedModel, tokens: int, seed: int = 0) -> torch.Tensor:

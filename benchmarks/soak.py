@@ -112,7 +112,7 @@ def spans(values: Sequence[int]) -> dict[str, Any]:
 
 
 def tables(record: Mapping[str, Any]) -> list[Table]:
-    made = []
+    all_tables = []
     for result in record["results"]:
         rows = [
             [what, str(row["samples"]), mib(row["min"], 4), mib(row["max"], 4), f"{100 * row['span']:.3f} %"]
@@ -124,8 +124,8 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
         else:
             note = "Turns whose logits were not those of the same prompt's first turn: "
             note += f"{result['turns_with_other_logits']}."
-        made.append(Table(result["part"], ("MiB", "samples", "least", "most", "most - least"), rows, note))
-    return made
+        all_tables.append(Table(result["part"], ("MiB", "samples", "least", "most", "most - least"), rows, note))
+    return all_tables
 
 
 def checked(result: Mapping[str, Any]) -> tuple[list[int], list[float]]:

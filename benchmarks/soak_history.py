@@ -52,7 +52,7 @@ class History:
 
     def kept(self, cache: RaggedCache) -> Kept:
         """What a rule by attention says its heads hold. Every slot must have the very numbers of its position."""
-        found: dict[tuple[int, int], list[int]] = {}
+        positions_of: dict[tuple[int, int], list[int]] = {}
         layer: Any
         for place, layer in enumerate(cache.ragged_layers):
             ((_, rows),) = layer.parts  # one row, so one kind of store
@@ -63,5 +63,5 @@ class History:
                     slots = rows.store.starts[segment] + columns
                     for stored, made in zip((rows.store.k, rows.store.v), self.states[place], strict=True):
                         assert torch.equal(stored[slots], made[segment, held]), f"layer {place}, head {segment}"
-                    found[place, segment] = sorted(held.tolist())
-        return lambda layer, head: found[layer, head]
+                    positions_of[place, segment] = sorted(held.tolist())
+        return lambda layer, head: positions_of[layer, head]

@@ -97,18 +97,18 @@ class Decoder:
         return self._store(value["store"], value["attributes"])
 
     def _policy(self, name: str, encoded: dict[str, Any]) -> Policy:
-        found = [kind for kind in _subclasses(Policy) if kind.__name__ == name]
-        if len(found) != 1:
+        known = [kind for kind in _subclasses(Policy) if kind.__name__ == name]
+        if len(known) != 1:
             raise CokvError(
-                f"follows the rule {name}, of which this process knows {len(found)}; import its module first"
+                f"follows the rule {name}, of which this process knows {len(known)}; import its module first"
             )
-        return found[0](**{key: self.decode(part) for key, part in encoded.items()})
+        return known[0](**{key: self.decode(part) for key, part in encoded.items()})
 
     def _store(self, name: str, attributes: dict[str, Any]) -> Any:
-        found = by_name(name)
-        if found is None:
+        known = by_name(name)
+        if known is None:
             raise CokvError(f"holds a store of kind {name!r}, which this version does not know")
-        kind, state = found
+        kind, state = known
         if {*attributes} != state.written:
             raise CokvError(f"a store of kind {name!r} has {sorted(attributes)}, expected {sorted(state.written)}")
         store: Any = object.__new__(kind)

@@ -60,12 +60,12 @@ def load_cache(
 
 def _check_model(where: str, model: PreTrainedModel, facts: Any) -> None:
     """Each difference in one line, the plainest first."""
-    made, own = facts["model"], asdict(model_identity(model, text_part(model)))
+    saved, own = facts["model"], asdict(model_identity(model, text_part(model)))
     for what in ("shape", "dtype", "digest"):
-        if made[what] != own[what]:
-            got, expected = (f"{each['name']} with {each[what]}" for each in (own, made))
+        if saved[what] != own[what]:
+            got, expected = (f"{each['name']} with {each[what]}" for each in (own, saved))
             if what == "digest":
-                got, expected = (f"weights {each['digest'][:12]}" for each in (own, made))
+                got, expected = (f"weights {each['digest'][:12]}" for each in (own, saved))
             raise CokvError(f"{where}: is a cache of another model: {expected}, and this one is {got}; load that model")
 
 

@@ -43,8 +43,8 @@ class NvmlDevice:
         a driver does not say whose is whose.
         """
         processes = self._ask("nvmlDeviceGetComputeRunningProcesses")
-        mine = [p for p in processes or () if p.pid == os.getpid() and p.usedGpuMemory is not None]
-        return sum(int(process.usedGpuMemory) for process in mine) if mine else None
+        own = [p for p in processes or () if p.pid == os.getpid() and p.usedGpuMemory is not None]
+        return sum(int(process.usedGpuMemory) for process in own) if own else None
 
     def power_watts(self) -> float | None:
         milliwatts = self._ask("nvmlDeviceGetPowerUsage")

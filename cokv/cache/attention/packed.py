@@ -45,9 +45,9 @@ def function() -> Callable[..., int]:
     """The C function. Raises Unavailable."""
     global _function
     if _function is None:
-        found = library(SOURCE).step_packed
+        call = library(SOURCE).step_packed
         address, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-        found.argtypes = [
+        call.argtypes = [
             address,
             *[number] * 4,
             *[address] * 7,
@@ -58,8 +58,8 @@ def function() -> Callable[..., int]:
             address,
             ctypes.c_int,
         ]
-        found.restype = ctypes.c_int
-        _function = found
+        call.restype = ctypes.c_int
+        _function = call
     return _function
 
 

@@ -79,9 +79,13 @@ def attend_groups(
         acc = acc * keep[:, None] + tl.dot(weights, values, input_precision="ieee")
         total = total * keep + tl.sum(weights, 1)
         highest = now
-    found = total > 0
-    acc = acc / tl.where(found, total, 1.0)[:, None]
+    has_tokens = total > 0
+    acc = acc / tl.where(has_tokens, total, 1.0)[:, None]
     splits = tl.num_programs(1)
     line = (segment * splits + part) * rows + r
     tl.store(out + line[:, None] * dim + d[None, :], acc, mask=mask)
-    tl.store(lse + line, tl.where(found, highest + tl.log(tl.where(found, total, 1.0)), float("-inf")), mask=r < rows)
+    tl.store(
+        lse + line,
+        tl.where(has_tokens, highest + tl.log(tl.where(has_tokens, total, 1.0)), float("-inf")),
+        mask=r < rows,
+    )

@@ -23,10 +23,10 @@ def function() -> Callable[..., int]:
     """The C function. Raises Unavailable."""
     global _function
     if _function is None:
-        found = library(SOURCE).step_over_pages
-        found.argtypes = [*[ctypes.c_void_p] * 15, *[ctypes.c_int64] * 9, *[ctypes.c_float] * 2, ctypes.c_int]
-        found.restype = ctypes.c_int
-        _function = found
+        call = library(SOURCE).step_over_pages
+        call.argtypes = [*[ctypes.c_void_p] * 15, *[ctypes.c_int64] * 9, *[ctypes.c_float] * 2, ctypes.c_int]
+        call.restype = ctypes.c_int
+        _function = call
     return _function
 
 

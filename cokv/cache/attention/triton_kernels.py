@@ -69,9 +69,9 @@ def split(
         new_key = tl.load(new_keys + segment * key_width + channel, mask=in_keys, other=0.0)
         new_value = tl.load(new_values + segment * value_width + value_channel, mask=in_values, other=0.0)
         # The one part that reads this slot takes the new token from here, so that nobody waits for the store.
-        mine = (place >= first) & (place < last) & (tl.program_id(2) == 0)
-        tl.store(keys + (start + place) * key_width + channel, new_key, mask=in_keys & mine)
-        tl.store(values + (start + place) * value_width + value_channel, new_value, mask=in_values & mine)
+        stores = (place >= first) & (place < last) & (tl.program_id(2) == 0)
+        tl.store(keys + (start + place) * key_width + channel, new_key, mask=in_keys & stores)
+        tl.store(values + (start + place) * value_width + value_channel, new_value, mask=in_values & stores)
     highest = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     weighted = tl.zeros((ROWS, VALUE_WIDTH), tl.float32)
