@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The cache's benchmarks on this CPU, the most valuable first, or only the named parts. Each writes its record and page
-# after every figure, before the next begins, and ends at its time limit. Expected minutes on two free cores, 35 in all:
+# after every figure, before the next begins, and ends at its time limit. Expected minutes on two free cores, 41 in all:
 #   decode     8  8k and 32k tokens, batch 1 and 8: bound, DynamicCache, ours in full, even, uneven, four bits
 #   rules      2  what happens while decoding, in SnapKV's time: 2k tokens, batch 1 and 32 rows
-#   peers      4  kvpress beside ours, batch 1, 8, 32 (in tox's environment `kvpress`, or PEERS_PYTHON; else left out)
+#   peers     10  kvpress beside ours, batch 1, 8, 32 (in tox's environment `kvpress`, or PEERS_PYTHON; else left out)
 #   attention  2  attention alone, every backend, against reading K and V once
 #   prefill    8  every method's overhead while the prompt is read, 2k tokens; of methods that need a window, 8k tokens
 #   memory     6  bytes held, and the peak of the prefill
@@ -60,6 +60,7 @@ if [[ $parts == *" peers "* ]] && ! "$peers_python" -c 'import kvpress' 2>/dev/n
     echo "== peers left out: no kvpress in $peers_python; tox -e peers makes that environment"
 else
     PART_PYTHON=$peers_python part 8 peers "${peers[@]}"
+    [[ $shape == tiny ]] || RESULT=peers_8k PART_PYTHON=$peers_python part 8 peers --prompt 8192 --batch 1 8 --rounds 3 --prefill-rounds 1
 fi
 BENCHMARK=ragged_attention part 3 attention "${attention[@]}"
 part 5 prefill "${prefill[@]}"
