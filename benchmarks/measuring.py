@@ -107,13 +107,13 @@ def mib(size: float | None, digits: int = 2) -> str:
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """With what every benchmark takes."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--device", default="cpu")
-    made.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    made.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: CPU time, where others work too")
-    made.add_argument("--quick", action="store_true", help="few rounds on a small model: three minutes at most")
-    made.add_argument("--out", type=Path, help="a .json file to write after each part, and the .md page beside it")
-    return made
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    options.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: CPU time, where others work too")
+    options.add_argument("--quick", action="store_true", help="few rounds on a small model: three minutes at most")
+    options.add_argument("--out", type=Path, help="a .json file to write after each part, and the .md page beside it")
+    return options
 
 
 class Record:
@@ -157,8 +157,8 @@ class Record:
 
 
 def tables(record: Mapping[str, Any]) -> list[Table]:
-    made: list[Table] = importlib.import_module(record["benchmark"]).tables(record)
-    return made
+    tables: list[Table] = importlib.import_module(record["benchmark"]).tables(record)
+    return tables
 
 
 def page(record: Mapping[str, Any]) -> str:

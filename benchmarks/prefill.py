@@ -101,7 +101,7 @@ def measure(model: PreTrainedModel, tokens: int, args: Any, record: Record) -> d
 
 
 def tables(record: Mapping[str, Any]) -> list[Table]:
-    made = []
+    all_tables = []
     for result in record["results"]:
         peaks = any("cuda_peak_bytes" in row for row in result["arms"].values())
         rows = [
@@ -117,8 +117,8 @@ def tables(record: Mapping[str, Any]) -> list[Table]:
         columns = ("", "looks at", "ms", "/ plain model", *(["CUDA peak MiB"] if peaks else []))
         note = f"{result['rounds']} rounds, {result['clock']} time."
         title = f"{result['prompt']} tokens, mean budget {result['kv_budget']}"
-        made.append(Table(title, columns, rows, note))
-    return made
+        all_tables.append(Table(title, columns, rows, note))
+    return all_tables
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -91,15 +91,15 @@ def nvml_devices(devices: Iterable[str]) -> Iterator[dict[str, NvmlDevice]]:
         yield {}
         return
     with nvml_session() as library:
-        found: dict[str, NvmlDevice] = {}
+        by_name: dict[str, NvmlDevice] = {}
         if library is None:
-            yield found
+            yield by_name
             return
         for name in wanted:
             with suppress(library.NVMLError, RuntimeError, AssertionError, AttributeError):
                 uuid = torch_cuda.cuda().get_device_properties(name).uuid
-                found[name] = NvmlDevice(library, library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
-        yield found
+                by_name[name] = NvmlDevice(library, library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
+        yield by_name
 
 
 def gpus() -> list[dict[str, Any]]:

@@ -72,14 +72,14 @@ def sampled(devices: Iterable[str] | None = None, interval: float = INTERVAL) ->
         raise ValueError(f"interval is {interval} s, expected more than 0")
     samples = Samples(interval)
     wanted = [str(device) for device in (every_gpu() if devices is None else devices)]
-    with nvml_devices(wanted) as found:
+    with nvml_devices(wanted) as by_name:
         begun, stop = time.perf_counter(), threading.Event()
         busy: list[float] = []
 
         def look() -> None:
             start = time.perf_counter()
             samples.note("process", "rss_bytes", start - begun, process.resident_bytes())
-            for name, device in found.items():
+            for name, device in by_name.items():
                 for reading, read in READINGS.items():
                     samples.note(name, reading, start - begun, read(device))
             busy.append(time.perf_counter() - start)

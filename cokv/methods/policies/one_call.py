@@ -25,18 +25,18 @@ H2O, TOVA, SCISSORHANDS, CAKE, FASTGEN = range(5)
 def function() -> Callable[..., int] | None:
     """Of drops.c; None where it cannot be had."""
     try:
-        found = library(SOURCE).cokv_drop
+        drop = library(SOURCE).cokv_drop
     except Unavailable:
         return None
-    found.argtypes = [
+    drop.argtypes = [
         ctypes.c_int64,
         *[ctypes.c_void_p] * 8,
         *[ctypes.c_int64] * 12,
         *[ctypes.c_double] * 2,
         ctypes.c_int64,
     ]
-    found.restype = ctypes.c_int64
-    return found  # type: ignore[no-any-return]
+    drop.restype = ctypes.c_int64
+    return drop  # type: ignore[no-any-return]
 
 
 def available() -> bool:
